@@ -1,0 +1,367 @@
+"""``fledge.toml``: what it may say, and a reading of it that reports every mistake at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+from urllib.parse import urlsplit
+
+import tomli
+
+from fledge import mappings
+from fledge.errors import ConfigError
+from fledge.mappings import Mapping, Placement
+
+Strategy = Literal["initramfs", "oci_rootfs"]
+STRATEGIES: tuple[Strategy, ...] = ("initramfs", "oci_rootfs")
+
+FilesystemType = Literal["ext4", "xfs", "btrfs"]
+FILESYSTEM_TYPES: tuple[FilesystemType, ...] = ("ext4", "xfs", "btrfs")
+
+DEFAULT_BUSYBOX_URL = "https://busybox.net/downloads/binaries/1.35.0-x86_64-linux-musl/busybox"
+DEFAULT_BUSYBOX_SHA256 = "6e123e7f3202a8c1e9b1f94d8941580a25135382b99e8d3e34fb858bba311348"
+
+MAX_CONFIG_SIZE = 1 << 20
+"""Bytes; a fledge.toml is written by hand."""
+
+MAX_BUFFER_MB = 1 << 24
+"""MiB; the 16 TiB that ext4 with blocks of 4 KiB and 32-bit block numbers can have."""
+
+MAX_SHOWN = 80
+"""Characters of a wrong value that a message repeats."""
+
+
+@dataclass(frozen=True)
+class ReleaseAgent:
+    """A release of kestrel on GitHub: ``version`` is its tag, or "latest"."""
+
+    version: str = "latest"
+    checksum: str | None = None
+    """The sha256 (hex) that the agent must have; None leaves it open."""
+
+
+@dataclass(frozen=True)
+class LocalAgent:
+    """A file on this machine."""
+
+    path: Path
+    checksum: str | None = None
+
+
+@dataclass(frozen=True)
+class HttpAgent:
+    """Any URL: http, https or file."""
+
+    url: str
+    checksum: str | None = None
+
+
+Agent = ReleaseAgent | LocalAgent | HttpAgent
+
+
+@dataclass(frozen=True)
+class Init:
+    """The user's own init, instead of the built-in one and the agent."""
+
+    path: Path | None
+    """The file that becomes ``/init``; None: a mapping provides it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    image: str | None = None
+    """An image reference; with strategy "initramfs" the tree that busybox is laid over."""
+    busybox_url: str = DEFAULT_BUSYBOX_URL
+    busybox_sha256: str = DEFAULT_BUSYBOX_SHA256
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    type: FilesystemType = "ext4"
+    size_buffer_mb: int = 0
+    """Free space after everything is in, in MiB; 0 lets fledge choose."""
+    preallocate: bool = False
+    """Allocate the whole image instead of leaving free space as holes."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A ``fledge.toml`` without mistakes, its relative paths resolved against its folder."""
+
+    path: Path
+    strategy: Strategy
+    agent: Agent | None
+    """None with an init of the user's own, who then starts what there is to start."""
+    init: Init | None
+    """None: the built-in one."""
+    source: Source
+    filesystem: Filesystem
+    placements: tuple[Placement, ...]
+    """What ``[mappings]`` puts where, expanded to files."""
+
+
+class InvalidConfig(ConfigError):
+    """Everything that is wrong with a ``fledge.toml``, one text for each problem."""
+
+    def __init__(self, path: Path, problems: list[str]) -> None:
+        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        listing = "".join(f"\n  {path}: {problem}" for problem in problems)
+        super().__init__(f"{path} has {count}:{listing}")
+        self.problems = problems
+
+
+def load(path: Path) -> Config:
+    """Read and validate a ``fledge.toml``, the files it names included.
+
+    Raises `InvalidConfig` with all problems, or `ConfigError` if there is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_SIZE + 1)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file", "Run fledge beside a fledge.toml, or name one with -c FILE."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    if len(raw) > MAX_CONFIG_SIZE:
+        raise ConfigError(f"{path} is larger than {MAX_CONFIG_SIZE} bytes: not a fledge.toml")
+    try:
+        data = tomli.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InvalidConfig(path, [f"line {line}: not UTF-8 text, which TOML must be"]) from None
+    except tomli.TOMLDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InvalidConfig(path, [f"{where}: TOML syntax: {error.msg}"]) from None
+    problems: list[str] = []
+    config = _config(path, _Table(data, "", path.parent, problems))
+    if problems:
+        raise InvalidConfig(path, problems)
+    return config
+
+
+def _config(path: Path, top: _Table) -> Config:
+    """The typed config; where something is wrong a stand-in, beside the problem it made."""
+    if top.text("version", None, '"1"') not in ("", "1"):
+        top.wrong("version", 'this fledge reads version = "1"')
+    strategy = top.choice("strategy", STRATEGIES, None)
+    agent, init, source = top.table("agent"), top.table("init"), top.table("source")
+    filesystem, placements = top.table("filesystem"), _placements(top.table("mappings"))
+    for table, owner in ((init, "initramfs"), (filesystem, "oci_rootfs")):
+        if table.data and strategy not in (owner, ""):
+            table.complain(f'only for strategy = "{owner}"; remove the table')
+    own_init = _init(init)
+    if own_init and "agent" in top.data:
+        agent.complain("an init of your own starts no agent; remove [agent] or what is in [init]")
+    config = Config(
+        path=path,
+        strategy=cast(Strategy, strategy),
+        agent=_agent(agent) if own_init is None or agent.data else None,
+        init=own_init,
+        source=_source(source, strategy),
+        filesystem=Filesystem(
+            type=cast(FilesystemType, filesystem.choice("type", FILESYSTEM_TYPES, "ext4")),
+            size_buffer_mb=filesystem.natural("size_buffer_mb", 0),
+            preallocate=filesystem.boolean("preallocate", False),
+        ),
+        placements=placements,
+    )
+    if strategy == "initramfs":
+        _check_init(config, init)
+    for table in (top, agent, init, source, filesystem):
+        table.reject_unknown()
+    return config
+
+
+def _agent(table: _Table) -> Agent:
+    strategy = table.choice("source_strategy", ("release", "local", "http"), "release")
+    for key, owner in (("version", "release"), ("path", "local"), ("url", "http")):
+        if table.has(key) and strategy not in (owner, ""):
+            table.wrong(key, f'only for source_strategy = "{owner}"; remove one of the two')
+    checksum = table.sha256("checksum")
+    if strategy == "local":
+        return LocalAgent(table.file("path"), checksum)
+    if strategy == "http":
+        return HttpAgent(table.url("url", None), checksum)
+    return ReleaseAgent(table.text("version", "latest", '"v1.2.3" or "latest"'), checksum)
+
+
+def _init(table: _Table) -> Init | None:
+    path = table.file("path") if table.has("path") else None
+    none = table.boolean("none", False)
+    if path and none:
+        table.wrong("none", "contradicts path; keep one of the two")
+    return Init(path) if path or none else None
+
+
+def _source(table: _Table, strategy: str) -> Source:
+    image = None
+    if table.has("image") or strategy == "oci_rootfs":
+        image = table.text("image", None, '"nginx:alpine"')
+    for key, partner in (
+        ("busybox_url", "busybox_sha256"),
+        ("busybox_sha256", "busybox_url"),
+    ):
+        if table.has(key) and strategy == "oci_rootfs":
+            table.wrong(key, 'only for strategy = "initramfs"; remove it')
+        elif table.has(key) and not table.has(partner):
+            table.missing(partner, f"{key} is given and needs it, so that both are of one file")
+    return Source(
+        image=image,
+        busybox_url=table.url("busybox_url", DEFAULT_BUSYBOX_URL),
+        busybox_sha256=table.sha256("busybox_sha256") or DEFAULT_BUSYBOX_SHA256,
+    )
+
+
+def _placements(table: _Table) -> tuple[Placement, ...]:
+    keys: dict[Mapping, str] = {}
+    for key, destination in table.data.items():
+        if not isinstance(destination, str):
+            table.wrong(key, 'must be text: a path in the artifact, such as "/etc/app.conf"')
+        elif problem := mappings.destination_problem(destination):
+            table.wrong(key, problem)
+        elif not key or "\0" in key:
+            table.wrong(key, "the source must be the path of a file or folder")
+        else:
+            keys[Mapping(table.folder / key, destination.encode())] = key
+    placements, problems = mappings.scan(keys)
+    for mapping, problem in problems:
+        table.wrong(keys[mapping], problem)
+    return tuple(placements)
+
+
+def _check_init(config: Config, table: _Table) -> None:
+    """What can be said of ``/init`` before anything is downloaded."""
+    mapped = next((p for p in config.placements if p.path == b"/init"), None)
+    if config.init and config.init.path and mapped:
+        table.wrong("path", f"{mapped.source} is mapped to /init as well; keep one of the two")
+    elif config.init and not config.init.path and not mapped and not config.source.image:
+        table.wrong("none", "no mapping provides /init; map an executable to it")
+    elif mapped and stat.S_ISREG(mapped.file_type) and not mapped.mode & 0o111:
+        table.complain(f"{mapped.source} becomes /init and is not executable; chmod +x it")
+
+
+class _Table:
+    """A TOML table that collects what is wrong with it and knows which keys it may have."""
+
+    def __init__(self, data: object, name: str, folder: Path, problems: list[str]) -> None:
+        self.name = name
+        self.folder = folder
+        self.problems = problems
+        self.known: set[str] = set()
+        if not isinstance(data, dict):
+            self.complain(f"must be a table: [{name}] on a line, its keys on the lines below")
+            data = {}
+        self.data: dict[str, object] = data
+
+    def complain(self, message: str) -> None:
+        self.problems.append(f"[{self.name}]: {message}")
+
+    def wrong(self, key: str, message: str) -> None:
+        value = json.dumps(self.data[key], ensure_ascii=False, default=str)
+        if len(value) > MAX_SHOWN:
+            value = value[:MAX_SHOWN] + "…"
+        self.problems.append(f"{self._where(key)} = {value}: {message}")
+
+    def missing(self, key: str, message: str) -> None:
+        self.problems.append(f"{self._where(key)} is missing: {message}")
+
+    def reject_unknown(self) -> None:
+        for key in [key for key in self.data if key not in self.known]:
+            close = difflib.get_close_matches(key, self.known, n=1)
+            known = ", ".join(sorted(self.known))
+            remedy = f"did you mean {close[0]}?" if close else f"known here: {known}"
+            self.problems.append(f"{self._where(key)} is unknown: {remedy}")
+
+    def has(self, key: str) -> bool:
+        self.known.add(key)
+        return key in self.data
+
+    def table(self, name: str) -> _Table:
+        data = self.data[name] if self.has(name) else {}
+        return _Table(data, name, self.folder, self.problems)
+
+    def text(self, key: str, default: str | None, example: str) -> str:
+        """The text of a key; a ``default`` of None makes it required. Empty if it is wrong."""
+        if not self.has(key):
+            if default is None:
+                self.missing(key, f"write {key} = {example}")
+            return default or ""
+        value = self.data[key]
+        if isinstance(value, str) and value.strip() and "\0" not in value:
+            return value
+        self.wrong(key, f"must be text, such as {example}")
+        return ""
+
+    def choice(self, key: str, options: Iterable[str], default: str | None) -> str:
+        """One of the options; empty if it is wrong."""
+        names = " or ".join(f'"{option}"' for option in options)
+        value = self.text(key, default, names)
+        if value in ("", *options):
+            return value
+        close = difflib.get_close_matches(value, options, n=1)
+        self.wrong(key, f'did you mean "{close[0]}"?' if close else f"must be {names}")
+        return ""
+
+    def url(self, key: str, default: str | None) -> str:
+        value = self.text(key, default, '"https://example.org/file"')
+        try:
+            parts = urlsplit(value)
+            host = parts.hostname
+        except ValueError:
+            parts, host = None, None
+        if value and not (
+            parts and (parts.scheme == "file" or (parts.scheme in ("http", "https") and host))
+        ):
+            self.wrong(key, 'must be a URL that begins with "https://", "http://" or "file://"')
+        return value
+
+    def sha256(self, key: str) -> str | None:
+        """A digest as 64 lower-case hexadecimal digits, None if it is not given or wrong."""
+        value = self.text(key, "", "the file's sha256")
+        digest = value.lower().removeprefix("sha256:")
+        if re.fullmatch("[0-9a-f]{64}", digest):
+            return digest
+        if value:
+            self.wrong(key, "must be a sha256: 64 hexadecimal digits, as sha256sum prints it")
+        return None
+
+    def file(self, key: str) -> Path:
+        """A readable file, relative to the config's folder."""
+        value = self.text(key, None, '"path/of/the/file"')
+        path = self.folder / value
+        if value and not path.is_file():
+            self.wrong(key, f"{path} is not a file" if path.exists() else f"{path} does not exist")
+        elif value and not os.access(path, os.R_OK):
+            self.wrong(key, f"{path} cannot be read; change its permissions")
+        return path
+
+    def natural(self, key: str, default: int) -> int:
+        if not self.has(key):
+            return default
+        value = self.data[key]
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_BUFFER_MB:
+            return value
+        self.wrong(key, f"must be a whole number from 0 to {MAX_BUFFER_MB}")
+        return default
+
+    def boolean(self, key: str, default: bool) -> bool:
+        if not self.has(key):
+            return default
+        value = self.data[key]
+        if isinstance(value, bool):
+            return value
+        self.wrong(key, "must be true or false, without quotes")
+        return default
+
+    def _where(self, key: str) -> str:
+        shown = key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key)
+        return f"[{self.name}] {shown}" if self.name else shown

@@ -1,0 +1,80 @@
+"""What a file holds, without holding it in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fledge.errors import CorruptError, FledgeError
+
+READ_SIZE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """``size`` bytes from ``offset`` of a file on disk.
+
+    With a ``sha256`` (hex) every complete read verifies it, so that what an artifact holds
+    is what its inputs' digests say even if the file is written to during the build.
+    """
+
+    path: Path
+    offset: int
+    size: int
+    sha256: str | None = None
+
+
+Content = bytes | Span
+
+
+def content_size(content: Content) -> int:
+    """Length in bytes."""
+    return content.size if isinstance(content, Span) else len(content)
+
+
+def read_content(content: Content) -> Iterator[bytes]:
+    """The bytes in pieces of at most `READ_SIZE`.
+
+    Raises `CorruptError` if the file behind a span is shorter than it was, or another;
+    `FledgeError` if it cannot be read.
+    """
+    if not isinstance(content, Span):
+        yield content
+        return
+    digest = hashlib.sha256() if content.sha256 else None
+    left = content.size
+    try:
+        with content.path.open("rb", buffering=0) as file:
+            file.seek(content.offset)
+            while left:
+                piece = file.read(min(left, READ_SIZE))
+                if not piece:
+                    raise _changed(content.path)
+                left -= len(piece)
+                if digest:
+                    digest.update(piece)
+                yield piece
+    except OSError as error:
+        raise FledgeError(f"{content.path} could not be read: {error.strerror}") from error
+    if digest and digest.hexdigest() != content.sha256:
+        raise _changed(content.path)
+
+
+def whole_file(path: Path) -> Span:
+    """A file as it is now, with its digest."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(READ_SIZE):
+            digest.update(piece)
+            size += len(piece)
+    return Span(path, 0, size, digest.hexdigest())
+
+
+def _changed(path: Path) -> CorruptError:
+    return CorruptError(
+        f"{path} changed while it was read",
+        "Build again when nothing else writes to that file.",
+    )

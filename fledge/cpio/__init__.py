@@ -1,0 +1,1 @@
+"""cpio archives and their compression."""

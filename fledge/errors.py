@@ -1,0 +1,45 @@
+"""What can go wrong, as exceptions that a person can act on.
+
+Each error says what happened and where (file and key, URL, path in the image) in its
+message, and what to do about it in its hint. The exit code of the command line follows
+from the class.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FledgeError(Exception):
+    """Any failure that fledge explains. ``hint`` says what to do; it may be empty."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(FledgeError):
+    """The command line, ``fledge.toml`` or a file that it names is wrong."""
+
+    exit_code = 2
+
+
+class NetworkError(FledgeError):
+    """A server cannot be reached, or does not give what it was asked for."""
+
+    exit_code = 3
+
+
+class CorruptError(FledgeError):
+    """An input is not what it claims to be: wrong checksum, truncated, malformed."""
+
+    exit_code = 4
+
+
+class HostError(FledgeError):
+    """This machine lacks a tool or a privilege."""
+
+    exit_code = 5

@@ -1,0 +1,204 @@
+"""A filesystem held in memory: what every source becomes and every artifact is written from.
+
+Names and paths are bytes, as in the kernel. Nothing here touches the host's filesystem: an
+owner, a device or a setuid bit is a field, and a path that climbs or loops ends in the tree
+or in a `TreeError`.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from fledge.content import Content
+
+MAX_SYMLINKS = 40
+"""How many symlinks one path may go through, as in Linux (path_resolution(7))."""
+
+MAX_NAME = 255
+"""The longest name of one directory entry in bytes, as in Linux (NAME_MAX)."""
+
+
+class TreeError(Exception):
+    """A path cannot be what it is asked to be. The caller knows whose fault that is."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Node:
+    """What all inodes have. A hard link is one node under two names."""
+
+    file_type: ClassVar[int]
+    """The S_IFMT bits of inode(7)."""
+
+    mode: int
+    """Permission bits with setuid, setgid and sticky: 0 to 0o7777."""
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0
+    """Nanoseconds since 1970, negative before."""
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Directory(Node):
+    file_type: ClassVar[int] = stat.S_IFDIR
+    children: dict[bytes, Node] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class File(Node):
+    file_type: ClassVar[int] = stat.S_IFREG
+    content: Content
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Symlink(Node):
+    file_type: ClassVar[int] = stat.S_IFLNK
+    mode: int = 0o777
+    target: bytes
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Device(Node):
+    major: int
+    minor: int
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class CharDevice(Device):
+    file_type: ClassVar[int] = stat.S_IFCHR
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class BlockDevice(Device):
+    file_type: ClassVar[int] = stat.S_IFBLK
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Fifo(Node):
+    file_type: ClassVar[int] = stat.S_IFIFO
+
+
+class Tree:
+    """A root directory and the path rules of a chroot into it.
+
+    ``mtime_ns`` is the time of the root and of parents that nothing else describes.
+    """
+
+    def __init__(self, mtime_ns: int) -> None:
+        self.mtime_ns = mtime_ns
+        self.root = Directory(mode=0o755, mtime_ns=mtime_ns)
+
+    def add(self, path: bytes, node: Node) -> None:
+        """Put a node at ``path`` as a tar entry is applied (OCI image-spec, layer.md).
+
+        Symlinks in the parents are followed inside the tree, missing parents are made. The
+        last component is never followed: a directory over a directory gives it its metadata
+        and keeps the children; anything else replaces what is there. Raises `TreeError`.
+        """
+        parts = split_path(path)
+        old = self._child(parts)
+        if isinstance(old, Directory) and isinstance(node, Directory):
+            old.mode, old.uid, old.gid = node.mode, node.uid, node.gid
+            old.mtime_ns, old.xattrs = node.mtime_ns, node.xattrs
+        elif not parts:
+            raise TreeError("the root can only be a directory")
+        else:
+            self.make_directory(parts[:-1]).children[parts[-1]] = node
+
+    def get(self, path: bytes, *, follow: bool = False) -> Node | None:
+        """The node at ``path``, or None. ``follow``: also through a symlink at its end."""
+        parts = split_path(path)
+        try:
+            return self._resolve(parts, create=False) if follow else self._child(parts)
+        except TreeError:
+            return None
+
+    def make_directory(self, parts: list[bytes]) -> Directory:
+        """The directory that a path leads to, made with its parents where it is missing.
+
+        Raises `TreeError` if a file is in the way or symlinks loop.
+        """
+        node = self._resolve(parts, create=True)
+        if not isinstance(node, Directory):
+            raise TreeError(f"{_show(parts)} is not a directory")
+        return node
+
+    def walk(self) -> Iterator[tuple[bytes, Node]]:
+        """Every path and node, sorted by component as bytes, parents before children.
+
+        Paths have no leading slash; the root comes first, as ``b""``.
+        """
+        pending: list[tuple[bytes, Node]] = [(b"", self.root)]
+        while pending:
+            path, node = pending.pop()
+            yield path, node
+            if isinstance(node, Directory):
+                prefix = path + b"/" if path else b""
+                pending.extend(
+                    (prefix + name, node.children[name])
+                    for name in sorted(node.children, reverse=True)
+                )
+
+    def _child(self, parts: list[bytes]) -> Node | None:
+        if not parts:
+            return self.root
+        parent = self._resolve(parts[:-1], create=False)
+        return parent.children.get(parts[-1]) if isinstance(parent, Directory) else None
+
+    def _resolve(self, parts: list[bytes], *, create: bool) -> Node | None:
+        """Follow a path to its end, symlinks included; ``create`` makes what is missing."""
+        trail = [self.root]
+        pending = parts[::-1]
+        links = 0
+        while pending:
+            name = pending.pop()
+            if name == b"..":
+                if len(trail) > 1:
+                    trail.pop()
+                continue
+            if name in (b"", b"."):
+                continue
+            child = trail[-1].children.get(name)
+            if child is None:
+                if not create:
+                    return None
+                child = Directory(mode=0o755, mtime_ns=self.mtime_ns)
+                trail[-1].children[name] = child
+            if isinstance(child, Symlink):
+                links += 1
+                if links > MAX_SYMLINKS:
+                    raise TreeError(f"too many symlinks on the way to {_show(parts)}")
+                if child.target.startswith(b"/"):
+                    del trail[1:]
+                pending.extend(reversed(child.target.split(b"/")))
+            elif isinstance(child, Directory):
+                trail.append(child)
+            elif pending:
+                raise TreeError(f"{printable(name)} on the way to {_show(parts)} is no directory")
+            else:
+                return child
+        return trail[-1]
+
+
+def split_path(path: bytes) -> list[bytes]:
+    """The components of a path, normalised as text: ``..`` never climbs above the root."""
+    parts: list[bytes] = []
+    for part in path.split(b"/"):
+        if part == b"..":
+            del parts[-1:]
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return parts
+
+
+def printable(name: bytes) -> str:
+    """A name for a message: what is not printable UTF-8 is escaped, so no terminal obeys it."""
+    text = name.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _show(parts: list[bytes]) -> str:
+    return printable(b"/" + b"/".join(parts))
