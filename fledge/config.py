@@ -17,7 +17,9 @@ import tomli
 
 from fledge import mappings
 from fledge.errors import ConfigError
+from fledge.init import MOUNT_POINTS
 from fledge.mappings import Mapping, Placement
+from fledge.tree import printable
 
 Strategy = Literal["initramfs", "oci_rootfs"]
 STRATEGIES: tuple[Strategy, ...] = ("initramfs", "oci_rootfs")
@@ -154,7 +156,7 @@ def _config(path: Path, top: _Table) -> Config:
         top.wrong("version", 'this fledge reads version = "1"')
     strategy = top.choice("strategy", STRATEGIES, None)
     agent, init, source = top.table("agent"), top.table("init"), top.table("source")
-    filesystem, placements = top.table("filesystem"), _placements(top.table("mappings"))
+    filesystem, mapped = top.table("filesystem"), top.table("mappings")
     for table, owner in ((init, "initramfs"), (filesystem, "oci_rootfs")):
         if table.data and strategy not in (owner, ""):
             table.complain(f'only for strategy = "{owner}"; remove the table')
@@ -172,10 +174,11 @@ def _config(path: Path, top: _Table) -> Config:
             size_buffer_mb=filesystem.natural("size_buffer_mb", 0),
             preallocate=filesystem.boolean("preallocate", False),
         ),
-        placements=placements,
+        placements=_placements(mapped),
     )
     if strategy == "initramfs":
         _check_init(config, init)
+        _check_hidden(config, mapped)
     for table in (top, agent, init, source, filesystem):
         table.reject_unknown()
     return config
@@ -247,6 +250,17 @@ def _check_init(config: Config, table: _Table) -> None:
         table.wrong("none", "no mapping provides /init; map an executable to it")
     elif mapped and stat.S_ISREG(mapped.file_type) and not mapped.mode & 0o111:
         table.complain(f"{mapped.source} becomes /init and is not executable; chmod +x it")
+
+
+def _check_hidden(config: Config, table: _Table) -> None:
+    """No file may go where the built-in init mounts something over it."""
+    for placement in config.placements if config.init is None else ():
+        mount_point = next((p for p in MOUNT_POINTS if placement.path.startswith(p + b"/")), None)
+        if mount_point and placement.file_type != stat.S_IFDIR:
+            table.complain(
+                f"{placement.source} goes to {printable(placement.path)}, where nothing will see"
+                f" it: init mounts another filesystem on {printable(mount_point)}"
+            )
 
 
 class _Table:

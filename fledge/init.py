@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from fledge.content import Content
+from pathlib import Path
+
+from fledge.content import Span
 from fledge.tree import CharDevice, Directory, File, Tree
 
-DIRECTORIES = {
+MOUNT_POINTS = {
     b"/dev": 0o755,
     b"/proc": 0o555,
     b"/run": 0o755,
     b"/sys": 0o555,
     b"/tmp": 0o1777,
 }
+"""What the built-in init mounts something on, with the permissions of the bare folder."""
 
 DEVICES = {
     b"/dev/console": (0o600, 5, 1),
@@ -19,15 +22,16 @@ DEVICES = {
 }
 """The kernel opens ``/dev/console`` for init before there is a devtmpfs."""
 
-SCRIPT = b"TODO"
+SCRIPT = Path(__file__).with_name("init.sh")
+"""The built-in init."""
 
 
-def install(tree: Tree, init: Content | None) -> None:
+def install(tree: Tree, init: Span | None) -> None:
     """Lay the mount points and device nodes over the tree, and ``init`` as ``/init``.
 
     A folder that the tree has already stays as it is, and so does ``/init`` without one.
     """
-    for path, mode in DIRECTORIES.items():
+    for path, mode in MOUNT_POINTS.items():
         if not isinstance(tree.get(path, follow=True), Directory):
             tree.add(path, Directory(mode=mode, mtime_ns=tree.mtime_ns))
     for path, (mode, major, minor) in DEVICES.items():

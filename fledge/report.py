@@ -41,3 +41,13 @@ class Reporter:
 
     def note(self, message: str) -> None:
         """Something worth knowing that is no error: a retry, an input without checksum."""
+
+
+def human_size(size: int) -> str:
+    """A number of bytes as people read it: ``1.5 MiB``."""
+    value = float(size)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{size} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

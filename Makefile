@@ -1,0 +1,39 @@
+# Everything happens in .venv and .cache; `make clean` removes both.
+PYTHON ?= python3
+KEY = $(shell cksum < pyproject.toml | cut -d' ' -f1)
+INSTALLED = .venv/.installed-$(KEY)
+TESTABLE = .venv/.testable-$(KEY)
+
+.PHONY: hello test test-fast lint bench clean
+
+hello: $(INSTALLED)
+	@scripts/hello
+
+test: $(TESTABLE)
+	scripts/test-tools
+	.venv/bin/python -m pytest
+
+test-fast: $(TESTABLE)
+	.venv/bin/python -m pytest -m "not real"
+
+lint: $(TESTABLE)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+bench: $(TESTABLE)
+	scripts/test-tools
+	.venv/bin/python bench/initramfs.py
+
+$(INSTALLED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "fledge needs Python 3.10 or later; try: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv .venv || { echo "On Debian: apt-get install python3-venv"; exit 1; }
+	@.venv/bin/python -m pip install --quiet --editable .
+	@touch $@
+
+$(TESTABLE): $(INSTALLED)
+	@.venv/bin/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv .cache build

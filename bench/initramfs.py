@@ -1,0 +1,148 @@
+"""Build one 50 MiB payload with fledge and with the classic pipeline, in turn, and compare.
+
+The classic pipeline is what the original does: a C init linked by ``gcc -static``, a copy of
+everything in a staging folder, ``find | cpio -o -H newc | gzip -n -9``. The payload is
+programs and libraries of this machine, so sizes differ from one machine to the next, and
+only figures of one run are comparable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+PAYLOAD_SIZE = 50 << 20
+RUNS = 5
+
+INIT = r"""
+#include <sys/mount.h>
+#include <unistd.h>
+int main(void) {
+    mount("devtmpfs", "/dev", "devtmpfs", 0, 0);
+    mount("proc", "/proc", "proc", 0, 0);
+    mount("sysfs", "/sys", "sysfs", 0, 0);
+    mount("tmpfs", "/tmp", "tmpfs", 0, 0);
+    mount("tmpfs", "/run", "tmpfs", 0, 0);
+    return execl("/bin/kestrel", "kestrel", (char *)0);
+}
+"""
+
+CLASSIC = r"""
+set -e
+rm -rf stage
+mkdir -p stage/bin stage/dev stage/proc stage/sys stage/tmp stage/run stage/usr/share
+gcc -static -Os -o stage/init init.c
+cp "$BUSYBOX" stage/bin/busybox
+cd stage/bin
+for name in $(./busybox --list); do [ -e "$name" ] || ln -s busybox "$name"; done
+cd ../..
+cp agent stage/bin/kestrel
+cp -a payload stage/usr/share/payload
+(cd stage && find . | cpio --quiet -o -H newc) | gzip -n -9 > classic.cpio.gz
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    seconds: float
+    peak_memory: int
+    """Bytes of the largest single process."""
+
+
+def main() -> None:
+    for tool in ("gcc", "cpio", "gzip", "busybox"):
+        if not shutil.which(tool):
+            sys.exit(f"{tool} is missing; scripts/test-tools installs it")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _prepare(folder)
+        sides: dict[str, tuple[Callable[[], Run], Path]] = {
+            "fledge build": (lambda: _fledge(folder), folder / "fledge.cpio.gz"),
+            "gcc, find, cpio, gzip": (lambda: _classic(folder), folder / "classic.cpio.gz"),
+        }
+        runs: dict[str, list[Run]] = {side: [] for side in sides}
+        for _ in range(RUNS):
+            for side, (run, _output) in sides.items():
+                runs[side].append(run())
+        print(f"{RUNS} runs of each in turn, medians, {os.cpu_count()} cores:\n")
+        print("| | time | peak memory | size |")
+        print("| --- | ---: | ---: | ---: |")
+        for side, (_run, output) in sides.items():
+            seconds = statistics.median(run.seconds for run in runs[side])
+            memory = statistics.median(run.peak_memory for run in runs[side])
+            size = output.stat().st_size
+            print(f"| {side} | {seconds:.2f} s | {_mib(memory)} | {_mib(size)} |")
+        fledge, classic = (runs[side] for side in sides)
+        ratio = statistics.median(
+            a.seconds / b.seconds for a, b in zip(fledge, classic, strict=True)
+        )
+        sizes = [output.stat().st_size for _run, output in sides.values()]
+        print(f"| ratio | {ratio:.2f} | | {sizes[0] / sizes[1]:.3f} |")
+
+
+def _prepare(folder: Path) -> None:
+    payload = folder / "payload"
+    payload.mkdir()
+    left = PAYLOAD_SIZE
+    for top in (Path("/usr/lib"), Path("/usr/share")):
+        for number, source in enumerate(sorted(top.rglob("*"))):
+            if left and source.is_file() and not source.is_symlink() and os.access(source, os.R_OK):
+                data = source.read_bytes()[:left]
+                (payload / f"{number:06}-{source.name}").write_bytes(data)
+                left -= len(data)
+    busybox = Path(shutil.which("busybox") or "")
+    (folder / "init.c").write_text(INIT)
+    (folder / "agent").write_text("#!/bin/busybox sh\n")
+    (folder / "fledge.toml").write_text(f"""
+version = "1"
+strategy = "initramfs"
+[agent]
+source_strategy = "local"
+path = "agent"
+[source]
+busybox_url = "{busybox.resolve().as_uri()}"
+busybox_sha256 = "{hashlib.sha256(busybox.read_bytes()).hexdigest()}"
+[mappings]
+"payload" = "/usr/share/payload"
+""")
+
+
+def _fledge(folder: Path) -> Run:
+    command = [sys.executable, "-m", "fledge", "build", "-q", "-o", "fledge.cpio.gz"]
+    return _measure(command, folder)
+
+
+def _classic(folder: Path) -> Run:
+    return _measure(["sh", "-c", CLASSIC], folder)
+
+
+def _measure(command: list[str], folder: Path) -> Run:
+    environment = os.environ | {
+        "BUSYBOX": shutil.which("busybox") or "",
+        "FLEDGE_CACHE_DIR": str(folder / "cache"),
+    }
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{command[0]} failed with {process.returncode}")
+    return Run(seconds, usage.ru_maxrss * 1024)
+
+
+def _mib(size: float) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""The content-addressed store: files under the SHA-256 digest of what they hold.
+
+    blobs/sha256/HEX   finished and verified, never written to again
+    partial/           unfinished; each is locked by the one process that writes it
+
+Builds that run at once share it. A killed one leaves nothing worse than a partial: the
+kernel drops its lock, and the next build that wants that blob goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import io
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fledge.content import READ_SIZE, Span, whole_file
+from fledge.errors import CorruptError, FledgeError, HostError
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+USABLE_FOLDER = "Set FLEDGE_CACHE_DIR to a folder that you can write to."
+
+
+@dataclass(frozen=True, slots=True)
+class Blob(Span):
+    """A whole file of the cache: a span that always has a digest."""
+
+    sha256: str
+
+
+class Partial:
+    """An unfinished blob: a locked file that grows at its end or starts again.
+
+    ``size`` in bytes and ``sha256`` are of what it holds so far.
+    """
+
+    def __init__(self, root: Path, path: Path, file: io.FileIO) -> None:
+        self.path = path
+        self.file = file
+        self.size = 0
+        self._root = root
+        self._digest = hashlib.sha256()
+        with _explained(root):
+            file.seek(0)
+            while piece := file.read(READ_SIZE):
+                self._count(piece)
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def write(self, piece: bytes) -> None:
+        """Append. Raises `FledgeError` if the disk is full."""
+        with _explained(self._root):
+            left = memoryview(piece)
+            while left:
+                left = left[self.file.write(left) :]
+        self._count(piece)
+
+    def restart(self) -> None:
+        """Forget what is there."""
+        with _explained(self._root):
+            self.file.truncate(0)
+        self.size = 0
+        self._digest = hashlib.sha256()
+
+    def _count(self, piece: bytes) -> None:
+        self.size += len(piece)
+        self._digest.update(piece)
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """The store in the folder ``root``, which comes into being when it is first written to.
+
+    Every method raises `HostError` if the folder cannot be used and `FledgeError` if its
+    disk is full.
+    """
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> Cache:
+        """The user's cache; its folder is named by the environment.
+
+        ``$FLEDGE_CACHE_DIR``, else ``fledge`` in ``$XDG_CACHE_HOME``, else ``~/.cache/fledge``;
+        a relative ``$XDG_CACHE_HOME`` is invalid and ignored (XDG Base Directory Specification).
+        """
+        if own := os.environ.get("FLEDGE_CACHE_DIR"):
+            return cls(Path(own).absolute())
+        shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        if shared.is_absolute():
+            return cls(shared / "fledge")
+        try:
+            return cls(Path.home() / ".cache" / "fledge")
+        except RuntimeError:
+            raise HostError("there is no home folder for the cache", USABLE_FOLDER) from None
+
+    def path(self, sha256: str) -> Path:
+        """Where the blob of that digest is, if it is there at all.
+
+        Raises `CorruptError` if that is no digest: it may come from a server, and becomes
+        part of a path.
+        """
+        if not SHA256.fullmatch(sha256):
+            raise CorruptError(
+                f"{sha256!r} is not a SHA-256 digest", "It has 64 digits out of 0-9 and a-f."
+            )
+        return self.root / "blobs" / "sha256" / sha256
+
+    def find(self, sha256: str) -> Blob | None:
+        """The blob of that digest, or None if it is missing or damaged.
+
+        Reads all of it (about 1 GB/s) and trusts nothing but that. A damaged blob stays until
+        a good one takes its place: to remove it could hit one that another build just put there.
+        """
+        path = self.path(sha256)
+        with _explained(self.root):
+            try:
+                found = whole_file(path)
+            except FileNotFoundError:
+                return None
+        return Blob(path, 0, found.size, sha256) if found.sha256 == sha256 else None
+
+    @contextmanager
+    def partial(self, sha256: str | None, waiting: Callable[[], None]) -> Iterator[Partial]:
+        """The blob to be, with what an earlier build left of it.
+
+        No other process has it meanwhile; ``waiting`` is called if another does now. If the
+        digest is not known beforehand (None) it is a new one, and gone afterwards.
+        """
+        name = self.path(sha256).name if sha256 else f"unpinned-{secrets.token_hex(8)}"
+        path = self.root / "partial" / name
+        with _explained(self.root):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = _open_locked(path, waiting)
+        with file:
+            partial = Partial(self.root, path, file)
+            try:
+                yield partial
+            finally:
+                resumable = sha256 and partial.size > 0
+                if not resumable and _is_at(file, path):
+                    path.unlink()
+
+    def add(self, partial: Partial) -> Blob:
+        """Make a partial the blob of the digest that it has."""
+        path = self.path(partial.sha256)
+        with _explained(self.root):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.fsync(partial.file.fileno())
+            partial.path.rename(path)
+            # Not before: killed in between, nobody could open the partial for writing again.
+            os.fchmod(partial.file.fileno(), 0o444)
+        return Blob(path, 0, partial.size, partial.sha256)
+
+
+def _open_locked(path: Path, waiting: Callable[[], None]) -> io.FileIO:
+    """Open a file to append to, make it if need be, and lock it until it is closed."""
+    while True:
+        with ExitStack() as opened:
+            file = opened.enter_context(path.open("a+b", buffering=0))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever had the lock may have renamed or removed the file.
+            if _is_at(file, path):
+                opened.pop_all()
+                return file
+
+
+def _is_at(file: io.FileIO, path: Path) -> bool:
+    """Whether the path still leads to that open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _explained(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FledgeError(
+                f"no space left for the cache in {root}",
+                "Free some, or set FLEDGE_CACHE_DIR to a folder on another disk.",
+            ) from error
+        reason = (error.strerror or str(error)).lower()
+        raise HostError(
+            f"the cache in {root} cannot be used: {reason}",
+            USABLE_FOLDER,
+        ) from error

@@ -1,0 +1,166 @@
+"""The command line: parse flags, call the library, render what it says.
+
+Imports that take time happen in the commands that need them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fledge import __version__
+from fledge.errors import FledgeError
+
+if TYPE_CHECKING:
+    from fledge.build import Artifact
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 other failure, 2 usage or config, 3 network,"
+    " 4 checksum or corrupt input, 5 missing tool or privilege."
+)
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Turn a fledge.toml into a bootable plugin artifact for Volant microVMs.",
+    epilog=EXIT_CODES,
+)
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration to read.")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")
+]
+
+
+@app.command(epilog=EXIT_CODES)
+def build(
+    config: ConfigOption = Path("fledge.toml"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to write.",
+            show_default="plugin.cpio.gz",
+        ),
+    ] = None,
+    verbose: VerboseOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use nothing from the network, only the cache.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of the path.")
+    ] = False,
+) -> None:
+    """Build the artifact and print its path."""
+    with _explained(verbose):
+        import fledge.build
+        import fledge.config
+        from fledge.cache import Cache
+        from fledge.report import Reporter
+        from fledge.terminal import TerminalReporter
+
+        terminal = None if quiet else TerminalReporter()
+        artifact = fledge.build.build(
+            fledge.config.load(config),
+            output,
+            cache=Cache.default(),
+            reporter=terminal or Reporter(),
+            offline=offline,
+        )
+        if terminal:
+            terminal.summary(artifact)
+        print(_as_json(artifact) if as_json else artifact.path)
+
+
+@app.command(epilog=EXIT_CODES)
+def check(config: ConfigOption = Path("fledge.toml"), verbose: VerboseOption = False) -> None:
+    """Validate the configuration and the files it names; download and write nothing."""
+    with _explained(verbose):
+        import fledge.config
+
+        fledge.config.load(config)
+        print(f"{config} is valid")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(f"fledge {__version__}")
+
+
+def main() -> None:
+    """Entry point of the ``fledge`` command."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    app()
+
+
+@contextmanager
+def _explained(verbose: bool) -> Iterator[None]:
+    """End the process with a message and an exit code instead of a traceback."""
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt as interrupt:
+        _fail("interrupted; nothing was written")
+        _die_of(interrupt.args[0] if interrupt.args else signal.SIGINT)
+    except FledgeError as error:
+        if verbose:
+            traceback.print_exc()
+        _fail(error.message, error.hint)
+        raise typer.Exit(error.exit_code) from None
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}"
+        _fail(f"fledge itself failed: {reason}", "Run again with -v and report what it shows.")
+        raise typer.Exit(1) from None
+
+
+def _fail(message: str, hint: str = "") -> None:
+    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
+    if hint:
+        typer.echo(f"  {hint}", err=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _die_of(number: int) -> None:
+    """Let the signal do what it would have done, so that the shell sees it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _as_json(artifact: Artifact) -> str:
+    return json.dumps(
+        {
+            "path": str(artifact.path),
+            "size": artifact.size,
+            "sha256": artifact.sha256,
+            "inputs": [
+                {"role": item.role, "uri": item.uri, "sha256": item.sha256}
+                for item in artifact.inputs
+            ],
+        },
+        indent=2,
+    )
