@@ -96,9 +96,11 @@ def _prepare(folder: Path) -> None:
     for top in (Path("/usr/lib"), Path("/usr/share")):
         for number, source in enumerate(sorted(top.rglob("*"))):
             if left and source.is_file() and not source.is_symlink() and os.access(source, os.R_OK):
-                data = source.read_bytes()[:left]
-                (payload / f"{number:06}-{source.name}").write_bytes(data)
-                left -= len(data)
+                # Not read into memory: a child's peak is never below its parent's at the fork.
+                target = payload / f"{number:06}-{source.name}"
+                shutil.copyfile(source, target)
+                os.truncate(target, min(left, target.stat().st_size))
+                left -= target.stat().st_size
     busybox = Path(shutil.which("busybox") or "")
     (folder / "init.c").write_text(INIT)
     (folder / "agent").write_text("#!/bin/busybox sh\n")

@@ -20,6 +20,7 @@ import typer
 
 from fledge import __version__
 from fledge.errors import FledgeError
+from fledge.tree import printable
 
 if TYPE_CHECKING:
     from fledge.build import Artifact
@@ -42,7 +43,7 @@ ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration to read.")
 ]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")
+    bool, typer.Option("--verbose", "-v", help="Show every input, and the traceback of an error.")
 ]
 
 
@@ -69,6 +70,8 @@ def build(
     ] = False,
 ) -> None:
     """Build the artifact and print its path."""
+    if verbose and quiet:
+        raise typer.BadParameter("--quiet and --verbose exclude each other")
     with _explained(verbose):
         import fledge.build
         import fledge.config
@@ -84,6 +87,8 @@ def build(
             reporter=terminal or Reporter(),
             offline=offline,
         )
+        if terminal and verbose:
+            terminal.inputs(artifact)
         if terminal:
             terminal.summary(artifact)
         print(_as_json(artifact) if as_json else artifact.path)
@@ -136,9 +141,9 @@ def _explained(verbose: bool) -> Iterator[None]:
 
 def _fail(message: str, hint: str = "") -> None:
     typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(message, err=True)
-    if hint:
-        typer.echo(f"  {hint}", err=True)
+    lines = message.splitlines() + ([f"  {hint}"] if hint else [])
+    for line in lines:
+        typer.echo(printable(line), err=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

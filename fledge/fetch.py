@@ -205,6 +205,7 @@ class Fetcher:
                     validator = _validator(response.headers)
                     total = response.raw.length_remaining
                 else:
+                    # It may be a 416, or another part than the one asked for.
                     part = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
                     if not part or int(part[1]) != partial.size:
                         partial.restart()
@@ -360,7 +361,9 @@ class _Trouble:
 
 # The first that fits; where requests wraps a cause, the cause says more.
 TROUBLES = (
-    _Trouble(requests.exceptions.ProxyError, "the proxy {proxy} does not work", CHECK_PROXY),
+    _Trouble(
+        requests.exceptions.ProxyError, "the proxy {proxy} cannot be used: {detail}", CHECK_PROXY
+    ),
     _Trouble(requests.exceptions.InvalidProxyURL, "the proxy has no valid URL", CHECK_PROXY, False),
     _Trouble(
         requests.exceptions.InvalidSchema,
@@ -413,14 +416,16 @@ def _unanswered(error: Exception, where: str, host: str, proxy: str) -> NetworkE
         what = f"the proxy {proxy} answers {_named(status)}"
         refusal = NetworkError(f"{where}: {what}", STATUS_HINTS.get(status, CHECK_PROXY))
         return _Passing(refusal) if status in RETRIED else refusal
+    causes = list(_causes(error))
     trouble, cause = next(
         (trouble, cause)
         for trouble in TROUBLES
-        for cause in _causes(error)
+        for cause in causes
         if isinstance(cause, trouble.cause)
     )
-    detail = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None)
-    what = trouble.what.format(host=host, proxy=proxy, detail=detail or type(cause).__name__)
+    reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    detail = getattr(cause, "verify_message", "") or [*reasons, type(error).__name__][0]
+    what = trouble.what.format(host=host, proxy=proxy, detail=detail.lower())
     failure = NetworkError(f"{where}: {what}", trouble.hint)
     unknown_name = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
     return _Passing(failure) if trouble.passing and not unknown_name else failure

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from fledge.build import Artifact
 from fledge.report import Reporter, Step, Transfer, human_size
+from fledge.tree import printable
 
 LINE_INTERVAL = 10.0
 """Seconds between two lines on one transfer where there is no terminal for a bar."""
@@ -63,17 +64,26 @@ class TerminalReporter(Reporter):
     def note(self, message: str) -> None:
         self._line(("    ", ""), (message, "yellow"))
 
+    def inputs(self, artifact: Artifact) -> None:
+        """What it was built from, as sha256sum prints it."""
+        for item in artifact.inputs:
+            self._line(f"    {item.sha256}  {item.uri}")
+
     def summary(self, artifact: Artifact) -> None:
         """What was built, for a person."""
         self._line(
-            ("\n" + str(artifact.path), "bold"),
+            (f"  {artifact.path}", "bold"),
             f"  {human_size(artifact.size)}, {artifact.entries} entries of"
-            f" {human_size(artifact.content_size)}, in {time.perf_counter() - self.start:.1f} s\n",
-            (f"sha256 {artifact.sha256}", "dim"),
+            f" {human_size(artifact.content_size)}, in {time.perf_counter() - self.start:.1f} s",
         )
+        self._line((f"  sha256 {artifact.sha256}", "dim"))
 
     def _line(self, *parts: str | tuple[str, str]) -> None:
-        self.console.print(Text.assemble(*parts))
+        line = Text()
+        for part in parts:
+            text, style = (part, "") if isinstance(part, str) else part
+            line.append(printable(text), style)
+        self.console.print(line)
 
 
 class _Bar(Transfer):

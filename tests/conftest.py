@@ -1,0 +1,41 @@
+"""Fixtures that more than one file of tests uses."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from project import Fledge, Outcome
+
+from fledge import cli
+
+
+@pytest.fixture(autouse=True)
+def own_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """No test sees the user's cache, token, proxy or clock setting."""
+    monkeypatch.setenv("FLEDGE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    for name in ("GITHUB_TOKEN", "FLEDGE_GITHUB_API", "SOURCE_DATE_EPOCH", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def fledge(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Fledge:
+    """Run the command in this process, in ``tmp_path`` and with no time between two tries."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+    def run(*arguments: str | Path) -> Outcome:
+        with pytest.raises(SystemExit) as end:
+            cli.app([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Outcome(int(end.value.code or 0), captured.out, captured.err)
+
+    return run

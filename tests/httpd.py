@@ -1,0 +1,153 @@
+"""A real HTTP server in threads, for tests; what it answers is set path by path.
+
+    with Server() as server:
+        server.answers["/file"] = in_turn(status(503), content(b"..."))
+        get(server.url("/file"))
+        assert server.seen[-1].headers["Range"] == "bytes=5-"
+
+An answer is a function of the `Exchange`, so a test can write its own. A path that none is
+set for is 404. It is a proxy too: what a client asks a proxy for is a whole URL, so that is
+the path of the answer then.
+"""
+
+import re
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from email.message import Message
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Request:
+    path: str
+    headers: Message
+
+
+class Exchange(BaseHTTPRequestHandler):
+    """One request; an answer calls `reply`, or writes what it likes to ``wfile``."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, site: "Server", *args: Any) -> None:
+        self.site = site
+        super().__init__(*args)
+
+    def do_GET(self) -> None:
+        self.site.seen.append(Request(self.path, self.headers))
+        self.site.answers.get(self.path, status(404))(self)
+
+    do_CONNECT = do_GET
+
+    def reply(
+        self,
+        code: int,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        cut: int | None = None,
+    ) -> None:
+        """Send an answer; with ``cut``, end the connection after so many bytes of the body."""
+        self.send_response(code)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[:cut])
+        if cut is not None:
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+Answer = Callable[[Exchange], None]
+
+
+def status(code: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+    return lambda exchange: exchange.reply(code, body, headers)
+
+
+def redirect(url: str) -> Answer:
+    return status(302, headers={"Location": url})
+
+
+def content(
+    body: bytes, headers: Mapping[str, str] | None = None, cut: int | None = None
+) -> Answer:
+    """Serve a file, or the part of it that a Range and a matching If-Range ask for."""
+    own = headers or {}
+
+    def answer(exchange: Exchange) -> None:
+        wanted = re.fullmatch(r"bytes=(\d+)-", exchange.headers.get("Range", ""))
+        condition = exchange.headers.get("If-Range")
+        if not wanted or condition not in (None, own.get("ETag"), own.get("Last-Modified")):
+            exchange.reply(200, body, own, cut)
+        elif (start := int(wanted[1])) >= len(body):
+            exchange.reply(416, headers={"Content-Range": f"bytes */{len(body)}"})
+        else:
+            part = {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
+            exchange.reply(206, body[start:], {**own, **part}, cut)
+
+    return answer
+
+
+def in_turn(*answers: Answer) -> Answer:
+    """Each answer once, then the last for ever."""
+    left = list(answers)
+
+    def answer(exchange: Exchange) -> None:
+        now = left.pop(0) if len(left) > 1 else left[0]
+        now(exchange)
+
+    return answer
+
+
+@dataclass
+class Server:
+    """Listens on 127.0.0.1 inside a ``with`` block; ``seen`` is what it was asked so far.
+
+    With a ``certificate``, a PEM file that holds the key too, it speaks TLS.
+    """
+
+    certificate: Path | None = None
+    answers: dict[str, Answer] = field(default_factory=dict)
+    seen: list[Request] = field(default_factory=list)
+
+    def __enter__(self) -> "Server":
+        self._httpd = _Httpd(("127.0.0.1", 0), partial(Exchange, self))
+        if self.certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate)
+            self._httpd.socket = context.wrap_socket(self._httpd.socket, server_side=True)
+        threading.Thread(target=self._httpd.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._httpd.shutdown()
+        self._httpd.server_close()
+
+    def url(self, path: str, host: str = "127.0.0.1") -> str:
+        scheme = "https" if self.certificate else "http"
+        return f"{scheme}://{host}:{self._httpd.server_address[1]}{path}"
+
+
+class _Httpd(ThreadingHTTPServer):
+    block_on_close = False
+
+    def handle_error(
+        self, request: socket.socket | tuple[bytes, socket.socket], address: Any
+    ) -> None:
+        # A client that hangs up, or does not like the certificate, is what many tests are for.
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, address)

@@ -1,0 +1,91 @@
+"""A plugin to build: a folder with a fledge.toml and all that it names, on this machine only."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+APPLETS = (b"[", b"ash", b"busybox", b"cat", b"mount", b"sh")
+
+FILES = {
+    "kestrel": b"#!/bin/busybox sh\necho agent\n",
+    "payload/webserver": b"\x7fELF not really" * 1000,
+    "payload/webserver.yaml": b"port: 80\n",
+    "payload/site/index.html": b"<h1>hello</h1>\n",
+    "payload/site/img/logo.svg": b"<svg/>\n",
+}
+
+MAPPINGS = """
+[mappings]
+"payload/webserver" = "/usr/bin/webserver"
+"payload/webserver.yaml" = "/etc/webserver/config.yaml"
+"payload/site" = "/var/www"
+"""
+
+LOCAL_AGENT = """
+[agent]
+source_strategy = "local"
+path = "kestrel"
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of the command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Fledge = Callable[..., Outcome]
+"""What the fixture `fledge` is: runs the command with the arguments it is given."""
+
+
+def program(machine: int = 62, *, big_endian: bool = False, body: bytes = b"") -> bytes:
+    """The beginning of an ELF program, and whatever is to follow."""
+    order = ">" if big_endian else "<"
+    ident = b"\x7fELF" + bytes([2, 2 if big_endian else 1, 1]) + bytes(9)
+    return ident + struct.pack(order + "HH", 2, machine) + body
+
+
+def busybox(*applets: bytes, machine: int = 62) -> bytes:
+    """What fledge takes for a busybox, though no machine would."""
+    names = b"\0".join(sorted(applets or APPLETS))
+    return program(machine, body=b"\0BusyBox v1.36.1 (test)\0\0" + names + b"\0\0")
+
+
+def write(folder: Path, name: str, data: bytes, *, executable: bool = False) -> Path:
+    """Write a file with its parents."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    path.chmod(0o755 if executable else 0o644)
+    return path
+
+
+def source(url: str, data: bytes) -> str:
+    """The table ``[source]`` for a busybox that is ``data`` at ``url``."""
+    digest = hashlib.sha256(data).hexdigest()
+    return f'\n[source]\nbusybox_url = "{url}"\nbusybox_sha256 = "{digest}"\n'
+
+
+def make(
+    folder: Path,
+    *tables: str,
+    files: dict[str, bytes] | None = None,
+    busybox_binary: bytes | None = None,
+) -> Path:
+    """Write a project; without tables it has a local agent and the mappings. Its fledge.toml."""
+    binary = busybox_binary or busybox()
+    for name, data in (FILES if files is None else files).items():
+        write(folder, name, data)
+    url = write(folder, "busybox", binary).as_uri()
+    tables = tables or (LOCAL_AGENT, MAPPINGS)
+    if not any("[source]" in table for table in tables):
+        tables += (source(url, binary),)
+    text = 'version = "1"\nstrategy = "initramfs"\n' + "".join(tables)
+    return write(folder, "fledge.toml", text.encode())

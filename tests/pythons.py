@@ -1,0 +1,125 @@
+"""The Pythons of this machine with fledge in them, and a user without rights to run one."""
+
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_CHECKOUT = Path(__file__).parents[1]
+_VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+_NOBODY = 65534
+
+# Says which interpreter a shim or a venv's python stands for.
+_WHO = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2]); "
+_WHO += "print(sys._base_executable)"
+
+
+@functools.cache
+def pythons() -> Mapping[str, Path]:
+    """Return a CPython for every supported version ("3.12") that this machine has."""
+    # Debian's own comes first: any user may run it.
+    candidates = ["/usr/bin/python3", sys.executable]
+    candidates += [f"python{version}" for version in _VERSIONS]
+    candidates += sorted(map(str, Path.home().glob(".pyenv/versions/*/bin/python")))
+    found: dict[str, Path] = {}
+    for candidate in candidates:
+        try:
+            answer = subprocess.run(
+                [candidate, "-I", "-c", _WHO], capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            continue  # not there, or a shim of a version that is not
+        name, executable = answer.stdout.splitlines()
+        implementation, version = name.split()
+        if implementation == "cpython" and version in _VERSIONS:
+            found.setdefault(version, Path(executable))
+    return dict(sorted(found.items()))
+
+
+@functools.cache
+def venv_with_fledge(python: Path) -> Path:
+    """Return the python of a venv which has this checkout's fledge and what it depends on."""
+    version = subprocess.check_output([python, "-VV"])
+    # The checkout's path counts, for a copied checkout must not run the sources of the first.
+    key = hashlib.sha256(b"\0".join([bytes(python), version, bytes(_CHECKOUT)]))
+    key.update((_CHECKOUT / "pyproject.toml").read_bytes())
+    venv = _CHECKOUT / ".cache" / "venvs" / key.hexdigest()[:16]
+    venv_python = venv / "bin" / "python"
+    finished = venv / "finished"
+    if not finished.exists():
+        if subprocess.run([python, "-c", "import ensurepip"], check=False).returncode != 0:
+            pytest.skip(f"{python} cannot make a venv: run scripts/test-tools")
+        subprocess.run([python, "-m", "venv", "--clear", venv], check=True)
+        pip = [str(venv_python), "-I", "-m", "pip", "--disable-pip-version-check"]
+        subprocess.run([*pip, "install", "--quiet", "--editable", str(_CHECKOUT)], check=True)
+        finished.touch()
+    return venv_python
+
+
+@dataclass(frozen=True)
+class Nobody:
+    """A user without rights: nobody for root, and for anyone else themselves.
+
+    A test puts files into `home` as it likes; from the next run on they belong to the user.
+    """
+
+    home: Path
+    python: Path
+
+    def run(self, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
+        """Run a command at home. Its `python` finds fledge there, not in the checkout."""
+        if os.geteuid() == 0:
+            for path in (self.home, *self.home.rglob("*")):
+                os.chown(path, _NOBODY, _NOBODY, follow_symlinks=False)
+        environment = {
+            "HOME": str(self.home),
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(self.home / "packages"),
+        }
+        return _run_without_rights(command, cwd=self.home, env=environment)
+
+
+@contextmanager
+def nobody() -> Iterator[Nobody]:
+    """Make a user without rights, who can read neither the checkout nor root's Pythons."""
+    python = next((python for python in pythons().values() if _runs_without_rights(python)), None)
+    if python is None:
+        pytest.skip("no Python that nobody can run: run scripts/test-tools")
+    [packages] = venv_with_fledge(python).parents[1].glob("lib/python*/site-packages")
+    with tempfile.TemporaryDirectory(prefix="nobody-") as home:
+        shutil.copytree(packages, Path(home, "packages"))
+        shutil.copytree(_CHECKOUT / "fledge", Path(home, "packages", "fledge"))
+        yield Nobody(Path(home), python)
+
+
+def _runs_without_rights(python: Path) -> bool:
+    try:
+        return _run_without_rights([python, "-c", ""], cwd=Path("/"), env={}).returncode == 0
+    except PermissionError:
+        return False
+
+
+def _run_without_rights(
+    command: Sequence[str | Path], cwd: Path, env: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    root = os.geteuid() == 0
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=env,
+        user=_NOBODY if root else None,
+        group=_NOBODY if root else None,
+        extra_groups=() if root else None,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

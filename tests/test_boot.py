@@ -1,0 +1,110 @@
+"""A real kernel boots what fledge builds, with Debian's busybox and stand-ins for the agent."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import project
+import pytest
+import vm
+
+from fledge import build, config
+from fledge.cache import Cache
+from fledge.report import Reporter
+
+pytestmark = pytest.mark.real
+
+REPORT = b"""#!/bin/busybox sh
+echo "reached $0 as process $$"
+while read -r device folder type options; do echo "mounted $type on $folder"; done </proc/mounts
+for file in /init /bin/kestrel /usr/bin/tool /etc/app/app.conf /srv /srv/data /srv/link /tmp; do
+    stat -c "found %n %a %u:%g %F" "$file" 2>&1
+done
+echo "tool says $(/usr/bin/tool)"
+echo "console $(test -t 0 && tty)"
+poweroff -f
+"""
+
+MAPPINGS = """
+[mappings]
+"tool" = "/usr/bin/"
+"app.conf" = "/etc/app/app.conf"
+"srv" = "/srv"
+"""
+
+FOUND = """\
+found /usr/bin/tool 755 0:0 regular file
+found /etc/app/app.conf 644 0:0 regular file
+found /srv 755 0:0 directory
+found /srv/data 644 0:0 regular file
+found /srv/link 777 0:0 symbolic link
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    project.write(tmp_path, "report", REPORT, executable=True)
+    project.write(tmp_path, "tool", b"#!/bin/sh\ncat /etc/app/app.conf /srv/link\n")
+    project.write(tmp_path, "app.conf", b"mapped ")
+    project.write(tmp_path, "srv/data", b"files\n")
+    (tmp_path / "srv/link").symlink_to("data")
+    return tmp_path
+
+
+def boot(folder: Path, *tables: str) -> str:
+    busybox = Path(shutil.which("busybox") or "")
+    if not busybox.is_file():
+        pytest.skip("no busybox: run scripts/test-tools")
+    toml = project.make(folder, *tables, files={}, busybox_binary=busybox.read_bytes())
+    artifact = build.build(
+        config.load(toml), folder / "plugin.cpio.gz", cache=Cache.default(), reporter=Reporter()
+    )
+    return vm.boot(artifact.path)
+
+
+def test_built_in_init_starts_the_agent(folder: Path) -> None:
+    agent = '[agent]\nsource_strategy = "local"\npath = "report"\n'
+    console = boot(folder, agent, MAPPINGS)
+    assert "reached /bin/kestrel as process 1\n" in console
+    for mount in (
+        *("devtmpfs on /dev", "proc on /proc", "sysfs on /sys", "tmpfs on /tmp", "tmpfs on /run"),
+        *("devpts on /dev/pts", "tmpfs on /dev/shm"),
+    ):
+        assert f"mounted {mount}\n" in console
+    assert FOUND in console
+    assert "found /init 755 0:0 regular file\n" in console
+    assert "found /bin/kestrel 755 0:0 regular file\n" in console
+    assert "found /tmp 1777 0:0 directory\n" in console
+    assert "tool says mapped files\n" in console
+    assert "console /dev/console\n" in console
+    assert "Power down" in console
+
+
+def test_init_of_the_user(folder: Path) -> None:
+    mount = b"mount -t proc proc /proc\n"
+    project.write(folder, "report", REPORT.replace(b"sh\n", b"sh\n" + mount, 1))
+    console = boot(folder, '[init]\npath = "report"\n', MAPPINGS)
+    assert "reached /init as process 1\n" in console
+    assert FOUND in console
+    assert "can't stat '/bin/kestrel'" in console
+    assert "Power down" in console
+
+
+def test_init_that_is_mapped(folder: Path) -> None:
+    mount = b"mount -t proc proc /proc\n"
+    path = project.write(folder, "report", REPORT.replace(b"sh\n", b"sh\n" + mount, 1))
+    path.chmod(0o755)
+    console = boot(folder, "[init]\nnone = true\n", MAPPINGS, '"report" = "/init"\n')
+    assert "reached /init as process 1\n" in console
+    assert FOUND in console
+    assert "Power down" in console
+
+
+def test_agent_that_cannot_start(folder: Path) -> None:
+    project.write(folder, "broken", b"#!/bin/no-such-interpreter\n")
+    console = boot(folder, '[agent]\nsource_strategy = "local"\npath = "broken"\n')
+    assert "/bin/kestrel: not found" in console
+    assert "fledge: /bin/kestrel did not start, powering off" in console
+    assert "Power down" in console
+    assert "panic" not in console

@@ -1,0 +1,283 @@
+"""What is in an artifact, and that it is the same bytes whoever builds it where and when."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import project
+import pytest
+from pythons import nobody, pythons, venv_with_fledge
+
+from fledge import build, config
+from fledge.cache import Cache
+from fledge.content import read_content
+from fledge.cpio import newc
+from fledge.errors import ConfigError, CorruptError, FledgeError
+from fledge.report import Reporter
+from fledge.tree import CharDevice, Directory, File, Symlink, Tree
+
+GOLDEN_SHA256 = "893f000b6000b3aba34e92c4600ed9e4669e5919160eaa16b4e09d2998928876"
+"""Of the artifact of `project.make`. A change of it needs an entry in CHANGELOG.md."""
+
+
+def build_project(toml: Path, output: Path) -> build.Artifact:
+    return build.build(config.load(toml), output, cache=Cache.default(), reporter=Reporter())
+
+
+def unpack(artifact: Path) -> Tree:
+    archive = artifact.with_suffix(".unpacked")
+    archive.write_bytes(zlib.decompress(artifact.read_bytes(), 31))
+    return newc.read_tree(archive)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_is_in_it(tmp_path: Path) -> None:
+    artifact = build_project(project.make(tmp_path), tmp_path / "out.gz")
+    tree = unpack(artifact.path)
+    nodes = dict(tree.walk())
+    folders = {path for path, node in nodes.items() if isinstance(node, Directory)}
+    assert folders == {
+        *(b"", b"bin", b"dev", b"etc", b"etc/webserver", b"proc", b"run", b"sys", b"tmp"),
+        *(b"usr", b"usr/bin", b"var", b"var/www", b"var/www/img"),
+    }
+    files = {path: node.mode for path, node in nodes.items() if isinstance(node, File)}
+    assert files == {
+        b"bin/busybox": 0o755,
+        b"bin/kestrel": 0o755,
+        b"etc/webserver/config.yaml": 0o644,
+        b"init": 0o755,
+        b"usr/bin/webserver": 0o755,
+        b"var/www/img/logo.svg": 0o644,
+        b"var/www/index.html": 0o644,
+    }
+    links = {path: node.target for path, node in nodes.items() if isinstance(node, Symlink)}
+    assert links == {b"bin/" + name: b"busybox" for name in project.APPLETS if name != b"busybox"}
+    devices = {
+        path: (node.mode, node.major, node.minor)
+        for path, node in nodes.items()
+        if isinstance(node, CharDevice)
+    }
+    assert devices == {b"dev/console": (0o600, 5, 1), b"dev/null": (0o666, 1, 3)}
+    assert nodes[b"tmp"].mode == 0o1777
+    assert {(node.uid, node.gid) for node in nodes.values()} == {(0, 0)}
+    assert {node.mtime_ns for node in nodes.values()} == {1704067200 * 10**9}
+
+
+def test_what_it_says_of_itself(tmp_path: Path) -> None:
+    artifact = build_project(project.make(tmp_path), tmp_path / "out.gz")
+    assert artifact.sha256 == sha256(artifact.path)
+    assert artifact.size == artifact.path.stat().st_size
+    assert [(item.role, item.uri) for item in artifact.inputs] == [
+        ("busybox", (tmp_path / "busybox").as_uri()),
+        ("agent", "kestrel"),
+        ("mapping", "payload/webserver.yaml"),
+        ("mapping", "payload/webserver"),
+        ("mapping", "payload/site/img/logo.svg"),
+        ("mapping", "payload/site/index.html"),
+    ]
+    assert artifact.inputs[1].sha256 == sha256(tmp_path / "kestrel")
+    assert artifact.inputs[2].sha256 == sha256(tmp_path / "payload/webserver.yaml")
+
+
+def test_golden(tmp_path: Path) -> None:
+    artifact = build_project(project.make(tmp_path), tmp_path / "out.gz")
+    assert artifact.sha256 == GOLDEN_SHA256
+
+
+def test_source_date_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toml = project.make(tmp_path)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    artifact = build_project(toml, tmp_path / "out.gz")
+    assert {node.mtime_ns for _, node in unpack(artifact.path).walk()} == {86400 * 10**9}
+    assert artifact.sha256 != GOLDEN_SHA256
+
+
+@pytest.mark.parametrize("value", ["yesterday", "-1", "1.5", "4294967296", "٣"])
+def test_bad_source_date_epoch(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toml = project.make(tmp_path)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", value)
+    with pytest.raises(ConfigError, match="SOURCE_DATE_EPOCH"):
+        build_project(toml, tmp_path / "out.gz")
+
+
+def test_init_of_the_user(tmp_path: Path) -> None:
+    project.write(tmp_path, "my-init", b"#!/bin/sh\n")
+    toml = project.make(tmp_path, '[init]\npath = "my-init"\n', project.MAPPINGS)
+    artifact = build_project(toml, tmp_path / "out.gz")
+    tree = unpack(artifact.path)
+    node = tree.get(b"/init")
+    assert isinstance(node, File) and node.mode == 0o755
+    assert b"".join(read_content(node.content)) == b"#!/bin/sh\n"
+    assert tree.get(b"/bin/kestrel") is None
+    assert ("init", "my-init") in [(item.role, item.uri) for item in artifact.inputs]
+
+
+def test_mapping_wins_over_the_built_in_init(tmp_path: Path) -> None:
+    project.write(tmp_path, "my-init", b"#!/bin/sh\n", executable=True)
+    toml = project.make(tmp_path, project.LOCAL_AGENT, '[mappings]\n"my-init" = "/init"\n')
+    tree = unpack(build_project(toml, tmp_path / "out.gz").path)
+    node = tree.get(b"/init")
+    assert isinstance(node, File) and b"".join(read_content(node.content)) == b"#!/bin/sh\n"
+    assert tree.get(b"/bin/kestrel")
+
+
+@pytest.mark.parametrize("target", ["/bin/nothing", "/etc", "/etc/plain"])
+def test_no_executable_init(tmp_path: Path, target: str) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "init").symlink_to(target)
+    project.write(tmp_path, "root/etc/plain", b"")
+    toml = project.make(tmp_path, '[init]\nnone = true\n[mappings]\n"root" = "/"\n')
+    with pytest.raises(ConfigError, match="no executable /init"):
+        build_project(toml, tmp_path / "out.gz")
+
+
+def test_source_that_changes_during_the_build(tmp_path: Path) -> None:
+    output = project.write(tmp_path, "out.gz", b"old")
+
+    class Meddler(Reporter):
+        def note(self, message: str) -> None:
+            raise AssertionError(message)
+
+        def transfer(self, label: str):  # type: ignore[no-untyped-def]
+            if label.startswith("writing"):
+                project.write(tmp_path, "payload/webserver.yaml", b"port: 81\n")
+            return super().transfer(label)
+
+    loaded = config.load(project.make(tmp_path))
+    with pytest.raises(CorruptError, match=r"webserver\.yaml changed while it was read"):
+        build.build(loaded, output, cache=Cache.default(), reporter=Meddler())
+    assert output.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("output", ["payload/site/out.gz", "payload/webserver", "kestrel"])
+def test_output_among_the_sources(tmp_path: Path, output: str) -> None:
+    with pytest.raises(ConfigError, match=r"would contain the one before|is an input"):
+        build_project(project.make(tmp_path), tmp_path / output)
+    assert (tmp_path / "kestrel").read_bytes() == project.FILES["kestrel"]
+
+
+@pytest.mark.parametrize(
+    "text", ['strategy = "oci_rootfs"', 'strategy = "initramfs"'], ids=["rootfs", "initramfs"]
+)
+def test_images_are_still_to_come(tmp_path: Path, text: str) -> None:
+    toml = tmp_path / "fledge.toml"
+    toml.write_text(f'version = "1"\n{text}\n[source]\nimage = "nginx"\n')
+    with pytest.raises(FledgeError, match="cannot build from an image yet"):
+        build_project(toml, tmp_path / "out.gz")
+
+
+def run(
+    python: Path, arguments: list[str], environment: dict[str, str], folder: Path, umask: int = 0o22
+) -> str:
+    """Build in another process; the sha256 of the artifact."""
+    done = subprocess.run(
+        [python, "-m", "fledge", "build", "-q", "--json", *arguments],
+        env=os.environ | environment,
+        cwd=folder,
+        umask=umask,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return str(json.loads(done.stdout)["sha256"])
+
+
+THIS = Path(sys.executable)
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o077])
+def test_same_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    project.make(tmp_path)
+    assert run(THIS, [], {}, tmp_path, umask) == GOLDEN_SHA256
+    mode = (tmp_path / "plugin.cpio.gz").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"TZ": "Pacific/Kiritimati", "LC_ALL": "C"},
+        {"TZ": "America/St_Johns", "LC_ALL": "tr_TR.UTF-8", "LANG": "tr_TR.UTF-8"},
+        {"PYTHONHASHSEED": "1", "PYTHONUTF8": "0", "LC_ALL": "POSIX"},
+        {"PYTHONHASHSEED": "2", "PYTHONOPTIMIZE": "2"},
+    ],
+    ids=["east", "west", "posix", "optimised"],
+)
+def test_same_whatever_the_environment(tmp_path: Path, environment: dict[str, str]) -> None:
+    project.make(tmp_path)
+    assert run(THIS, [], environment, tmp_path) == GOLDEN_SHA256
+
+
+def test_same_from_another_working_directory(tmp_path: Path) -> None:
+    project.make(tmp_path / "some" / "where")
+    elsewhere = tmp_path / "else" / "where"
+    elsewhere.mkdir(parents=True)
+    arguments = ["-c", "../../some/where/fledge.toml", "-o", "x.gz"]
+    assert run(THIS, arguments, {}, elsewhere) == GOLDEN_SHA256
+
+
+def test_same_whatever_the_order_of_creation(tmp_path: Path) -> None:
+    project.make(tmp_path, files=dict(reversed(project.FILES.items())))
+    for path in (tmp_path / "payload").rglob("*"):
+        os.utime(path, (1, 1))
+    assert run(THIS, [], {}, tmp_path) == GOLDEN_SHA256
+
+
+@pytest.fixture
+def other_filesystem() -> Iterator[Path]:
+    folder = Path("/dev/shm/fledge-test")
+    if not os.access(folder.parent, os.W_OK):
+        pytest.skip("no writable /dev/shm")
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_same_from_another_filesystem(other_filesystem: Path, tmp_path: Path) -> None:
+    assert other_filesystem.stat().st_dev != tmp_path.stat().st_dev
+    project.make(other_filesystem)
+    environment = {"TMPDIR": str(other_filesystem), "FLEDGE_CACHE_DIR": str(other_filesystem / "c")}
+    assert run(THIS, ["-o", "x.gz"], environment, other_filesystem) == GOLDEN_SHA256
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_same_with_every_python(version: str, tmp_path: Path) -> None:
+    if version not in pythons():
+        pytest.skip(f"no Python {version} on this machine")
+    project.make(tmp_path)
+    python = venv_with_fledge(pythons()[version])
+    assert run(python, [], {}, tmp_path) == GOLDEN_SHA256
+
+
+@pytest.mark.real
+def test_same_as_an_unprivileged_user() -> None:
+    with nobody() as user:
+        project.make(user.home / "project")
+        command: list[str | Path] = [
+            user.python,
+            "-m",
+            "fledge",
+            "build",
+            "-c",
+            "project/fledge.toml",
+            "--json",
+        ]
+        done = user.run(command)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["sha256"] == GOLDEN_SHA256
+        if os.geteuid() == 0:
+            assert (user.home / "plugin.cpio.gz").stat().st_uid != 0

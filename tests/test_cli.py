@@ -1,0 +1,434 @@
+"""What the command says and does: output, messages, exit codes, and what it leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import project
+import pytest
+from httpd import Exchange, Server, content, in_turn, status
+from project import Fledge
+from pythons import nobody
+
+from fledge import __version__
+
+FLEDGE = [sys.executable, "-m", "fledge"]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*.partial")]
+
+
+def test_build(fledge: Fledge, tmp_path: Path) -> None:
+    project.make(tmp_path)
+    done = fledge("build")
+    assert (done.code, done.out) == (0, "plugin.cpio.gz\n")
+    artifact = (tmp_path / "plugin.cpio.gz").read_bytes()
+    for step in ("busybox", "agent", "init", "mappings", "write"):
+        assert re.search(rf"✓ {step} .* \d+\.\d\d s\n", done.err)
+    assert f"sha256 {hashlib.sha256(artifact).hexdigest()}" in done.err
+    assert leftovers(tmp_path) == []
+
+
+def test_json(fledge: Fledge, tmp_path: Path) -> None:
+    project.make(tmp_path)
+    done = fledge("build", "--json", "-o", tmp_path / "x.gz")
+    answer = json.loads(done.out)
+    artifact = (tmp_path / "x.gz").read_bytes()
+    assert answer["path"] == str(tmp_path / "x.gz")
+    assert answer["size"] == len(artifact)
+    assert answer["sha256"] == hashlib.sha256(artifact).hexdigest()
+    assert {item["role"] for item in answer["inputs"]} == {"busybox", "agent", "mapping"}
+    kestrel = hashlib.sha256(project.FILES["kestrel"]).hexdigest()
+    assert {"role": "agent", "uri": "kestrel", "sha256": kestrel} in answer["inputs"]
+
+
+def test_quiet(fledge: Fledge, tmp_path: Path) -> None:
+    project.make(tmp_path)
+    assert (fledge("build", "-q").err, fledge("build", "-q").out) == ("", "plugin.cpio.gz\n")
+
+
+def test_verbose_names_every_input(fledge: Fledge, tmp_path: Path) -> None:
+    project.make(tmp_path)
+    err = fledge("build", "-v").err
+    for name, data in project.FILES.items():
+        assert re.search(rf"{hashlib.sha256(data).hexdigest()}  {name}\n", err)
+
+
+def test_check(fledge: Fledge, tmp_path: Path) -> None:
+    toml = project.make(tmp_path)
+    assert fledge("check", "-c", toml).code == 0
+    toml.write_text(toml.read_text().replace("initramfs", "initrd"))
+    done = fledge("check", "-c", toml)
+    assert done.code == 2
+    assert f'{toml}: strategy = "initrd": did you mean "initramfs"?' in done.err
+
+
+def test_version(fledge: Fledge) -> None:
+    assert fledge("version").out == f"fledge {__version__}\n"
+
+
+def test_version_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nsys.argv = ['fledge', 'version']\nfrom fledge.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'requests', 'rich', 'pydantic', 'deflate', 'tomli', 'asyncio'}\n"
+        "print(heavy & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1] == "set()"
+
+
+def test_second_build_replaces_the_first(fledge: Fledge, tmp_path: Path) -> None:
+    toml = project.make(tmp_path)
+    fledge("build")
+    first = (tmp_path / "plugin.cpio.gz").read_bytes()
+    fledge("build")
+    assert (tmp_path / "plugin.cpio.gz").read_bytes() == first
+    project.write(tmp_path, "payload/webserver.yaml", b"port: 8080\n")
+    assert fledge("build", "-c", toml).code == 0
+    assert (tmp_path / "plugin.cpio.gz").read_bytes() != first
+
+
+def test_offline(fledge: Fledge, server: Server, tmp_path: Path) -> None:
+    binary = project.busybox()
+    server.answers["/busybox"] = content(binary)
+    url = server.url("/busybox")
+    project.make(tmp_path, project.LOCAL_AGENT, project.source(url, binary))
+    done = fledge("build", "--offline")
+    assert done.code == 3
+    for part in ("busybox", url, hashlib.sha256(binary).hexdigest(), "--offline"):
+        assert part in done.err
+    assert fledge("build").code == 0
+    assert fledge("build", "--offline").code == 0
+    assert len(server.seen) == 1
+
+
+BUSYBOX = project.busybox(*(b"applet%05d" % number for number in range(20000)))
+
+
+def busybox_from(url: str, binary: bytes = BUSYBOX) -> tuple[str, str]:
+    return project.LOCAL_AGENT, project.source(url, binary)
+
+
+def test_wrong_checksum(fledge: Fledge, server: Server, tmp_path: Path) -> None:
+    server.answers["/busybox"] = content(b"other")
+    project.make(tmp_path, *busybox_from(server.url("/busybox")))
+    done = fledge("build")
+    assert done.code == 4
+    assert hashlib.sha256(b"other").hexdigest() in done.err
+    assert hashlib.sha256(BUSYBOX).hexdigest() in done.err
+    assert server.url("/busybox") in done.err
+
+
+def test_server_that_stops_midway_is_resumed(
+    fledge: Fledge, server: Server, tmp_path: Path
+) -> None:
+    server.answers["/busybox"] = in_turn(content(BUSYBOX, cut=100_000), content(BUSYBOX))
+    project.make(tmp_path, *busybox_from(server.url("/busybox")))
+    done = fledge("build")
+    assert done.code == 0
+    assert server.seen[1].headers["Range"] == "bytes=100000-"
+    assert "trying again" in done.err
+
+
+def test_truncated_download(fledge: Fledge, server: Server, tmp_path: Path) -> None:
+    server.answers["/busybox"] = content(BUSYBOX, headers={"Accept-Ranges": "none"}, cut=1000)
+    project.make(tmp_path, *busybox_from(server.url("/busybox")))
+    done = fledge("build")
+    assert done.code == 3
+    assert re.search(r"stopped after .* of", done.err)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(404, "Check the URL"), (403, "login"), (500, "later")]
+)
+def test_refused_download(
+    fledge: Fledge, server: Server, tmp_path: Path, code: int, words: str
+) -> None:
+    server.answers["/busybox"] = status(code)
+    project.make(tmp_path, *busybox_from(server.url("/busybox")))
+    done = fledge("build")
+    assert done.code == 3
+    assert f"{server.url('/busybox')}: the server answers {code}" in done.err
+    assert words in done.err
+
+
+def test_rate_limit(
+    fledge: Fledge, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEDGE_GITHUB_API", server.url(""))
+    limit = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "86400"}
+    server.answers["/repos/volantvm/volant/releases/latest"] = status(403, headers=limit)
+    project.make(tmp_path, "\n")
+    done = fledge("build")
+    assert done.code == 3
+    assert "until 1970-01-02 00:00 UTC" in done.err
+    assert "Set GITHUB_TOKEN" in done.err
+
+
+def test_no_agent_for_the_architecture(
+    fledge: Fledge, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEDGE_GITHUB_API", server.url(""))
+    asset = {"name": "kestrel", "browser_download_url": server.url("/kestrel")}
+    release = json.dumps({"tag_name": "v1", "assets": [asset]}).encode()
+    server.answers["/repos/volantvm/volant/releases/latest"] = status(200, release)
+    project.make(tmp_path, "\n", busybox_binary=project.busybox(machine=183))
+    done = fledge("build")
+    assert done.code == 3
+    assert "no asset for arm64" in done.err
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:{port}/busybox", "refuses the connection"),
+        ("http://fledge-test.invalid/busybox", "cannot be found"),
+    ],
+)
+def test_no_network(fledge: Fledge, tmp_path: Path, url: str, words: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        project.make(tmp_path, *busybox_from(url.format(port=unused.getsockname()[1])))
+        done = fledge("build")
+    assert done.code == 3
+    assert words in done.err
+
+
+@pytest.mark.parametrize(
+    ("binary", "words"),
+    [
+        (b"#!/bin/sh\n", "not an ELF program"),
+        (project.program(body=b"\0BusyBox v1\0"), "no applets"),
+        (project.program(body=b"ash\0cat\0sh\0"), "no applets"),
+    ],
+)
+def test_busybox_that_is_none(fledge: Fledge, tmp_path: Path, binary: bytes, words: str) -> None:
+    project.make(tmp_path, project.LOCAL_AGENT, busybox_binary=binary)
+    done = fledge("build")
+    assert done.code == 4
+    assert words in done.err
+    assert "busybox_url" in done.err
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "words"),
+    [
+        ("payload", 2, "is a folder"),
+        ("missing/x.gz", 2, "missing is not a folder"),
+        ("fledge.toml", 2, "is an input"),
+        ("payload/site/x.gz", 2, "would contain the one before"),
+    ],
+)
+def test_bad_output(fledge: Fledge, tmp_path: Path, output: str, code: int, words: str) -> None:
+    project.make(tmp_path)
+    done = fledge("build", "-o", output)
+    assert done.code == code
+    assert words in done.err
+    assert "-o FILE" in done.err
+
+
+@pytest.mark.parametrize(
+    ("toml", "code"), [(None, 2), ("version = ", 2), ('version = "2"', 2), ("\x00", 2)]
+)
+def test_bad_config(fledge: Fledge, tmp_path: Path, toml: str | None, code: int) -> None:
+    if toml is not None:
+        (tmp_path / "fledge.toml").write_text(toml)
+    for command in ("build", "check"):
+        done = fledge(command)
+        assert done.code == code
+        assert "fledge.toml" in done.err
+        assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("arguments", [["bild"], ["build", "--no"], ["build", "-c"]])
+def test_bad_usage(fledge: Fledge, arguments: list[str]) -> None:
+    assert fledge(*arguments).code == 2
+
+
+def test_quiet_and_verbose_exclude_each_other(fledge: Fledge, tmp_path: Path) -> None:
+    project.make(tmp_path)
+    assert fledge("build", "-q", "-v").code == 2
+
+
+def test_traceback_only_with_verbose(fledge: Fledge, tmp_path: Path) -> None:
+    (tmp_path / "fledge.toml").write_text("version = 1")
+    assert "Traceback" not in fledge("build").err
+    assert "Traceback" in fledge("build", "-v").err
+
+
+def test_failure_of_fledge_itself(
+    fledge: Fledge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("fledge.config.load", broken)
+    done = fledge("check")
+    assert done.code == 1
+    assert "ZeroDivisionError: oops" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_failed_build_leaves_the_old_artifact(fledge: Fledge, tmp_path: Path) -> None:
+    project.make(tmp_path, project.LOCAL_AGENT, busybox_binary=b"none")
+    (tmp_path / "plugin.cpio.gz").write_bytes(b"old")
+    assert fledge("build").code == 4
+    assert (tmp_path / "plugin.cpio.gz").read_bytes() == b"old"
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.real
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small tmpfs")
+def test_full_disk(fledge: Fledge, tmp_path: Path) -> None:
+    project.make(tmp_path, files=project.FILES | {"payload/site/noise": os.urandom(1 << 20)})
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", small], check=True)
+    try:
+        done = fledge("build", "-o", small / "x.gz")
+        assert done.code == 1
+        assert f"{small}/x.gz could not be written: no space left on device" in done.err
+        assert f"Free some space in {small}" in done.err
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.real
+def test_unwritable_output_folder() -> None:
+    with nobody() as user:
+        project.make(user.home)
+        command: list[str | Path] = [user.python, "-m", "fledge", "build", "-o", "/usr/x.gz"]
+        done = user.run(command)
+        assert done.returncode == 5
+        assert "/usr is not writable" in done.stderr
+        assert "-o FILE" in done.stderr
+
+
+def stalls(release: threading.Event) -> Callable[[Exchange], None]:
+    """Serve the beginning of a busybox and then nothing until the test is over."""
+
+    def answer(exchange: Exchange) -> None:
+        exchange.send_response(200)
+        exchange.send_header("Content-Length", str(len(BUSYBOX)))
+        exchange.end_headers()
+        exchange.wfile.write(BUSYBOX[:100_000])
+        exchange.wfile.flush()
+        release.wait(60)
+
+    return answer
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted(server: Server, tmp_path: Path, number: signal.Signals) -> None:
+    release = threading.Event()
+    server.answers["/busybox"] = stalls(release)
+    project.make(tmp_path, *busybox_from(server.url("/busybox")))
+    (tmp_path / "plugin.cpio.gz").write_bytes(b"old")
+    before = sorted(tmp_path.iterdir())
+    process = subprocess.Popen([*FLEDGE, "build"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        while not server.seen:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        release.set()
+    assert process.returncode == -number
+    assert "interrupted; nothing was written" in err
+    assert "Traceback" not in err
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "plugin.cpio.gz").read_bytes() == b"old"
+
+
+def test_interrupted_while_writing(tmp_path: Path) -> None:
+    files = {"payload/noise": os.urandom(1 << 20) * 64, "kestrel": b"#!/bin/sh\n"}
+    mapping = '[mappings]\n"payload" = "/srv"\n'
+    project.make(tmp_path, project.LOCAL_AGENT, mapping, files=files)
+    process = subprocess.Popen([*FLEDGE, "build"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not leftovers(tmp_path) and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    assert "interrupted" in err
+    assert leftovers(tmp_path) == []
+    assert not (tmp_path / "plugin.cpio.gz").exists()
+
+
+def on_a_terminal(command: list[str], folder: Path, environment: dict[str, str]) -> str:
+    """What the command shows on a terminal."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        command, cwd=folder, stderr=child, stdout=subprocess.DEVNULL, env=os.environ | environment
+    )
+    os.close(child)
+    shown = b""
+    while select.select([parent], [], [], 30)[0]:
+        try:
+            shown += os.read(parent, 65536)
+        except OSError:
+            break
+    assert process.wait() == 0
+    os.close(parent)
+    return shown.decode()
+
+
+def test_progress_on_a_terminal(server: Server, tmp_path: Path) -> None:
+    def slowly(exchange: Exchange) -> None:
+        exchange.send_response(200)
+        exchange.send_header("Content-Length", str(len(BUSYBOX)))
+        exchange.end_headers()
+        for start in range(0, len(BUSYBOX), 40_000):
+            exchange.wfile.write(BUSYBOX[start : start + 40_000])
+            exchange.wfile.flush()
+            time.sleep(0.1)
+
+    server.answers["/busybox"] = slowly
+    project.make(tmp_path, *busybox_from(server.url("/busybox")))
+    shown = on_a_terminal([*FLEDGE, "build"], tmp_path, {"TERM": "xterm", "COLUMNS": "120"})
+    assert re.search(r"busybox.*━.*/\d.* [KM]iB", shown), shown
+    assert re.search(r"[kM]B/s", shown)
+    assert re.search(r"\d:\d\d:\d\d", shown)
+
+
+def test_no_colour_in_a_log(tmp_path: Path) -> None:
+    project.make(tmp_path)
+    done = subprocess.run(
+        [*FLEDGE, "build"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "\x1b" not in done.stderr
+
+
+def test_hostile_names_do_not_reach_the_terminal(fledge: Fledge, tmp_path: Path) -> None:
+    toml = project.make(tmp_path)
+    (tmp_path / "fledge.toml").write_text(
+        toml.read_text() + '"a\\u001b[31mb" = "/x"\n"c[bold]d" = "/y"\n'
+    )
+    done = fledge("build")
+    assert done.code == 2
+    assert "\x1b[31m" not in done.err
+    assert "c[bold]d" in done.err

@@ -1,0 +1,54 @@
+"""Boots what fledge built, on Debian's cloud kernel in QEMU without KVM."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+_KERNELS = Path(__file__).parents[1] / ".cache" / "kernel"
+
+
+def kernel() -> Path:
+    """Return the kernel image; the modules are in `../lib/modules` beside it."""
+    found = sorted(_KERNELS.glob("boot/vmlinuz-*"))
+    if not found:
+        pytest.skip("no kernel to boot: run scripts/test-tools")
+    return found[-1]
+
+
+def boot(initrd: Path, *, cmdline: str = "", timeout: float = 120, disk: Path | None = None) -> str:
+    """Boot, wait until the guest powers off, panics or reboots, and return what its console said.
+
+    The guest sees `disk` as /dev/nvme0n1, which it may write to: unlike virtio_blk, the driver
+    is built into the kernel.
+    """
+    qemu = shutil.which("qemu-system-x86_64")
+    if qemu is None:
+        pytest.skip("no qemu-system-x86_64: run scripts/test-tools")
+    command = [qemu, "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "2G", "-no-reboot"]
+    command += ["-nodefaults", "-display", "none", "-serial", "stdio"]
+    command += ["-kernel", str(kernel()), "-initrd", str(initrd)]
+    command += ["-append", f"console=ttyS0 panic=-1 quiet {cmdline}"]
+    if disk is not None:
+        command += ["-blockdev", f"driver=raw,node-name=disk,file.driver=file,file.filename={disk}"]
+        command += ["-device", "nvme,drive=disk,serial=disk"]
+    try:
+        qemu_run = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as expired:
+        message = f"the guest still ran after {timeout} s:\n{_text(expired.stdout)}"
+        raise AssertionError(message) from None
+    console = _text(qemu_run.stdout)
+    assert qemu_run.returncode == 0, f"QEMU failed:\n{console}"
+    return console
+
+
+def _text(console: bytes | None) -> str:
+    return (console or b"").decode(errors="replace").replace("\r\n", "\n")
