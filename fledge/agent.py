@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 
 from fledge import elf
 from fledge.config import Agent, HttpAgent, LocalAgent, ReleaseAgent
-from fledge.content import Span, whole_file
+from fledge.content import Blob, whole_file
 from fledge.errors import CorruptError, FledgeError, NetworkError
 from fledge.fetch import Fetcher, HttpStatusError
 from fledge.tree import File, Tree
@@ -29,7 +29,7 @@ ALIASES = {"amd64": ("amd64", "x86_64"), "arm64": ("arm64", "aarch64"), "386": (
 
 @dataclass(frozen=True)
 class FetchedAgent:
-    content: Span
+    content: Blob
     url: str | None
     """Where it came from; None for a file of this machine."""
     version: str | None

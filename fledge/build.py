@@ -12,7 +12,7 @@ from stat import S_IFLNK
 from fledge import agent, busybox, init, mappings
 from fledge.cache import Cache
 from fledge.config import Config, LocalAgent
-from fledge.content import Span, content_size, whole_file
+from fledge.content import content_size, whole_file
 from fledge.cpio import gzip, newc
 from fledge.errors import ConfigError, FledgeError
 from fledge.fetch import Fetcher
@@ -88,7 +88,7 @@ def build(
             kestrel = agent.fetch(config.agent, architecture, fetcher)
             agent.install(tree, kestrel)
             uri = kestrel.url or _relative(kestrel.content.path, config)
-            inputs.append(_input("agent", kestrel.content, uri))
+            inputs.append(Input("agent", uri, kestrel.content.sha256))
             name = kestrel.version or uri.rpartition("/")[2]
             step.detail = f"{name}, {human_size(kestrel.content.size)}"
 
@@ -102,13 +102,13 @@ def build(
         else:
             own = whole_file(config.init.path)
             init.install(tree, own)
-            inputs.append(_input("init", own, _relative(own.path, config)))
+            inputs.append(Input("init", _relative(own.path, config), own.sha256))
             step.detail = inputs[-1].uri
 
     with reporter.step("mappings") as step:
         mapped = mappings.place(tree, config.placements)
-        inputs += [_input("mapping", span, _relative(span.path, config)) for span in mapped]
-        step.detail = f"{len(mapped)} files, {human_size(sum(span.size for span in mapped))}"
+        inputs += [Input("mapping", _relative(b.path, config), b.sha256) for b in mapped]
+        step.detail = f"{len(mapped)} files, {human_size(sum(blob.size for blob in mapped))}"
 
     if not init.is_executable(tree):
         raise ConfigError(
@@ -171,11 +171,6 @@ def _keep_sources(config: Config, output: Path) -> None:
 def _identity(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def _input(role: str, content: Span, uri: str) -> Input:
-    assert content.sha256
-    return Input(role, uri, content.sha256)
 
 
 def _relative(path: Path, config: Config) -> str:

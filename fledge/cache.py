@@ -21,18 +21,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fledge.content import READ_SIZE, Span, whole_file
+from fledge.content import READ_SIZE, Blob, whole_file
 from fledge.errors import CorruptError, FledgeError, HostError
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 USABLE_FOLDER = "Set FLEDGE_CACHE_DIR to a folder that you can write to."
-
-
-@dataclass(frozen=True, slots=True)
-class Blob(Span):
-    """A whole file of the cache: a span that always has a digest."""
-
-    sha256: str
 
 
 class Partial:
@@ -127,7 +120,7 @@ class Cache:
                 found = whole_file(path)
             except FileNotFoundError:
                 return None
-        return Blob(path, 0, found.size, sha256) if found.sha256 == sha256 else None
+        return found if found.sha256 == sha256 else None
 
     @contextmanager
     def partial(self, sha256: str | None, waiting: Callable[[], None]) -> Iterator[Partial]:

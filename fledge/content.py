@@ -26,6 +26,13 @@ class Span:
     sha256: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Blob(Span):
+    """A whole file whose digest is known."""
+
+    sha256: str
+
+
 Content = bytes | Span
 
 
@@ -62,7 +69,7 @@ def read_content(content: Content) -> Iterator[bytes]:
         raise _changed(content.path)
 
 
-def whole_file(path: Path) -> Span:
+def whole_file(path: Path) -> Blob:
     """A file as it is now, with its digest."""
     digest = hashlib.sha256()
     size = 0
@@ -70,7 +77,7 @@ def whole_file(path: Path) -> Span:
         while piece := file.read(READ_SIZE):
             digest.update(piece)
             size += len(piece)
-    return Span(path, 0, size, digest.hexdigest())
+    return Blob(path, 0, size, digest.hexdigest())
 
 
 def _changed(path: Path) -> CorruptError:

@@ -30,7 +30,8 @@ import urllib3.exceptions
 from requests.utils import select_proxy
 
 from fledge import __version__
-from fledge.cache import Blob, Cache, Partial
+from fledge.cache import Cache, Partial
+from fledge.content import Blob
 from fledge.errors import ConfigError, CorruptError, HostError, NetworkError
 from fledge.report import Reporter, Transfer
 
@@ -423,9 +424,10 @@ def _unanswered(error: Exception, where: str, host: str, proxy: str) -> NetworkE
         for cause in causes
         if isinstance(cause, trouble.cause)
     )
-    reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
-    detail = getattr(cause, "verify_message", "") or [*reasons, type(error).__name__][0]
-    what = trouble.what.format(host=host, proxy=proxy, detail=detail.lower())
+    reasons = [inner.strerror for inner in causes if isinstance(inner, OSError) and inner.strerror]
+    reason = reasons[0] if reasons else type(error).__name__
+    detail = getattr(cause, "verify_message", reason).lower()
+    what = trouble.what.format(host=host, proxy=proxy, detail=detail)
     failure = NetworkError(f"{where}: {what}", trouble.hint)
     unknown_name = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
     return _Passing(failure) if trouble.passing and not unknown_name else failure
@@ -450,7 +452,9 @@ def _refusal(response: requests.Response, where: str) -> HttpStatusError | _Pass
     status = response.status_code
     refusal = HttpStatusError(
         f"{where}: the server answers {_named(status)}",
-        STATUS_HINTS.get(status, TRY_LATER if status >= HTTPStatus.BAD_REQUEST else CHECK_URL),
+        STATUS_HINTS.get(
+            status, TRY_LATER if status >= HTTPStatus.INTERNAL_SERVER_ERROR else CHECK_URL
+        ),
         status,
         response.headers,
         body[:MAX_EXCERPT].decode(errors="replace"),

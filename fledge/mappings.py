@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fledge.content import Span, whole_file
+from fledge.content import Blob, whole_file
 from fledge.errors import ConfigError
 from fledge.tree import (
     MAX_NAME,
@@ -87,13 +87,13 @@ def scan(mappings: Iterable[Mapping]) -> tuple[list[Placement], list[tuple[Mappi
     return [placed[path][0] for path in sorted(placed, key=split_path)], problems
 
 
-def place(tree: Tree, placements: Iterable[Placement]) -> list[Span]:
+def place(tree: Tree, placements: Iterable[Placement]) -> list[Blob]:
     """Lay the placements over the tree, as root's and with the tree's time.
 
     Folders that the tree has already keep their owner and permissions. Returns the contents
     of the files, with their digests. Raises `ConfigError`.
     """
-    spans: list[Span] = []
+    spans: list[Blob] = []
     mine: dict[Node, Placement] = {}
     for placement in placements:
         if placement.file_type == stat.S_IFDIR:
@@ -180,7 +180,7 @@ def _file_among_parents(
     return None
 
 
-def _read(placement: Placement) -> Span:
+def _read(placement: Placement) -> Blob:
     try:
         return whole_file(placement.source)
     except OSError as error:

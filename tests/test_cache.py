@@ -1,0 +1,254 @@
+import hashlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fledge.cache import Cache
+from fledge.content import Blob
+from fledge.content import read_content
+from fledge.errors import CorruptError, FledgeError, HostError
+
+DATA = b"the bytes of a blob"
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+def nobody_waits() -> None:
+    raise AssertionError("another build has the partial")
+
+
+def store(cache: Cache, data: bytes = DATA, sha256: str | None = DIGEST) -> Blob:
+    with cache.partial(sha256, nobody_waits) as partial:
+        partial.write(data)
+        return cache.add(partial)
+
+
+def unfinished(cache: Cache) -> list[str]:
+    return sorted(path.name for path in (cache.root / "partial").iterdir())
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("own", "shared", "root"),
+    [
+        ("/own", "/shared", "/own"),
+        ("", "/shared", "/shared/fledge"),
+        ("", "not/absolute", "/home/me/.cache/fledge"),
+        ("", "", "/home/me/.cache/fledge"),
+    ],
+)
+def test_default_folder(monkeypatch: pytest.MonkeyPatch, own: str, shared: str, root: str) -> None:
+    monkeypatch.setenv("FLEDGE_CACHE_DIR", own)
+    monkeypatch.setenv("XDG_CACHE_HOME", shared)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert Cache.default().root == Path(root)
+
+
+def test_own_folder_does_not_move_with_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLEDGE_CACHE_DIR", "mine")
+    assert Cache.default().root == tmp_path / "mine"
+
+
+def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLEDGE_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "~")
+    with pytest.raises(HostError) as caught:
+        Cache.default()
+    assert "FLEDGE_CACHE_DIR" in caught.value.hint
+
+
+def test_what_is_added_is_found(cache: Cache) -> None:
+    blob = store(cache)
+    assert blob == Blob(cache.root / "blobs/sha256" / DIGEST, 0, len(DATA), DIGEST)
+    assert cache.find(DIGEST) == blob
+    assert b"".join(read_content(blob)) == DATA
+    assert blob.path.stat().st_mode & 0o777 == 0o444
+    assert unfinished(cache) == []
+
+
+def test_a_blob_is_named_by_what_it_holds(cache: Cache) -> None:
+    assert store(cache, sha256=None).path.name == DIGEST
+
+
+def test_adding_twice(cache: Cache) -> None:
+    assert store(cache) == store(cache)
+
+
+def test_looking_for_a_blob_makes_no_folder(cache: Cache) -> None:
+    assert cache.find(DIGEST) is None
+    assert not cache.root.exists()
+
+
+def test_damaged_blob_counts_as_missing_until_it_is_replaced(cache: Cache) -> None:
+    path = store(cache).path
+    path.chmod(0o644)
+    path.write_bytes(DATA.swapcase())
+    assert cache.find(DIGEST) is None
+    store(cache)
+    assert path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    "digest", ["../../../etc/passwd", DIGEST.upper(), DIGEST[1:], DIGEST + "\n", f"sha256:{DIGEST}"]
+)
+def test_what_is_no_digest_becomes_no_path(cache: Cache, digest: str) -> None:
+    with pytest.raises(CorruptError, match="SHA-256"):
+        cache.find(digest)
+    with pytest.raises(CorruptError, match="SHA-256"), cache.partial(digest, nobody_waits):
+        pass
+
+
+def test_partial_stays_for_the_next_build(cache: Cache) -> None:
+    with pytest.raises(KeyboardInterrupt), cache.partial(DIGEST, nobody_waits) as partial:
+        partial.write(DATA[:5])
+        raise KeyboardInterrupt
+    with cache.partial(DIGEST, nobody_waits) as partial:
+        assert partial.size == 5
+        assert partial.sha256 == hashlib.sha256(DATA[:5]).hexdigest()
+        partial.write(DATA[5:])
+        assert cache.add(partial).sha256 == DIGEST
+
+
+def test_nothing_stays_of_a_partial_without_content(cache: Cache) -> None:
+    with cache.partial(DIGEST, nobody_waits) as partial:
+        partial.write(DATA)
+        partial.restart()
+    assert unfinished(cache) == []
+
+
+def test_nothing_stays_of_a_partial_without_digest(cache: Cache) -> None:
+    with pytest.raises(KeyboardInterrupt), cache.partial(None, nobody_waits) as partial:
+        partial.write(DATA)
+        raise KeyboardInterrupt
+    assert unfinished(cache) == []
+
+
+def test_empty_blob(cache: Cache) -> None:
+    empty = hashlib.sha256().hexdigest()
+    blob = store(cache, b"", empty)
+    assert cache.find(empty) == blob
+    assert unfinished(cache) == []
+
+
+def test_end_of_one_build_leaves_the_partial_of_the_next(cache: Cache) -> None:
+    empty = hashlib.sha256().hexdigest()
+    with ExitStack() as next_build:
+        with cache.partial(empty, nobody_waits) as partial:
+            cache.add(partial)
+            next_build.enter_context(cache.partial(empty, nobody_waits))
+        assert unfinished(cache) == [empty]
+
+
+@given(st.lists(st.one_of(st.none(), st.binary(max_size=9))))
+def test_size_and_digest_are_of_the_file(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes | None]
+) -> None:
+    with Cache(tmp_path_factory.mktemp("cache")).partial(None, nobody_waits) as partial:
+        for piece in pieces:
+            if piece is None:
+                partial.restart()
+            else:
+                partial.write(piece)
+        content = partial.path.read_bytes()
+        assert partial.size == len(content)
+        assert partial.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_only_one_build_writes_a_blob(cache: Cache) -> None:
+    first_has_it, second_waits = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with cache.partial(DIGEST, nobody_waits) as partial:
+            first_has_it.set()
+            assert second_waits.wait(10)
+            partial.write(DATA)
+            cache.add(partial)
+
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(first)
+        assert first_has_it.wait(10)
+        with cache.partial(DIGEST, second_waits.set) as partial:
+            assert partial.size == 0  # not the file that is the blob by now
+            assert cache.find(DIGEST)
+        running.result()
+    assert unfinished(cache) == []
+
+
+def test_many_builds_at_once(cache: Cache) -> None:
+    written = []
+
+    def build(_: int) -> None:
+        with cache.partial(DIGEST, lambda: None) as partial:
+            if not cache.find(DIGEST):
+                written.append(partial.size)
+                partial.write(DATA)
+                cache.add(partial)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(build, range(40)))
+    assert written == [0]
+    assert unfinished(cache) == []
+
+
+def test_killed_build_leaves_its_partial_and_no_lock(cache: Cache) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from fledge.cache import Cache\n"
+        "with Cache(Path(sys.argv[1])).partial(sys.argv[2], lambda: None) as partial:\n"
+        "    partial.write(b'the b'); print('ready', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script, str(cache.root), DIGEST]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as build:
+        assert build.stdout
+        assert build.stdout.readline() == b"ready\n"
+        build.send_signal(signal.SIGKILL)
+    with cache.partial(DIGEST, nobody_waits) as partial:
+        assert partial.size == 5
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    cache = Cache(tmp_path / "file" / "cache")
+    with pytest.raises(HostError, match="file/cache cannot be used: not a directory") as caught:
+        store(cache)
+    assert "FLEDGE_CACHE_DIR" in caught.value.hint
+    with pytest.raises(HostError, match="not a directory"):
+        cache.find(DIGEST)
+
+
+def test_file_that_may_not_grow(cache: Cache) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with cache.partial(DIGEST, nobody_waits) as partial:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5, limits[1]))
+        try:
+            with pytest.raises(HostError, match="file too large"):
+                partial.write(DATA)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_disk_full(cache: Cache) -> None:
+    with cache.partial(DIGEST, nobody_waits) as partial:
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, partial.file.fileno())
+        os.close(full)
+        with pytest.raises(FledgeError, match=f"no space left for the cache in {cache.root}") as e:
+            partial.write(DATA)
+    assert e.value.exit_code == 1
+    assert "FLEDGE_CACHE_DIR" in e.value.hint
