@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.cache import Cache
-from fledge.content import Blob
-from fledge.content import read_content
+from fledge.content import Blob, read_content
 from fledge.errors import CorruptError, FledgeError, HostError
 
 DATA = b"the bytes of a blob"
