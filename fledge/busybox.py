@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fledge.content import Span
+from fledge.content import Span, read_content
 from fledge.elf import architecture
 from fledge.errors import CorruptError
 from fledge.tree import File, Symlink, Tree
@@ -12,7 +12,8 @@ from fledge.tree import File, Symlink, Tree
 MAX_SIZE = 64 << 20
 """No busybox is near this size in bytes; the binary is read into memory."""
 
-APPLET_NAME = re.compile(rb"[a-z0-9\[][a-z0-9_.+\[-]*")
+NAMES = re.compile(rb"(?:(?:\[\[?|[a-z][a-z0-9_.+-]{0,62})\0){2,}")
+"""NUL-terminated names; what stands before the first is another table and ends in any byte."""
 
 
 def install(tree: Tree, binary: Span) -> tuple[str, int]:
@@ -23,7 +24,7 @@ def install(tree: Tree, binary: Span) -> tuple[str, int]:
     """
     if binary.size > MAX_SIZE:
         raise CorruptError(f"{binary.path} has {binary.size} bytes: too large for a busybox")
-    program = binary.path.read_bytes()
+    program = b"".join(read_content(binary))
     machine = architecture(program)
     if machine is None:
         raise CorruptError(
@@ -52,14 +53,12 @@ def applets(program: bytes) -> list[bytes]:
     if b"BusyBox v" not in program:
         return []
     longest: list[bytes] = []
-    run: list[bytes] = []
-    for name in program.split(b"\0"):
-        if not APPLET_NAME.fullmatch(name):
-            run = []
-        elif run and name > run[-1]:
+    for names in NAMES.findall(program):
+        run: list[bytes] = []
+        for name in names.split(b"\0")[:-1]:
+            if run and name <= run[-1]:
+                run = []
             run.append(name)
-        else:
-            run = [name]
-        if len(run) > len(longest):
-            longest = run
+            if len(run) > len(longest):
+                longest = run
     return longest

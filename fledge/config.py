@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import tomli
 
 from fledge import mappings
-from fledge.errors import ConfigError
+from fledge.errors import ConfigError, reason
 from fledge.init import MOUNT_POINTS
 from fledge.mappings import Mapping, Placement
 from fledge.tree import printable
@@ -132,7 +132,7 @@ def load(path: Path) -> Config:
             f"{path}: no such file", "Run fledge beside a fledge.toml, or name one with -c FILE."
         ) from None
     except OSError as error:
-        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        raise ConfigError(f"{path}: {reason(error)}") from None
     if len(raw) > MAX_CONFIG_SIZE:
         raise ConfigError(f"{path} is larger than {MAX_CONFIG_SIZE} bytes: not a fledge.toml")
     try:
@@ -143,6 +143,8 @@ def load(path: Path) -> Config:
     except tomli.TOMLDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise InvalidConfig(path, [f"{where}: TOML syntax: {error.msg}"]) from None
+    except (RecursionError, ValueError):
+        raise InvalidConfig(path, ["a number is too long or something nested too deep"]) from None
     problems: list[str] = []
     config = _config(path, _Table(data, "", path.parent, problems))
     if problems:
@@ -158,10 +160,10 @@ def _config(path: Path, top: _Table) -> Config:
     agent, init, source = top.table("agent"), top.table("init"), top.table("source")
     filesystem, mapped = top.table("filesystem"), top.table("mappings")
     for table, owner in ((init, "initramfs"), (filesystem, "oci_rootfs")):
-        if table.data and strategy not in (owner, ""):
+        if table.name in top.data and strategy not in (owner, ""):
             table.complain(f'only for strategy = "{owner}"; remove the table')
     own_init = _init(init)
-    if own_init and "agent" in top.data:
+    if own_init and "agent" in top.data and strategy != "oci_rootfs":
         agent.complain("an init of your own starts no agent; remove [agent] or what is in [init]")
     config = Config(
         path=path,
@@ -188,7 +190,7 @@ def _agent(table: _Table) -> Agent:
     strategy = table.choice("source_strategy", ("release", "local", "http"), "release")
     for key, owner in (("version", "release"), ("path", "local"), ("url", "http")):
         if table.has(key) and strategy not in (owner, ""):
-            table.wrong(key, f'only for source_strategy = "{owner}"; remove one of the two')
+            table.wrong(key, f'needs source_strategy = "{owner}"; write that, or remove {key}')
     checksum = table.sha256("checksum")
     if strategy == "local":
         return LocalAgent(table.file("path"), checksum)
@@ -228,7 +230,8 @@ def _placements(table: _Table) -> tuple[Placement, ...]:
     keys: dict[Mapping, str] = {}
     for key, destination in table.data.items():
         if not isinstance(destination, str):
-            table.wrong(key, 'must be text: a path in the artifact, such as "/etc/app.conf"')
+            example = '"app.conf" = "/etc/app.conf"'
+            table.wrong(key, f"must be text; write source and destination in quotes: {example}")
         elif problem := mappings.destination_problem(destination):
             table.wrong(key, problem)
         elif not key or "\0" in key:
@@ -248,7 +251,9 @@ def _check_init(config: Config, table: _Table) -> None:
         table.wrong("path", f"{mapped.source} is mapped to /init as well; keep one of the two")
     elif config.init and not config.init.path and not mapped and not config.source.image:
         table.wrong("none", "no mapping provides /init; map an executable to it")
-    elif mapped and stat.S_ISREG(mapped.file_type) and not mapped.mode & 0o111:
+    elif mapped and stat.S_ISDIR(mapped.file_type):
+        table.complain(f"{mapped.source} becomes /init and is a folder; map an executable there")
+    elif mapped and not mapped.mode & 0o111:
         table.complain(f"{mapped.source} becomes /init and is not executable; chmod +x it")
 
 
@@ -266,21 +271,23 @@ def _check_hidden(config: Config, table: _Table) -> None:
 class _Table:
     """A TOML table that collects what is wrong with it and knows which keys it may have."""
 
-    def __init__(self, data: object, name: str, folder: Path, problems: list[str]) -> None:
+    def __init__(
+        self, data: dict[str, object], name: str, folder: Path, problems: list[str]
+    ) -> None:
+        self.data = data
         self.name = name
         self.folder = folder
         self.problems = problems
         self.known: set[str] = set()
-        if not isinstance(data, dict):
-            self.complain(f"must be a table: [{name}] on a line, its keys on the lines below")
-            data = {}
-        self.data: dict[str, object] = data
 
     def complain(self, message: str) -> None:
         self.problems.append(f"[{self.name}]: {message}")
 
     def wrong(self, key: str, message: str) -> None:
-        value = json.dumps(self.data[key], ensure_ascii=False, default=str)
+        try:
+            value = json.dumps(self.data[key], ensure_ascii=False, default=str)
+        except (RecursionError, ValueError):  # too deep or too many digits for Python
+            value = "…"
         if len(value) > MAX_SHOWN:
             value = value[:MAX_SHOWN] + "…"
         self.problems.append(f"{self._where(key)} = {value}: {message}")
@@ -301,6 +308,9 @@ class _Table:
 
     def table(self, name: str) -> _Table:
         data = self.data[name] if self.has(name) else {}
+        if not isinstance(data, dict):
+            self.wrong(name, f"must be a table: [{name}] on a line, its keys on the lines below")
+            data = {}
         return _Table(data, name, self.folder, self.problems)
 
     def text(self, key: str, default: str | None, example: str) -> str:
@@ -329,13 +339,13 @@ class _Table:
         value = self.text(key, default, '"https://example.org/file"')
         try:
             parts = urlsplit(value)
-            host = parts.hostname
+            web = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:
-            parts, host = None, None
-        if value and not (
-            parts and (parts.scheme == "file" or (parts.scheme in ("http", "https") and host))
-        ):
-            self.wrong(key, 'must be a URL that begins with "https://", "http://" or "file://"')
+            web = None
+        known = web or re.match("file://(localhost)?/", value)
+        if value and (not known or re.search(r"\s", value)):
+            schemes = '"https://", "http://" or "file:///"'
+            self.wrong(key, f"must be a URL without blanks that begins with {schemes}")
         return value
 
     def sha256(self, key: str) -> str | None:
@@ -352,10 +362,15 @@ class _Table:
         """A readable file, relative to the config's folder."""
         value = self.text(key, None, '"path/of/the/file"')
         path = self.folder / value
-        if value and not path.is_file():
-            self.wrong(key, f"{path} is not a file" if path.exists() else f"{path} does not exist")
-        elif value and not os.access(path, os.R_OK):
-            self.wrong(key, f"{path} cannot be read; change its permissions")
+        try:
+            regular = not value or stat.S_ISREG(path.stat().st_mode)
+        except OSError as error:
+            self.wrong(key, f"{path}: {reason(error)}")
+        else:
+            if not regular:
+                self.wrong(key, f"{path} is not a file")
+            elif not os.access(path, os.R_OK):
+                self.wrong(key, f"{path} cannot be read; change its permissions")
         return path
 
     def natural(self, key: str, default: int) -> int:
@@ -377,5 +392,5 @@ class _Table:
         return default
 
     def _where(self, key: str) -> str:
-        shown = key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key)
+        shown = key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
         return f"[{self.name}] {shown}" if self.name else shown

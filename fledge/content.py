@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fledge.errors import CorruptError, FledgeError
+from fledge.errors import CorruptError, FledgeError, reason
 
 READ_SIZE = 1 << 20
 
@@ -64,7 +64,7 @@ def read_content(content: Content) -> Iterator[bytes]:
                     digest.update(piece)
                 yield piece
     except OSError as error:
-        raise FledgeError(f"{content.path} could not be read: {error.strerror}") from error
+        raise FledgeError(f"{content.path} could not be read: {reason(error)}") from error
     if digest and digest.hexdigest() != content.sha256:
         raise _changed(content.path)
 

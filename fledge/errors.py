@@ -43,3 +43,10 @@ class HostError(FledgeError):
     """This machine lacks a tool or a privilege."""
 
     exit_code = 5
+
+
+def reason(error: OSError) -> str:
+    """Why the host refused, in the words of its own."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file or folder"
+    return (error.strerror or str(error)).lower()

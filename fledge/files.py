@@ -5,19 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from fledge.errors import ConfigError, FledgeError, HostError
+from fledge.errors import ConfigError, FledgeError, HostError, reason
 
 
 def check_output(output: Path) -> None:
     """Raise `ConfigError` or `HostError` if a file cannot be written there."""
     folder = output.parent
-    if output.is_dir():
-        raise ConfigError(f"{output} is a folder", "Name a file with -o FILE.")
+    try:
+        mode = output.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = stat.S_IFREG
+    except OSError as error:
+        raise _explained(error, output) from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise ConfigError(f"{output} is {kind}", "Name a file with -o FILE.")
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder", "Create it, or choose another with -o FILE.")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -50,18 +58,19 @@ def replacing(output: Path) -> Iterator[BinaryIO]:
 
 
 def _explained(error: OSError, output: Path) -> FledgeError:
-    reason = (error.strerror or str(error)).lower()
+    message = f"{output} could not be written: {reason(error)}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return FledgeError(
-            f"{output} could not be written: {reason}",
+            message,
             f"Free some space in {output.parent}, or choose another folder with -o FILE.",
         )
-    return HostError(f"{output} could not be written: {reason}", "Choose another with -o FILE.")
+    return HostError(message, "Choose another with -o FILE.")
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with suppress(PermissionError):  # one may write to a folder that one may not read
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.content import Blob, whole_file
-from fledge.errors import ConfigError
+from fledge.errors import ConfigError, reason
 from fledge.tree import (
     MAX_NAME,
     Directory,
@@ -72,7 +72,7 @@ def scan(mappings: Iterable[Mapping]) -> tuple[list[Placement], list[tuple[Mappi
     """
     placed: dict[bytes, tuple[Placement, Mapping]] = {}
     problems: list[tuple[Mapping, str]] = []
-    for mapping in sorted(mappings, key=lambda mapping: mapping.destination):
+    for mapping in sorted(mappings, key=lambda mapping: (mapping.destination, mapping.source)):
         for found in _expand(mapping):
             if isinstance(found, str):
                 problems.append((mapping, found))
@@ -95,27 +95,31 @@ def place(tree: Tree, placements: Iterable[Placement]) -> list[Blob]:
     """
     spans: list[Blob] = []
     mine: dict[Node, Placement] = {}
-    for placement in placements:
-        if placement.file_type == stat.S_IFDIR:
-            if isinstance(tree.get(placement.path, follow=True), Directory):
-                continue
-            node: Node = Directory(mode=placement.mode, mtime_ns=tree.mtime_ns)
-        elif placement.file_type == stat.S_IFLNK:
-            target = os.readlink(os.fsencode(placement.source))
-            node = Symlink(target=target, mtime_ns=tree.mtime_ns)
-        else:
-            span = _read(placement)
-            spans.append(span)
-            node = File(mode=placement.mode, mtime_ns=tree.mtime_ns, content=span)
-        old = tree.get(placement.path)
-        if isinstance(old, Directory):
-            raise _impossible(placement, "the tree has a folder there")
-        if old in mine:
-            raise _impossible(placement, f"{mine[old].source} goes to the same place")
+    # Symlinks first: the others may go through any of them.
+    for placement in sorted(placements, key=lambda placement: placement.file_type != stat.S_IFLNK):
         try:
+            if placement.file_type == stat.S_IFDIR:
+                tree.make_directory(split_path(placement.path))
+                continue
+            old = tree.get(placement.path)
+            if isinstance(old, Directory):
+                raise TreeError("the tree has a folder there")
+            if old in mine:
+                raise TreeError(f"{mine[old].source} goes to the same place")
+            if placement.file_type == stat.S_IFLNK:
+                target = os.readlink(os.fsencode(placement.source))
+                node: Node = Symlink(target=target, mtime_ns=tree.mtime_ns)
+            else:
+                spans.append(whole_file(placement.source))
+                node = File(mode=placement.mode, mtime_ns=tree.mtime_ns, content=spans[-1])
             tree.add(placement.path, node)
         except TreeError as error:
-            raise _impossible(placement, str(error)) from None
+            raise ConfigError(
+                f"[mappings] {placement.source} cannot go to {printable(placement.path)}: {error}",
+                "Choose another destination.",
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"{placement.source}: {reason(error)}") from None
         mine[node] = placement
     return spans
 
@@ -126,7 +130,7 @@ def _expand(mapping: Mapping) -> Iterator[Placement | str]:
     try:
         mode = mapping.source.stat().st_mode
     except OSError as error:
-        yield f"{mapping.source}: {_reason(error)}"
+        yield f"{mapping.source}: {reason(error)}"
         return
     if stat.S_ISREG(mode):
         if mapping.destination.endswith(b"/"):
@@ -154,12 +158,16 @@ def _folder(top: Path, destination: bytes) -> Iterator[Placement | str]:
         try:
             names = sorted(os.listdir(os.fsencode(folder)))
         except OSError as error:
-            yield f"{folder}: {_reason(error)}"
+            yield f"{folder}: {reason(error)}"
             continue
         for name in names:
             source = folder / os.fsdecode(name)
             child = path.rstrip(b"/") + b"/" + name
-            mode = source.lstat().st_mode
+            try:
+                mode = source.lstat().st_mode
+            except OSError as error:
+                yield f"{source}: {reason(error)}"
+                continue
             if stat.S_ISDIR(mode):
                 pending.append((source, child))
             elif stat.S_ISLNK(mode):
@@ -178,26 +186,6 @@ def _file_among_parents(
         if placement and placement.file_type == stat.S_IFREG:
             return placement
     return None
-
-
-def _read(placement: Placement) -> Blob:
-    try:
-        return whole_file(placement.source)
-    except OSError as error:
-        raise ConfigError(f"{placement.source}: {_reason(error)}") from None
-
-
-def _impossible(placement: Placement, reason: str) -> ConfigError:
-    return ConfigError(
-        f"[mappings] {placement.source} cannot go to {printable(placement.path)}: {reason}",
-        "Choose another destination.",
-    )
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file or folder"
-    return (error.strerror or str(error)).lower()
 
 
 def _kind(mode: int) -> str:

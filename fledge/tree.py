@@ -196,9 +196,7 @@ def split_path(path: bytes) -> list[bytes]:
 
 def printable(name: bytes | str) -> str:
     """A name for a message: what is not printable UTF-8 is escaped, so no terminal obeys it."""
-    if isinstance(name, str):
-        name = name.encode("utf-8", "surrogateescape")
-    text = name.decode("utf-8", "backslashreplace")
+    text = name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -18,7 +18,6 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 
 import deflate
 
@@ -125,11 +124,18 @@ def _compressed_block(stream: bytes, window: bytes) -> tuple[int, bytes]:
 
 
 def _end_in_last_byte(inflater: zlib._Decompress, tail: bytes, output: bytes) -> int:
-    """How many bits of the last byte belong to the block: those that cannot be changed."""
+    """How many bits of the last byte belong to the block.
+
+    Its last bit is the last one that matters: flipped, the code that ends the block is another,
+    and whatever that is makes the output longer.
+    """
     output = output[len(inflater.decompress(tail[:-1])) :]
-    for used in range(1, 8):
+    for used in range(8, 1, -1):
         trial = inflater.copy()
-        with suppress(zlib.error):
-            if trial.decompress(bytes([tail[-1] ^ 0xFF << used & 0xFF])) == output and trial.eof:
-                return used
-    return 8
+        try:
+            same = trial.decompress(bytes([tail[-1] ^ 1 << used - 1])) == output and trial.eof
+        except zlib.error:
+            same = False
+        if not same:
+            return used
+    return 1

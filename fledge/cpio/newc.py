@@ -7,6 +7,7 @@ Documentation/driver-api/early-userspace/buffer-format.rst.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ MAGIC_WITH_CHECKSUM = b"070702"
 HEADER_SIZE = 110
 TRAILER = b"TRAILER!!!"
 BLOCK_SIZE = 512
+HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def write(tree: Tree) -> Iterator[bytes]:
         elif isinstance(node, File) and last:
             data = node.content
         entry = Entry(
-            name=path or b".",
+            name=b"./" + path if path == TRAILER else path or b".",
             ino=ino,
             mode=node.file_type | node.mode,
             uid=node.uid,
@@ -206,7 +208,7 @@ def _read_entry(file: BinaryIO) -> Entry:
     if header[:6] not in (MAGIC, MAGIC_WITH_CHECKSUM):
         raise ValueError(f"the magic is {header[:6]!r}, not 070701")
     digits = header[6:]
-    if not digits.isalnum():
+    if not HEXADECIMAL.fullmatch(digits):
         raise ValueError("a field is no hexadecimal number")
     values = [int(digits[i : i + 8], 16) for i in range(0, len(digits), 8)]
     name_size = values.pop(11)
@@ -220,6 +222,11 @@ def _read_entry(file: BinaryIO) -> Entry:
 
 
 def _check_fits(entry: Entry) -> None:
+    numbers = (entry.uid, entry.gid, entry.rdevmajor, entry.rdevminor)
+    if min(numbers) < 0 or max(numbers) > MAX_FIELD:
+        raise CorruptError(
+            f"/{printable(entry.name)}: an owner or device number is not between 0 and {MAX_FIELD}"
+        )
     if entry.filesize > MAX_FIELD:
         raise CorruptError(
             f"/{printable(entry.name)} has {entry.filesize} bytes; a file in a cpio archive can"

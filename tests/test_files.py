@@ -1,0 +1,201 @@
+"""Outputs that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fledge.errors import ConfigError, FledgeError, HostError
+from fledge.files import check_output, replacing
+
+NOBODY = 65534
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Be nobody where the test runs as root; paths must be relative to a folder of everybody."""
+    root = os.geteuid() == 0
+    if root:
+        os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        if root:
+            os.setresuid(0, 0, 0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, open to everybody."""
+    tmp_path.chmod(0o777)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["out", "n" * 255, "new\nline", "\udcff"])
+def test_new_and_old_file(tmp_path: Path, name: str) -> None:
+    output = tmp_path / name
+    for data in (b"first", b"second"):
+        with replacing(output) as file:
+            file.write(data)
+            assert names(tmp_path) != [name]
+        assert output.read_bytes() == data
+        assert names(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, SystemExit, FledgeError])
+def test_exception_leaves_what_was(tmp_path: Path, error: type[BaseException]) -> None:
+    output = tmp_path / "out"
+    for before in ([], ["out"]):
+        with pytest.raises(error), replacing(output) as file:
+            file.write(b"half")
+            raise error("stop")
+        assert names(tmp_path) == before
+        output.write_bytes(b"old")
+    assert output.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0, 0o666)])
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    output = tmp_path / "out"
+    output.touch(0o700)
+    before = os.umask(umask)
+    try:
+        with replacing(output):
+            pass
+    finally:
+        os.umask(before)
+    assert output.stat().st_mode & 0o7777 == mode
+
+
+def test_reader_of_the_old_file_keeps_it(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.write_bytes(b"old")
+    with output.open("rb") as reader:
+        with replacing(output) as file:
+            file.write(b"new")
+        assert reader.read() == b"old"
+
+
+def test_last_of_two_at_once_wins(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with replacing(output) as first, replacing(output) as second:
+        first.write(b"first")
+        second.write(b"second")
+    assert output.read_bytes() == b"first"
+    assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.real
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small tmpfs")
+def test_full_disk(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=True)
+    try:
+        output = tmp_path / "out"
+        output.write_bytes(b"old")
+        no_space = pytest.raises(FledgeError, match="no space left on device")
+        with no_space as caught, replacing(output) as file:
+            file.write(bytes(1 << 20))
+        assert caught.value.exit_code == 1
+        assert str(output) in caught.value.message
+        assert f"Free some space in {tmp_path}, or choose another" in caught.value.hint
+        assert output.read_bytes() == b"old"
+        assert names(tmp_path) == ["out"]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_quota(tmp_path: Path) -> None:
+    with pytest.raises(FledgeError) as caught, replacing(tmp_path / "out"):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+    assert "Free some space" in caught.value.hint
+
+
+def test_file_too_large_for_the_host(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        too_large = pytest.raises(HostError, match="out could not be written: file too large")
+        with too_large, replacing(tmp_path / "out") as file:
+            file.write(bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("output", ["missing/out", "file/out", "n" * 256])
+def test_impossible_places(folder: Path, output: str) -> None:
+    (folder / "file").touch()
+    with pytest.raises(FledgeError) as caught:
+        check_output(Path(output))
+    assert "-o FILE" in caught.value.hint
+    with pytest.raises(HostError, match="could not be written"), replacing(Path(output)) as file:
+        file.write(b"new")
+    assert names(folder) == ["file"]
+
+
+def test_good_places(folder: Path) -> None:
+    (folder / "old").touch()
+    (folder / "link").symlink_to("old")
+    (folder / "dangling").symlink_to("new")
+    for output in ("new", "./new", "old", "link", "dangling", "../" + folder.name + "/new"):
+        check_output(Path(output))
+    assert names(folder) == ["dangling", "link", "old"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "device", "link to a device"])
+def test_only_files_are_replaced(tmp_path: Path, kind: str) -> None:
+    output = tmp_path / "out"
+    if kind == "folder":
+        output.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(output)
+    elif kind == "device":
+        output = Path("/dev/null")
+    else:
+        output.symlink_to("/dev/null")
+    with pytest.raises(ConfigError, match=f"{output} is ") as caught:
+        check_output(output)
+    assert "-o FILE" in caught.value.hint
+
+
+def test_unwritable_folder(folder: Path) -> None:
+    (folder / "closed").mkdir(0o555)
+    output = Path("closed/out")
+    with without_rights():
+        with pytest.raises(HostError, match="closed is not writable for you") as caught:
+            check_output(output)
+        refused = pytest.raises(HostError, match="out could not be written: permission denied")
+        with refused, replacing(output):
+            pass
+    assert caught.value.exit_code == 5
+    assert "-o FILE" in caught.value.hint
+
+
+def test_folder_that_cannot_be_searched(folder: Path) -> None:
+    (folder / "closed").mkdir(0)
+    with without_rights(), pytest.raises(FledgeError) as caught:
+        check_output(Path("closed/sub/out"))
+    assert "-o FILE" in caught.value.hint
+
+
+def test_folder_that_can_be_written_but_not_listed(folder: Path) -> None:
+    (folder / "blind").mkdir()
+    (folder / "blind").chmod(0o333)
+    with without_rights():
+        check_output(Path("blind/out"))
+        with replacing(Path("blind/out")) as file:
+            file.write(b"new")
+    assert (folder / "blind/out").read_bytes() == b"new"
+    assert names(folder / "blind") == ["out"]

@@ -1,0 +1,254 @@
+import hashlib
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import deflate
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fledge.cpio import gzip
+
+MEBIBYTE = 1 << 20
+GOLDEN = "5bf08efe8d5592411379a78d2cfe09ab7d25866e629a25570de6bbde92208d45"
+
+# The default deadline of an example is for machines that do nothing else.
+few = settings(deadline=None, max_examples=60)
+
+# Incompressible, of very short codes, and repetitive.
+DATA = st.one_of(
+    st.binary(max_size=300),
+    st.lists(st.sampled_from(b"ab"), max_size=300).map(bytes),
+    st.lists(st.tuples(st.binary(min_size=1, max_size=4), st.integers(1, 300)), max_size=20).map(
+        lambda runs: b"".join(piece * times for piece, times in runs)
+    ),
+)
+
+
+def compress(pieces: Iterable[bytes]) -> bytes:
+    return b"".join(gzip.compress(pieces))
+
+
+def inflate(data: bytes) -> bytes:
+    """What a gzip file of one single member holds; zlib verifies its checksum and size."""
+    inflater = zlib.decompressobj(31)
+    output = inflater.decompress(data)
+    assert inflater.eof
+    assert inflater.unused_data == b""
+    return output
+
+
+def noise(size: int) -> bytes:
+    return hashlib.shake_128(b"noise").digest(size)
+
+
+def text(size: int) -> bytes:
+    """Words, some of them frequent."""
+    words = [hashlib.shake_128(b"%d" % n).hexdigest(2 + n % 8).encode() + b" " for n in range(256)]
+    picks = noise(size // 2 + 4)
+    pairs = zip(picks[::2], picks[1::2], strict=False)
+    return b"".join(words[one & other] for one, other in pairs)[:size]
+
+
+@pytest.mark.parametrize("make", [noise, text, bytes])
+@pytest.mark.parametrize(
+    "size",
+    [
+        *(0, 1, 2, 0xFFFE, 0xFFFF, 0x10000, 0x10001, 2 * 0xFFFF, 2 * 0xFFFF + 1),
+        *(gzip.CHUNK_SIZE - 1, gzip.CHUNK_SIZE, gzip.CHUNK_SIZE + 1, 2 * gzip.CHUNK_SIZE + 1),
+    ],
+)
+def test_sizes(make: Callable[[int], bytes], size: int) -> None:
+    data = make(size)
+    assert inflate(compress([data])) == data
+
+
+@few
+@given(st.lists(DATA, max_size=5), st.integers(30, 400))
+def test_many_small_chunks(pieces: list[bytes], chunk_size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gzip, "CHUNK_SIZE", chunk_size)
+        output = compress(pieces)
+        assert compress([b"".join(pieces)]) == output
+    assert inflate(output) == b"".join(pieces)
+
+
+def test_cuts_make_no_difference() -> None:
+    data = text(gzip.CHUNK_SIZE + 5)
+    whole = compress([data])
+    for cut in (100, gzip.CHUNK_SIZE - 1, gzip.CHUNK_SIZE, gzip.CHUNK_SIZE + 1):
+        pieces = [data[start : start + cut] for start in range(0, len(data), cut)]
+        assert compress([b"", *pieces, b""]) == whole
+
+
+@pytest.mark.parametrize("cpus", [None, 1, 2, 8])
+def test_bytes_are_the_same_everywhere(cpus: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another hash means another libdeflate: every artifact changes with it."""
+    monkeypatch.setattr(os, "cpu_count", lambda: cpus)
+    output = compress([text(2 * MEBIBYTE), noise(MEBIBYTE // 2), bytes(MEBIBYTE // 2)])
+    assert hashlib.sha256(output).hexdigest() == GOLDEN
+
+
+def test_header_and_trailer() -> None:
+    output = compress([b"data"])
+    assert output[:10] == bytes.fromhex("1f8b 08 00 00000000 02 ff")
+    assert output[-8:] == struct.pack("<II", zlib.crc32(b"data"), 4)
+
+
+def test_noise_hardly_grows() -> None:
+    assert len(compress([noise(MEBIBYTE)])) < MEBIBYTE + 200
+
+
+def test_error_of_the_source_comes_through() -> None:
+    def pieces() -> Iterator[bytes]:
+        yield bytes(3 * gzip.CHUNK_SIZE)
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        compress(pieces())
+
+
+@pytest.mark.real
+def test_gzip_accepts_it() -> None:
+    command = shutil.which("gzip")
+    if command is None:
+        pytest.skip("no gzip: run scripts/test-tools")
+    for data in (b"", text(3 * MEBIBYTE) + noise(MEBIBYTE)):
+        output = compress([data])
+        subprocess.run([command, "-t"], input=output, check=True)
+        found = subprocess.run([command, "-dc"], input=output, check=True, stdout=subprocess.PIPE)
+        assert found.stdout == data
+
+
+# VmHWM, as ru_maxrss may be that of the process that started this one.
+MEMORY = """
+import os, sys
+from pathlib import Path
+from fledge.cpio import gzip
+
+os.cpu_count = lambda: 64
+print(sum(map(len, gzip.compress(os.urandom(1 << 20) for _ in range(300)))))
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+
+
+@pytest.mark.real
+def test_memory_is_bounded() -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("no /proc/self/status")
+    root = Path(gzip.__file__).parents[2]
+    command = [sys.executable, "-c", MEMORY]
+    process = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE)
+    size, kibibytes = map(int, process.stdout.split())
+    assert size > 300 * MEBIBYTE
+    assert kibibytes < 150 * 1024
+
+
+class Bits:
+    """A DEFLATE stream read as RFC 1951 tells it, bit by bit."""
+
+    def __init__(self, stream: bytes) -> None:
+        self.stream = stream
+        self.position = 0
+
+    def number(self, size: int) -> int:
+        return sum(self._bit() << place for place in range(size))
+
+    def symbol(self, codes: dict[tuple[int, int], int]) -> int:
+        size = code = 0
+        while (size, code) not in codes:
+            assert size < 15
+            size, code = size + 1, code << 1 | self._bit()
+        return codes[size, code]
+
+    def skip(self, size: int) -> None:
+        self.position += size
+
+    def _bit(self) -> int:
+        bit = self.stream[self.position // 8] >> self.position % 8 & 1
+        self.position += 1
+        return bit
+
+
+def huffman_codes(sizes: Sequence[int]) -> dict[tuple[int, int], int]:
+    """The symbols by size and value of their codes (RFC 1951, 3.2.2)."""
+    codes: dict[tuple[int, int], int] = {}
+    code = 0
+    for size in range(1, 16):
+        for symbol, of_symbol in enumerate(sizes):
+            if of_symbol == size:
+                codes[size, code] = symbol
+                code += 1
+        code <<= 1
+    return codes
+
+
+ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
+FIXED = huffman_codes([8] * 144 + [9] * 112 + [7] * 24 + [8] * 8), huffman_codes([5] * 30)
+
+
+def dynamic_codes(bits: Bits) -> tuple[dict[tuple[int, int], int], dict[tuple[int, int], int]]:
+    """The codes of literals and lengths, and of distances (RFC 1951, 3.2.7)."""
+    literals, distances, count = bits.number(5) + 257, bits.number(5) + 1, bits.number(4) + 4
+    given = dict(zip(ORDER, [bits.number(3) for _ in range(count)], strict=False))
+    codes = huffman_codes([given.get(symbol, 0) for symbol in range(19)])
+    sizes: list[int] = []
+    while len(sizes) < literals + distances:
+        symbol = bits.symbol(codes)
+        if symbol < 16:
+            sizes.append(symbol)
+        elif symbol == 16:
+            sizes += sizes[-1:] * (3 + bits.number(2))
+        else:
+            sizes += [0] * (3 + bits.number(3) if symbol == 17 else 11 + bits.number(7))
+    return huffman_codes(sizes[:literals]), huffman_codes(sizes[literals:])
+
+
+def last_block(stream: bytes) -> tuple[int, int]:
+    """What `gzip._last_block` says, found by reading every code."""
+    bits = Bits(stream)
+    while True:
+        start = bits.position
+        final = bits.number(1)
+        kind = bits.number(2)
+        if kind == 0:
+            bits.skip(-bits.position % 8)
+            size = bits.number(16)
+            assert bits.number(16) == size ^ 0xFFFF
+            bits.skip(size * 8)
+        else:
+            literals, distances = FIXED if kind == 1 else dynamic_codes(bits)
+            while (symbol := bits.symbol(literals)) != 256:
+                if symbol > 256:
+                    bits.skip((symbol - 261) // 4 if 265 <= symbol < 285 else 0)
+                    bits.skip(max(bits.symbol(distances) // 2 - 1, 0))
+        if final:
+            return start, bits.position
+
+
+@few
+@given(DATA, st.integers(0, 12))
+def test_last_block(data: bytes, level: int) -> None:
+    stream = bytes(deflate.deflate_compress(data, level))
+    assert gzip._last_block(stream) == last_block(stream)
+
+
+@pytest.mark.parametrize("level", range(13))
+def test_last_of_many_blocks(level: int) -> None:
+    stream = bytes(deflate.deflate_compress(noise(7_000) + text(12_000) + bytes(66_000), level))
+    start, end = last_block(stream)
+    assert start > 0
+    assert gzip._last_block(stream) == (start, end)
+
+
+def test_last_byte_that_can_be_read_in_two_ways() -> None:
+    """What libdeflate wrote, at level 1: with the last five bits of the block changed, others
+    end it after the same output."""
+    stream = bytes.fromhex("258a810d00000cc16ed5ff8f101a32d620400266c8befb7d7a1b73f1aa054abcf82d")
+    assert gzip._last_block(stream) == last_block(stream) == (0, 270)
