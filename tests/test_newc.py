@@ -273,7 +273,7 @@ def test_source_truncated(source: Path, with_digest: bool) -> None:
 def test_source_removed(source: Path) -> None:
     tree = tree_of(file=file_of(whole_file(source)))
     source.unlink()
-    with pytest.raises(FledgeError, match="source could not be read: No such file"):
+    with pytest.raises(FledgeError, match="source could not be read"):
         archive(tree)
 
 
