@@ -42,7 +42,7 @@ def content_size(content: Content) -> int:
 
 
 def read_content(content: Content) -> Iterator[bytes]:
-    """The bytes in pieces of at most `READ_SIZE`.
+    """The bytes, those of a span in pieces of at most `READ_SIZE`.
 
     Raises `CorruptError` if the file behind a span is shorter than it was, or another;
     `FledgeError` if it cannot be read.

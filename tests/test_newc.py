@@ -538,3 +538,20 @@ def test_extracted_by_others(tmp_path: Path, command: str, untimed: tuple[str, .
     )
     # The folder that they start in is not theirs to change.
     assert found[1:] == expected[1:]
+
+
+def test_more_after_the_trailer(path: Path) -> None:
+    first, second = archive(tree_of(a=file_of(b"1"))), archive(tree_of(b=file_of(b"2")))
+    assert read(path, first + bytes(4096)).get(b"a")
+    refuse(path, first + second, "more after the trailer")
+
+
+@pytest.mark.parametrize("target", [b"", b"a\0b"])
+def test_symlink_that_cannot_be(path: Path, target: bytes) -> None:
+    data = archive(tree_of(link=Symlink(target=b"abc")))
+    header = with_field(data[data.index(b"link") - 110 :][:110], "filesize", b"%08X" % len(target))
+    refuse(
+        path,
+        header + b"link\0\0" + target.ljust(-len(target) % 4 + len(target), b"\0") + TRAILER,
+        "no file",
+    )

@@ -7,7 +7,8 @@ Documentation/driver-api/early-userspace/buffer-format.rst.
 from __future__ import annotations
 
 import os
-import re
+import struct
+from binascii import unhexlify
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,7 +43,6 @@ MAGIC_WITH_CHECKSUM = b"070702"
 HEADER_SIZE = 110
 TRAILER = b"TRAILER!!!"
 BLOCK_SIZE = 512
-HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,9 @@ def write(tree: Tree) -> Iterator[bytes]:
 def read_entries(path: Path) -> Iterator[tuple[Entry, Span]]:
     """The entries of an uncompressed archive and where their data is, up to the trailer.
 
-    Nothing but headers and names is held in memory. Raises `CorruptError`.
+    Nothing but headers and names is held in memory. A checksum (magic 070702) is not verified.
+    The kernel would unpack another archive behind the first, so anything but zeros there is an
+    error. Raises `CorruptError`, or `OSError` if the file cannot be read.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -143,6 +145,8 @@ def read_entries(path: Path) -> Iterator[tuple[Entry, Span]]:
                     f"{path}: the archive ends within the data of {printable(entry.name)}"
                 )
             if entry.name == TRAILER:
+                if _holds_more(file):
+                    raise CorruptError(f"{path}: there is more after the trailer of the archive")
                 return
             yield entry, data
             file.seek(data.offset + data.size + _padding(data.size))
@@ -192,8 +196,8 @@ def _node(entry: Entry, data: Span, archive: Path) -> Node:
             major=entry.rdevmajor,
             minor=entry.rdevminor,
         )
-    if file_type == S_IFLNK and data.size < MAX_PATH:
-        target = b"".join(read_content(data))
+    target = b"".join(read_content(data)) if data.size < MAX_PATH else b""
+    if file_type == S_IFLNK and target and b"\0" not in target:
         return Symlink(mode=mode, uid=entry.uid, gid=entry.gid, mtime_ns=mtime_ns, target=target)
     raise CorruptError(
         f"{archive}: {printable(entry.name)}: mode {entry.mode:o} and {data.size} bytes of data"
@@ -207,10 +211,10 @@ def _read_entry(file: BinaryIO) -> Entry:
         raise ValueError("the archive ends without a trailer")
     if header[:6] not in (MAGIC, MAGIC_WITH_CHECKSUM):
         raise ValueError(f"the magic is {header[:6]!r}, not 070701")
-    digits = header[6:]
-    if not HEXADECIMAL.fullmatch(digits):
-        raise ValueError("a field is no hexadecimal number")
-    values = [int(digits[i : i + 8], 16) for i in range(0, len(digits), 8)]
+    try:
+        values = list(struct.unpack(">13I", unhexlify(header[6:])))
+    except ValueError:
+        raise ValueError("a field is no hexadecimal number") from None
     name_size = values.pop(11)
     if not 1 < name_size <= MAX_PATH:
         raise ValueError(f"the name is {name_size} bytes long")
@@ -221,11 +225,19 @@ def _read_entry(file: BinaryIO) -> Entry:
     return Entry(name[:-1], *values)
 
 
+def _holds_more(file: BinaryIO) -> bool:
+    while piece := file.read(1 << 16):
+        if piece.strip(b"\0"):
+            return True
+    return False
+
+
 def _check_fits(entry: Entry) -> None:
     numbers = (entry.uid, entry.gid, entry.rdevmajor, entry.rdevminor)
     if min(numbers) < 0 or max(numbers) > MAX_FIELD:
         raise CorruptError(
-            f"/{printable(entry.name)}: an owner or device number is not between 0 and {MAX_FIELD}"
+            f"/{printable(entry.name)}: an owner or device number is not between 0 and {MAX_FIELD}",
+            "Leave it out, or give it another owner.",
         )
     if entry.filesize > MAX_FIELD:
         raise CorruptError(
@@ -239,6 +251,7 @@ def _check_fits(entry: Entry) -> None:
         raise CorruptError(
             f"/{printable(entry.name[:200])}: the {what} is longer than the {MAX_PATH - 1} bytes"
             " that Linux unpacks",
+            "Leave it out, or give it a shorter one.",
         )
 
 
