@@ -11,10 +11,11 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -56,7 +57,7 @@ class TerminalReporter(Reporter):
             return
         columns = (
             *(SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn()),
-            *(DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn()),
+            *(DownloadColumn(binary_units=True), _Speed(), TimeRemainingColumn()),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             yield _Bar(progress, label)
@@ -84,6 +85,14 @@ class TerminalReporter(Reporter):
             text, style = (part, "") if isinstance(part, str) else part
             line.append(printable(text), style)
         self.console.print(line)
+
+
+class _Speed(ProgressColumn):
+    """In the units of the sizes beside it."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{human_size(int(speed))}/s" if speed else "")
 
 
 class _Bar(Transfer):
