@@ -40,6 +40,7 @@ MAX_PATH = 4096
 
 MAGIC = b"070701"
 MAGIC_WITH_CHECKSUM = b"070702"
+HEADER = MAGIC + 13 * b"%08X"
 HEADER_SIZE = 110
 TRAILER = b"TRAILER!!!"
 BLOCK_SIZE = 512
@@ -65,13 +66,12 @@ class Entry:
 
     def pack(self) -> bytes:
         """The header and the padded name as they stand in the archive."""
-        fields = (
+        size = len(self.name) + 1
+        header = HEADER % (
             *(self.ino, self.mode, self.uid, self.gid, self.nlink, self.mtime, self.filesize),
-            *(self.devmajor, self.devminor, self.rdevmajor, self.rdevminor),
-            *(len(self.name) + 1, self.check),
+            *(self.devmajor, self.devminor, self.rdevmajor, self.rdevminor, size, self.check),
         )
-        header = MAGIC + b"".join(b"%08X" % value for value in fields)
-        return header + self.name + b"\0" * (1 + _padding(HEADER_SIZE + len(self.name) + 1))
+        return header + self.name + b"\0" * (1 + _padding(HEADER_SIZE + size))
 
 
 def write(tree: Tree) -> Iterator[bytes]:
