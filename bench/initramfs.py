@@ -73,8 +73,10 @@ def main() -> None:
         for _ in range(RUNS):
             for side, (run, _output) in sides.items():
                 runs[side].append(run())
-        print(f"{RUNS} runs of each in turn, medians, {os.cpu_count()} cores:\n")
-        print("| | time | peak memory | size |")
+
+        print(
+            f"| {RUNS} runs of each, medians, {os.cpu_count()} cores | time | peak memory | size |"
+        )
         print("| --- | ---: | ---: | ---: |")
         for side, (_run, output) in sides.items():
             seconds = statistics.median(run.seconds for run in runs[side])
