@@ -136,7 +136,7 @@ def load(path: Path) -> Config:
     if len(raw) > MAX_CONFIG_SIZE:
         raise ConfigError(f"{path} is larger than {MAX_CONFIG_SIZE} bytes: not a fledge.toml")
     try:
-        data = tomli.loads(raw.decode("utf-8"))
+        data = tomli.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise InvalidConfig(path, [f"line {line}: not UTF-8 text, which TOML must be"]) from None
@@ -259,7 +259,8 @@ def _check_init(config: Config, table: _Table) -> None:
 
 def _check_hidden(config: Config, table: _Table) -> None:
     """No file may go where the built-in init mounts something over it."""
-    for placement in config.placements if config.init is None else ():
+    own_init = config.init is not None or any(p.path == b"/init" for p in config.placements)
+    for placement in () if own_init else config.placements:
         mount_point = next((p for p in MOUNT_POINTS if placement.path.startswith(p + b"/")), None)
         if mount_point and placement.file_type != stat.S_IFDIR:
             table.complain(

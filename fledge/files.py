@@ -40,19 +40,21 @@ def replacing(output: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of ``output`` when the block ends without exception.
 
     It is written beside it, synced and renamed, so whoever looks sees the old file or the
-    whole new one. Raises `FledgeError` if the disk is full, `HostError` if it refuses.
+    whole new one; of a symlink, what it leads to is replaced. Raises `FledgeError` if the disk
+    is full, `HostError` if it refuses.
     """
-    partial = output.with_name(f".fledge-{secrets.token_hex(8)}.partial")
+    target = output.resolve() if output.is_symlink() else output
+    partial = target.with_name(f".fledge-{secrets.token_hex(8)}.partial")
     try:
         try:
             with partial.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(output)
+            partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
-        _sync_folder(output.parent)
+        _sync_folder(target.parent)
     except OSError as error:
         raise _explained(error, output) from error
 

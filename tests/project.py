@@ -48,7 +48,9 @@ Fledge = Callable[..., Outcome]
 def program(machine: int = 62, *, big_endian: bool = False, body: bytes = b"") -> bytes:
     """The beginning of an ELF program, and whatever is to follow."""
     order = ">" if big_endian else "<"
-    ident = b"\x7fELF" + bytes([2, 2 if big_endian else 1, 1]) + bytes(9)
+    ident = (
+        b"\x7fELF" + bytes([1 if machine in (3, 40) else 2, 2 if big_endian else 1, 1]) + bytes(9)
+    )
     return ident + struct.pack(order + "HH", 2, machine) + body
 
 

@@ -173,6 +173,11 @@ def test_init_from_a_mapping_or_an_image(folder: Path, line: str) -> None:
     assert loaded.agent is None
 
 
+def test_folder_may_go_where_init_mounts(folder: Path) -> None:
+    loaded = load(folder, INITRAMFS + "mappings.empty = '/run/app'")
+    assert [placement.path for placement in loaded.placements] == [b"/run/app"]
+
+
 @pytest.mark.parametrize("size", [0, 1, MAX_BUFFER_MB])
 def test_size_buffer(folder: Path, size: int) -> None:
     loaded = load(folder, f"{OCI_ROOTFS}filesystem.size_buffer_mb = {size}")
@@ -351,6 +356,7 @@ def test_initramfs_mistakes(folder: Path, lines: str, where: str, right: str) ->
             'must be "ext4" or "xfs" or "btrfs"',
         ),
         ("filesystem = 'ext4'", 'filesystem = "ext4"', "must be a table: [filesystem]"),
+        ("filesystem.typ = 'xfs'", "[filesystem] typ is unknown", "did you mean type?"),
     ],
 )
 def test_rootfs_mistakes(folder: Path, lines: str, where: str, right: str) -> None:

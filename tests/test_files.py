@@ -134,10 +134,13 @@ def test_file_too_large_for_the_host(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("output", ["missing/out", "file/out", "n" * 256])
-def test_impossible_places(folder: Path, output: str) -> None:
+@pytest.mark.parametrize(
+    ("output", "error"),
+    [("missing/out", ConfigError), ("file/out", ConfigError), ("n" * 256, HostError)],
+)
+def test_impossible_places(folder: Path, output: str, error: type[FledgeError]) -> None:
     (folder / "file").touch()
-    with pytest.raises(FledgeError) as caught:
+    with pytest.raises(error) as caught:
         check_output(Path(output))
     assert "-o FILE" in caught.value.hint
     with pytest.raises(HostError, match="could not be written"), replacing(Path(output)) as file:
@@ -171,7 +174,8 @@ def test_only_files_are_replaced(tmp_path: Path, kind: str) -> None:
 
 
 def test_unwritable_folder(folder: Path) -> None:
-    (folder / "closed").mkdir(0o555)
+    (folder / "closed").mkdir()
+    (folder / "closed").chmod(0o555)
     output = Path("closed/out")
     with without_rights():
         with pytest.raises(HostError, match="closed is not writable for you") as caught:
@@ -197,5 +201,16 @@ def test_folder_that_can_be_written_but_not_listed(folder: Path) -> None:
         check_output(Path("blind/out"))
         with replacing(Path("blind/out")) as file:
             file.write(b"new")
+    (folder / "blind").chmod(0o777)
     assert (folder / "blind/out").read_bytes() == b"new"
     assert names(folder / "blind") == ["out"]
+
+
+def test_symlink_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    with replacing(link) as file:
+        file.write(b"new")
+    assert link.is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"

@@ -188,7 +188,7 @@ def test_permissions_in_a_folder_onto_the_root(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "mode"), [(0o100, 0o755), (0o001, 0o755), (0o4755, 0o755), (0o666, 0o644)]
+    ("source", "mode"), [(0o500, 0o755), (0o401, 0o755), (0o4755, 0o755), (0o666, 0o644)]
 )
 def test_any_executable_bit_counts_and_no_other(folder: Path, source: int, mode: int) -> None:
     (folder / "conf").chmod(source)
