@@ -43,9 +43,9 @@ def replacing(output: Path) -> Iterator[BinaryIO]:
     whole new one; of a symlink, what it leads to is replaced. Raises `FledgeError` if the disk
     is full, `HostError` if it refuses.
     """
-    target = output.resolve() if output.is_symlink() else output
-    partial = target.with_name(f".fledge-{secrets.token_hex(8)}.partial")
     try:
+        target = output.resolve() if output.is_symlink() else output
+        partial = target.with_name(f".fledge-{secrets.token_hex(8)}.partial")
         try:
             with partial.open("xb") as file:
                 yield file
