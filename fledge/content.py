@@ -33,12 +33,23 @@ class Blob(Span):
     sha256: str
 
 
-Content = bytes | Span
+@dataclass(frozen=True, slots=True)
+class Sparse:
+    """A file of ``size`` bytes with holes, which read as zeros."""
+
+    size: int
+    data: Span
+    """What is not a hole, back to back."""
+    extents: tuple[tuple[int, int], ...]
+    """Where the data goes: offset in the file and length, ascending, without overlap."""
+
+
+Content = bytes | Span | Sparse
 
 
 def content_size(content: Content) -> int:
-    """Length in bytes."""
-    return content.size if isinstance(content, Span) else len(content)
+    """Length in bytes, holes included."""
+    return len(content) if isinstance(content, bytes) else content.size
 
 
 def read_content(content: Content) -> Iterator[bytes]:
@@ -47,9 +58,34 @@ def read_content(content: Content) -> Iterator[bytes]:
     Raises `CorruptError` if the file behind a span is shorter than it was, or another;
     `FledgeError` if it cannot be read.
     """
-    if not isinstance(content, Span):
+    if isinstance(content, bytes):
         yield content
-        return
+    elif isinstance(content, Sparse):
+        yield from _read_sparse(content)
+    else:
+        yield from _read_span(content)
+
+
+def _read_sparse(content: Sparse) -> Iterator[bytes]:
+    position = 0
+    start = content.data.offset
+    for offset, length in content.extents:
+        yield from _zeros(offset - position)
+        yield from _read_span(Span(content.data.path, start, length))
+        position = offset + length
+        start += length
+    yield from _zeros(content.size - position)
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    block = bytes(min(count, READ_SIZE))
+    while count:
+        count -= len(block)
+        yield block
+        block = block[:count]
+
+
+def _read_span(content: Span) -> Iterator[bytes]:
     digest = hashlib.sha256() if content.sha256 else None
     left = content.size
     try:
@@ -66,7 +102,11 @@ def read_content(content: Content) -> Iterator[bytes]:
     except OSError as error:
         raise FledgeError(f"{content.path} could not be read: {reason(error)}") from error
     if digest and digest.hexdigest() != content.sha256:
-        raise _changed(content.path)
+        raise CorruptError(
+            f"{content.path} changed while it was read, or is damaged: it has sha256"
+            f" {digest.hexdigest()}, expected {content.sha256}",
+            "Build again when nothing else writes to that file; if that does not help, replace it.",
+        )
 
 
 def whole_file(path: Path) -> Blob:

@@ -22,7 +22,7 @@ from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
 
 import requests
@@ -36,7 +36,7 @@ from fledge.errors import ConfigError, CorruptError, HostError, NetworkError
 from fledge.report import Reporter, Transfer
 
 MAX_SIZE = (1 << 32) - 1
-"""Bytes in a file: newc has 32 bits for its size."""
+"""Bytes in a file, unless the caller knows better: newc has 32 bits for its size."""
 MAX_ANSWER = 8 << 20
 """Bytes in an answer that is held in memory."""
 MAX_EXCERPT = 4 << 10
@@ -88,6 +88,36 @@ class HttpStatusError(NetworkError):
         self.body = body
 
 
+class TooLargeError(NetworkError):
+    """The server sends more than it may."""
+
+
+@runtime_checkable
+class Login(Protocol):
+    """Headers for a server that wants to know who asks. Threads may use one together."""
+
+    def headers(self) -> Mapping[str, str]:
+        """What to send now."""
+
+    def renew(self, refusal: requests.Response) -> bool:
+        """Find out what to send after that answer, a 401; whether another try makes sense.
+
+        Raises `FledgeError`.
+        """
+
+
+Headers = Mapping[str, str] | Login
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What to ask for, and how many bytes of it to take at most."""
+
+    url: str
+    headers: Headers
+    limit: int
+
+
 @dataclass(frozen=True)
 class Fetcher:
     """What all downloads of a build share. Threads may use one together.
@@ -109,12 +139,14 @@ class Fetcher:
         url: str,
         label: str,
         sha256: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
+        limit: int = MAX_SIZE,
     ) -> Blob:
         """The file at the URL, from the cache if its digest is known and in there.
 
         ``label`` names it for people. An ``Authorization`` header goes to no other host
-        (RFC 9110 section 15.4). Raises `CorruptError` if the file has another digest.
+        (RFC 9110 section 15.4). Raises `CorruptError` if the file has another digest,
+        `TooLargeError` if a server sends more than ``limit`` bytes.
         """
         local = _scheme(url) == "file"
         if sha256 and (blob := self.cache.find(sha256)):
@@ -134,7 +166,8 @@ class Fetcher:
                     if local:
                         _copy(url, partial, transfer)
                     else:
-                        self._download(url, headers or {}, sha256, partial, transfer)
+                        wanted = _Wanted(url, headers or {}, limit)
+                        self._download(wanted, sha256, partial, transfer)
             if sha256 and partial.sha256 != sha256:
                 actual = partial.sha256
                 partial.restart()
@@ -154,16 +187,14 @@ class Fetcher:
         except UnicodeDecodeError as error:
             raise _unexpected(url, "text") from error
 
-    def json(
-        self, url: str, headers: Mapping[str, str] | None = None, limit: int = MAX_ANSWER
-    ) -> object:
+    def json(self, url: str, headers: Headers | None = None, limit: int = MAX_ANSWER) -> object:
         """A small answer of at most ``limit`` bytes of JSON; it is not cached."""
         try:
             return json.loads(self._read(url, headers or {}, limit))
         except (ValueError, RecursionError) as error:
             raise _unexpected(url, "JSON") from error
 
-    def _read(self, url: str, headers: Mapping[str, str], limit: int) -> bytes:
+    def _read(self, url: str, headers: Headers, limit: int) -> bytes:
         if _scheme(url) == "file":
             return _joined(_local(url, limit))
         if self.offline:
@@ -173,18 +204,14 @@ class Fetcher:
             )
 
         def attempt() -> bytes:
-            with self._open(url, headers, {HTTPStatus.OK}) as (response, where):
+            wanted = _Wanted(url, headers, limit)
+            with self._open(wanted, {}, {HTTPStatus.OK}) as (response, where):
                 return _joined(_body(response, where, 0, response.raw.length_remaining, limit))
 
         return self._persist(attempt, lambda: 0)
 
     def _download(
-        self,
-        url: str,
-        headers: Mapping[str, str],
-        sha256: str | None,
-        partial: Partial,
-        transfer: Transfer,
+        self, wanted: _Wanted, sha256: str | None, partial: Partial, transfer: Transfer
     ) -> None:
         """Fill the partial, going on from what it holds where that is safe."""
         validator = ""
@@ -192,14 +219,14 @@ class Fetcher:
 
         def attempt() -> None:
             nonlocal validator, resumed
-            asked = dict(headers)
+            range_headers = {}
             accepted = {HTTPStatus.OK}
             if partial.size and (sha256 or validator):
-                asked["Range"] = f"bytes={partial.size}-"
+                range_headers["Range"] = f"bytes={partial.size}-"
                 accepted |= {HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}
                 if not sha256:
-                    asked["If-Range"] = validator
-            with self._open(url, asked, accepted) as (response, where):
+                    range_headers["If-Range"] = validator
+            with self._open(wanted, range_headers, accepted) as (response, where):
                 total: int | None
                 if response.status_code == HTTPStatus.OK:
                     partial.restart()
@@ -215,16 +242,17 @@ class Fetcher:
                     total = None if part[2] == "*" else int(part[2])
                 transfer.restart(partial.size, total)
                 try:
-                    for piece in _body(response, where, partial.size, total, MAX_SIZE):
+                    for piece in _body(response, where, partial.size, total, wanted.limit):
                         partial.write(piece)
                         transfer.advance(len(piece))
-                except NetworkError:
-                    partial.restart()  # too large: there is nothing to go on with
+                except TooLargeError:
+                    partial.restart()  # there is nothing to go on with
                     raise
 
         self._persist(attempt, lambda: partial.size)
         if resumed and sha256 not in (None, partial.sha256):
-            self.reporter.note(f"{printable_url(url)}: wrong checksum; downloading it from zero")
+            where = printable_url(wanted.url)
+            self.reporter.note(f"{where}: wrong checksum; downloading it from zero")
             partial.restart()
             self._persist(attempt, lambda: partial.size)
 
@@ -253,29 +281,41 @@ class Fetcher:
 
     @contextmanager
     def _open(
-        self, url: str, headers: Mapping[str, str], accepted: Collection[int]
+        self, wanted: _Wanted, range_headers: Mapping[str, str], accepted: Collection[int]
     ) -> Iterator[tuple[requests.Response, str]]:
         """Ask for the URL; the answer, its body unread, and how to call it in messages.
 
         Redirects are followed here: requests would read the body of one, however long, and
         follow it to any scheme.
         """
-        where = printable_url(url)
-        given = "Authorization" in requests.structures.CaseInsensitiveDict(headers)
-        request = self._prepare(url, headers, where, find_login=not given)
-        first = _host(request)
+        where = printable_url(wanted.url)
+        request = first = self._first(wanted, range_headers)
+        login = wanted.headers if isinstance(wanted.headers, Login) else None
         for _ in range(MAX_REDIRECTS + 1):
             with self._send(request, where) as response:
+                refused = response.status_code == HTTPStatus.UNAUTHORIZED
+                if refused and login and request is first and login.renew(response):
+                    request, login = self._first(wanted, range_headers), None
+                    continue
                 if not response.is_redirect:
                     if response.status_code not in accepted:
                         raise _refusal(response, where)
                     yield response, where
                     return
             request = self._redirected(request, response.headers["Location"], where)
-            where = printable_url(url)
-            if _host(request) != first:
+            where = printable_url(wanted.url)
+            if _host(request) != _host(first):
                 where += f" (redirected to {_host(request)})"
         raise NetworkError(f"{where}: more than {MAX_REDIRECTS} redirects", CHECK_URL)
+
+    def _first(self, wanted: _Wanted, range_headers: Mapping[str, str]) -> requests.PreparedRequest:
+        """The request before any redirect."""
+        own = wanted.headers
+        headers = own.headers() if isinstance(own, Login) else own
+        given = "Authorization" in requests.structures.CaseInsensitiveDict(headers)
+        find_login = not given and not isinstance(own, Login)
+        where = printable_url(wanted.url)
+        return self._prepare(wanted.url, {**headers, **range_headers}, where, find_login)
 
     def _prepare(
         self, url: str, headers: Mapping[str, str], where: str, find_login: bool
@@ -504,10 +544,10 @@ def _body(
 ) -> Iterator[bytes]:
     """The bytes of an answer as they come, after the first ``start`` of ``total`` in the file.
 
-    Raises `NetworkError` if the file has more than ``limit``, `_Passing` if they stop early
+    Raises `TooLargeError` if the file has more than ``limit``, `_Passing` if they stop early
     or come too slowly.
     """
-    too_large = NetworkError(
+    too_large = TooLargeError(
         f"{where}: more than {limit} bytes",
         "Check the URL; no such file is expected to be so large.",
     )

@@ -17,8 +17,18 @@ from fledge.content import Content
 MAX_SYMLINKS = 40
 """How many symlinks one path may go through, as in Linux (path_resolution(7))."""
 
+MAX_STEPS = 4096
+"""How many names one path may lead through, those in symlinks included: no longer path fits
+into PATH_MAX, and without a bound 40 symlinks could make a lookup cost 80,000 steps."""
+
+MAX_SHOWN = 200
+"""Characters of a path that a message shows."""
+
 MAX_NAME = 255
 """The longest name of one directory entry in bytes, as in Linux (NAME_MAX)."""
+
+MAX_PATH = 4096
+"""The longest path or link target in bytes, with the closing NUL, as in Linux (PATH_MAX)."""
 
 
 class TreeError(Exception):
@@ -99,20 +109,18 @@ class Tree:
         and keeps the children; anything else replaces what is there. Raises `TreeError`.
         """
         parts = split_path(path)
-        old = self._child(parts)
-        if isinstance(old, Directory) and isinstance(node, Directory):
-            old.mode, old.uid, old.gid = node.mode, node.uid, node.gid
-            old.mtime_ns, old.xattrs = node.mtime_ns, node.xattrs
-        elif not parts:
-            raise TreeError("the root can only be a directory")
+        if parts:
+            put(self.make_directory(parts[:-1]), parts[-1], node)
+        elif isinstance(node, Directory):
+            _copy_metadata(node, self.root)
         else:
-            self.make_directory(parts[:-1]).children[parts[-1]] = node
+            raise TreeError("the root can only be a directory")
 
     def get(self, path: bytes, *, follow: bool = False) -> Node | None:
         """The node at ``path``, or None. ``follow``: also through a symlink at its end."""
         parts = split_path(path)
         try:
-            return self._resolve(parts, create=False) if follow else self._child(parts)
+            return self._resolve(parts, create=False)[1] if follow else self._child(parts)
         except TreeError:
             return None
 
@@ -121,10 +129,14 @@ class Tree:
 
         Raises `TreeError` if a file is in the way or symlinks loop.
         """
-        node = self._resolve(parts, create=True)
-        if not isinstance(node, Directory):
+        return self.trail(parts)[-1]
+
+    def trail(self, parts: list[bytes]) -> list[Directory]:
+        """The directories from the root to the one that `make_directory` gives, both included."""
+        trail, end = self._resolve(parts, create=True)
+        if end is not trail[-1]:
             raise TreeError(f"{_show(parts)} is not a directory")
-        return node
+        return trail
 
     def walk(self) -> Iterator[tuple[bytes, Node]]:
         """Every path and node, sorted by component as bytes, parents before children.
@@ -145,26 +157,31 @@ class Tree:
     def _child(self, parts: list[bytes]) -> Node | None:
         if not parts:
             return self.root
-        parent = self._resolve(parts[:-1], create=False)
+        parent = self._resolve(parts[:-1], create=False)[1]
         return parent.children.get(parts[-1]) if isinstance(parent, Directory) else None
 
-    def _resolve(self, parts: list[bytes], *, create: bool) -> Node | None:
-        """Follow a path to its end, symlinks included; ``create`` makes what is missing."""
+    def _resolve(self, parts: list[bytes], *, create: bool) -> tuple[list[Directory], Node | None]:
+        """Follow a path to its end, symlinks included; ``create`` makes what is missing.
+
+        Returns the directories on the way, and what is at the end: the last of them, a node
+        of another kind in it, or None.
+        """
         trail = [self.root]
         pending = parts[::-1]
-        links = 0
+        links = steps = 0
         while pending:
             name = pending.pop()
-            if name == b"..":
-                if len(trail) > 1:
+            steps += 1
+            if steps > MAX_STEPS:
+                raise TreeError(f"the way to {_show(parts)} is too long")
+            if name in (b"", b".", b".."):
+                if name == b".." and len(trail) > 1:
                     trail.pop()
-                continue
-            if name in (b"", b"."):
                 continue
             child = trail[-1].children.get(name)
             if child is None:
                 if not create:
-                    return None
+                    return trail, None
                 child = Directory(mode=0o755, mtime_ns=self.mtime_ns)
                 trail[-1].children[name] = child
             if isinstance(child, Symlink):
@@ -179,8 +196,22 @@ class Tree:
             elif pending:
                 raise TreeError(f"{printable(name)} on the way to {_show(parts)} is no directory")
             else:
-                return child
-        return trail[-1]
+                return trail, child
+        return trail, trail[-1]
+
+
+def put(parent: Directory, name: bytes, node: Node) -> None:
+    """Put a node into a directory under a name, by the rules of `Tree.add`."""
+    old = parent.children.get(name)
+    if isinstance(old, Directory) and isinstance(node, Directory):
+        _copy_metadata(node, old)
+    else:
+        parent.children[name] = node
+
+
+def _copy_metadata(source: Node, target: Node) -> None:
+    target.mode, target.uid, target.gid = source.mode, source.uid, source.gid
+    target.mtime_ns, target.xattrs = source.mtime_ns, source.xattrs
 
 
 def split_path(path: bytes) -> list[bytes]:
@@ -201,4 +232,5 @@ def printable(name: bytes | str) -> str:
 
 
 def _show(parts: list[bytes]) -> str:
-    return printable(b"/" + b"/".join(parts))
+    text = printable(b"/" + b"/".join(parts))
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"

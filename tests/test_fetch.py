@@ -529,11 +529,7 @@ def test_whatever_the_server_does(
         assert stored(cache) == [blob.sha256]
 
 
-def test_file_that_never_ends(
-    server: Server, fetcher: Fetcher, cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fledge.fetch, "MAX_SIZE", 300_000)
-
+def test_file_that_never_ends(server: Server, fetcher: Fetcher, cache: Cache) -> None:
     def endless(exchange: Exchange) -> None:
         exchange.send_response(200)
         exchange.end_headers()
@@ -542,7 +538,7 @@ def test_file_that_never_ends(
 
     server.answers["/file"] = endless
     with pytest.raises(NetworkError, match="more than 300000 bytes"):
-        fetcher.fetch(server.url("/file"), "file", DIGEST)
+        fetcher.fetch(server.url("/file"), "file", DIGEST, limit=300_000)
     assert len(server.seen) == 1
     assert stored(cache) == []
 

@@ -1,0 +1,39 @@
+"""An image, the same from whatever place it comes.
+
+The modules beside this one (registry, daemon, layout, archive) each open an `Image`; nothing
+after them can tell which it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fledge.content import Span
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: a tar, perhaps compressed."""
+
+    diff_id: str
+    """SHA-256 (hex) of the uncompressed tar, as the image's config has it."""
+    blob: Callable[[], Span]
+    """Gets the blob onto this machine and says where it is.
+
+    The span has the digest that the manifest promises, if there is a manifest; whoever reads
+    it to its end has verified it. May be called from another thread than the one that opened
+    the image. Raises `FledgeError`.
+    """
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a reference stands for on one platform."""
+
+    uri: str
+    """Where it came from, with the manifest's digest where there is one; for people."""
+    config: bytes
+    """The config, byte for byte (OCI image-spec, config.md)."""
+    layers: tuple[Layer, ...]
+    """Lowest first."""

@@ -1,0 +1,333 @@
+"""From the layers of an image to one filesystem: get, inflate, verify, apply.
+
+OCI image-spec, layer.md; where it leaves a choice, as containerd and umoci.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import chain
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from isal import igzip_lib
+from pyzstd import DParameter, ZstdDecompressor, ZstdError
+
+from fledge.cache import Cache
+from fledge.content import READ_SIZE, Blob, Span, read_content
+from fledge.errors import CorruptError, FledgeError
+from fledge.oci import tar
+from fledge.oci.image import Image, Layer
+from fledge.report import Reporter, Transfer, human_size
+from fledge.tree import Directory, Node, Symlink, Tree, TreeError, printable, put, split_path
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+SKIPPABLE_MAGIC = tuple(bytes([0x50 + n, 0x2A, 0x4D, 0x18]) for n in range(16))
+"""How skippable frames begin (RFC 8878 section 3.1.2), which may come before the first other."""
+
+DECOMPRESSION_ERRORS: tuple[type[Exception], ...] = (
+    igzip_lib.IsalError,  # type: ignore[assignment]  # the stubs take the class for an instance
+    ZstdError,
+)
+
+INPUT_SIZE = 64 << 10
+"""Bytes that a decompressor gets at once. What it leaves over at the end of each member or
+frame is copied, so more would let a blob of many empty ones cost quadratic time."""
+
+MAX_WINDOW_LOG = 27
+"""128 MiB, what the zstd command accepts unasked: how much memory a frame may claim."""
+
+MAX_LAYER_SIZE = 1 << 37
+"""128 GiB, several times the largest layers there are. A bomb ends there, or when the disk is
+full; either way nothing of it stays."""
+
+MAX_THREADS = 4
+"""Layers that are fetched and inflated at once."""
+
+POLL = 0.2
+"""Seconds between two looks at the workers, at most."""
+
+GRACE = 0.5
+"""Seconds that threads get to clean up after a failure in another."""
+
+WHITEOUT = b".wh."
+METADATA = b".wh..wh."
+OPAQUE = b".wh..wh..opq"
+
+
+def unpack(image: Image, tree: Tree, cache: Cache, reporter: Reporter) -> None:
+    """Apply all layers of an image to a tree, lowest first.
+
+    File contents become spans of the uncompressed layers in the cache. Raises `CorruptError`,
+    with the layer's position, for a layer that is not what it claims to be or makes no tree;
+    `FledgeError` for a layer that cannot be had.
+    """
+    for number, blob in enumerate(prepare(image, cache, reporter), start=1):
+        try:
+            apply(tree, blob)
+        except CorruptError as error:
+            raise _in_layer(error, number, image) from None
+
+
+def prepare(image: Image, cache: Cache, reporter: Reporter) -> list[Blob]:
+    """The uncompressed layers of an image, verified, several at once; lowest first.
+
+    Raises the first `FledgeError` of any of them. What the others inflate meanwhile is given
+    up; a download that runs may go on in the background until the process ends, which does
+    not wait for it.
+    """
+    # An image may have one layer several times; mostly it is an empty one.
+    positions: dict[str, int] = {}
+    for number, layer in enumerate(image.layers, start=1):
+        positions.setdefault(layer.diff_id, number)
+    queue: SimpleQueue[int] = SimpleQueue()
+    for number in positions.values():
+        queue.put(number)
+    done = {diff_id: Future[Blob]() for diff_id in positions}
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            try:
+                number = queue.get_nowait()
+            except Empty:
+                return
+            layer = image.layers[number - 1]
+            try:
+                done[layer.diff_id].set_result(uncompressed(layer, cache, reporter, stop))
+            except CorruptError as error:
+                done[layer.diff_id].set_exception(_in_layer(error, number, image))
+            except BaseException as error:
+                done[layer.diff_id].set_exception(error)
+
+    # Daemons, for neither Ctrl-C nor the end of the process shall wait for a download.
+    threads = [threading.Thread(target=work, daemon=True) for _ in positions][:MAX_THREADS]
+    for thread in threads:
+        thread.start()
+    try:
+        pending = set(done.values())
+        while pending:
+            # With an end: one without could begin just after a Ctrl-C and never see it.
+            finished, pending = wait(pending, POLL, FIRST_COMPLETED)
+            for future in finished:
+                future.result()
+    finally:
+        stop.set()
+        deadline = time.monotonic() + GRACE
+        for thread in threads:
+            thread.join(max(0, deadline - time.monotonic()))
+    return [done[layer.diff_id].result() for layer in image.layers]
+
+
+def uncompressed(layer: Layer, cache: Cache, reporter: Reporter, stop: threading.Event) -> Blob:
+    """The tar of a layer, from the cache if it is there; else its blob is fetched and inflated.
+
+    Digest, diff_id and the structure of the tar are verified before it is in the cache.
+    Setting ``stop`` ends the inflating with a `FledgeError`. Raises `CorruptError`, and
+    `FledgeError` if the layer cannot be had.
+    """
+    if blob := cache.find(layer.diff_id):
+        return blob
+    source = layer.blob()
+
+    def waiting() -> None:
+        reporter.note(f"layer {layer.diff_id[:12]}: waiting for another build that unpacks it")
+
+    with cache.partial(layer.diff_id, waiting) as partial:
+        if blob := cache.find(layer.diff_id):
+            return blob
+        partial.restart()
+        try:
+            with reporter.transfer(f"layer {layer.diff_id[:12]}") as transfer:
+                transfer.restart(0, source.size)
+                for piece in inflated(_counted(read_content(source), transfer)):
+                    if stop.is_set():
+                        raise FledgeError("unpacking was stopped")
+                    if partial.size + len(piece) > MAX_LAYER_SIZE:
+                        raise CorruptError(f"it is larger than {human_size(MAX_LAYER_SIZE)}")
+                    partial.write(piece)
+            if partial.sha256 != layer.diff_id:
+                raise CorruptError(
+                    f"its tar has sha256 {partial.sha256}, and the image's config says"
+                    f" {layer.diff_id}"
+                )
+            for _ in tar.read(Span(partial.path, 0, partial.size)):
+                pass
+        except BaseException:
+            partial.restart()
+            raise
+        return cache.add(partial)
+
+
+def apply(tree: Tree, blob: Span) -> None:
+    """Apply one uncompressed layer to the tree that those below it made.
+
+    Raises `CorruptError` for a malformed archive or entries that make no tree.
+    """
+    upper = _Upper(tree)
+    for path, node in tar.read(blob):
+        try:
+            upper.apply(path, node)
+        except TreeError as error:
+            raise CorruptError(f"{printable(path)}: {error}") from None
+
+
+class _Upper:
+    """What one layer has put into the tree, for its whiteouts spare that."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.names: dict[Directory, set[bytes]] = {tree.root: set()}
+        """The directories that the layer has put something in or below, and which names."""
+        self.pruned: set[Directory] = set()
+        """Directories that hold nothing but what this layer has put there."""
+        self.last: tuple[list[bytes], Directory] = ([], tree.root)
+        """The last parent: entries mostly come directory by directory."""
+
+    def apply(self, path: bytes, node: Node | tar.HardLink) -> None:
+        *parents, name = split_path(path) or [b""]
+        if name == OPAQUE:
+            self._whiteout(parents, None)
+        elif any(part.startswith(METADATA) for part in (*parents, name)):
+            pass  # bookkeeping of aufs
+        elif name.startswith(WHITEOUT):
+            hidden = name[len(WHITEOUT) :]
+            if hidden in (b"", b".", b".."):
+                raise TreeError("that whiteout names nothing in its directory")
+            self._whiteout(parents, hidden)
+        elif isinstance(node, tar.HardLink):
+            target = self.tree.get(node.target)
+            if target is None:
+                raise TreeError(f"it links to {printable(node.target)}, which is not there")
+            if isinstance(target, Directory):
+                raise TreeError(f"it links to {printable(node.target)}, which is a directory")
+            self._put(parents, name, target)
+        else:
+            self._put(parents, name, node)
+
+    def _put(self, parents: list[bytes], name: bytes, node: Node) -> None:
+        if not name:
+            self.tree.add(b"", node)
+            return
+        parent = self._parent(parents)
+        old = parent.children.get(name)
+        put(parent, name, node)
+        self.names[parent].add(name)
+        now = parent.children[name]
+        if isinstance(now, Directory):
+            self.names.setdefault(now, set())
+        if now is not old and isinstance(old, Directory | Symlink):
+            self._forget_parent()
+
+    def _parent(self, parents: list[bytes]) -> Directory:
+        if parents != self.last[0]:
+            trail = self.tree.trail(parents)
+            for directory in trail:
+                self.names.setdefault(directory, set())
+            self.last = parents, trail[-1]
+        return self.last[1]
+
+    def _forget_parent(self) -> None:
+        """To be called when a path may lead elsewhere than before."""
+        self.last = [], self.tree.root
+
+    def _whiteout(self, parents: list[bytes], name: bytes | None) -> None:
+        """Hide what the layers below put at a name, or all they put in the directory (None)."""
+        parent = self.tree.get(b"/".join(parents), follow=True)
+        if not isinstance(parent, Directory):
+            return
+        if name is None:
+            self._prune(parent)
+        else:
+            self._hide(parent, name)
+        self._forget_parent()
+
+    def _hide(self, parent: Directory, name: bytes) -> None:
+        child = parent.children.get(name)
+        if isinstance(child, Directory) and child in self.names:
+            self._prune(child)
+        elif child and (isinstance(child, Directory) or name not in self.names.get(parent, ())):
+            del parent.children[name]
+
+    def _prune(self, top: Directory) -> None:
+        """Remove all that is not this layer's. No directory is gone through twice."""
+        pending = [top]
+        while pending:
+            directory = pending.pop()
+            if directory in self.pruned:
+                continue
+            self.pruned.add(directory)
+            names = self.names.get(directory, ())
+            for name, child in list(directory.children.items()):
+                if isinstance(child, Directory) and child in self.names:
+                    pending.append(child)
+                elif name not in names:
+                    del directory.children[name]
+
+
+class _Decompressor(Protocol):
+    """What the decompressors of isal and pyzstd have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """What a blob holds, by its first bytes and not by what a manifest says it is."""
+    first = next(pieces, b"")
+    blob = chain([first], pieces)
+    if first.startswith(GZIP_MAGIC):
+        yield from _members(blob, _gunzip)
+    elif first.startswith((ZSTD_MAGIC, *SKIPPABLE_MAGIC)):
+        yield from _members(blob, _unzstd)
+    else:
+        yield from blob
+
+
+def _gunzip() -> _Decompressor:
+    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+
+
+def _unzstd() -> _Decompressor:
+    return ZstdDecompressor(option={DParameter.windowLogMax: MAX_WINDOW_LOG})
+
+
+def _members(pieces: Iterator[bytes], new: Callable[[], _Decompressor]) -> Iterator[bytes]:
+    """The content of gzip members or zstd frames that follow each other, and nothing else."""
+    decompressor = new()
+    for piece in pieces:
+        for start in range(0, len(piece), INPUT_SIZE):
+            data = piece[start : start + INPUT_SIZE]
+            while data or not (decompressor.eof or decompressor.needs_input):
+                if decompressor.eof:
+                    decompressor = new()
+                try:
+                    output = decompressor.decompress(data, READ_SIZE)
+                except DECOMPRESSION_ERRORS as error:
+                    raise CorruptError(f"its blob cannot be decompressed: {error}") from None
+                data = decompressor.unused_data if decompressor.eof else b""
+                yield output
+    if not decompressor.eof:
+        raise CorruptError("its blob is truncated: the compressed data ends too early")
+
+
+def _counted(pieces: Iterator[bytes], transfer: Transfer) -> Iterator[bytes]:
+    for piece in pieces:
+        yield piece
+        transfer.advance(len(piece))
+
+
+def _in_layer(error: CorruptError, number: int, image: Image) -> CorruptError:
+    return CorruptError(
+        f"layer {number} of {len(image.layers)} of {image.uri}: {error.message}",
+        error.hint or "The image is damaged where it comes from; pull or build it again.",
+    )

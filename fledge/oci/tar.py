@@ -1,0 +1,461 @@
+"""Reads tar archives: the headers, never the contents.
+
+Python's tarfile is not used: it reads extended headers of any size into memory, loses what is
+not UTF-8 in extended attributes and knows mtimes only as floats.
+
+POSIX pax (IEEE Std 1003.1, "pax", ustar and extended header), GNU tar (its manual, "Tar
+Internals"); where they leave a choice, as Go's archive/tar, for containerd and umoci use that.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from zlib import adler32
+
+from fledge.content import Content, Span, Sparse
+from fledge.errors import CorruptError, FledgeError
+from fledge.tree import (
+    MAX_NAME,
+    MAX_PATH,
+    BlockDevice,
+    CharDevice,
+    Directory,
+    Fifo,
+    File,
+    Node,
+    Symlink,
+    printable,
+)
+
+BLOCK_SIZE = 512
+ZEROS = bytes(BLOCK_SIZE)
+
+MAX_EXTENDED = 1 << 20
+"""Bytes in one extended header, as in Go; Linux allows 64 KiB for an extended attribute."""
+
+MAX_METADATA = 1 << 30
+"""Bytes of headers in one archive, which bounds the memory and time that it can cost: two
+million plain entries. Large images have some hundred thousand."""
+
+MAX_EXTENTS = 1 << 16
+"""Runs of data in one sparse file."""
+
+EXTENT_COST = 128
+"""What one run counts of `MAX_METADATA`; it needs far less in the archive than in memory."""
+
+MAX_FILE_SIZE = 1 << 44
+"""16 TiB, the largest file of ext4; a sparse file can claim any size."""
+
+MAX_DIGITS = 19
+"""Decimal digits in a number: enough for 63 bits."""
+
+MAX_ID = (1 << 32) - 2
+MAX_MAJOR = (1 << 12) - 1
+MAX_MINOR = (1 << 20) - 1
+
+HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64s8s8s155s12x")
+CHECKSUM = slice(148, 156)
+POSIX_MAGIC = b"ustar\x0000"
+SPARSE_ENTRY = struct.Struct("12s12s")
+
+EXTENDED = b"x"
+GLOBAL = b"g"
+LONG_NAME = b"L"
+LONG_LINK = b"K"
+VOLUME = b"V"
+HARD_LINK = b"1"
+OLD_REGULAR = b"\0"
+GNU_SPARSE = b"S"
+REGULAR = (b"0", OLD_REGULAR, b"7", GNU_SPARSE)
+"""7 is "contiguous", which POSIX lets a reader treat as a regular file."""
+
+PAX_TIME = re.compile(rb"(-?)(\d{1,18})(?:\.(\d*))?")
+
+XATTR = b"SCHILY.xattr."
+POSIX_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+MAX_XATTR_SIZE = 1 << 16
+"""Bytes in the value of an extended attribute, as in Linux (XATTR_SIZE_MAX)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HardLink:
+    """Another name for the node at the path ``target``."""
+
+    target: bytes
+
+
+class _Malformed(Exception):
+    """What is wrong with an entry."""
+
+
+class _Blocks:
+    """The archive's blocks from the first to the last."""
+
+    def __init__(self, file: io.FileIO, tar: Span) -> None:
+        self.position = tar.offset
+        self.end = tar.offset + tar.size
+        self._descriptor = file.fileno()
+        self._budget = MAX_METADATA
+
+    def take(self, size: int) -> bytes:
+        """The next ``size`` bytes, which are headers; their padding is skipped."""
+        if size > self.end - self.position:
+            raise _Malformed("the archive ends within it")
+        self.charge(size)
+        data = os.pread(self._descriptor, size, self.position)
+        if len(data) < size:
+            raise _Malformed("the archive is shorter than it was")
+        self.position += size + -size % BLOCK_SIZE
+        return data
+
+    def skip(self, size: int) -> None:
+        """Pass over contents and their padding, which the last entry may lack."""
+        if size > self.end - self.position:
+            raise _Malformed(f"the archive ends within its {size} bytes")
+        self.position += size + -size % BLOCK_SIZE
+
+    def header(self) -> bytes:
+        """The next header, empty at the end: two blocks of zeros, or nothing."""
+        if self.position >= self.end:
+            return b""
+        block = self.take(BLOCK_SIZE)
+        if block != ZEROS:
+            return block
+        if self.position < self.end and self.take(BLOCK_SIZE) != ZEROS:
+            raise _Malformed("a block of zeros stands before it")
+        return b""
+
+    def charge(self, cost: int) -> None:
+        self._budget -= cost
+        if self._budget < 0:
+            raise _Malformed(f"there are more than {MAX_METADATA} bytes of headers before it")
+
+
+@dataclass(slots=True)
+class _Header:
+    """A header with what the extended headers before it say instead."""
+
+    block: bytes
+    name: bytes
+    mode: bytes
+    uid: bytes
+    gid: bytes
+    mtime: bytes
+    typeflag: bytes
+    linkname: bytes
+    major: bytes
+    minor: bytes
+    size: int
+    """Bytes that follow in the archive, without padding."""
+    records: dict[bytes, bytes]
+
+
+def read(tar: Span) -> Iterator[tuple[bytes, Node | HardLink]]:
+    """The entries of an uncompressed archive: paths as they stand in it, and what is there.
+
+    A `File` has a part of the archive as its content. Of the extended attributes those are
+    kept that a filesystem can hold and that mean something on another machine: ``user.``
+    (files and directories only, as in Linux), ``trusted.``, ``security.`` without the labels
+    of SELinux, and POSIX ACLs. Global headers are ignored, as containerd does. Raises
+    `CorruptError` for what is no archive or too large a one.
+    """
+    try:
+        with tar.path.open("rb", buffering=0) as file:
+            blocks = _Blocks(file, tar)
+            while True:
+                start, name = blocks.position - tar.offset, b""
+                try:
+                    header = _next_header(blocks)
+                    if header is None:
+                        return
+                    name = header.name
+                    node = _entry(header, blocks, tar)
+                except _Malformed as error:
+                    raise CorruptError(
+                        f"the tar entry at byte {start}, {printable(name)!r}: {error}"
+                    ) from None
+                yield header.name, node
+    except OSError as error:
+        raise FledgeError(f"{tar.path} could not be read: {error.strerror}") from error
+
+
+def _next_header(blocks: _Blocks) -> _Header | None:
+    """The header of the next entry, or None at the end."""
+    records: dict[bytes, bytes] = {}
+    long: dict[bytes, bytes] = {}
+    while block := blocks.header():
+        name, mode, uid, gid, size_field, mtime, checksum, typeflag, *rest = HEADER.unpack(block)
+        linkname, magic, _, major, minor, prefix = rest
+        if not _has_checksum(block, _number(checksum)):
+            raise _Malformed("its checksum is wrong; that is no tar, or a damaged one")
+        size = _number(size_field)
+        if size < 0:
+            raise _Malformed("its size is negative")
+        if typeflag in (EXTENDED, LONG_NAME, LONG_LINK):
+            if size > MAX_EXTENDED:
+                raise _Malformed(f"{size} bytes are too many for an extended header")
+            data = blocks.take(size)
+            if typeflag == EXTENDED:
+                records = _records(data)
+            else:
+                long[typeflag] = _text(data)
+        elif typeflag in (GLOBAL, VOLUME):
+            blocks.skip(size)
+        else:
+            name = _text(name)
+            if magic == POSIX_MAGIC and prefix[0]:
+                name = _text(prefix) + b"/" + name
+            if records:
+                name = records.get(b"path") or name
+                linkname = records.get(b"linkpath") or linkname
+                size = _decimal(records.get(b"size") or b"%d" % size)
+            return _Header(
+                block=block,
+                name=_checked(long.get(LONG_NAME, name)),
+                mode=mode,
+                uid=uid,
+                gid=gid,
+                mtime=mtime,
+                typeflag=typeflag,
+                linkname=long.get(LONG_LINK) or linkname,
+                major=major,
+                minor=minor,
+                size=size,
+                records=records,
+            )
+    if records or long:
+        raise _Malformed("the archive ends after an extended header")
+    return None
+
+
+def _entry(header: _Header, blocks: _Blocks, tar: Span) -> Node | HardLink:
+    typeflag = header.typeflag
+    if typeflag == HARD_LINK:
+        return HardLink(_checked(_link_target(header)))
+    records = header.records
+    mode = _number(header.mode) & 0o7777
+    uid = _id(records.get(b"uid"), header.uid)
+    gid = _id(records.get(b"gid"), header.gid)
+    mtime_ns = _mtime_ns(records.get(b"mtime"), header.mtime)
+    owned = typeflag in REGULAR or typeflag == b"5"
+    xattrs = _xattrs(records, owned) if records else {}
+    node: Node
+    if typeflag in REGULAR and not (typeflag == OLD_REGULAR and header.name.endswith(b"/")):
+        node = File(mode=mode, content=_content(header, blocks, tar))
+    elif typeflag in (b"5", OLD_REGULAR):
+        node = Directory(mode=mode)
+    elif typeflag == b"2":
+        node = Symlink(target=_link_target(header))
+    elif typeflag in (b"3", b"4"):
+        kind = CharDevice if typeflag == b"3" else BlockDevice
+        major, minor = _number(header.major), _number(header.minor)
+        if not (0 <= major <= MAX_MAJOR and 0 <= minor <= MAX_MINOR):
+            raise _Malformed(f"{major}:{minor} is no device number of Linux")
+        node = kind(mode=mode, major=major, minor=minor)
+    elif typeflag == b"6":
+        node = Fifo(mode=mode)
+    else:
+        raise _Malformed(f"{typeflag!r} is no known type of entry")
+    node.uid, node.gid, node.mtime_ns, node.xattrs = uid, gid, mtime_ns, xattrs
+    return node
+
+
+def _content(header: _Header, blocks: _Blocks, tar: Span) -> Content:
+    """The content of a regular file, behind which the archive goes on."""
+    after = blocks.position + header.size
+    records = header.records
+    if header.typeflag == GNU_SPARSE:
+        size, numbers = _old_sparse_map(header.block, blocks)
+        after = blocks.position + header.size
+    elif b"GNU.sparse.map" in records:
+        size = _decimal(records.get(b"GNU.sparse.realsize") or records.get(b"GNU.sparse.size"))
+        numbers = [_decimal(number) for number in records[b"GNU.sparse.map"].split(b",") if number]
+        header.name = _checked(records.get(b"GNU.sparse.name") or header.name)
+    elif records.get(b"GNU.sparse.major") == b"1":
+        size = _decimal(records.get(b"GNU.sparse.realsize"))
+        numbers = _sparse_map_in_data(blocks)
+        header.name = _checked(records.get(b"GNU.sparse.name") or header.name)
+    else:
+        content = Span(tar.path, blocks.position, header.size)
+        blocks.skip(header.size)
+        return content
+    data = Span(tar.path, blocks.position, after - blocks.position)
+    if data.size < 0:
+        raise _Malformed("its sparse map is longer than its data")
+    blocks.skip(data.size)
+    blocks.charge(EXTENT_COST * len(numbers) // 2)
+    return Sparse(size, data, _extents(numbers, size, data.size))
+
+
+def _old_sparse_map(block: bytes, blocks: _Blocks) -> tuple[int, list[int]]:
+    """The real size and the map of GNU's own format: in the header, and blocks after it."""
+    size = _number(block[483:495])
+    numbers: list[int] = []
+    entries, more = block[386:482], block[482]
+    while True:
+        for offset, length in SPARSE_ENTRY.iter_unpack(entries):
+            if offset[0]:
+                numbers += _number(offset), _number(length)
+        if not more:
+            return size, numbers
+        if len(numbers) > 2 * MAX_EXTENTS:
+            raise _Malformed(f"it has more than {MAX_EXTENTS} holes")
+        block = blocks.take(BLOCK_SIZE)
+        entries, more = block[:504], block[504]
+
+
+def _sparse_map_in_data(blocks: _Blocks) -> list[int]:
+    """The map of GNU's pax format 1.0: lines before the data, the first says how many pairs."""
+    lines: list[bytes] = []
+    rest = b""
+    while not lines or len(lines) <= 2 * _decimal(lines[0]):
+        *complete, rest = (rest + blocks.take(BLOCK_SIZE)).split(b"\n")
+        lines += complete
+        if len(lines) > 2 * MAX_EXTENTS or len(rest) > BLOCK_SIZE:
+            raise _Malformed(f"it has more than {MAX_EXTENTS} holes, or no sparse map")
+    return [_decimal(line) for line in lines[1 : 1 + 2 * _decimal(lines[0])]]
+
+
+def _extents(numbers: list[int], size: int, stored: int) -> tuple[tuple[int, int], ...]:
+    """Pairs of offset and length, if they fit into the file and the data that is there."""
+    if not 0 <= size <= MAX_FILE_SIZE:
+        raise _Malformed(f"{size} bytes are too many for a file")
+    if len(numbers) % 2 or len(numbers) > 2 * MAX_EXTENTS:
+        raise _Malformed("its sparse map is malformed")
+    extents = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+    end = 0
+    for offset, length in extents:
+        if not end <= offset <= offset + length <= size:
+            raise _Malformed("its sparse map is out of order or beyond its size")
+        end = offset + length
+    if sum(length for _, length in extents) != stored:
+        raise _Malformed("its sparse map does not fit its data")
+    return tuple((offset, length) for offset, length in extents if length)
+
+
+def _has_checksum(block: bytes, stored: int) -> bool:
+    """The sum of all bytes, its own field taken as blanks; old programs took bytes as signed."""
+    blanked = block[: CHECKSUM.start] + b" " * 8 + block[CHECKSUM.stop :]
+    # The lower half of an Adler-32 is the sum plus one (RFC 1950), modulo 65521, which 256 bytes
+    # do not reach: 20 times as fast as sum().
+    total = (adler32(blanked[:256]) & 0xFFFF) + (adler32(blanked[256:]) & 0xFFFF) - 2
+    return stored == total or stored == total - 256 * sum(byte > 127 for byte in blanked)
+
+
+def _number(field: bytes) -> int:
+    """Octal digits, or GNU's base-256: the first bit is set, the rest two's complement."""
+    if field[0] & 0x80:
+        bits = 8 * len(field) - 1
+        value = int.from_bytes(field, "big") & (1 << bits) - 1
+        return value - (1 << bits) if value >> bits - 1 else value
+    digits = _text(field.strip(b" \0"))
+    if not digits:
+        return 0
+    try:
+        return int(digits, 8) if digits.isdigit() else int("not a number")
+    except ValueError:
+        raise _Malformed(f"{digits!r} is no octal number") from None
+
+
+def _decimal(text: bytes | None) -> int:
+    if not text or not text.isdigit() or len(text) > MAX_DIGITS:
+        raise _Malformed(f"{(text or b'')[:32]!r} is no decimal number, or a far too large one")
+    return int(text)
+
+
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _checked(path: bytes) -> bytes:
+    """A path that Linux could have."""
+    if b"\0" in path:
+        raise _Malformed("its name contains a NUL")
+    if len(path) >= MAX_PATH:
+        raise _Malformed(f"its name is longer than {MAX_PATH - 1} bytes")
+    if len(path) > MAX_NAME and any(len(part) > MAX_NAME for part in path.split(b"/")):
+        raise _Malformed(f"a component of its name is longer than {MAX_NAME} bytes")
+    return path
+
+
+def _link_target(header: _Header) -> bytes:
+    target = header.linkname
+    if b"linkpath" not in header.records:
+        target = _text(target)
+    if not target or b"\0" in target or len(target) >= MAX_PATH:
+        raise _Malformed(f"its link target is empty, contains a NUL or has {MAX_PATH} bytes")
+    return target
+
+
+def _id(record: bytes | None, field: bytes) -> int:
+    value = _decimal(record) if record else _number(field)
+    if not 0 <= value <= MAX_ID:
+        raise _Malformed(f"{value} is no user or group of Linux")
+    return value
+
+
+def _mtime_ns(record: bytes | None, field: bytes) -> int:
+    """Nanoseconds; as in containerd, what does not fit into 64 bits of them is 1970."""
+    if record:
+        match = PAX_TIME.fullmatch(record)
+        if not match:
+            raise _Malformed(f"{record[:32]!r} is no time")
+        sign, seconds, fraction = match.groups()
+        nanoseconds = int(seconds) * 1_000_000_000 + int((fraction or b"")[:9].ljust(9, b"0"))
+        if sign:
+            nanoseconds = -nanoseconds
+    else:
+        nanoseconds = _number(field) * 1_000_000_000
+    return nanoseconds if abs(nanoseconds) < 1 << 63 else 0
+
+
+def _records(data: bytes) -> dict[bytes, bytes]:
+    """The records of an extended header: lines of ``LENGTH KEYWORD=VALUE``.
+
+    The last of a keyword counts. Only GNU's sparse format 0.0 repeats them; its records become
+    the map of format 0.1.
+    """
+    records: dict[bytes, bytes] = {}
+    sparse_map: list[bytes] = []
+    position = 0
+    while position < len(data):
+        space = data.find(b" ", position, position + MAX_DIGITS + 1)
+        end = position + _decimal(data[position : max(space, position)])
+        keyword, equals, value = data[space + 1 : end - 1].partition(b"=")
+        if end > len(data) or not equals or data[end - 1 : end] != b"\n":
+            raise _Malformed("its extended header is malformed")
+        if keyword in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+            sparse_map.append(value)
+        else:
+            records[keyword] = value
+        position = end
+    if sparse_map:
+        records[b"GNU.sparse.map"] = b",".join(sparse_map)
+    return records
+
+
+def _xattrs(records: dict[bytes, bytes], with_user: bool) -> dict[bytes, bytes]:
+    """Those of the extended attributes that are kept (see `read`)."""
+    xattrs: dict[bytes, bytes] = {}
+    for keyword, value in records.items():
+        name = keyword[len(XATTR) :]
+        if not keyword.startswith(XATTR) or not _is_kept(name, with_user):
+            continue
+        if b"\0" in name or len(name) > MAX_NAME or len(value) > MAX_XATTR_SIZE:
+            raise _Malformed(f"its extended attribute {printable(name[:MAX_NAME])} is too long")
+        xattrs[name] = value
+    return xattrs
+
+
+def _is_kept(name: bytes, with_user: bool) -> bool:
+    namespace, _, rest = name.partition(b".")
+    if namespace == b"user":
+        return with_user and rest != b""
+    if namespace in (b"security", b"trusted"):
+        return rest not in (b"", b"selinux")
+    return name in POSIX_ACLS

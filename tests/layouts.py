@@ -1,0 +1,47 @@
+"""The image of fixtures/image, and what tests ask of any image."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from fledge.cache import Cache
+from fledge.content import read_content
+from fledge.oci import layers
+from fledge.oci.image import Image
+from fledge.oci.manifest import Platform
+from fledge.report import Reporter
+from fledge.tree import File, Tree
+
+AMD64 = Platform("linux", "amd64")
+SCRIPT = Path(__file__).parents[1] / "fixtures" / "image" / "make-layout"
+
+
+def make_layout(folder: Path) -> Path:
+    subprocess.run([sys.executable, SCRIPT, folder], check=True)
+    return folder
+
+
+def verified(image: Image, cache: Cache) -> tuple[bytes, list[str]]:
+    """Config and diff_ids of an image whose layers are what those say."""
+    layers.prepare(image, cache, Reporter())
+    return image.config, [layer.diff_id for layer in image.layers]
+
+
+def unpacked(image: Image, cache: Cache) -> dict[str, bytes]:
+    """The regular files of an image."""
+    tree = Tree(mtime_ns=0)
+    layers.unpack(image, tree, cache, Reporter())
+    return {
+        path.decode(): b"".join(read_content(node.content))
+        for path, node in tree.walk()
+        if isinstance(node, File)
+    }
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change members of a JSON object in a file; None removes one."""
+    document = {**json.loads(path.read_bytes()), **changes}
+    kept = {key: value for key, value in document.items() if value is not None}
+    path.write_text(json.dumps(kept))

@@ -1,0 +1,337 @@
+"""Debian's docker-registry on loopback, images to push to it, and what stands around one.
+
+`serve` runs one on a folder, `push` puts an `image` or an `index` of several into it.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import ipaddress
+import json
+import re
+import shutil
+import socket
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import jwt
+import pytest
+import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from httpd import Answer, Exchange, Server
+
+OCI = "application/vnd.oci.image"
+DOCKER = "application/vnd.docker"
+HTPASSWD = "alice:$2y$04$abcdefghijklmnopqrstuuetGRvO6QNMBbbIoo5tpQkbPXg26U9Qu\n"
+"""The password is "wonder"."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest or index, and the blobs and manifests that it names."""
+
+    media_type: str
+    body: bytes
+    blobs: tuple[bytes, ...] = ()
+    children: tuple[Manifest, ...] = ()
+    platform: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        return sha256(self.body)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def descriptor(media_type: str, data: bytes) -> dict[str, object]:
+    return {"mediaType": media_type, "digest": f"sha256:{sha256(data)}", "size": len(data)}
+
+
+def tar(**files: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def image(*tars: bytes, docker: bool = False, architecture: str = "amd64") -> Manifest:
+    """An image with gzip layers."""
+    config = json.dumps(
+        {
+            "os": "linux",
+            "architecture": architecture,
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(data)}" for data in tars]},
+        }
+    ).encode()
+    layers = [gzip.compress(data, 1, mtime=0) for data in tars]
+    layer_type = f"{DOCKER}.image.rootfs.diff.tar.gzip" if docker else f"{OCI}.layer.v1.tar+gzip"
+    config_type = f"{DOCKER}.container.image.v1+json" if docker else f"{OCI}.config.v1+json"
+    media_type = f"{DOCKER}.distribution.manifest.v2+json" if docker else f"{OCI}.manifest.v1+json"
+    body = {
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "config": descriptor(config_type, config),
+        "layers": [descriptor(layer_type, layer) for layer in layers],
+    }
+    platform = {"os": "linux", "architecture": architecture}
+    return Manifest(media_type, json.dumps(body).encode(), (config, *layers), platform=platform)
+
+
+def index(*children: Manifest, docker: bool = False) -> Manifest:
+    media_type = (
+        f"{DOCKER}.distribution.manifest.list.v2+json" if docker else f"{OCI}.index.v1+json"
+    )
+    body = {
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "manifests": [
+            {**descriptor(child.media_type, child.body), "platform": child.platform or None}
+            for child in children
+        ],
+    }
+    return Manifest(media_type, json.dumps(body).encode(), children=children)
+
+
+def push(host: str, repository: str, manifest: Manifest, tag: str | None = None) -> None:
+    """Put a manifest and all that belongs to it into a registry that needs no login."""
+    api = f"http://{host}/v2/{repository}"
+    for child in manifest.children:
+        push(host, repository, child)
+    for blob in manifest.blobs:
+        begun = requests.post(f"{api}/blobs/uploads/", timeout=10)
+        digest = {"digest": f"sha256:{sha256(blob)}"}
+        requests.put(
+            begun.headers["Location"], params=digest, data=blob, timeout=10
+        ).raise_for_status()
+    requests.put(
+        f"{api}/manifests/{tag or f'sha256:{manifest.sha256}'}",
+        data=manifest.body,
+        headers={"Content-Type": manifest.media_type},
+        timeout=10,
+    ).raise_for_status()
+
+
+@contextmanager
+def serve(storage: Path, **sections: object) -> Iterator[str]:
+    """Run docker-registry on a folder; its host and port. ``sections`` go into its config."""
+    if not shutil.which("docker-registry"):
+        pytest.skip("needs docker-registry (Debian package docker-registry)")
+    config = {
+        "version": 0.1,
+        "log": {"accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(storage)}},
+        **sections,
+        "http": {"addr": "127.0.0.1:0", "secret": "s", **sections.get("http", {})},  # type: ignore[dict-item]
+    }
+    # YAML is a superset of JSON.
+    path = storage.with_name(f"registry-{time.monotonic_ns()}.yml")
+    path.write_text(json.dumps(config))
+    with subprocess.Popen(
+        ["docker-registry", "serve", str(path)], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        said = ""
+        try:
+            while not (listening := re.search(r"listening on (127\.0\.0\.1:\d+)", said)):
+                line = process.stderr.readline()
+                assert line, f"docker-registry did not start: {said}"
+                said += line
+            # Nobody reads what it says from here on; a full pipe would stop it.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            yield listening[1]
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority; also the key that a token server signs with."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    @classmethod
+    def make(cls) -> Authority:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fledge test CA")])
+        return cls(key, _certificate(name, key.public_key(), name, key, ca=True))
+
+    def write(self, path: Path) -> Path:
+        """The CA's certificate as a PEM file."""
+        path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+        return path
+
+    def issue(self, folder: Path) -> dict[str, str]:
+        """A certificate and key for 127.0.0.1, as docker-registry wants them in its config."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+        leaf = _certificate(name, key.public_key(), self.certificate.subject, self.key, ca=False)
+        (folder / "leaf.pem").write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+        (folder / "leaf.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return {"certificate": str(folder / "leaf.pem"), "key": str(folder / "leaf.key")}
+
+    def sign(self, claims: dict[str, object]) -> str:
+        der = self.certificate.public_bytes(serialization.Encoding.DER)
+        chain = [base64.b64encode(der).decode()]
+        return jwt.encode(claims, self.key, algorithm="ES256", headers={"x5c": chain})
+
+
+def _certificate(
+    name: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    issuer: x509.Name,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    *,
+    ca: bool,
+) -> x509.Certificate:
+    now = datetime.now(timezone.utc)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(issuer_key, hashes.SHA256())
+    )
+
+
+LEEWAY = 60
+"""Seconds that docker-registry accepts a token after its end."""
+
+
+@dataclass
+class TokenServer:
+    """Gives tokens that docker-registry accepts for ``lifetime`` seconds (distribution's spec)."""
+
+    authority: Authority
+    lifetime: int = 60
+    logins: frozenset[str] = frozenset({""})
+    """The Authorization headers that get a token; an empty one is anonymous."""
+
+    def __call__(self, exchange: Exchange) -> None:
+        query = parse_qs(urlsplit(exchange.path).query)
+        if exchange.headers.get("Authorization", "") not in self.logins:
+            exchange.reply(401, b"{}")
+            return
+        kind, name, actions = query["scope"][0].split(":")
+        now = int(time.time())
+        token = self.authority.sign(
+            {
+                "iss": "issuer",
+                "sub": "",
+                "aud": query["service"][0],
+                "iat": now,
+                "nbf": now - LEEWAY,
+                "exp": now - LEEWAY + self.lifetime,
+                "access": [{"type": kind, "name": name, "actions": actions.split(",")}],
+            }
+        )
+        exchange.reply(200, json.dumps({"token": token}).encode())
+
+
+@contextmanager
+def serve_with_tokens(
+    storage: Path, tokens: TokenServer, repository: str
+) -> Iterator[tuple[str, Server]]:
+    """A registry that wants tokens, and the server that gives them."""
+    with Server() as server:
+        path = f"/token?service=registry&scope=repository%3A{repository.replace('/', '%2F')}%3Apull"
+        server.answers[path] = tokens
+        auth = {
+            "realm": server.url("/token"),
+            "service": "registry",
+            "issuer": "issuer",
+            "rootcertbundle": str(tokens.authority.write(storage.with_name("tokens.pem"))),
+        }
+        with serve(storage, auth={"token": auth}) as host:
+            yield host, server
+
+
+def forward(host: str) -> Server:
+    """An HTTP server that passes on to a registry what has no answer of its own."""
+    return Server(answers=_Forward(host))
+
+
+class _Forward(dict[str, Answer]):
+    def __init__(self, host: str) -> None:
+        super().__init__()
+        self.host = host
+
+    def get(self, path: str, default: object = None) -> Answer:
+        return super().get(path) or self.pass_on
+
+    def pass_on(self, exchange: Exchange) -> None:
+        headers = {name: value for name, value in exchange.headers.items() if name != "Host"}
+        answer = requests.get(
+            f"http://{self.host}{exchange.path}", headers=headers, timeout=10, allow_redirects=False
+        )
+        kept = {"Content-Type", "Content-Range", "WWW-Authenticate", "Location"}
+        own = {name: answer.headers[name] for name in kept if name in answer.headers}
+        exchange.reply(answer.status_code, answer.content, own)
+
+
+@contextmanager
+def cutting(host: str, after: int) -> Iterator[str]:
+    """A TCP proxy that ends every connection after so many bytes from the server."""
+    address, _, port = host.partition(":")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            while True:
+                try:
+                    client = listener.accept()[0]
+                except OSError:
+                    return
+                threading.Thread(target=serve_one, args=(client,), daemon=True).start()
+
+        def serve_one(client: socket.socket) -> None:
+            with client, socket.create_connection((address, int(port))) as server:
+                threading.Thread(target=upstream, args=(client, server), daemon=True).start()
+                left = after
+                while left and (piece := server.recv(min(left, 65536))):
+                    client.sendall(piece)
+                    left -= len(piece)
+                client.shutdown(socket.SHUT_RDWR)
+
+        def upstream(client: socket.socket, server: socket.socket) -> None:
+            try:
+                while piece := client.recv(65536):
+                    server.sendall(piece)
+                server.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,94 @@
+"""Tar archives to read, honest and not, and images of them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fledge.content import Span
+from fledge.oci.image import Image, Layer
+from fledge.tree import Directory, File, Node, Symlink, Tree
+
+
+@dataclass
+class Entry:
+    """One entry, as `tarfile` writes it."""
+
+    name: str
+    type: bytes = tarfile.REGTYPE
+    data: bytes = b""
+    linkname: str = ""
+    mode: int = 0o644
+    pax: dict[str, str] = field(default_factory=dict)
+    device: tuple[int, int] = (0, 0)
+    mtime: int = 1_600_000_000
+    uid: int = 0
+
+
+def file(name: str, data: bytes = b"", **more: object) -> Entry:
+    return Entry(name, data=data, **more)  # type: ignore[arg-type]
+
+
+def folder(name: str, mode: int = 0o755) -> Entry:
+    return Entry(name, tarfile.DIRTYPE, mode=mode)
+
+
+def symlink(name: str, target: str) -> Entry:
+    return Entry(name, tarfile.SYMTYPE, linkname=target)
+
+
+def hard_link(name: str, target: str) -> Entry:
+    return Entry(name, tarfile.LNKTYPE, linkname=target)
+
+
+def pack(*entries: Entry, tar_format: int = tarfile.PAX_FORMAT) -> bytes:
+    """The archive of these entries, in this order."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tar_format) as tar:
+        for entry in entries:
+            info = tarfile.TarInfo(entry.name)
+            info.type, info.linkname, info.mode = entry.type, entry.linkname, entry.mode
+            info.devmajor, info.devminor = entry.device
+            info.size, info.mtime, info.uid = len(entry.data), entry.mtime, entry.uid
+            info.pax_headers = entry.pax
+            tar.addfile(info, io.BytesIO(entry.data))
+    return archive.getvalue()
+
+
+def span(folder: Path, data: bytes) -> Span:
+    """The data as a file, which keeps its content for as long as the folder is there."""
+    path = folder / hashlib.sha256(data).hexdigest()
+    path.write_bytes(data)
+    return Span(path, 0, len(data))
+
+
+def layer(folder: Path, tar: bytes, blob: bytes | None = None, **lies: str) -> Layer:
+    """A layer of that tar; ``blob`` is what it comes as, by default gzip of it."""
+    blob = gzip.compress(tar) if blob is None else blob
+    path = span(folder, blob).path
+    digest = lies.get("digest", hashlib.sha256(blob).hexdigest())
+    diff_id = lies.get("diff_id", hashlib.sha256(tar).hexdigest())
+    return Layer(diff_id, lambda: Span(path, 0, len(blob), digest))
+
+
+def image(*layers: Layer) -> Image:
+    return Image("oci:test", b"{}", layers)
+
+
+def listing(tree: Tree) -> dict[str, str]:
+    """Path to what is there: ``dir``, ``-> TARGET``, or a file's number of bytes."""
+    return {path.decode("utf-8", "replace"): _kind(node) for path, node in tree.walk() if path}
+
+
+def _kind(node: Node) -> str:
+    if isinstance(node, Directory):
+        return "dir"
+    if isinstance(node, Symlink):
+        return "-> " + node.target.decode()
+    if isinstance(node, File) and not isinstance(node.content, bytes):
+        return str(node.content.size)
+    return type(node).__name__

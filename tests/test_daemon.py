@@ -1,0 +1,155 @@
+"""Images of Docker and podman, each running as it does for a user."""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import daemons
+import pytest
+from httpd import Answer, Server, content, status
+from layouts import AMD64, make_layout, verified
+
+from fledge.cache import Cache
+from fledge.errors import ConfigError, CorruptError, HostError, NetworkError
+from fledge.oci import daemon, layout, reference
+from fledge.oci.image import Image
+from fledge.oci.manifest import Platform
+from fledge.report import Reporter
+
+ARM64 = Platform("linux", "arm64")
+HELLO = reference.Name("example.com", "hello", "v1")
+
+
+@pytest.fixture(autouse=True)
+def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The user of a test has no Docker settings and no service runs."""
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setattr(daemon, "SYSTEM_SOCKETS", ())
+
+
+def open_image(name: reference.Name = HELLO, platform: Platform = AMD64) -> Image:
+    return daemon.open_image(name, platform, Cache.default(), Reporter())
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("service", [daemons.dockerd, daemons.podman])
+def test_an_image_of_a_real_service(
+    service: Callable[[], AbstractContextManager[Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    cache = Cache.default()
+    source = make_layout(tmp_path / "layout")
+    want = verified(layout.open_image(source, None, AMD64), Cache(tmp_path / "other cache"))
+    with service() as socket:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{socket}")
+        with pytest.raises(daemon.NotThereError, match="has no image"):
+            open_image()
+        put = f"docker-daemon:{HELLO}", "--dest-daemon-host", f"unix://{socket}"
+        daemons.skopeo_copy(f"oci:{source}:hello", *put)
+        assert verified(open_image(), cache) == want
+        with pytest.raises(ConfigError, match="for linux/amd64, not for linux/arm64"):
+            open_image(platform=ARM64)
+        assert daemon.find_image(HELLO, ARM64, cache, Reporter()) is None
+        again = open_image()
+    # What the cache has by now needs no daemon any more.
+    assert verified(again, cache) == want
+    with pytest.raises(daemon.NotThereError, match="no sound answer"):
+        open_image()
+
+
+def test_without_a_daemon() -> None:
+    with pytest.raises(daemon.NotThereError, match="no Docker daemon listens"):
+        open_image()
+    assert daemon.find_image(HELLO, AMD64, Cache.default(), Reporter()) is None
+
+
+@pytest.mark.parametrize("host", ["npipe:////./pipe/docker_engine", "gopher://x", "ssh://nowhere"])
+def test_a_host_that_cannot_be(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", host)
+    with pytest.raises(NetworkError, match="no sound answer"):
+        open_image()
+
+
+def test_a_context_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONTEXT", "nowhere")
+    with pytest.raises(ConfigError, match="context 'nowhere'"):
+        open_image()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_a_socket_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import docker.api.client  # noqa: F401, PLC0415 - while root can read Python
+
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    os.seteuid(65534)
+    try:
+        with pytest.raises(HostError, match="you may not use the Docker daemon at") as caught:
+            open_image()
+    finally:
+        os.seteuid(0)
+    assert "group" in caught.value.hint
+
+
+ID = "ab" * 32
+INSPECTED = {"Id": f"sha256:{ID}", "Os": "linux", "Architecture": "amd64"}
+
+
+def answer(value: object) -> Answer:
+    return content(json.dumps(value).encode())
+
+
+def tar(**files: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("version", "inspected", "export", "error", "message"),
+    [
+        (status(500), status(404), status(404), NetworkError, "no sound answer"),
+        (answer([]), status(404), status(404), NetworkError, "no sound answer"),
+        (answer({"ApiVersion": "x"}), status(404), status(404), NetworkError, "no sound answer"),
+        (None, status(404), status(404), daemon.NotThereError, "has no image"),
+        (None, status(500, b'{"message": "full\x1b"}'), None, NetworkError, "refuses: "),
+        (None, content(b"<html>"), None, NetworkError, "no sound answer"),
+        (None, answer([]), None, CorruptError, "not a JSON object"),
+        (None, answer({**INSPECTED, "Id": "../x"}), None, CorruptError, "not a sha256 digest"),
+        (None, answer({**INSPECTED, "Os": "windows"}), None, ConfigError, "windows/amd64"),
+        (None, answer(INSPECTED), status(500), NetworkError, "refuses: "),
+        (None, answer(INSPECTED), content(tar(x=b""), cut=700), NetworkError, "no sound answer"),
+        (None, answer(INSPECTED), content(b"no tar" * 200), CorruptError, "docker-daemon:"),
+        (None, answer(INSPECTED), content(tar(x=b"")), ConfigError, "has no manifest.json"),
+    ],
+)
+def test_a_daemon_that_misbehaves(
+    *,
+    version: Answer | None,
+    inspected: Answer,
+    export: Answer | None,
+    error: type[Exception],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Server() as server:
+        monkeypatch.setenv("DOCKER_HOST", server.url("").replace("http:", "tcp:"))
+        server.answers["/version"] = version or answer({"ApiVersion": "1.41"})
+        server.answers[f"/v1.41/images/{HELLO}/json"] = inspected
+        server.answers[f"/v1.41/images/sha256:{ID}/get"] = export or status(404)
+        with pytest.raises(error) as caught:
+            open_image()
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()

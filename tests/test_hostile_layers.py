@@ -1,0 +1,219 @@
+"""Hostile layers: the cases of containerd's and umoci's own tests, and mutations of real tars.
+
+Each ends in a correct tree or in a CorruptError, soon.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tars import Entry, file, folder, hard_link, listing, pack, span, symlink
+
+from fledge.content import Span
+from fledge.errors import CorruptError
+from fledge.oci import layers, tar
+from fledge.tree import File, Tree
+
+
+def applied(tmp_path: Path, *tars: bytes) -> Tree:
+    tree = Tree(mtime_ns=0)
+    for data in tars:
+        layers.apply(tree, span(tmp_path, data))
+    return tree
+
+
+def refused(tmp_path: Path, *tars: bytes, match: str) -> None:
+    with pytest.raises(CorruptError, match=match):
+        applied(tmp_path, *tars)
+
+
+ETC = (folder("etc", 0o770), file("/etc/passwd", b"inside"))
+
+
+@pytest.mark.parametrize(
+    ("links", "name"),
+    [
+        ([symlink("localetc", "/etc")], "/localetc/new"),
+        ([folder("dummy"), symlink("localetc", "/dummy/../etc")], "/localetc/new"),
+        ([symlink("/dummy/etc", "/etc"), symlink("localetc", "/dummy/etc")], "/localetc/new"),
+        ([symlink("/dummy/etc", "/etc"), symlink("localetc", "./dummy/etc")], "/localetc/new"),
+        ([symlink("localetc", "../../../../../../../etc")], "/localetc/new"),
+        ([symlink("localetc", "upandout/../../../etc")], "/localetc/new"),
+        ([symlink("link", "/")], "link/etc/new"),
+        ([symlink("link", "/../")], "link/etc/new"),
+        ([symlink("link", "/./.././.././../")], "link/etc/new"),
+        ([symlink("link", "..")], "link/etc/new"),
+        ([], "/../../etc/new"),
+        ([], "../../../etc/./new"),
+        ([], "etc/../../etc/new"),
+    ],
+)
+def test_paths_end_inside_the_tree(links: list[Entry], name: str, tmp_path: Path) -> None:
+    tree = applied(tmp_path, pack(*ETC, *links, file(name, b"x")))
+    assert isinstance(tree.get(b"etc/new"), File)
+
+
+@pytest.mark.parametrize(
+    ("links", "target"),
+    [
+        ([symlink("breakouts/d1", "../../etc")], "/breakouts/d1/passwd"),
+        (
+            [folder("downandout"), symlink("breakouts/d1", "../downandout/../../etc")],
+            "/breakouts/d1/passwd",
+        ),
+        ([symlink("localetc", "/etc")], "/localetc/passwd"),
+        ([], "../../../../../etc/passwd"),
+        ([], "/etc/passwd"),
+    ],
+)
+def test_hard_links_end_inside_the_tree(links: list[Entry], target: str, tmp_path: Path) -> None:
+    tree = applied(tmp_path, pack(*ETC, *links, hard_link("mine", target)))
+    assert tree.get(b"mine") is tree.get(b"etc/passwd") is not None
+
+
+def test_a_file_replaces_a_symlink_and_does_not_follow_it(tmp_path: Path) -> None:
+    tree = applied(tmp_path, pack(*ETC, symlink("x", "/etc/passwd"), file("x", b"mine")))
+    assert listing(tree) == {"etc": "dir", "etc/passwd": "6", "x": "4"}
+
+
+def test_directories_become_links_and_links_directories(tmp_path: Path) -> None:
+    tree = applied(
+        tmp_path,
+        pack(
+            *ETC,
+            *(folder("d"), file("d/1"), symlink("d", "etc"), file("d/2")),
+            *(folder("d"), file("d/3"), file("d"), symlink("d", "d")),
+        ),
+    )
+    assert listing(tree) == {"etc": "dir", "etc/passwd": "6", "etc/2": "0", "d": "-> d"}
+
+
+def test_the_last_of_duplicate_entries_counts(tmp_path: Path) -> None:
+    tree = applied(tmp_path, pack(*(file("x", b"1" * n) for n in range(100))))
+    assert listing(tree) == {"x": "99"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "match"),
+    [
+        ([symlink("a", "b"), symlink("b", "a"), file("a/x")], "too many symlinks"),
+        ([symlink("a", "a/a"), file("a/x")], "too many symlinks"),
+        ([hard_link("x", "missing")], "not there"),
+        ([hard_link("x", "etc")], "directory"),
+        ([hard_link("x", "/")], "directory"),
+        ([hard_link("x", "x")], "not there"),
+        ([symlink("x", "")], "link target"),
+        ([symlink("x", "t" * 4096)], "link target"),
+        ([file("/")], "root"),
+        ([symlink("..", "etc")], "root"),
+        ([file("etc/passwd/x")], "no directory|not a directory"),
+        ([file("n" * 256)], "longer than 255"),
+        ([file("n/" * 2048)], "longer than 4095"),
+        ([file("x", pax={"path": "n" * (10 << 20)})], "too many for an extended header"),
+        ([file("x", pax={"path": "a\0b"})], "NUL"),
+        ([file("x", pax={"size": "9" * 19})], "ends within"),
+        ([file("x", pax={"size": "9" * 5000})], "no decimal number"),
+        ([file("x", pax={"size": "-1"})], "no decimal number"),
+        ([file("x", pax={"uid": "4294967295"})], "no user"),
+        ([file("x", pax={"mtime": "soon"})], "no time"),
+        ([file("x", pax={"SCHILY.xattr.user.x": "x" * 65537})], "too long"),
+        ([Entry("x", tarfile.CHRTYPE, device=(1 << 12, 0))], "device number"),
+        ([Entry("x", b"Z")], "no known type"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_makes_no_tree_is_refused(entries: list[Entry], match: str, tmp_path: Path) -> None:
+    refused(tmp_path, pack(*ETC, *entries), match=match)
+
+
+@pytest.mark.parametrize(
+    ("records", "match"),
+    [
+        ({"size": "5", "map": "0,5,3,5"}, "out of order"),
+        ({"size": "5", "map": "0,9"}, "beyond"),
+        ({"size": "100", "map": "0,5"}, "does not fit"),
+        ({"size": "100", "map": "0,5,7"}, "malformed"),
+        ({"size": str(1 << 50), "map": "0,10"}, "too many"),
+        ({"size": "10", "map": ",".join(["0"] * (1 << 18))}, "malformed"),
+        ({"size": "10", "map": "0,10", "name": "n" * 256}, "longer than 255"),
+        ({"major": "1", "minor": "0", "realsize": "9"}, "no decimal|no sparse map|within"),
+    ],
+)
+def test_sparse_maps_must_make_sense(records: dict[str, str], match: str, tmp_path: Path) -> None:
+    pax = {f"GNU.sparse.{key}": value for key, value in records.items()}
+    refused(tmp_path, pack(file("x", b"0123456789", pax=pax)), match=match)
+
+
+def test_metadata_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar, "MAX_METADATA", 512 * 20)
+    refused(tmp_path, pack(*(file(f"f{n}") for n in range(30))), match="bytes of headers")
+
+
+def test_symlinks_that_lead_far_do_not_cost_much(tmp_path: Path) -> None:
+    """Each link is 2,000 names long and goes on to the next; 40 are allowed in one path."""
+    links = [symlink(f"l{n}", "d/../" * 800 + f"l{n + 1}") for n in range(39)]
+    refused(tmp_path, pack(folder("d"), *links, file("l0/x")), match="too long")
+
+
+def test_whiteouts_again_and_again_do_not_cost_much(tmp_path: Path) -> None:
+    """Each would go through 3,000 files, if it were not known that nothing is below."""
+    files = [file(f"d/{n}") for n in range(3000)]
+    opaque = [file("d/.wh..wh..opq"), file(".wh.d")] * 1500
+    tree = applied(tmp_path, pack(*files, *opaque))
+    assert len(listing(tree)) == 3001
+
+
+def test_negative_numbers(tmp_path: Path) -> None:
+    data = bytearray(pack(file("x", b"x"), tar_format=tarfile.GNU_FORMAT))
+    data[124:136] = b"\xff" * 12
+    data[148:156] = b"%06o\0 " % (sum(data[:148]) + sum(data[156:512]) + 8 * 32)
+    refused(tmp_path, bytes(data), match="negative")
+
+
+SEEDS = [
+    pack(
+        *ETC,
+        symlink("l", "etc"),
+        hard_link("l/h", "etc/passwd"),
+        file("l/.wh.x"),
+        file("é" * 120, b"x" * 600, mtime=-1, uid=1 << 30),
+        file(
+            "s",
+            b"2\n0\n1\n5\n1\n".ljust(512, b"\0") + b"ab",
+            pax={"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"},
+        ),
+        Entry("dev", tarfile.CHRTYPE, device=(1, 3)),
+        tar_format=tar_format,
+    )
+    for tar_format in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)
+]
+
+
+@given(data=st.data())
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_mutation_gives_a_tree_or_a_corrupt_error(data: st.DataObject, tmp_path: Path) -> None:
+    mutated = bytearray(data.draw(st.sampled_from(SEEDS)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(mutated) - 1))
+        piece = data.draw(st.binary(min_size=1, max_size=8) | st.sampled_from([b"7777", b"/../"]))
+        mutated[place : place + len(piece)] = piece
+        if data.draw(st.booleans()):
+            block = place - place % 512
+            header = mutated[block : block + 512].ljust(512, b"\0")
+            header[148:156] = b" " * 8
+            mutated[block + 148 : block + 156] = b"%06o\0 " % sum(header)
+    path = tmp_path / "mutated.tar"
+    path.write_bytes(mutated[: data.draw(st.integers(1, len(mutated)))])
+    tree = Tree(mtime_ns=0)
+    try:
+        layers.apply(tree, Span(path, 0, path.stat().st_size))
+    except CorruptError:
+        return
+    for name, _ in tree.walk():
+        assert not {b"", b".", b".."} & set(name.split(b"/")) or not name

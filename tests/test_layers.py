@@ -1,0 +1,475 @@
+"""Layers of an image: fetched, inflated, verified, applied."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import tarfile
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import pyzstd
+from tars import Entry, file, folder, hard_link, image, layer, listing, pack, span, symlink
+
+from fledge.cache import Cache
+from fledge.content import Span, Sparse, read_content
+from fledge.errors import CorruptError, NetworkError
+from fledge.oci import layers
+from fledge.oci.image import Layer
+from fledge.report import Reporter
+from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Symlink, Tree
+
+TAR = pack(folder("etc"), file("etc/hosts", b"127.0.0.1 localhost\n" * 100))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def applied(tmp_path: Path, *tars: bytes) -> Tree:
+    tree = Tree(mtime_ns=7)
+    for tar in tars:
+        layers.apply(tree, span(tmp_path, tar))
+    return tree
+
+
+def text(tree: Tree, path: bytes) -> bytes:
+    node = tree.get(path, follow=True)
+    assert isinstance(node, File)
+    return b"".join(read_content(node.content))
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        TAR,
+        gzip.compress(TAR),
+        gzip.compress(TAR[:700]) + gzip.compress(b"") + gzip.compress(TAR[700:]),
+        pyzstd.compress(TAR),
+        pyzstd.compress(TAR[:700]) + pyzstd.compress(TAR[700:]),
+        b"\x50\x2a\x4d\x18\x04\0\0\0skip" + pyzstd.compress(TAR),
+    ],
+    ids=["plain", "gzip", "gzip-members", "zstd", "zstd-frames", "zstd-skippable"],
+)
+def test_a_layer_is_the_same_however_it_is_compressed(
+    blob: bytes, tmp_path: Path, cache: Cache
+) -> None:
+    tree = Tree(mtime_ns=0)
+    layers.unpack(image(layer(tmp_path, TAR, blob)), tree, cache, Reporter())
+    assert listing(tree) == {"etc": "dir", "etc/hosts": "2000"}
+    assert text(tree, b"etc/hosts") == b"127.0.0.1 localhost\n" * 100
+
+
+def test_what_is_in_the_cache_is_not_fetched_again(tmp_path: Path, cache: Cache) -> None:
+    first = layers.prepare(image(layer(tmp_path, TAR)), cache, Reporter())
+
+    def fetch() -> Span:
+        raise NetworkError("fetched again")
+
+    assert layers.prepare(image(Layer(first[0].sha256, fetch)), cache, Reporter()) == first
+
+
+def test_one_layer_can_stand_several_times_in_an_image(tmp_path: Path, cache: Cache) -> None:
+    empty = layer(tmp_path, pack())
+    other = layer(tmp_path, TAR)
+    blobs = layers.prepare(image(empty, other, empty), cache, Reporter())
+    assert [blob.sha256 for blob in blobs] == [empty.diff_id, other.diff_id, empty.diff_id]
+
+
+ZEROS = "0" * 64
+GZIP = gzip.compress(TAR)
+ZSTD = pyzstd.compress(TAR)
+
+
+@pytest.mark.parametrize(
+    ("tar", "blob", "lies"),
+    [
+        (TAR, GZIP, {"digest": ZEROS}),
+        (TAR, GZIP, {"diff_id": ZEROS}),
+        (TAR, GZIP[:-20], {}),
+        (TAR, GZIP[:-1], {}),
+        (TAR, GZIP + b"garbage", {}),
+        (TAR, GZIP + bytes(8), {}),
+        (TAR, GZIP[:60] + b"\xff" * 40 + GZIP[100:], {}),
+        (TAR, ZSTD[:-3], {}),
+        (TAR, ZSTD + b"garbage", {}),
+        (TAR, ZSTD[:4], {}),
+        (TAR[:1600], None, {}),
+        (b"not a tar " * 100, None, {}),
+        (TAR[:100] + b"x" + TAR[101:], None, {}),
+        (b"short", None, {}),
+    ],
+)
+def test_a_layer_that_lies_is_refused_and_leaves_nothing(
+    tar: bytes, blob: bytes | None, lies: dict[str, str], tmp_path: Path, cache: Cache
+) -> None:
+    bad = layer(tmp_path, tar, blob, **lies)
+    with pytest.raises(CorruptError, match=r"^layer 2 of 2 of oci:test: "):
+        layers.prepare(image(layer(tmp_path, pack()), bad), cache, Reporter())
+    assert not cache.path(bad.diff_id).exists()
+    assert not list((cache.root / "partial").iterdir())
+
+
+def test_a_bomb_ends(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "MAX_LAYER_SIZE", 32 << 20)
+    for bomb in (gzip.compress(bytes(40 << 20)), pyzstd.compress(bytes(40 << 20))):
+        with pytest.raises(CorruptError, match=r"larger than 32\.0 MiB"):
+            layers.prepare(image(layer(tmp_path, b"", bomb, diff_id=ZEROS)), cache, Reporter())
+    assert not list((cache.root / "partial").iterdir())
+
+
+def test_a_zstd_frame_cannot_claim_any_amount_of_memory(tmp_path: Path, cache: Cache) -> None:
+    option = {int(pyzstd.CParameter.windowLog): 28, int(pyzstd.CParameter.compressionLevel): 1}
+    compressor = pyzstd.ZstdCompressor(option)
+    blob = compressor.compress(bytes(1 << 20)) + compressor.flush()
+    with pytest.raises(CorruptError, match="cannot be decompressed"):
+        layers.prepare(image(layer(tmp_path, bytes(1 << 20), blob)), cache, Reporter())
+
+
+def test_a_failure_does_not_wait_for_the_other_layers(tmp_path: Path, cache: Cache) -> None:
+    release = threading.Event()
+
+    def stuck() -> Span:
+        release.wait()
+        raise AssertionError
+
+    try:
+        bad = layer(tmp_path, TAR, GZIP, diff_id=ZEROS)
+        with pytest.raises(CorruptError):
+            layers.prepare(image(Layer("1" * 64, stuck), bad), cache, Reporter())
+    finally:
+        release.set()
+
+
+def test_ctrl_c_does_not_wait_for_a_download(tmp_path: Path, cache: Cache) -> None:
+    release = threading.Event()
+
+    def interrupted() -> Span:
+        os.kill(os.getpid(), signal.SIGINT)
+        release.wait()
+        raise AssertionError
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            layers.prepare(image(Layer("1" * 64, interrupted)), cache, Reporter())
+    finally:
+        release.set()
+
+
+LOWER = pack(
+    folder("a"),
+    file("a/old", b"1"),
+    folder("a/sub"),
+    file("a/sub/old", b"1"),
+    file("b", b"1"),
+    folder("usr"),
+    folder("usr/bin"),
+    file("usr/bin/sh", b"1"),
+    symlink("bin", "usr/bin"),
+)
+KEPT = {"usr": "dir", "usr/bin": "dir", "usr/bin/sh": "1", "bin": "-> usr/bin"}
+ALL = {"a": "dir", "a/old": "1", "a/sub": "dir", "a/sub/old": "1", "b": "1", **KEPT}
+
+
+def without(*names: str, **more: str) -> dict[str, str]:
+    return {name: kind for name, kind in ALL.items() if name not in names} | more
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([file(".wh.b")], without("b")),
+        ([file("a/.wh.sub")], without("a/sub", "a/sub/old")),
+        ([file(".wh.a")], {"b": "1", **KEPT}),
+        ([file(".wh.missing"), file("no/such/.wh.parent"), file("b/.wh.x")], ALL),
+        ([file(".wh.b"), file("b", b"22")], without(b="2")),
+        ([file("b", b"22"), file(".wh.b")], without(b="2")),
+        ([file(".wh.a"), file("a/new")], {"a": "dir", "a/new": "0", "b": "1", **KEPT}),
+        ([file("a/new"), file(".wh.a")], {"a": "dir", "a/new": "0", "b": "1", **KEPT}),
+        ([file("a/.wh..wh..opq"), file("a/new")], {"a": "dir", "a/new": "0", "b": "1", **KEPT}),
+        ([file("a/new"), file("a/.wh..wh..opq")], {"a": "dir", "a/new": "0", "b": "1", **KEPT}),
+        (
+            [folder("a/sub"), file("a/.wh..wh..opq")],
+            {"a": "dir", "a/sub": "dir", "b": "1", **KEPT},
+        ),
+        ([file(".wh..wh..opq"), file("new")], {"new": "0"}),
+        ([file("bin/.wh.sh")], without("usr/bin/sh")),
+        ([file("bin/.wh..wh..opq")], without("usr/bin/sh")),
+        ([file(".wh.bin"), file("bin/x")], without("bin") | {"bin": "dir", "bin/x": "0"}),
+        (
+            [folder("bin"), file("bin/.wh..wh..opq"), file("bin/x")],
+            without() | {"bin": "dir", "bin/x": "0"},
+        ),
+        ([hard_link("c", "b"), file(".wh.b")], without("b", c="1")),
+        ([hard_link("c", "b"), file(".wh.c")], without(c="1")),
+        ([folder(".wh..wh.plnk"), file(".wh..wh.plnk/1"), file(".wh..wh.aufs")], ALL),
+        ([file("b/c")], None),
+        ([file(".wh.")], None),
+        ([file(".wh..")], None),
+        ([file("a/.wh...")], None),
+        ([file(".wh.a"), hard_link("x", "a/old")], None),
+    ],
+    ids=lambda value: None if not isinstance(value, list) else "+".join(e.name for e in value),
+)
+def test_whiteouts_hide_the_layers_below_and_nothing_else(
+    entries: list[Entry], expected: dict[str, str] | None, tmp_path: Path
+) -> None:
+    if expected is None:
+        with pytest.raises(CorruptError):
+            applied(tmp_path, LOWER, pack(*entries))
+        return
+    assert listing(applied(tmp_path, LOWER, pack(*entries))) == expected
+
+
+def test_a_directory_over_a_directory_updates_it_and_other_things_replace(tmp_path: Path) -> None:
+    tree = applied(
+        tmp_path,
+        LOWER,
+        pack(folder("a", 0o1777), file("usr", b"x"), symlink("b", "a"), folder("bin")),
+    )
+    assert listing(tree) == {
+        **{"a": "dir", "a/old": "1", "a/sub": "dir", "a/sub/old": "1"},
+        **{"b": "-> a", "bin": "dir", "usr": "1"},
+    }
+    top = tree.get(b"a")
+    assert top and top.mode == 0o1777
+
+
+def test_parents_lead_through_symlinks_and_are_made(tmp_path: Path) -> None:
+    tree = applied(tmp_path, LOWER, pack(file("./bin/ls", b"1"), file("/x/y/z", b"1")))
+    assert tree.get(b"usr/bin/ls")
+    made = tree.get(b"x/y")
+    assert isinstance(made, Directory)
+    assert (made.mode, made.uid, made.mtime_ns) == (0o755, 0, 7)
+
+
+def test_hard_links_name_one_node_and_have_no_metadata_of_their_own(tmp_path: Path) -> None:
+    link = hard_link("copy", "etc/hosts")
+    link.mode, link.uid = 0o777, 5
+    tree = applied(tmp_path, TAR, pack(link, symlink("s", "nowhere"), hard_link("s2", "s")))
+    node = tree.get(b"copy")
+    assert node is tree.get(b"etc/hosts")
+    assert node and (node.mode, node.uid) == (0o644, 0)
+    assert tree.get(b"s") is tree.get(b"s2") is not None
+
+
+def test_all_types_and_fields(tmp_path: Path) -> None:
+    long = "n" * 255 + "/" + "m" * 200
+    capability = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0".decode()
+    tree = applied(
+        tmp_path,
+        pack(
+            Entry("null", tarfile.CHRTYPE, device=(1, 3), mode=0o666),
+            Entry("sda", tarfile.BLKTYPE, device=(8, 0), mode=0o660),
+            Entry("pipe", tarfile.FIFOTYPE, mode=0),
+            file("su", b"x", mode=0o4755, uid=3_000_000),
+            file(long, b"long"),
+            symlink("l", "t" * 3000),
+            file(
+                "xattrs",
+                pax={
+                    "SCHILY.xattr.security.capability": capability,
+                    "SCHILY.xattr.user.k": "=\n",
+                    "SCHILY.xattr.security.selinux": "label",
+                    "SCHILY.xattr.system.nfs4_acl": "acl",
+                    "mtime": "-1.987654321987",
+                },
+            ),
+            Entry("c", b"7", data=b"contiguous"),
+            file("old\udcff", b"x", mtime=-5),
+        ),
+    )
+    null, sda, su = tree.get(b"null"), tree.get(b"sda"), tree.get(b"su")
+    assert isinstance(null, CharDevice)
+    assert (null.major, null.minor, null.mode) == (1, 3, 0o666)
+    assert isinstance(sda, BlockDevice)
+    assert (sda.major, sda.minor) == (8, 0)
+    assert isinstance(tree.get(b"pipe"), Fifo)
+    assert su and (su.mode, su.uid) == (0o4755, 3_000_000)
+    assert text(tree, long.encode()) == b"long"
+    link = tree.get(b"l")
+    assert isinstance(link, Symlink)
+    assert len(link.target) == 3000
+    node = tree.get(b"xattrs")
+    assert node and node.mtime_ns == -1_987654321
+    assert node.xattrs == {b"security.capability": capability.encode(), b"user.k": b"=\n"}
+    assert text(tree, b"c") == b"contiguous"
+    old = tree.get(b"old\xff")
+    assert old and old.mtime_ns == -5_000_000_000
+
+
+def test_gnu_and_old_archives(tmp_path: Path) -> None:
+    entries = (
+        file("d" * 90 + "/" + "e" * 90, b"1"),
+        symlink("s", "t" * 200),
+        file("x", uid=1 << 30),
+    )
+    for tar_format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        tree = applied(tmp_path, pack(*entries, tar_format=tar_format))
+        assert text(tree, b"d" * 90 + b"/" + b"e" * 90) == b"1"
+        node = tree.get(b"x")
+        assert node and node.uid == 1 << 30
+    directory = Entry("dir/", tarfile.AREGTYPE)
+    assert listing(applied(tmp_path, pack(directory, tar_format=tarfile.USTAR_FORMAT))) == {
+        "dir": "dir"
+    }
+
+
+@pytest.mark.parametrize(
+    "tar_format", ["gnu", "posix:0.0", "posix:0.1", "posix:1.0"], ids=lambda name: name[-3:]
+)
+def test_holes_stay_holes(tar_format: str, tmp_path: Path) -> None:
+    name, _, version = tar_format.partition(":")
+    size = 70 << 20
+    with (tmp_path / "holey").open("wb") as holey:
+        for offset in range(0, 60 << 20, 2 << 20):  # more runs than the header itself has room for
+            holey.seek(offset)
+            holey.write(b"data%d" % offset)
+        holey.truncate(size)
+    command = ["tar", "-cf", "t.tar", "-S", f"--format={name}", "holey"]
+    subprocess.run(
+        command[:-1] + ([f"--sparse-version={version}"] if version else []) + command[-1:],
+        cwd=tmp_path,
+        check=True,
+    )
+    tar = tmp_path / "t.tar"
+    if tar.stat().st_size > 50 << 20:
+        pytest.skip(f"the filesystem of {tmp_path} keeps no holes")
+    tree = Tree(mtime_ns=0)
+    layers.apply(tree, Span(tar, 0, tar.stat().st_size))
+    node = tree.get(b"holey")
+    assert isinstance(node, File)
+    assert isinstance(node.content, Sparse)
+    assert node.content.size == size
+    with (tmp_path / "holey").open("rb") as holey:
+        assert all(holey.read(len(piece)) == piece for piece in read_content(node.content))
+        assert not holey.read()
+
+
+@pytest.mark.real
+def test_the_same_filesystem_as_umoci_makes(tmp_path: Path) -> None:
+    """Random stacks of layers, applied by us and by ``umoci raw unpack`` as root."""
+    if not shutil.which("umoci"):
+        pytest.skip("umoci is not installed")
+    if os.geteuid() != 0:
+        pytest.skip("umoci needs root to set owners and make devices")
+    accepted = 0
+    for seed in range(120):
+        tars = [pack(*entries) for entries in _random_stack(random.Random(seed))]  # noqa: S311
+        folder = tmp_path / str(seed)
+        _oci_layout(folder / "image", tars)
+        umoci = subprocess.run(
+            ["umoci", "raw", "unpack", "--image", folder / "image:latest", folder / "rootfs"],
+            capture_output=True,
+            check=False,
+        )
+        if umoci.returncode == 0:
+            accepted += 1
+            tree = applied(tmp_path, *tars)
+            assert _described(tree) == _described_on_disk(folder / "rootfs"), f"seed {seed}"
+    assert accepted > 10
+
+
+NAMES = ("a", "b", "c/a", "c/b", "c/d/a", "l/a", "l/d", "m", "c", "l")
+"""Names that often meet each other; ``l`` and ``m`` tend to be symlinks."""
+
+
+def _random_stack(random: random.Random) -> list[list[Entry]]:
+    stack = [[symlink("l", random.choice(["c", "/c", "../c/d", "nowhere"])), folder("c")]]
+    for _ in range(3):
+        entries = []
+        for _ in range(random.randint(1, 6)):
+            name = random.choice(NAMES)
+            parent, slash, last = name.rpartition("/")
+            entries.append(
+                random.choice(
+                    [
+                        file(name, b"x" * random.randint(0, 5), mode=0o4755, uid=5),
+                        file(name, b"y", mode=0, pax={"SCHILY.xattr.user.k": "v"}),
+                        folder(name, random.choice([0o700, 0o1777])),
+                        symlink(name, random.choice(NAMES)),
+                        hard_link(name, random.choice(NAMES)),
+                        file(parent + slash + ".wh." + last),
+                        file(parent + slash + ".wh..wh..opq"),
+                        Entry(name, tarfile.FIFOTYPE),
+                        Entry(name, tarfile.CHRTYPE, device=(1, 3)),
+                    ]
+                )
+            )
+        stack.append(entries)
+    return stack
+
+
+def _oci_layout(root: Path, tars: list[bytes]) -> None:
+    blobs = root / "blobs/sha256"
+    blobs.mkdir(parents=True)
+
+    def blob(data: bytes, kind: str) -> dict[str, object]:
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        media_type = f"application/vnd.oci.image.{kind}"
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
+
+    layers = [blob(gzip.compress(tar), "layer.v1.tar+gzip") for tar in tars]
+    diff_ids = [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars]
+    config = {
+        **{"architecture": "amd64", "os": "linux", "config": {}},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "config": blob(json.dumps(config).encode(), "config.v1+json"),
+        "layers": layers,
+    }
+    entry = blob(json.dumps(manifest).encode(), "manifest.v1+json")
+    entry["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
+    (root / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    (root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+
+Description = dict[str, tuple[object, ...]]
+
+
+def _described(tree: Tree) -> Description:
+    names = Counter(node for _, node in tree.walk())
+    described: Description = {}
+    for path, node in tree.walk():
+        if path:
+            data = b"".join(read_content(node.content)) if isinstance(node, File) else b""
+            described[path.decode()] = (
+                oct(node.file_type | node.mode),
+                node.uid,
+                0 if isinstance(node, Directory) else names[node],
+                node.target.decode() if isinstance(node, Symlink) else data,
+                node.xattrs.get(b"user.k", b""),
+                node.mtime_ns if not isinstance(node, Directory) else 0,
+            )
+    return described
+
+
+def _described_on_disk(root: Path) -> Description:
+    described: Description = {}
+    for path in root.rglob("*"):
+        status = path.lstat()
+        link, regular = path.is_symlink(), stat.S_ISREG(status.st_mode)
+        directory = stat.S_ISDIR(status.st_mode)
+        xattrs = os.listxattr(path, follow_symlinks=False)
+        described[str(path.relative_to(root))] = (
+            oct(status.st_mode),
+            status.st_uid,
+            0 if directory else status.st_nlink,
+            str(path.readlink()) if link else path.read_bytes() if regular else b"",
+            os.getxattr(path, "user.k") if "user.k" in xattrs else b"",
+            0 if directory else status.st_mtime_ns,
+        )
+    return described

@@ -1,0 +1,197 @@
+"""Indexes, manifests and configs: what is understood, what is refused, which platform is taken."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fledge.content import Span
+from fledge.errors import ConfigError, CorruptError, FledgeError
+from fledge.oci import document
+from fledge.oci.manifest import (
+    Descriptor,
+    Index,
+    Manifest,
+    Platform,
+    choose,
+    find_manifest,
+    make_image,
+    parse_config,
+    parse_manifest,
+    parse_platform,
+)
+
+OCI = "application/vnd.oci.image"
+DOCKER = "application/vnd.docker"
+HEX = "ab" * 32
+DIGEST = f"sha256:{HEX}"
+CONFIG = {
+    "os": "linux",
+    "architecture": "amd64",
+    "rootfs": {"type": "layers", "diff_ids": [DIGEST]},
+}
+
+
+def descriptor(media_type: str, **changes: Any) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": DIGEST, "size": 7, **changes}
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    return {
+        "schemaVersion": 2,
+        "config": descriptor(f"{OCI}.config.v1+json"),
+        "layers": [descriptor(f"{OCI}.layer.v1.tar+gzip")],
+        **changes,
+    }
+
+
+def parsed(value: object) -> Manifest | Index:
+    return parse_manifest(json.dumps(value).encode(), "HERE")
+
+
+def test_manifests_of_oci_and_docker() -> None:
+    oci = parsed(manifest())
+    assert isinstance(oci, Manifest)
+    assert oci.layers == (Descriptor(f"{OCI}.layer.v1.tar+gzip", HEX, 7),)
+    docker = manifest(
+        mediaType=f"{DOCKER}.distribution.manifest.v2+json",
+        config=descriptor(f"{DOCKER}.container.image.v1+json"),
+        layers=[descriptor(f"{DOCKER}.image.rootfs.diff.tar.gzip")],
+    )
+    assert isinstance(parsed(docker), Manifest)
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar+gzip", "tar+zstd", "nondistributable.v1.tar+gzip"])
+def test_every_kind_of_layer(kind: str) -> None:
+    kind = kind if "v1" in kind else f"v1.{kind}"
+    assert parsed(manifest(layers=[descriptor(f"{OCI}.layer.{kind}")]))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "not a JSON object"),
+        ({"schemaVersion": 1, "fsLayers": []}, "schema version 1"),
+        ({**manifest(), "manifests": []}, "both a manifest and an index"),
+        ({}, "config: is not a JSON object"),
+        (manifest(mediaType="text/html"), "not a container image, but has 'text/html'"),
+        (manifest(config=descriptor("application/vnd.cncf.helm.config.v1+json")), "helm"),
+        (manifest(layers=[descriptor(f"{OCI}.layer.v1.tar+gzip+encrypted")]), "encrypted"),
+        (manifest(layers={}), "layers is not a list"),
+        (manifest(layers=[7]), "layers: is not a JSON object"),
+        (manifest(config=descriptor("x", digest="sha512:" + "a" * 128)), "sha512"),
+        (manifest(config=descriptor("x", digest="sha256:../../etc/passwd")), "not a sha256"),
+        (manifest(config=descriptor("x", digest=DIGEST.upper())), "not a sha256"),
+        (manifest(config=descriptor("x", size=-1)), "size is not a whole number"),
+        (manifest(config=descriptor("x", size=True)), "size is not a whole number"),
+        (manifest(config=descriptor("x", size=1 << 62)), "size is not a whole number"),
+        (manifest(mediaType="\ud800"), "printable"),
+        (manifest(mediaType="\x1b[2J"), "printable"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(value: object, message: str) -> None:
+    with pytest.raises(CorruptError, match="HERE: ") as caught:
+        parsed(value)
+    assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"\xff", b"[" * 100_000, b"{" * 9, b" " * (document.MAX_SIZE + 1), b"1" * 9999]
+)
+def test_what_is_no_json_is_refused(raw: bytes) -> None:
+    with pytest.raises(CorruptError):
+        parse_manifest(raw, "HERE")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.just(DIGEST),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([*manifest(), *CONFIG]), inner),
+)
+
+
+@given(json_values)
+def test_any_json_is_parsed_or_refused(value: object) -> None:
+    raw = json.dumps(value).encode()
+    for parse in (parse_manifest, parse_config):
+        try:
+            parse(raw, "HERE")
+        except CorruptError as error:
+            assert error.message.isprintable()
+
+
+def on(platform: str | None, sha256: str = HEX) -> Descriptor:
+    return Descriptor("x", sha256, 7, Platform(*platform.split("/")) if platform else None)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered", "chosen"),
+    [
+        ("linux/amd64", ["linux/arm64", "linux/amd64"], 1),
+        ("linux/arm64", ["linux/amd64", "linux/arm64/v8"], 1),
+        ("linux/arm64/v8", ["linux/arm64"], 0),
+        ("linux/arm", ["linux/arm/v5", "linux/arm/v7", "linux/arm/v6"], 1),
+        ("linux/arm/v6", ["linux/arm/v7", "linux/arm/v5", "linux/arm/v6"], 2),
+        ("linux/amd64", ["linux/amd64/v3", "linux/amd64/v1", "linux/amd64"], 1),
+        ("linux/amd64", ["windows/amd64", None], 1),
+        ("linux/amd64", ["unknown/unknown", "linux/amd64"], 1),
+    ],
+)
+def test_the_best_for_a_platform(wanted: str, offered: list[str | None], chosen: int) -> None:
+    manifests = [on(each, f"{number:064}") for number, each in enumerate(offered)]
+    assert choose(manifests, parse_platform(wanted), "HERE") is manifests[chosen]
+
+
+def test_without_one_for_the_platform_it_says_what_there_is() -> None:
+    manifests = [on("unknown/unknown"), on("linux/s390x"), on("linux/arm/v7")]
+    with pytest.raises(ConfigError, match="HERE: has no image for linux/arm/v6") as caught:
+        choose(manifests, parse_platform("linux/arm/v6"), "HERE")
+    assert caught.value.hint.endswith("--platform: linux/arm/v7, linux/s390x")
+
+
+def test_an_index_that_leads_to_itself() -> None:
+    raw = json.dumps({"manifests": [descriptor(f"{OCI}.index.v1+json")]}).encode()
+    with pytest.raises(CorruptError, match="lead to one another"):
+        find_manifest(raw, parse_platform("linux/amd64"), "HERE", lambda _: raw)
+
+
+@pytest.mark.parametrize(
+    "text", ["amd64", "linux", "linux/", "linux/a/b/c", "windows/amd64", "\x1b"]
+)
+def test_what_is_no_platform(text: str) -> None:
+    with pytest.raises(ConfigError, match="no platform"):
+        parse_platform(text)
+
+
+def test_other_spellings_of_a_platform() -> None:
+    assert str(parse_platform("linux/x86_64")) == "linux/amd64"
+    assert str(parse_platform("Linux/aarch64")) == "linux/arm64"
+    assert str(parse_platform("linux/armv7l")) == "linux/arm/v7"
+
+
+def blob() -> Span:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("changes", "count", "message"),
+    [
+        ({}, 0, "has 0 layers, but 1 diff_ids"),
+        ({"rootfs": {"type": "layers", "diff_ids": [7]}}, 1, "printable strings"),
+        ({"rootfs": {"type": "squash", "diff_ids": []}}, 0, "type is not 'layers'"),
+        ({"rootfs": None}, 0, "rootfs: is not"),
+        ({"architecture": "arm64"}, 1, "is an image for linux/arm64, not for linux/amd64"),
+        ({"os": "windows"}, 1, "is an image for windows/amd64"),
+    ],
+)
+def test_a_config_that_does_not_fit(changes: dict[str, Any], count: int, message: str) -> None:
+    config = json.dumps({**CONFIG, **changes}).encode()
+    with pytest.raises(FledgeError) as caught:
+        make_image("HERE", config, [blob] * count, parse_platform("linux/amd64"))
+    assert message in caught.value.message
+
+
+def test_a_config_without_variant_fits_any() -> None:
+    config = json.dumps({**CONFIG, "architecture": "arm"}).encode()
+    assert make_image("HERE", config, [blob], parse_platform("linux/arm/v6")).config == config

@@ -1,0 +1,98 @@
+"""What a text names, and what is said of one that names nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fledge.errors import ConfigError
+from fledge.oci.reference import (
+    DockerArchive,
+    InDaemon,
+    InRegistry,
+    Name,
+    OciArchive,
+    OciLayout,
+    Reference,
+    default_name,
+    parse,
+)
+
+HERE = Path("/project")
+HEX = "0123456789abcdef" * 4
+NGINX = Name("docker.io", "library/nginx", "alpine")
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "name"),
+    [
+        ("nginx:alpine", NGINX, "nginx"),
+        ("nginx", Name("docker.io", "library/nginx", "latest"), "nginx"),
+        ("docker.io/nginx:alpine", NGINX, "nginx"),
+        ("index.docker.io/library/nginx:alpine", NGINX, "nginx"),
+        ("grafana/loki", Name("docker.io", "grafana/loki", "latest"), "loki"),
+        ("ghcr.io/a/b-c/d__e:V1.2", Name("ghcr.io", "a/b-c/d__e", "V1.2"), "d__e"),
+        ("reg:5000/app", Name("reg:5000", "app", "latest"), "app"),
+        ("localhost/app:1", Name("localhost", "app", "1"), "app"),
+        ("localhost:5000/team/app", Name("localhost:5000", "team/app", "latest"), "app"),
+        ("[::1]:5000/app", Name("[::1]:5000", "app", "latest"), "app"),
+        (f"nginx@sha256:{HEX}", Name("docker.io", "library/nginx", None, HEX), "nginx"),
+        (f"r.io/app:1@sha256:{HEX}", Name("r.io", "app", "1", HEX), "app"),
+        ("docker://nginx:alpine", InRegistry(NGINX), "nginx"),
+        ("docker-daemon:nginx:alpine", InDaemon(NGINX), "nginx"),
+        ("oci:image", OciLayout(HERE / "image", None), "image"),
+        ("oci:/srv/image:v1:2", OciLayout(Path("/srv/image"), "v1:2"), "image"),
+        ("oci:.", OciLayout(HERE, None), "project"),
+        ("oci-archive:a/image.tar:v1", OciArchive(HERE / "a/image.tar", "v1"), "image"),
+        ("docker-archive:b.tar:r:1", DockerArchive(HERE / "b.tar", "r:1"), "b"),
+    ],
+)
+def test_what_a_text_names(text: str, reference: Reference, name: str) -> None:
+    assert parse(text, HERE) == reference
+    assert default_name(reference) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("", "empty", "nginx:alpine"),
+        ("docker://", "empty", "nginx:alpine"),
+        ("a//b", "empty", "nginx:alpine"),
+        ("r.io/", "empty", "nginx:alpine"),
+        ("Nginx:alpine", "lower case", "Write nginx:alpine"),
+        ("ghcr.io/Team/app", "lower case", "Write ghcr.io/team/app"),
+        ("nginx:", "tag after the colon is empty", "128"),
+        ("nginx:.a", "'.a' is no tag", "128"),
+        ("nginx:" + "a" * 129, "no tag", "128"),
+        ("nginx@sha256:abc", "no digest", "64"),
+        (f"nginx@sha512:{HEX}{HEX}", "no digest", "64"),
+        ("nginx@", "no digest", "64"),
+        ("my app", "'my app' is no part", "lower-case"),
+        ("app\n", "no part", "lower-case"),
+        ("a/../b", "'..' is no part", "lower-case"),
+        ("-r.io/app", "no host", "HOST:PORT"),
+        ("r.io:port/app", "no host", "HOST:PORT"),
+        ("r.io/" + "a" * 251, "more than 255", "Check"),
+        ("oci:", "empty", "oci:PATH"),
+        ("oci-archive:a.tar:", "empty", "oci-archive:PATH:TAG"),
+        ("https://r.io/app", "no transport", "docker://"),
+    ],
+)
+def test_what_names_nothing(text: str, message: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, HERE)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+@given(st.text(alphabet="aB1./:@-_[] \n", max_size=40))
+def test_what_is_read_is_written_the_same(text: str) -> None:
+    try:
+        reference = parse(text, HERE)
+    except ConfigError:
+        return
+    if isinstance(reference, Name):
+        assert parse(str(reference), HERE) == reference

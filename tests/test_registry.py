@@ -1,0 +1,599 @@
+"""Images out of a registry: Debian's docker-registry, and servers that are worse than it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+import registry
+from httpd import Answer, Server, content, in_turn, redirect, status
+from project import write
+
+from fledge.cache import Cache
+from fledge.content import read_content
+from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
+from fledge.fetch import Fetcher
+from fledge.oci import credentials
+from fledge.oci.image import Image
+from fledge.oci.manifest import parse_platform
+from fledge.oci.reference import Name, parse
+from fledge.oci.registry import open_image
+from fledge.report import Reporter
+
+AMD64 = parse_platform("linux/amd64")
+LOGIN = base64.b64encode(b"alice:wonder").decode()
+WRONG_LOGIN = base64.b64encode(b"alice:blunder").decode()
+
+TARS = (registry.tar(a=b"lower"), registry.tar(b=secrets.token_bytes(1 << 20)))
+OCI_IMAGE = registry.image(*TARS)
+DOCKER_IMAGE = registry.image(*TARS, docker=True)
+ARM_IMAGE = registry.image(registry.tar(c=b"arm"), architecture="arm64")
+INDEX = registry.index(ARM_IMAGE, OCI_IMAGE)
+DOCKER_INDEX = registry.index(DOCKER_IMAGE, registry.index(ARM_IMAGE, docker=True), docker=True)
+TAGGED = {
+    "oci": OCI_IMAGE,
+    "docker": DOCKER_IMAGE,
+    "arm": ARM_IMAGE,
+    "index": INDEX,
+    "docker-index": DOCKER_INDEX,
+}
+
+real = pytest.mark.real
+
+
+class Notes(Reporter):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.fixture(autouse=True)
+def docker_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[object], Path]:
+    """Write what Docker would know of logins; nothing as long as it is not called."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("FLEDGE_INSECURE_REGISTRIES", raising=False)
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    return lambda config: write(tmp_path, "docker/config.json", json.dumps(config).encode())
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def fetcher(tmp_path: Path, notes: Notes) -> Fetcher:
+    return Fetcher(Cache(tmp_path / "cache"), notes, backoff=0)
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a registry with an image under all `TAGGED` names."""
+    folder = tmp_path_factory.mktemp("registry") / "storage"
+    with registry.serve(folder) as host:
+        for tag, manifest in TAGGED.items():
+            registry.push(host, "team/app", manifest, tag)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def open_registry(storage: Path) -> Iterator[str]:
+    """The host of one that wants no login."""
+    with registry.serve(storage) as host:
+        yield host
+
+
+def app(host: str, tag: str = "oci") -> Name:
+    return Name(host, "team/app", tag)
+
+
+def blobs(image: Image) -> list[bytes]:
+    """What the layers hold, downloaded all at once."""
+    with ThreadPoolExecutor() as pool:
+        spans = list(pool.map(lambda layer: layer.blob(), image.layers))
+    return [b"".join(read_content(span)) for span in spans]
+
+
+def check(image: Image) -> None:
+    """That it is the one of `TARS`, in either form."""
+    assert [layer.diff_id for layer in image.layers] == [registry.sha256(tar) for tar in TARS]
+    assert (image.config, *blobs(image)) == OCI_IMAGE.blobs
+
+
+@real
+@pytest.mark.parametrize("tag", ["oci", "docker", "index", "docker-index"])
+def test_open(tag: str, open_registry: str, fetcher: Fetcher) -> None:
+    image = open_image(app(open_registry, tag), AMD64, fetcher)
+    check(image)
+    chosen = DOCKER_IMAGE if tag.startswith("docker") else OCI_IMAGE
+    assert image.uri == f"{open_registry}/team/app:{tag}@sha256:{chosen.sha256}"
+
+
+@real
+def test_layers_are_downloaded_when_they_are_asked_for(
+    open_registry: str, fetcher: Fetcher
+) -> None:
+    image = open_image(app(open_registry), AMD64, fetcher)
+    layers = [registry.sha256(blob) for blob in OCI_IMAGE.blobs[1:]]
+    assert [fetcher.cache.find(sha256) for sha256 in layers] == [None, None]
+    image.layers[0].blob()
+    assert fetcher.cache.find(layers[0])
+
+
+@real
+@pytest.mark.parametrize("tag", ["index", "docker-index"])
+def test_platform(tag: str, open_registry: str, fetcher: Fetcher) -> None:
+    image = open_image(app(open_registry, tag), parse_platform("linux/arm64/v8"), fetcher)
+    assert image.config == ARM_IMAGE.blobs[0]
+
+
+@real
+@pytest.mark.parametrize(
+    ("tag", "offer"), [("index", "linux/amd64, linux/arm64"), ("arm", "linux/arm64")]
+)
+def test_platform_that_it_is_not_for(
+    tag: str, offer: str, open_registry: str, fetcher: Fetcher
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_image(app(open_registry, tag), parse_platform("linux/s390x"), fetcher)
+    assert "linux/s390x" in caught.value.message
+    assert offer in caught.value.hint
+
+
+@real
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("team/app:dokcer", "team/app has no 'dokcer'", "docker"),
+        ("team/app@sha256:" + "0" * 64, "team/app has no 'sha256:0000", "Check"),
+        ("nobody/app:oci", "nobody/app has no 'oci'", "no such repository"),
+    ],
+)
+def test_missing(text: str, message: str, hint: str, open_registry: str, fetcher: Fetcher) -> None:
+    name = parse(f"{open_registry}/{text}", Path())
+    assert isinstance(name, Name)
+    with pytest.raises(NetworkError) as caught:
+        open_image(name, AMD64, fetcher)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+@real
+def test_offline(open_registry: str, fetcher: Fetcher) -> None:
+    pinned = Name(open_registry, "team/app", None, INDEX.sha256)
+    offline = Fetcher(fetcher.cache, Reporter(), offline=True)
+    with pytest.raises(NetworkError, match="not in the cache"):
+        open_image(pinned, AMD64, offline)
+    check(open_image(app(open_registry, "index"), AMD64, fetcher))
+    check(open_image(pinned, AMD64, offline))
+    with pytest.raises(NetworkError, match="tag"):
+        open_image(app(open_registry), AMD64, offline)
+
+
+@pytest.fixture(scope="session")
+def htpasswd(storage: Path) -> Iterator[str]:
+    """The host of a registry that wants a user name and a password."""
+    file = storage.with_name("htpasswd")
+    file.write_text(registry.HTPASSWD)
+    with registry.serve(storage, auth={"htpasswd": {"realm": "r", "path": str(file)}}) as host:
+        yield host
+
+
+@pytest.fixture
+def helper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Install a docker-credential-test whose answer is made by a line of shell."""
+
+    def install(line: str) -> None:
+        script = (
+            f"#!/bin/sh\nread host\ncase $1:$host in get:127.0.0.1:*) {line};; *) exit 9; esac\n"
+        )
+        program = write(tmp_path, "bin/docker-credential-test", script.encode(), executable=True)
+        monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+
+    return install
+
+
+HELPED = """echo '{"ServerURL": "", "Username": "alice", "Secret": "wonder"}'"""
+
+
+@real
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"auths": {"HOST": {"auth": LOGIN}}},
+        {"auths": {"https://HOST/v1/": {"auth": LOGIN}}},
+        {"credHelpers": {"HOST": "test"}, "credsStore": "missing"},
+        {"auths": {"HOST": {}}, "credsStore": "test"},
+    ],
+)
+def test_basic_login(
+    config: object,
+    htpasswd: str,
+    fetcher: Fetcher,
+    docker_config: Callable[[object], Path],
+    helper: Callable[[str], None],
+) -> None:
+    docker_config(json.loads(json.dumps(config).replace("HOST", htpasswd)))
+    helper(HELPED)
+    check(open_image(app(htpasswd), AMD64, fetcher))
+
+
+@real
+@pytest.mark.parametrize("login", [None, WRONG_LOGIN])
+def test_login_that_is_refused(
+    login: str | None,
+    htpasswd: str,
+    fetcher: Fetcher,
+    docker_config: Callable[[object], Path],
+) -> None:
+    config = docker_config({"auths": {htpasswd: {"auth": login}}})
+    with pytest.raises(NetworkError) as caught:
+        open_image(app(htpasswd), AMD64, fetcher)
+    who = f"with the login of alice in {config}" if login else "without a login"
+    assert who in caught.value.message
+    assert f"docker login {htpasswd}" in caught.value.hint
+    assert "blunder" not in str(caught.value)
+
+
+@pytest.fixture(scope="session")
+def authority() -> registry.Authority:
+    return registry.Authority.make()
+
+
+@real
+@pytest.mark.parametrize("login", [None, LOGIN, WRONG_LOGIN])
+def test_token(
+    login: str | None,
+    storage: Path,
+    authority: registry.Authority,
+    fetcher: Fetcher,
+    docker_config: Callable[[object], Path],
+) -> None:
+    asked = f"Basic {LOGIN}" if login else ""
+    tokens = registry.TokenServer(authority, logins=frozenset({asked}))
+    with registry.serve_with_tokens(storage, tokens, "team/app") as (host, server):
+        docker_config({"auths": {host: {"auth": login}}})
+        if login == WRONG_LOGIN:
+            with pytest.raises(NetworkError, match="with the login of alice"):
+                open_image(app(host), AMD64, fetcher)
+        else:
+            check(open_image(app(host), AMD64, fetcher))
+        assert len(server.seen) == 1
+
+
+@real
+def test_token_that_expires_during_the_build(
+    storage: Path, authority: registry.Authority, fetcher: Fetcher
+) -> None:
+    tokens = registry.TokenServer(authority, lifetime=2)
+    with registry.serve_with_tokens(storage, tokens, "team/app") as (host, server):
+        image = open_image(app(host), AMD64, fetcher)
+        before = len(server.seen)
+        time.sleep(2)
+        check(image)
+        assert len(server.seen) > before
+
+
+@real
+def test_tls(
+    storage: Path,
+    tmp_path: Path,
+    authority: registry.Authority,
+    fetcher: Fetcher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with registry.serve(storage, http={"tls": authority.issue(tmp_path)}) as host:
+        with pytest.raises(NetworkError, match="cannot be trusted") as caught:
+            open_image(app(host), AMD64, fetcher)
+        assert "REQUESTS_CA_BUNDLE" in caught.value.hint
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.write(tmp_path / "ca.pem")))
+        check(open_image(app(host), AMD64, fetcher))
+
+
+@real
+def test_connection_that_is_cut_again_and_again(
+    open_registry: str, fetcher: Fetcher, notes: Notes
+) -> None:
+    with registry.cutting(open_registry, after=300_000) as host:
+        check(open_image(app(host), AMD64, fetcher))
+    assert len([note for note in notes.notes if "stopped after" in note]) >= 3
+
+
+@real
+@pytest.mark.parametrize("code", [429, 503])
+def test_busy_registry(code: int, open_registry: str, fetcher: Fetcher, notes: Notes) -> None:
+    with registry.forward(open_registry) as server:
+        host = server.url("").removeprefix("http://")
+        layer = f"/v2/team/app/blobs/sha256:{registry.sha256(OCI_IMAGE.blobs[1])}"
+        for path in ("/v2/team/app/manifests/oci", layer):
+            busy = status(code, headers={"Retry-After": "0"})
+            server.answers[path] = in_turn(busy, busy, server.answers.get(path, busy))
+        check(open_image(app(host), AMD64, fetcher))
+    assert len([note for note in notes.notes if f"answers {code}" in note]) == 4
+
+
+@real
+def test_blob_store_elsewhere_sees_no_login(
+    storage: Path, htpasswd: str, fetcher: Fetcher, docker_config: Callable[[object], Path]
+) -> None:
+    auth = {"htpasswd": {"realm": "r", "path": str(storage.with_name("htpasswd"))}}
+    with Server() as store:
+        for blob in OCI_IMAGE.blobs:
+            sha256 = registry.sha256(blob)
+            path = f"/docker/registry/v2/blobs/sha256/{sha256[:2]}/{sha256}/data"
+            store.answers[path] = content(blob)
+        redirect = [{"name": "redirect", "options": {"baseurl": store.url("/")}}]
+        with registry.serve(storage, auth=auth, middleware={"storage": redirect}) as host:
+            docker_config({"auths": {host: {"auth": LOGIN}}})
+            check(open_image(app(host), AMD64, fetcher))
+        assert len(store.seen) == len(OCI_IMAGE.blobs)
+        assert {request.headers["Authorization"] for request in store.seen} == {None}
+
+
+@dataclass
+class Registry:
+    """One that says what a test wants, below /v2/team/app/."""
+
+    server: Server
+
+    @property
+    def name(self) -> Name:
+        return app(self.server.url("").removeprefix("http://"))
+
+    def answer(self, path: str, answer: Answer) -> None:
+        self.server.answers[f"/v2/team/app/{path}"] = answer
+
+    def hold(self, manifest: registry.Manifest) -> None:
+        self.answer("manifests/oci", status(200, manifest.body))
+        for blob in manifest.blobs:
+            self.answer(f"blobs/sha256:{registry.sha256(blob)}", status(200, blob))
+
+
+@pytest.fixture
+def hostile() -> Iterator[Registry]:
+    with Server() as server:
+        yield Registry(server)
+
+
+def challenge(value: str) -> Answer:
+    return status(401, headers={"WWW-Authenticate": value})
+
+
+def changed(change: Callable[[dict[str, object]], object]) -> registry.Manifest:
+    """The image of one layer, with something done to its manifest."""
+    image = registry.image(TARS[0])
+    body = json.loads(image.body)
+    change(body)
+    return registry.Manifest(image.media_type, json.dumps(body).encode(), image.blobs)
+
+
+def grown(by: int, part: str) -> registry.Manifest:
+    def grow(body: dict[str, object]) -> None:
+        found = body[part]
+        descriptor = found[0] if isinstance(found, list) else found
+        assert isinstance(descriptor, dict)
+        descriptor["size"] += by
+
+    return changed(grow)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        (registry.Manifest("", b"<html>login</html>"), "not JSON"),
+        (registry.Manifest("", b"[" * 100_000), "not JSON"),
+        (registry.Manifest("", b'{"x": "' + b"x" * (5 << 20) + b'"}'), "more than the 4194304"),
+        (registry.Manifest("", b'{"schemaVersion": 1}'), "schema version 1"),
+        (changed(lambda body: body.update(layers=[])), "0 layers, but 1 diff_ids"),
+        (changed(lambda body: body.update(config=[])), "config"),
+        (grown(1, "config"), "config .* but its manifest says"),
+        (grown(-1, "config"), "config has more than"),
+        (grown(8 << 20, "config"), "config has more than"),
+        (grown(1, "layers"), "layer 1 of 1 .* but its manifest says"),
+        (grown(-1, "layers"), "layer 1 of 1 has more than"),
+    ],
+)
+def test_image_that_is_not_what_it_claims(
+    manifest: registry.Manifest, message: str, hostile: Registry, fetcher: Fetcher
+) -> None:
+    hostile.hold(manifest)
+    with pytest.raises(CorruptError, match=message):
+        blobs(open_image(hostile.name, AMD64, fetcher))
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_blob_of_another_digest(part: int, hostile: Registry, fetcher: Fetcher) -> None:
+    image = registry.image(TARS[0])
+    hostile.hold(image)
+    blob = image.blobs[part]
+    hostile.answer(f"blobs/sha256:{registry.sha256(blob)}", status(200, b"\0" * len(blob)))
+    with pytest.raises(CorruptError, match="expected"):
+        blobs(open_image(hostile.name, AMD64, fetcher))
+
+
+def test_indexes_without_end(hostile: Registry, fetcher: Fetcher) -> None:
+    inner = registry.image(TARS[0])
+    for _ in range(20):
+        hostile.answer(f"manifests/sha256:{inner.sha256}", status(200, inner.body))
+        inner = registry.index(inner)
+    hostile.hold(registry.index(inner))
+    hostile.answer(f"manifests/sha256:{inner.sha256}", status(200, inner.body))
+    with pytest.raises(FledgeError, match="indexes"):
+        open_image(hostile.name, AMD64, fetcher)
+
+
+def test_token_that_expires_during_a_download(hostile: Registry, fetcher: Fetcher) -> None:
+    image = registry.image(TARS[1])
+    hostile.hold(image)
+    layer = image.blobs[1]
+    wanted = challenge(f'Basic realm="b", Bearer realm="http://{hostile.name.host}/t",service="s"')
+    path = f"blobs/sha256:{registry.sha256(layer)}"
+    hostile.answer(path, in_turn(wanted, content(layer, cut=300_000), wanted, content(layer)))
+    tokens = in_turn(status(200, b'{"token": "1"}'), status(200, b'{"access_token": "2"}'))
+    hostile.server.answers["/t?service=s&scope=repository%3Ateam%2Fapp%3Apull"] = tokens
+    assert blobs(open_image(hostile.name, AMD64, fetcher)) == [layer]
+    asked = [request.headers for request in hostile.server.seen if request.path.endswith(path)]
+    first, second = "Bearer 1", "Bearer 2"
+    assert [headers["Authorization"] for headers in asked] == [None, first, first, second]
+    assert [headers["Range"] for headers in asked] == [None, None, *["bytes=300000-"] * 2]
+
+
+def test_login_is_not_for_where_a_registry_redirects_to(
+    hostile: Registry, fetcher: Fetcher, docker_config: Callable[[object], Path]
+) -> None:
+    docker_config({"auths": {hostile.name.host: {"auth": LOGIN}}})
+    with Server(answers={"/blob": challenge('Basic realm="r"')}) as other:
+        image = registry.image(TARS[0])
+        hostile.hold(image)
+        hostile.answer("manifests/oci", in_turn(challenge("Basic x"), status(200, image.body)))
+        hostile.answer(
+            f"blobs/sha256:{registry.sha256(image.blobs[0])}", redirect(other.url("/blob"))
+        )
+        with pytest.raises(NetworkError, match="no access"):
+            open_image(hostile.name, AMD64, fetcher)
+        assert [request.headers["Authorization"] for request in other.seen] == [None]
+    assert hostile.server.seen[-1].headers["Authorization"] == f"Basic {LOGIN}"
+
+
+def test_token_from_a_file_of_this_machine(
+    hostile: Registry, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    secret = write(tmp_path, "secret.json", b'{"token": "secret"}').as_uri()
+    hostile.answer("manifests/oci", challenge(f'Bearer realm="{secret}"'))
+    with pytest.raises(NetworkError, match="no https URL"):
+        open_image(hostile.name, AMD64, fetcher)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        ("", NetworkError),
+        ("Basic", NetworkError),
+        ("Bearer", NetworkError),
+        ("Bearer realm", NetworkError),
+        ('Bearer realm="http://["', FledgeError),
+        ("bearer " + "x" * 60_000, NetworkError),
+        ('Bearer realm="http://HOST/nothing"', NetworkError),
+        ('Bearer realm="http://HOST/list"', CorruptError),
+        ('Bearer realm="http://HOST/empty"', CorruptError),
+        ('Bearer realm="http://HOST/header"', CorruptError),
+        ('Bearer realm="http://HOST/number"', CorruptError),
+    ],
+)
+def test_challenges(
+    value: str, error: type[FledgeError], hostile: Registry, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    scope = "?scope=repository%3Ateam%2Fapp%3Apull"
+    for name, answer in {
+        "list": [],
+        "empty": {},
+        "header": {"token": "a\r\nX: y"},
+        "number": {"token": 1},
+    }.items():
+        hostile.server.answers[f"/{name}{scope}"] = status(200, json.dumps(answer).encode())
+    hostile.answer("manifests/oci", challenge(value.replace("HOST", hostile.name.host)))
+    write(tmp_path, "netrc", b"machine 127.0.0.1 login alice password wonder")
+    with pytest.raises(error):
+        open_image(hostile.name, AMD64, fetcher)
+    asked = [request for request in hostile.server.seen if request.path != "/v2/"]
+    assert {request.headers["Authorization"] for request in asked} == {None}
+
+
+def test_plain_http_elsewhere_is_for_the_user_to_allow(
+    hostile: Registry, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Reached through a proxy, for there is no name server to ask in a test.
+    image = registry.image(TARS[0])
+    for path, body in {
+        "/v2/": b"{}",
+        "/v2/team/app/manifests/oci": image.body,
+        **{f"/v2/team/app/blobs/sha256:{registry.sha256(b)}": b for b in image.blobs},
+    }.items():
+        hostile.server.answers[f"http://registry.example{path}"] = status(200, body)
+    monkeypatch.setenv("http_proxy", hostile.server.url(""))
+    monkeypatch.setenv("https_proxy", hostile.server.url(""))
+    with pytest.raises(NetworkError):
+        open_image(app("registry.example"), AMD64, fetcher)
+    monkeypatch.setenv("FLEDGE_INSECURE_REGISTRIES", "other:5000, registry.example")
+    assert blobs(open_image(app("registry.example"), AMD64, fetcher)) == [image.blobs[1]]
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "message"),
+    [
+        ([], ConfigError, "not a JSON object"),
+        ({"auths": []}, None, ""),
+        ({"auths": ["127.0.0.1:1"]}, ConfigError, "auths is not a JSON object"),
+        ({"auths": {"127.0.0.1:1": 1}}, ConfigError, "auths 127.0.0.1:1 is not"),
+        ({"auths": {"127.0.0.1:1": {"auth": "%%"}}}, ConfigError, "base64"),
+        ({"auths": {"127.0.0.1:1": {"auth": "YWxpY2U="}}}, ConfigError, "base64"),
+        ({"auths": {"127.0.0.1:1": {"identitytoken": "t"}}}, ConfigError, "identity token"),
+        ({"credsStore": "../x"}, ConfigError, "not the name"),
+        ({"credsStore": "missing"}, HostError, "not installed"),
+        ({"credHelpers": {"elsewhere": "missing"}}, None, ""),
+    ],
+)
+def test_docker_config(
+    config: object,
+    error: type[FledgeError] | None,
+    message: str,
+    docker_config: Callable[[object], Path],
+) -> None:
+    docker_config(config)
+    find = partial(credentials.find, "127.0.0.1:1")
+    if error is None:
+        assert find() is None
+    else:
+        with pytest.raises(error, match=re.escape(message)):
+            find()
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "message"),
+    [
+        (HELPED, None, ""),
+        ("echo locked; exit 1", HostError, "locked"),
+        ("echo '[]'", HostError, "not of the expected form"),
+        ("echo '{'", HostError, "not of the expected form"),
+        ("echo credentials not found in native keychain; exit 1", None, ""),
+        (
+            """echo '{"Username": "<token>", "Secret": "s"}'""",
+            ConfigError,
+            "identity token",
+        ),
+    ],
+)
+def test_credential_helper(
+    line: str,
+    error: type[FledgeError] | None,
+    message: str,
+    docker_config: Callable[[object], Path],
+    helper: Callable[[str], None],
+) -> None:
+    docker_config({"credHelpers": {"127.0.0.1:1": "test"}})
+    helper(line)
+    if error:
+        with pytest.raises(error, match=message):
+            credentials.find("127.0.0.1:1")
+    else:
+        found = credentials.find("127.0.0.1:1")
+        known = credentials.Credentials("alice", "wonder", "docker-credential-test")
+        assert found == (known if line == HELPED else None)
+
+
+def test_login_of_docker_hub(docker_config: Callable[[object], Path]) -> None:
+    config = docker_config({"auths": {"https://index.docker.io/v1/": {"auth": LOGIN}}})
+    assert credentials.find("docker.io") == credentials.Credentials("alice", "wonder", str(config))
