@@ -1,0 +1,221 @@
+"""A tree as real files in a folder of the host.
+
+Every path is resolved relative to the open folder. It must be empty and nobody else's: then
+all parents on the way are directories made here, and no symlink of the tree is ever followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Container, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+
+from fledge.content import READ_SIZE, Content, Span, Sparse, content_size, read_content
+from fledge.errors import CorruptError
+from fledge.tree import (
+    MAX_PATH,
+    Device,
+    Directory,
+    Fifo,
+    File,
+    Node,
+    Symlink,
+    Tree,
+    printable,
+)
+
+BLOCK_SIZE = 4096
+"""Bytes; what is zero in steps of it becomes a hole."""
+
+NO_ID = 0xFFFFFFFF
+"""What chown(2) takes for "leave it", and the kernel for an invalid user or group."""
+
+REFUSALS = (errno.EINVAL, errno.ENAMETOOLONG, errno.EMLINK, errno.EFBIG)
+"""How a filesystem says that it cannot represent something: xfs has shorter symlinks and
+fewer device numbers, btrfs fewer hard links within one directory."""
+
+ZERO_BLOCK = bytes(BLOCK_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a file's content."""
+
+    digest: bytes
+    """Depends on the bytes alone, not on how they are kept."""
+    blocks: int
+    """Blocks that hold anything but zeros."""
+    runs: int
+    """How many stretches of adjacent ones they form."""
+
+
+def check_fits(tree: Tree) -> None:
+    """Raise `CorruptError`, with the path, for what no Linux filesystem can hold."""
+    for path, node in tree.walk():
+        if len(path) >= MAX_PATH:
+            raise CorruptError(
+                f"/{printable(path[:200])}…: the path is longer than the {MAX_PATH - 1} bytes"
+                " that Linux can open"
+            )
+        if NO_ID in (node.uid, node.gid):
+            raise CorruptError(
+                f"/{printable(path)}: its owner {NO_ID} stands for no owner at all in Linux"
+            )
+        if isinstance(node, Symlink) and not 0 < len(node.target) < MAX_PATH:
+            raise CorruptError(
+                f"/{printable(path)}: the symlink's target is {len(node.target)} bytes long;"
+                f" Linux takes 1 to {MAX_PATH - 1}"
+            )
+
+
+def populate(tree: Tree, root: int, *, leaving_out: Container[bytes] = ()) -> dict[Node, Written]:
+    """Make the tree's nodes in the folder open as ``root``, for their owner only.
+
+    Hard links are hard links; long runs of zeros are holes; devices take root. ``leaving_out``
+    are paths. The tree must pass `check_fits`. Raises `CorruptError` for what this filesystem
+    cannot hold, `FledgeError` if a content cannot be read, `OSError` if the folder refuses.
+    """
+    first: dict[Node, bytes] = {}
+    written: dict[Node, Written] = {}
+    for path, node in tree.walk():
+        if node is tree.root or path in leaving_out:
+            continue
+        try:
+            if node in first:
+                os.link(first[node], path, src_dir_fd=root, dst_dir_fd=root, follow_symlinks=False)
+            elif isinstance(node, File):
+                written[node] = _write_file(path, node.content, root)
+            else:
+                _make(path, node, root)
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise
+            raise CorruptError(
+                f"/{printable(path)} does not fit into this filesystem: {error.strerror}",
+                "Leave it out of the image. Of the filesystems, ext4 has the widest limits.",
+            ) from None
+        if not isinstance(node, Directory):
+            first.setdefault(node, path)
+    return written
+
+
+def set_metadata(tree: Tree, root: int) -> None:
+    """Give what `populate` made its owners, modes, xattrs and times. Takes root.
+
+    Raises `CorruptError` for xattrs that this filesystem does not hold.
+    """
+    nodes = {node: path or b"." for path, node in tree.walk()}
+    for node, path in reversed(nodes.items()):
+        os.chown(path, node.uid, node.gid, dir_fd=root, follow_symlinks=False)
+        if not isinstance(node, Symlink):
+            os.chmod(path, node.mode, dir_fd=root)
+        for name, value in sorted(node.xattrs.items()):
+            try:
+                reached = b"/proc/self/fd/%d/" % root + path
+                os.setxattr(reached, name, value, follow_symlinks=False)
+            except OSError as error:
+                raise CorruptError(
+                    f"/{printable(path)}: the extended attribute {printable(name)}"
+                    f" cannot be stored: {error.strerror}"
+                ) from None
+        times = (node.mtime_ns, node.mtime_ns)
+        os.utime(path, ns=times, dir_fd=root, follow_symlinks=False)
+
+
+def remove(tree: Tree, root: int) -> None:
+    """Remove what `populate` made, however deep it is and however far it came."""
+    for path, node in reversed(list(tree.walk())):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if not isinstance(node, Directory):
+                os.unlink(path, dir_fd=root)
+            elif path:
+                os.rmdir(path, dir_fd=root)
+
+
+def _make(path: bytes, node: Node, root: int) -> None:
+    """Make anything but a regular file."""
+    if isinstance(node, Directory):
+        os.mkdir(path, 0o700, dir_fd=root)
+        os.chmod(path, 0o700, dir_fd=root)  # whatever the umask took away
+    elif isinstance(node, Symlink):
+        os.symlink(node.target, path, dir_fd=root)
+    elif isinstance(node, Fifo):
+        os.mkfifo(path, 0o600, dir_fd=root)
+    elif isinstance(node, Device):
+        number = os.makedev(node.major, node.minor)
+        os.mknod(path, node.file_type | 0o600, number, dir_fd=root)
+
+
+def _write_file(path: bytes, content: Content, root: int) -> Written:
+    digest = sha256()
+    blocks = 0
+    starts: list[int] = []
+    end = -1
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=root)
+    try:
+        os.fchmod(file, 0o600)
+        for piece_start, piece in _data(content):
+            for start, stop in _runs(piece):
+                run = memoryview(piece)[start:stop]
+                digest.update(run)
+                blocks += -(-len(run) // BLOCK_SIZE)
+                if piece_start + start != end:
+                    starts.append(piece_start + start)
+                end = piece_start + stop
+                while run:
+                    run = run[os.pwrite(file, run, end - len(run)) :]
+        size = content_size(content)
+        os.ftruncate(file, size)
+    finally:
+        os.close(file)
+    digest.update(repr((size, starts)).encode())
+    return Written(digest.digest(), blocks, len(starts))
+
+
+def _data(content: Content) -> Iterator[tuple[int, bytes]]:
+    """What is not in the holes of a `Sparse`, with its offset, in pieces of whole blocks.
+
+    Only the last may end within a block.
+    """
+    parts = _spans(content) if isinstance(content, Sparse) else iter([(0, content)])
+    buffer = bytearray()
+    start = 0
+    for offset, part in parts:
+        if offset >= start + len(buffer) + BLOCK_SIZE:
+            yield start, bytes(buffer) + bytes(-len(buffer) % BLOCK_SIZE)
+            buffer.clear()
+            start = offset - offset % BLOCK_SIZE
+        buffer += bytes(offset - start - len(buffer))
+        for piece in read_content(part):
+            buffer += piece
+            whole = len(buffer) - len(buffer) % BLOCK_SIZE
+            if whole >= READ_SIZE:
+                yield start, bytes(buffer[:whole])
+                del buffer[:whole]
+                start += whole
+    left = content_size(content) - start - len(buffer)
+    yield start, bytes(buffer) + bytes(min(-len(buffer) % BLOCK_SIZE, left))
+
+
+def _spans(content: Sparse) -> Iterator[tuple[int, bytes | Span]]:
+    start = content.data.offset
+    for offset, length in content.extents:
+        yield offset, Span(content.data.path, start, length)
+        start += length
+
+
+def _runs(piece: bytes) -> Iterator[tuple[int, int]]:
+    """Where adjacent blocks begin and end that are not all zeros."""
+    begin = None
+    for block in range(0, len(piece), BLOCK_SIZE):
+        if piece.startswith(ZERO_BLOCK[: len(piece) - block], block):
+            if begin is not None:
+                yield begin, block
+            begin = None
+        elif begin is None:
+            begin = block
+    if begin is not None:
+        yield begin, len(piece)

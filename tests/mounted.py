@@ -1,0 +1,139 @@
+"""What the kernel finds in an image, entry by entry, to compare with a tree."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from fledge.content import read_content
+from fledge.tree import Device, Directory, File, Node, Symlink, Tree
+
+
+class Entry(NamedTuple):
+    """All that a path says of itself."""
+
+    mode: int
+    """With the S_IFMT bits."""
+    uid: int
+    gid: int
+    mtime_ns: int
+    links: int | None
+    """None for directories: btrfs does not count theirs."""
+    size: int | None
+    """Of regular files."""
+    holds: str | bytes | tuple[int, int] | None
+    """A file's sha256, a symlink's target, or a device's major and minor number."""
+    xattrs: dict[bytes, bytes]
+    same_as: bytes
+    """The first path of the same inode."""
+
+
+Listing = dict[bytes, Entry]
+
+
+def list_tree(tree: Tree) -> Listing:
+    """What a mount of an image of that tree should show."""
+    links = Counter(node for _, node in tree.walk())
+    first: dict[Node, bytes] = {}
+    return {
+        path: Entry(
+            node.file_type | (0o777 if isinstance(node, Symlink) else node.mode),
+            node.uid,
+            node.gid,
+            node.mtime_ns,
+            None if isinstance(node, Directory) else links[node],
+            sum(map(len, read_content(node.content))) if isinstance(node, File) else None,
+            _holds(node),
+            node.xattrs,
+            first.setdefault(node, path),
+        )
+        for path, node in tree.walk()
+    }
+
+
+def list_folder(folder: Path) -> Listing:
+    """What is in a folder, its root as ``b""``, in the order of `Tree.walk`."""
+    first: dict[int, bytes] = {}
+    listing: Listing = {}
+    pending = [b""]
+    while pending:
+        path = pending.pop()
+        full = os.fsencode(folder) + b"/" + path
+        status = os.lstat(full)
+        kind = stat.S_IFMT(status.st_mode)
+        holds: str | bytes | tuple[int, int] | None = None
+        if kind == stat.S_IFREG:
+            with open(full, "rb") as file:  # noqa: PTH123 -- the path is bytes
+                holds = hashlib.sha256(file.read()).hexdigest()
+        elif kind == stat.S_IFLNK:
+            holds = os.readlink(full)
+        elif kind in (stat.S_IFCHR, stat.S_IFBLK):
+            holds = os.major(status.st_rdev), os.minor(status.st_rdev)
+        listing[path] = Entry(
+            status.st_mode,
+            status.st_uid,
+            status.st_gid,
+            status.st_mtime_ns,
+            None if kind == stat.S_IFDIR else status.st_nlink,
+            status.st_size if kind == stat.S_IFREG else None,
+            holds,
+            _xattrs(full),
+            first.setdefault(status.st_ino, path),
+        )
+        if kind == stat.S_IFDIR:
+            prefix = path + b"/" if path else b""
+            pending += [prefix + name for name in sorted(os.listdir(full), reverse=True)]
+    return listing
+
+
+@contextmanager
+def mounted(image: Path) -> Iterator[Path]:
+    """Mount an image read-only, or skip where that cannot be."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount an image")
+    with tempfile.TemporaryDirectory(prefix="mounted-") as folder:
+        command: list[str | Path] = ["mount", "-o", "loop,ro", image, folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if "failed to setup loop device" in done.stderr:
+            pytest.skip("no loop device")
+        assert done.returncode == 0, done.stderr
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
+
+def list_image(image: Path) -> Listing:
+    """What the kernel shows of an image."""
+    with mounted(image) as folder:
+        return list_folder(folder)
+
+
+def _holds(node: Node) -> str | bytes | tuple[int, int] | None:
+    if isinstance(node, File):
+        digest = hashlib.sha256()
+        for piece in read_content(node.content):
+            digest.update(piece)
+        return digest.hexdigest()
+    if isinstance(node, Symlink):
+        return node.target
+    if isinstance(node, Device):
+        return node.major, node.minor
+    return None
+
+
+def _xattrs(path: bytes) -> dict[bytes, bytes]:
+    return {
+        os.fsencode(name): os.getxattr(path, name, follow_symlinks=False)
+        for name in os.listxattr(path, follow_symlinks=False)
+    }

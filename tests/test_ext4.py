@@ -1,0 +1,251 @@
+"""ext4 images, judged by the kernel and by e2fsck."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import struct
+import subprocess
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mounted import list_image, list_tree
+from pythons import nobody
+from trees import MAX_ID, NAMES, trees
+
+from fledge import ext4
+from fledge.config import Filesystem
+from fledge.content import Span, Sparse
+from fledge.errors import CorruptError, HostError
+from fledge.ext4.debugfs import MAX_SECONDS, MIN_SECONDS
+from fledge.tree import (
+    BlockDevice,
+    CharDevice,
+    Directory,
+    Fifo,
+    File,
+    Node,
+    Symlink,
+    Tree,
+)
+
+EPOCH = 1704067200
+MIB = 1 << 20
+CAPABILITIES = {b"security.capability": bytes.fromhex("0100000200040000000000000000000000000000")}
+ACL = struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 4, 4, 0xFFFFFFFF, 32, 4, 0xFFFFFFFF)
+
+TIMES = st.integers(MIN_SECONDS * 10**9, MAX_SECONDS * 10**9)
+# Hypothesis takes lost+found out of the source, where it may be no file.
+ONE_LINE_NAMES = NAMES.filter(lambda name: not set(name) & set(b"\r\n") and name != b"lost+found")
+XATTRS = st.dictionaries(
+    st.binary(min_size=1, max_size=40)
+    .filter(lambda name: not set(name) & set(b"\0\r\n"))
+    .map(b"trusted.".__add__),
+    st.binary(max_size=60),
+    max_size=3,
+)
+
+
+def sample() -> Tree:
+    """A tree of all that is hard to stage, to name and to store."""
+    tree = Tree(mtime_ns=EPOCH * 10**9)
+    nodes: dict[bytes, Node] = {
+        b"bin": Symlink(target=b"usr/bin"),
+        b"usr/bin/su": File(mode=0o4755, content=b"su", xattrs=dict(CAPABILITIES)),
+        b"usr/bin/unreadable": File(mode=0, uid=4294967294, gid=70000, content=b"x" * 5000),
+        b"dev/null": CharDevice(mode=0o666, major=1, minor=3),
+        b'dev/-sd "a" <2>': BlockDevice(mode=0o660, gid=6, major=511, minor=200_000),
+        b"run/fifo": Fifo(mode=0o622, mtime_ns=-1_500_000_001),
+        b"run/-q\n\"'\xff $(x)": File(mode=0o600, content=b"", mtime_ns=2**33 * 10**9 + 999),
+        b"run/" + b"n" * 255: Directory(mode=0o1777, uid=1),
+        b"long": Symlink(target=b"t" * 1000),
+        b"acl": File(mode=0o664, content=b"", xattrs={b"system.posix_acl_access": ACL}),
+        b"xattrs": Directory(mode=0o755, xattrs={b"trusted.nul": b"a\0b\n" * 300, b"user.e": b""}),
+        b"zeros": File(mode=0o644, content=b"\0" * 9000 + b"1" + bytes(9000)),
+    }
+    for path, node in nodes.items():
+        tree.add(path, node)
+    for link, path in ((b"su", b"usr/bin/su"), (b"0", b"dev/null"), (b"s", b"long")):
+        linked = tree.get(path)
+        assert linked
+        tree.add(b"links/" + link, linked)
+    return tree
+
+
+def build(tree: Tree, path: Path, *, size_buffer_mb: int = 1, preallocate: bool = False) -> Path:
+    path.touch()
+    ext4.write(tree, path, Filesystem("ext4", size_buffer_mb, preallocate), EPOCH)
+    # By its descriptor, for e2fsck takes what follows a ? in a name for options.
+    with path.open("rb") as file:
+        command = ["e2fsck", "-fn", "/proc/self/fd/0"]
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert os.listdir(path.parent) == [path.name]
+    return path
+
+
+def free(image: Path) -> tuple[int, int]:
+    """Free bytes and free inodes, as the superblock has them."""
+    with image.open("rb") as file:
+        superblock = os.pread(file.fileno(), 1024, 1024)
+    blocks, inodes = struct.unpack_from("<II", superblock, 12)
+    return blocks * 4096, inodes
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.real
+def test_the_kernel_sees_the_tree(tmp_path: Path) -> None:
+    tree = sample()
+    assert list_image(build(tree, tmp_path / "x?offset=4096.img")) == list_tree(tree)
+
+
+@pytest.mark.real
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(trees(names=ONE_LINE_NAMES, times=TIMES, xattrs=XATTRS))
+def test_the_kernel_sees_any_tree(tree: Tree) -> None:
+    for _, node in tree.walk():
+        node.uid, node.gid = min(node.uid, MAX_ID - 1), min(node.gid, MAX_ID - 1)
+    with tempfile.TemporaryDirectory() as folder:
+        assert list_image(build(tree, Path(folder, "image"))) == list_tree(tree)
+
+
+@pytest.mark.real
+def test_the_same_tree_gives_the_same_bytes_to_anyone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = digest(build(sample(), tmp_path / "image"))
+    (tmp_path / "image").unlink()
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    monkeypatch.setenv("MKE2FS_CONFIG", "/nowhere")
+    before = os.umask(0o777)
+    with ExitStack() as after:
+        after.callback(os.umask, before)
+        assert digest(build(sample(), tmp_path / "image")) == expected
+
+
+@pytest.mark.real
+def test_root_and_a_user_without_rights_give_the_same_bytes(tmp_path: Path) -> None:
+    tree = sample()
+    expected = digest(build(tree, tmp_path / "image"))
+    script = f"""
+import pickle
+from pathlib import Path
+from fledge import ext4
+from fledge.config import Filesystem
+Path("image").touch()
+ext4.write(pickle.load(open("tree", "rb")), Path("image"), Filesystem("ext4", 1), {EPOCH})
+"""
+    with nobody() as user:
+        (user.home / "tree").write_bytes(pickle.dumps(tree))
+        done = user.run([user.python, "-c", script])
+        assert done.returncode == 0, done.stderr
+        assert digest(user.home / "image") == expected
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("buffer_mb", [1, 100, 700])
+def test_the_free_space_is_what_was_asked_for(tmp_path: Path, buffer_mb: int) -> None:
+    tree = sample()
+    (tmp_path / "blob").write_bytes(bytes(range(1, 256)) * 1000)
+    blob = tmp_path / "blob"
+    for number in range(3000):
+        content = Span(blob, number, number * 50)
+        tree.add(b"files/%d" % number, File(mode=0o644, content=content))
+    (tmp_path / "out").mkdir()
+    free_bytes, free_inodes = free(build(tree, tmp_path / "out/i", size_buffer_mb=buffer_mb))
+    wanted = buffer_mb * MIB
+    assert wanted <= free_bytes <= wanted * 1.01 + 2 * MIB
+    assert free_inodes >= wanted // 16384
+
+
+@pytest.mark.real
+def test_without_a_size_there_is_room_in_proportion(tmp_path: Path) -> None:
+    free_bytes, _ = free(build(sample(), tmp_path / "image", size_buffer_mb=0))
+    assert 64 * MIB <= free_bytes <= 66 * MIB
+
+
+@pytest.mark.real
+def test_holes_stay_holes_unless_all_is_preallocated(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"d" * 5000)
+    (tmp_path / "out").mkdir()
+    data = Span(tmp_path / "data", 0, 5000)
+    tree = Tree(mtime_ns=0)
+    tree.add(b"f", File(mode=0o644, content=Sparse(1 << 27, data, ((4, 2000), (1 << 26, 3000)))))
+    image = build(tree, tmp_path / "out/image")
+    assert image.stat().st_size < 16 * MIB
+    assert list_image(image) == list_tree(tree)
+    sparse = digest(image)
+    build(tree, image, preallocate=True)
+    assert image.stat().st_blocks * 512 >= image.stat().st_size
+    assert digest(image) == sparse
+
+
+@pytest.mark.real
+def test_two_images_have_two_uuids(tmp_path: Path) -> None:
+    uuids = set()
+    for content in (b"a", b"b"):
+        tree = Tree(mtime_ns=0)
+        tree.add(b"f", File(mode=0o644, content=content))
+        uuids.add(build(tree, tmp_path / "image").read_bytes()[1024 + 104 : 1024 + 120])
+    assert len(uuids) == 2
+
+
+@pytest.mark.real
+def test_lost_and_found_is_the_tree_s_own(tmp_path: Path) -> None:
+    tree = Tree(mtime_ns=0)
+    tree.add(b"lost+found/x", File(mode=0o644, content=b"x"))
+    tree.add(b"a", Directory(mode=0o700))
+    assert list_image(build(tree, tmp_path / "image")) == list_tree(tree)
+
+
+@pytest.mark.real
+def test_a_deep_tree_is_removed_again(tmp_path: Path) -> None:
+    tree = Tree(mtime_ns=0)
+    tree.add(b"dd/" + b"/".join([b"d"] * 1990), Directory(mode=0o755))
+    build(tree, tmp_path / "image")
+
+
+@pytest.mark.parametrize(
+    ("path", "node", "words"),
+    [
+        (b"f", File(mode=0, content=b"", xattrs={b"user.x": b"x" * 4096}), "has 4096"),
+        (b"f", File(mode=0, content=b"", xattrs={b"strange.x": b""}), "no place for"),
+        (b"f", File(mode=0, content=b"", xattrs={b"user.a\nquit": b""}), "no place for"),
+        (b"f", File(mode=0, content=Sparse(1 << 45, Span(Path("x"), 0, 0), ())), "takes"),
+        (b"lost+found", File(mode=0, content=b""), "directory"),
+        (b"a\nquit", Fifo(mode=0), ""),
+        (b"a\nquit", CharDevice(mode=0, major=1, minor=3), "line break"),
+        (b"l", Symlink(target=b"x" * 4096), "4095"),
+        (b"/".join([b"ddd"] * 510), Directory(mode=0), "2039"),
+        (b"f", File(mode=0, uid=0xFFFFFFFF, content=b""), "no owner"),
+        (b"l", Symlink(target=b""), "4095"),
+        (b"/".join([b"d"] * 2100), Directory(mode=0), "path is longer"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, path: bytes, node: Node, words: str) -> None:
+    tree = Tree(mtime_ns=0)
+    tree.add(path, node)
+    if not words:
+        build(tree, tmp_path / "image")
+        return
+    (tmp_path / "image").touch()
+    with pytest.raises(CorruptError, match=words) as error:
+        ext4.write(tree, tmp_path / "image", Filesystem(size_buffer_mb=1), EPOCH)
+    assert error.value.message.startswith("/")
+    assert os.listdir(tmp_path) == ["image"]
+
+
+def test_missing_e2fsprogs_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("fledge.tools.SYSTEM_FOLDERS", "/nowhere")
+    with pytest.raises(HostError) as error:
+        ext4.check()
+    assert "e2fsprogs" in error.value.hint

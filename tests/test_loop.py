@@ -1,0 +1,212 @@
+"""xfs and btrfs images by loop mount."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mounted import list_image, list_tree, mounted
+
+from fledge import loop, tools
+from fledge.config import Filesystem, FilesystemType
+from fledge.content import Span, Sparse
+from fledge.errors import CorruptError, FledgeError, HostError
+from fledge.tree import (
+    BlockDevice,
+    CharDevice,
+    Directory,
+    Fifo,
+    File,
+    Node,
+    Symlink,
+    Tree,
+)
+
+MIB = 1 << 20
+CAPABILITIES = {b"security.capability": bytes.fromhex("0100000200040000000000000000000000000000")}
+TYPES: tuple[FilesystemType, ...] = ("xfs", "btrfs")
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount an image")
+every_type = pytest.mark.parametrize("filesystem_type", TYPES)
+
+
+def sample(folder: Path) -> Tree:
+    (folder / "data").write_bytes(b"d" * 5000)
+    sparse = Sparse(1 << 26, Span(folder / "data", 0, 5000), ((4, 2000), (1 << 25, 3000)))
+    tree = Tree(mtime_ns=1)
+    nodes: dict[bytes, Node] = {
+        b"usr/bin/su": File(mode=0o4755, uid=5, content=b"su", xattrs=dict(CAPABILITIES)),
+        b"dev/null": CharDevice(mode=0o666, major=1, minor=3, uid=4294967294),
+        b"dev/sda": BlockDevice(mode=0o660, gid=6, major=511, minor=200_000),
+        b"fifo": Fifo(mode=0o622, mtime_ns=-1_500_000_001),
+        b"\n\"'\xff $(x)": File(mode=0, content=b"", mtime_ns=2**33 * 10**9 + 999),
+        b"n" * 255: Directory(mode=0o1777, uid=1, mtime_ns=5, xattrs={b"user.nul": b"a\0b"}),
+        b"long": Symlink(target=b"t" * 1000, uid=3, mtime_ns=7),
+        b"sparse": File(mode=0o644, content=sparse),
+    }
+    for path, node in nodes.items():
+        tree.add(path, node)
+    for name in (b"dev/null", b"long", b"usr/bin/su"):
+        node_again = tree.get(name)
+        assert node_again
+        tree.add(b"links/" + name.replace(b"/", b"-"), node_again)
+    return tree
+
+
+def nothing_is_left(folder: Path) -> bool:
+    """No mount and no loop device of an image in that folder."""
+    backing = Path("/sys/block").glob("loop*/loop/backing_file")
+    used = [path.read_text() for path in backing if path.exists()]
+    mounts = Path("/proc/mounts").read_text()
+    return str(folder) not in mounts and not any(str(folder) in name for name in used)
+
+
+def mkfs_or_skip(filesystem_type: FilesystemType) -> None:
+    try:
+        tools.find(f"mkfs.{filesystem_type}")
+    except HostError as error:
+        pytest.skip(error.message)
+
+
+@pytest.mark.real
+@as_root
+@every_type
+def test_the_kernel_sees_the_tree(tmp_path: Path, filesystem_type: FilesystemType) -> None:
+    mkfs_or_skip(filesystem_type)
+    tree = sample(tmp_path)
+    image = tmp_path / "out" / "image"
+    image.parent.mkdir()
+    image.touch()
+    loop.write(tree, image, Filesystem(filesystem_type, size_buffer_mb=400))
+    assert list_image(image) == list_tree(tree)
+    with mounted(image) as folder:
+        assert os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize >= 400 * MIB
+        assert (folder / "sparse").stat().st_blocks * 512 < MIB
+    assert os.listdir(image.parent) == ["image"]
+    assert nothing_is_left(tmp_path)
+
+
+@pytest.mark.real
+@as_root
+def test_preallocate_leaves_no_holes(tmp_path: Path) -> None:
+    mkfs_or_skip("xfs")
+    image = tmp_path / "image"
+    image.touch()
+    loop.write(Tree(mtime_ns=0), image, Filesystem("xfs", 1, preallocate=True))
+    assert image.stat().st_blocks * 512 >= image.stat().st_size
+
+
+@pytest.mark.real
+@as_root
+@every_type
+def test_a_failure_releases_all(tmp_path: Path, filesystem_type: FilesystemType) -> None:
+    mkfs_or_skip(filesystem_type)
+    tree = Tree(mtime_ns=0)
+    tree.add(b"a/f", File(mode=0o644, content=Span(tmp_path / "gone", 0, 1)))
+    image = tmp_path / "image"
+    image.touch()
+    with pytest.raises(FledgeError, match="gone"):
+        loop.write(tree, image, Filesystem(filesystem_type))
+    assert os.listdir(tmp_path) == ["image"]
+    assert nothing_is_left(tmp_path)
+
+
+@pytest.mark.real
+@as_root
+def test_what_the_filesystem_cannot_hold_is_named(tmp_path: Path) -> None:
+    mkfs_or_skip("xfs")
+    tree = Tree(mtime_ns=0)
+    tree.add(b"dev/x", BlockDevice(mode=0, major=4095, minor=1))
+    (tmp_path / "image").touch()
+    with pytest.raises(CorruptError, match="/dev/x does not fit"):
+        loop.write(tree, tmp_path / "image", Filesystem("xfs"))
+
+
+@pytest.mark.real
+@as_root
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+def test_a_signal_releases_all(tmp_path: Path, kind: signal.Signals) -> None:
+    mkfs_or_skip("xfs")
+    image = tmp_path / "image"
+    image.touch()
+    # A fifo as content: the build waits for it, in the middle of filling the mount.
+    os.mkfifo(tmp_path / "endless")
+    script = f"""
+from pathlib import Path
+from fledge import loop
+from fledge.config import Filesystem
+from fledge.content import Span
+from fledge.tree import File, Tree
+folder = Path({str(tmp_path)!r})
+tree = Tree(mtime_ns=0)
+tree.add(b"f", File(mode=0, content=Span(folder / "endless", 0, 1)))
+loop.write(tree, folder / "image", Filesystem("xfs"))
+"""
+    build = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    try:
+        # Opening succeeds when the build has opened the other end.
+        with (tmp_path / "endless").open("wb"):
+            assert not nothing_is_left(tmp_path)
+            build.send_signal(kind)
+            build.wait(30)
+    finally:
+        build.kill()
+        build.wait()
+    # After SIGKILL the kernel cleans up behind the process.
+    for _ in range(100):
+        if nothing_is_left(tmp_path):
+            break
+        time.sleep(0.1)
+    assert nothing_is_left(tmp_path)
+    if kind == signal.SIGINT:
+        assert sorted(os.listdir(tmp_path)) == ["endless", "image"]
+
+
+def test_root_is_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(HostError, match="root") as error:
+        loop.check(Filesystem("xfs"))
+    assert "ext4" in error.value.hint
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("filesystem_type", "package"), [("xfs", "xfsprogs"), ("btrfs", "btrfs-progs")]
+)
+def test_a_missing_mkfs_is_explained(
+    monkeypatch: pytest.MonkeyPatch, filesystem_type: FilesystemType, package: str
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("fledge.tools.SYSTEM_FOLDERS", "/nowhere")
+    with pytest.raises(HostError, match=f"mkfs.{filesystem_type}") as error:
+        loop.check(Filesystem(filesystem_type))
+    assert package in error.value.hint
+
+
+@pytest.mark.real
+@as_root
+def test_missing_loop_devices_are_explained(tmp_path: Path) -> None:
+    """In a mount namespace of its own, whose /dev has no loop device."""
+    mkfs_or_skip("xfs")
+    script = """
+import sys
+from pathlib import Path
+from fledge import loop
+from fledge.config import Filesystem
+from fledge.errors import HostError
+from fledge.tree import Tree
+try:
+    loop.write(Tree(mtime_ns=0), Path("image"), Filesystem("xfs"))
+except HostError as error:
+    print(error.message)
+"""
+    (tmp_path / "image").touch()
+    hide = 'mount -t tmpfs none /dev && mknod /dev/null c 1 3 && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", hide, "sh", sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "no free loop device" in done.stdout, done.stderr
