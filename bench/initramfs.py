@@ -12,13 +12,12 @@ import hashlib
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from measure import Run, measure, mib
 
 PAYLOAD_SIZE = 50 << 20
 RUNS = 5
@@ -51,13 +50,6 @@ cp -a payload stage/usr/share/payload
 """
 
 
-@dataclass(frozen=True)
-class Run:
-    seconds: float
-    peak_memory: int
-    """Bytes of the largest single process."""
-
-
 def main() -> None:
     for tool in ("gcc", "cpio", "gzip", "busybox"):
         if not shutil.which(tool):
@@ -82,7 +74,7 @@ def main() -> None:
             seconds = statistics.median(run.seconds for run in runs[side])
             memory = statistics.median(run.peak_memory for run in runs[side])
             size = output.stat().st_size
-            print(f"| {side} | {seconds:.2f} s | {_mib(memory)} | {_mib(size)} |")
+            print(f"| {side} | {seconds:.2f} s | {mib(memory)} | {mib(size)} |")
         fledge, classic = (runs[side] for side in sides)
         ratio = statistics.median(
             a.seconds / b.seconds for a, b in zip(fledge, classic, strict=True)
@@ -122,30 +114,16 @@ busybox_sha256 = "{hashlib.sha256(busybox.read_bytes()).hexdigest()}"
 
 def _fledge(folder: Path) -> Run:
     command = [sys.executable, "-m", "fledge", "build", "-q", "-o", "fledge.cpio.gz"]
-    return _measure(command, folder)
+    return measure(command, folder, _variables(folder))
 
 
 def _classic(folder: Path) -> Run:
-    return _measure(["sh", "-c", CLASSIC], folder)
+    return measure(["sh", "-c", CLASSIC], folder, _variables(folder))
 
 
-def _measure(command: list[str], folder: Path) -> Run:
-    environment = os.environ | {
-        "BUSYBOX": shutil.which("busybox") or "",
-        "FLEDGE_CACHE_DIR": str(folder / "cache"),
-    }
-    start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{command[0]} failed with {process.returncode}")
-    return Run(seconds, usage.ru_maxrss * 1024)
-
-
-def _mib(size: float) -> str:
-    return f"{size / (1 << 20):.1f} MiB"
+def _variables(folder: Path) -> dict[str, str]:
+    busybox = shutil.which("busybox") or ""
+    return {"BUSYBOX": busybox, "FLEDGE_CACHE_DIR": str(folder / "cache")}
 
 
 if __name__ == "__main__":

@@ -5,25 +5,34 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_IFLNK
+from typing import BinaryIO
 
-from fledge import agent, busybox, init, mappings
+from fledge import agent, busybox, ext4, init, loop, mappings
 from fledge.cache import Cache
-from fledge.config import Config, LocalAgent
+from fledge.config import Agent, Config, Filesystem, LocalAgent
 from fledge.content import content_size, whole_file
 from fledge.cpio import gzip, newc
-from fledge.errors import ConfigError, FledgeError
+from fledge.errors import ConfigError, CorruptError
 from fledge.fetch import Fetcher
 from fledge.files import check_output, replacing
-from fledge.report import Reporter, Transfer, human_size
-from fledge.tree import File, Tree
+from fledge.oci import layers
+from fledge.oci.manifest import Platform, host_platform
+from fledge.oci.places import open_image
+from fledge.oci.reference import default_name
+from fledge.report import Reporter, Step, Transfer, human_size
+from fledge.tree import File, Tree, TreeError
 
 DEFAULT_EPOCH = 1704067200
 """2024-01-01T00:00:00Z: the time of all that fledge adds, without SOURCE_DATE_EPOCH."""
 
 DEFAULT_OUTPUT = Path("plugin.cpio.gz")
+
+ENTRYPOINT = b"/etc/fsify-entrypoint"
+"""Where the engine looks for the image's config, byte for byte."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +40,11 @@ class Input:
     """One thing that an artifact was made from."""
 
     role: str
-    """``busybox``, ``agent``, ``init`` or ``mapping``."""
+    """``image``, ``busybox``, ``agent``, ``init`` or ``mapping``."""
     uri: str
     """A URL, or a path as the config has it."""
     sha256: str
+    """Of the content; of an image, of its config, which pins the layers by their diff_ids."""
 
 
 @dataclass(frozen=True)
@@ -59,79 +69,160 @@ def build(
     cache: Cache,
     reporter: Reporter,
     offline: bool = False,
+    platform: Platform | None = None,
 ) -> Artifact:
     """Build what ``config`` describes and put it, whole, at ``output``.
 
-    The same config and inputs give the same bytes on every machine. Raises `FledgeError`;
-    then an older artifact at ``output`` is as it was.
+    Without ``output`` that is in the working directory, ``plugin.cpio.gz`` or the image's name
+    and ``.img``. ``platform`` (default: linux on this machine) chooses among the images that a
+    reference stands for. The same config and inputs give the same bytes on every machine.
+    Raises `FledgeError`; then an older artifact at ``output`` is as it was.
     """
-    output = output or DEFAULT_OUTPUT
-    if config.strategy != "initramfs" or config.source.image:
-        raise FledgeError(
-            f"{config.path}: this version of fledge cannot build from an image yet",
-            'Use strategy = "initramfs" without [source] image.',
-        )
+    output = output or _default_output(config)
     check_output(output)
     _keep_sources(config, output)
+    epoch = _epoch()
+    if config.strategy == "oci_rootfs":
+        _check_tools(config.filesystem)
     fetcher = Fetcher(cache, reporter, offline)
-    tree = Tree(mtime_ns=_epoch() * 1_000_000_000)
-    inputs: list[Input] = []
-
-    with reporter.step("busybox") as step:
-        url, digest = config.source.busybox_url, config.source.busybox_sha256
-        architecture, applets = busybox.install(tree, fetcher.fetch(url, "busybox", digest))
-        inputs.append(Input("busybox", url, digest))
-        step.detail = f"{architecture}, {applets} applets"
-
-    if config.agent:
-        with reporter.step("agent") as step:
-            kestrel = agent.fetch(config.agent, architecture, fetcher)
-            agent.install(tree, kestrel)
-            uri = kestrel.url or _relative(kestrel.content.path, config)
-            inputs.append(Input("agent", uri, kestrel.content.sha256))
-            name = kestrel.version or uri.rpartition("/")[2]
-            step.detail = f"{name}, {human_size(kestrel.content.size)}"
-
-    with reporter.step("init") as step:
-        if config.init is None:
-            init.install(tree, whole_file(init.SCRIPT))
-            step.detail = "built in"
-        elif config.init.path is None:
-            init.install(tree, None)
-            step.detail = "mapped"
-        else:
-            own = whole_file(config.init.path)
-            init.install(tree, own)
-            inputs.append(Input("init", _relative(own.path, config), own.sha256))
-            step.detail = inputs[-1].uri
-
-    with reporter.step("mappings") as step:
-        mapped = mappings.place(tree, config.placements)
-        inputs += [Input("mapping", _relative(b.path, config), b.sha256) for b in mapped]
-        step.detail = f"{len(mapped)} files, {human_size(sum(blob.size for blob in mapped))}"
-
-    if not init.is_executable(tree):
+    work = _Work(config, fetcher, Tree(mtime_ns=epoch * 1_000_000_000), [])
+    try:
+        architecture = _lay_image(work, platform or host_platform())
+        if config.strategy == "initramfs":
+            architecture = _lay_busybox(work, architecture)
+            _lay_init(work)
+        if config.agent:
+            _lay_agent(work, config.agent, architecture)
+    except TreeError as error:
+        raise CorruptError(f"the image has no place for what fledge adds: {error}") from None
+    _lay_mappings(work)
+    if config.strategy == "initramfs" and not init.is_executable(work.tree):
         raise ConfigError(
             f"{config.path}: the artifact would have no executable /init, and not boot",
             "Map an executable to /init, or leave out [init] to get the built-in one.",
         )
     with reporter.step("write") as step:
-        artifact = _write(tree, output, tuple(inputs), reporter)
+        artifact = _write(work, output, epoch)
         step.detail = f"{artifact.entries} entries, {human_size(artifact.content_size)}"
     return artifact
 
 
-def _write(tree: Tree, output: Path, inputs: tuple[Input, ...], reporter: Reporter) -> Artifact:
+@dataclass(frozen=True)
+class _Work:
+    """A build on its way: what lays something over the tree says what it was."""
+
+    config: Config
+    fetcher: Fetcher
+    tree: Tree
+    inputs: list[Input]
+
+    def step(self, title: str) -> AbstractContextManager[Step]:
+        return self.fetcher.reporter.step(title)
+
+
+def _lay_image(work: _Work, platform: Platform) -> str:
+    """Returns the architecture of the platform; without an image nothing is laid."""
+    if reference := work.config.source.image:
+        fetcher, tree = work.fetcher, work.tree
+        with work.step("image") as step:
+            image = open_image(reference, platform, fetcher)
+            layers.unpack(image, tree, fetcher.cache, fetcher.reporter)
+            entrypoint = File(mode=0o644, mtime_ns=tree.mtime_ns, content=image.config)
+            tree.add(ENTRYPOINT, entrypoint)
+            digest = hashlib.sha256(image.config).hexdigest()
+            work.inputs.append(Input("image", image.uri, digest))
+            step.detail = f"{image.uri}, {len(image.layers)} layers"
+    return platform.architecture
+
+
+def _lay_busybox(work: _Work, expected: str) -> str:
+    """Returns the architecture that the busybox is for, and so the artifact."""
+    source = work.config.source
+    with work.step("busybox") as step:
+        binary = work.fetcher.fetch(source.busybox_url, "busybox", source.busybox_sha256)
+        architecture, applets = busybox.install(work.tree, binary)
+        if source.image and architecture != expected:
+            raise ConfigError(
+                f"{work.config.path}: the busybox is for {architecture}, the image for {expected}",
+                f"Build with --platform linux/{architecture}, or name another busybox_url.",
+            )
+        work.inputs.append(Input("busybox", source.busybox_url, source.busybox_sha256))
+        step.detail = f"{architecture}, {applets} applets"
+    return architecture
+
+
+def _lay_init(work: _Work) -> None:
+    own = work.config.init
+    with work.step("init") as step:
+        if own is None:
+            init.install(work.tree, whole_file(init.SCRIPT))
+            step.detail = "built in"
+        elif own.path is None:
+            init.install(work.tree, None)
+            step.detail = "mapped"
+        else:
+            file = whole_file(own.path)
+            init.install(work.tree, file)
+            step.detail = _relative(own.path, work.config)
+            work.inputs.append(Input("init", step.detail, file.sha256))
+
+
+def _lay_agent(work: _Work, source: Agent, architecture: str) -> None:
+    with work.step("agent") as step:
+        kestrel = agent.fetch(source, architecture, work.fetcher)
+        agent.install(work.tree, kestrel)
+        uri = kestrel.url or _relative(kestrel.content.path, work.config)
+        work.inputs.append(Input("agent", uri, kestrel.content.sha256))
+        name = kestrel.version or uri.rpartition("/")[2]
+        step.detail = f"{name}, {human_size(kestrel.content.size)}"
+
+
+def _lay_mappings(work: _Work) -> None:
+    with work.step("mappings") as step:
+        for blob in (blobs := mappings.place(work.tree, work.config.placements)):
+            uri = _relative(blob.path, work.config)
+            work.inputs.append(Input("mapping", uri, blob.sha256))
+        step.detail = f"{len(blobs)} files, {human_size(sum(blob.size for blob in blobs))}"
+
+
+def _write(work: _Work, output: Path, epoch: int) -> Artifact:
+    tree, config = work.tree, work.config
     nodes = [node for _, node in tree.walk()]
     total = sum(content_size(node.content) for node in set(nodes) if isinstance(node, File))
-    digest = hashlib.sha256()
-    size = 0
-    with replacing(output) as file, reporter.transfer(f"writing {output.name}") as transfer:
+    with replacing(output) as file:
+        if config.strategy == "initramfs":
+            _write_initramfs(tree, file, total, work.fetcher.reporter)
+        elif config.filesystem.type == "ext4":
+            ext4.write(tree, Path(file.name), config.filesystem, epoch)
+        else:
+            loop.write(tree, Path(file.name), config.filesystem)
+        written = whole_file(Path(file.name))
+    return Artifact(output, written.size, written.sha256, len(nodes), total, tuple(work.inputs))
+
+
+def _write_initramfs(tree: Tree, file: BinaryIO, total: int, reporter: Reporter) -> None:
+    lost = sum(bool(node.xattrs) for node in {node for _, node in tree.walk()})
+    if lost:
+        reporter.note(f"{lost} files lose extended attributes, which an initramfs cannot hold")
+    with reporter.transfer("writing") as transfer:
         transfer.restart(0, total)
         for block in gzip.compress(_counted(newc.write(tree), transfer)):
-            digest.update(block)
-            size += file.write(block)
-    return Artifact(output, size, digest.hexdigest(), len(nodes), total, inputs)
+            file.write(block)
+        file.flush()
+
+
+def _default_output(config: Config) -> Path:
+    if config.strategy == "oci_rootfs" and config.source.image:
+        return Path(f"{default_name(config.source.image)}.img")
+    return DEFAULT_OUTPUT
+
+
+def _check_tools(filesystem: Filesystem) -> None:
+    """What the image needs of this machine, said before anything is downloaded."""
+    if filesystem.type == "ext4":
+        ext4.check()
+    else:
+        loop.check(filesystem)
 
 
 def _counted(pieces: Iterable[bytes], transfer: Transfer) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ NAMES = re.compile(rb"(?:(?:\[\[?|[a-z][a-z0-9_.+-]{0,62})\0){2,}")
 
 
 def install(tree: Tree, binary: Span) -> tuple[str, int]:
-    """Put busybox at ``/bin/busybox``, its applets beside it.
+    """Put busybox at ``/bin/busybox``, its applets beside it where the tree has no such program.
 
     Returns the architecture it is for (OCI name) and the number of applets. Raises
     `CorruptError` if it is not a busybox.
@@ -39,7 +39,7 @@ def install(tree: Tree, binary: Span) -> tuple[str, int]:
         )
     tree.add(b"/bin/busybox", File(mode=0o755, mtime_ns=tree.mtime_ns, content=binary))
     for name in names:
-        if name != b"busybox":
+        if tree.get(b"/bin/" + name) is None:
             tree.add(b"/bin/" + name, Symlink(target=b"busybox", mtime_ns=tree.mtime_ns))
     return machine, len(names)
 

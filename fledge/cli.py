@@ -57,7 +57,15 @@ def build(
             "-o",
             metavar="FILE",
             help="Where to write.",
-            show_default="plugin.cpio.gz",
+            show_default="plugin.cpio.gz or IMAGE.img",
+        ),
+    ] = None,
+    platform: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OS/ARCH[/VARIANT]",
+            help="Which of an image's platforms to take.",
+            show_default="linux on this machine",
         ),
     ] = None,
     verbose: VerboseOption = False,
@@ -76,6 +84,7 @@ def build(
         import fledge.build
         import fledge.config
         from fledge.cache import Cache
+        from fledge.oci.manifest import parse_platform
         from fledge.report import Reporter
         from fledge.terminal import TerminalReporter
 
@@ -86,6 +95,7 @@ def build(
             cache=Cache.default(),
             reporter=terminal or Reporter(),
             offline=offline,
+            platform=parse_platform(platform) if platform else None,
         )
         if terminal and verbose:
             terminal.inputs(artifact)

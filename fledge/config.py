@@ -19,6 +19,8 @@ from fledge import mappings
 from fledge.errors import ConfigError, reason
 from fledge.init import MOUNT_POINTS
 from fledge.mappings import Mapping, Placement
+from fledge.oci import reference
+from fledge.oci.reference import Reference
 from fledge.tree import printable
 
 Strategy = Literal["initramfs", "oci_rootfs"]
@@ -78,8 +80,8 @@ class Init:
 
 @dataclass(frozen=True)
 class Source:
-    image: str | None = None
-    """An image reference; with strategy "initramfs" the tree that busybox is laid over."""
+    image: Reference | None = None
+    """With strategy "initramfs" the tree that busybox is laid over."""
     busybox_url: str = DEFAULT_BUSYBOX_URL
     busybox_sha256: str = DEFAULT_BUSYBOX_SHA256
 
@@ -210,7 +212,7 @@ def _init(table: _Table) -> Init | None:
 def _source(table: _Table, strategy: str) -> Source:
     image = None
     if table.has("image") or strategy == "oci_rootfs":
-        image = table.text("image", None, '"nginx:alpine"')
+        image = table.reference("image")
     for key, partner in (
         ("busybox_url", "busybox_sha256"),
         ("busybox_sha256", "busybox_url"),
@@ -348,6 +350,15 @@ class _Table:
             schemes = '"https://", "http://" or "file:///"'
             self.wrong(key, f"must be a URL without blanks that begins with {schemes}")
         return value
+
+    def reference(self, key: str) -> Reference | None:
+        """An image reference; None if it is wrong."""
+        value = self.text(key, None, '"nginx:alpine"')
+        try:
+            return reference.parse(value, self.folder) if value else None
+        except ConfigError as error:
+            self.wrong(key, f"{error.message.partition(': ')[2] or error.message}; {error.hint}")
+            return None
 
     def sha256(self, key: str) -> str | None:
         """A digest as 64 lower-case hexadecimal digits, None if it is not given or wrong."""

@@ -15,9 +15,13 @@ from fledge import cli
 def own_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """No test sees the user's cache, token, proxy or clock setting."""
+    """No test sees the user's cache, logins, proxy, registries or clock setting."""
     monkeypatch.setenv("FLEDGE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-    for name in ("GITHUB_TOKEN", "FLEDGE_GITHUB_API", "SOURCE_DATE_EPOCH", "NO_COLOR"):
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path_factory.mktemp("docker")))
+    for name in (
+        *("GITHUB_TOKEN", "FLEDGE_GITHUB_API", "SOURCE_DATE_EPOCH", "NO_COLOR", "DOCKER_HOST"),
+        *("FLEDGE_INSECURE_REGISTRIES", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"),
+    ):
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)

@@ -21,7 +21,7 @@ from fledge import build, config
 from fledge.cache import Cache
 from fledge.content import read_content
 from fledge.cpio import newc
-from fledge.errors import ConfigError, CorruptError, FledgeError
+from fledge.errors import ConfigError, CorruptError
 from fledge.report import Reporter
 from fledge.tree import CharDevice, Directory, File, Symlink, Tree
 
@@ -166,16 +166,6 @@ def test_output_among_the_sources(tmp_path: Path, output: str) -> None:
     with pytest.raises(ConfigError, match=r"would contain the one before|is an input"):
         build_project(project.make(tmp_path), tmp_path / output)
     assert (tmp_path / "kestrel").read_bytes() == project.FILES["kestrel"]
-
-
-@pytest.mark.parametrize(
-    "text", ['strategy = "oci_rootfs"', 'strategy = "initramfs"'], ids=["rootfs", "initramfs"]
-)
-def test_images_are_still_to_come(tmp_path: Path, text: str) -> None:
-    toml = tmp_path / "fledge.toml"
-    toml.write_text(f'version = "1"\n{text}\n[source]\nimage = "nginx"\n')
-    with pytest.raises(FledgeError, match="cannot build from an image yet"):
-        build_project(toml, tmp_path / "out.gz")
 
 
 def run(

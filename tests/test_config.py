@@ -29,9 +29,11 @@ from fledge.config import (
 )
 from fledge.errors import ConfigError
 from fledge.mappings import Placement
+from fledge.oci import reference
 
 INITRAMFS = 'version = "1"\nstrategy = "initramfs"\n'
 OCI_ROOTFS = 'version = "1"\nstrategy = "oci_rootfs"\nsource.image = "nginx:alpine"\n'
+NGINX = reference.Name("docker.io", "library/nginx", "alpine")
 DIGEST = "0123456789abcdef" * 4
 
 MUST_BE_TEXT = ["1", "1.5", "true", "1979-05-27", "[]", "['text']", "{}", "''", "' '", '"\\u0000"']
@@ -90,7 +92,7 @@ def test_everything_of_an_initramfs(folder: Path) -> None:
         strategy="initramfs",
         agent=ReleaseAgent("v1.2.3", DIGEST),
         init=None,
-        source=Source("docker.io/library/nginx:alpine", "https://example.org/busybox", DIGEST),
+        source=Source(NGINX, "https://example.org/busybox", DIGEST),
         filesystem=Filesystem(),
         placements=(
             Placement(b"/etc/app.conf", folder / "app.conf", stat.S_IFREG, 0o644),
@@ -124,7 +126,7 @@ def test_everything_of_a_rootfs(folder: Path) -> None:
         strategy="oci_rootfs",
         agent=LocalAgent(folder / "kestrel"),
         init=None,
-        source=Source("nginx:alpine"),
+        source=Source(NGINX),
         filesystem=Filesystem("btrfs", 512, preallocate=True),
         placements=(Placement(b"/init", folder / "my-init", stat.S_IFREG, 0o755),),
     )

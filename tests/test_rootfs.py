@@ -1,0 +1,182 @@
+"""An image becomes one disk, whichever way it came and whoever builds it; and it boots."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import daemons
+import project
+import pytest
+import registry
+import vm
+from layouts import make_layout
+from mounted import list_image, list_tree
+from pythons import nobody
+
+from fledge import build, config, ext4
+from fledge.cache import Cache
+from fledge.errors import ConfigError, HostError
+from fledge.fetch import Fetcher
+from fledge.oci import layers, places, reference
+from fledge.oci.manifest import Platform
+from fledge.report import Reporter
+from fledge.tree import File, Tree
+
+AMD64 = Platform("linux", "amd64")
+AGENT = project.LOCAL_AGENT
+
+
+def rootfs(folder: Path, image: str, *tables: str) -> Path:
+    """Write a project whose image is ``image``."""
+    project.write(folder, "kestrel", project.FILES["kestrel"])
+    text = 'version = "1"\nstrategy = "oci_rootfs"\n' + AGENT + "".join(tables)
+    return project.write(folder, "fledge.toml", f'{text}\n[source]\nimage = "{image}"\n'.encode())
+
+
+def build_image(toml: Path, output: Path) -> build.Artifact:
+    return build.build(
+        config.load(toml), output, cache=Cache.default(), reporter=Reporter(), platform=AMD64
+    )
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    return make_layout(tmp_path / "layout")
+
+
+@pytest.mark.real
+def test_what_the_kernel_finds(layout: Path, tmp_path: Path) -> None:
+    daemons.need("mkfs.ext4", "mount")
+    extra = '[filesystem]\nsize_buffer_mb = 8\n[mappings]\n"app.conf" = "/etc/app.conf"\n'
+    project.write(tmp_path, "app.conf", b"x")
+    artifact = build_image(rootfs(tmp_path, f"oci:{layout}:hello", extra), tmp_path / "x.img")
+    tree = Tree(mtime_ns=build.DEFAULT_EPOCH * 10**9)
+    fetcher = Fetcher(Cache.default(), Reporter())
+    image = places.open_image(reference.OciLayout(layout, "hello"), AMD64, fetcher)
+    layers.unpack(image, tree, fetcher.cache, Reporter())
+    for path, mode, content in (
+        (b"bin/kestrel", 0o755, project.FILES["kestrel"]),
+        (b"etc/app.conf", 0o644, b"x"),
+        (b"etc/fsify-entrypoint", 0o644, image.config),
+    ):
+        tree.add(path, File(mode=mode, mtime_ns=tree.mtime_ns, content=content))
+    assert list_image(artifact.path) == list_tree(tree)
+    subprocess.run(["e2fsck", "-fn", artifact.path], check=True, capture_output=True)
+
+
+@pytest.mark.real
+def test_one_image_one_artifact(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemons.need("mkfs.ext4")
+    source = f"oci:{layout}:hello"
+    built: dict[str, str] = {}
+
+    def add(way: str, image: str) -> None:
+        monkeypatch.setenv("FLEDGE_CACHE_DIR", str(tmp_path / f"cache of {way}"))
+        folder = tmp_path / way
+        built[way] = build_image(rootfs(folder, image), folder / "x.img").sha256
+
+    add("layout", source)
+    for way in ("oci-archive", "docker-archive"):
+        daemons.skopeo_copy(source, f"{way}:{tmp_path}/{way}.tar:hello:v1")
+        add(way, f"{way}:{tmp_path}/{way}.tar")
+    with registry.serve(tmp_path / "storage") as host:
+        for compression in ("gzip", "zstd"):
+            name = f"{host}/{compression}:v1"
+            options = "--dest-tls-verify=false", "--dest-compress-format", compression
+            daemons.skopeo_copy(source, f"docker://{name}", *options, "--dest-compress")
+            add(compression, f"docker://{name}")
+    for service in (daemons.dockerd, daemons.podman):
+        with service() as socket:
+            monkeypatch.setenv("DOCKER_HOST", f"unix://{socket}")
+            put = "docker-daemon:example.com/hello:v1", "--dest-daemon-host", f"unix://{socket}"
+            daemons.skopeo_copy(source, *put)
+            add(service.__name__, "docker-daemon:example.com/hello:v1")
+    with nobody() as user:
+        shutil.copytree(layout, user.home / "layout")
+        rootfs(user.home, "oci:layout:hello")
+        command: list[str | Path] = [user.python, "-m", "fledge", "build", "-q", "--json"]
+        done = user.run([*command, "--platform", "linux/amd64"])
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)
+        assert answer["path"] == "layout.img"
+        built["as nobody"] = answer["sha256"]
+    assert len(built) == 8
+    assert set(built.values()) == {built["layout"]}, built
+
+
+@pytest.mark.real
+def test_it_boots(layout: Path, tmp_path: Path) -> None:
+    daemons.need("mkfs.ext4", "busybox")
+    (tmp_path / "root/dev").mkdir(parents=True)
+    (tmp_path / "root/proc").mkdir()
+    shutil.copy(shutil.which("busybox") or "", tmp_path / "busybox")
+    mappings = '[mappings]\n"root" = "/"\n"busybox" = "/bin/busybox"\n'
+    toml = rootfs(tmp_path, f"oci:{layout}:hello", mappings)
+    agent = (
+        b"#!/bin/busybox sh\n"
+        b"busybox mount -t proc proc /proc\n"
+        b'echo "reached $0 as process $$ on $(busybox grep " / " /proc/mounts)"\n'
+        b"busybox stat -c 'found %n %a %u:%g' /etc/fsify-entrypoint /bin/kestrel\n"
+        b"busybox touch /written && echo writable\n"
+        b"busybox poweroff -f\n"
+    )
+    project.write(tmp_path, "kestrel", agent)
+    artifact = build_image(toml, tmp_path / "x.img")
+    nothing = tmp_path / "nothing.cpio"
+    done = subprocess.run(["cpio", "-o", "-H", "newc"], input=b"", capture_output=True, check=True)
+    nothing.write_bytes(done.stdout)
+    line = "root=/dev/nvme0n1 rootwait rw init=/bin/kestrel"
+    console = vm.boot(nothing, cmdline=line, disk=artifact.path)
+    assert "reached /bin/kestrel as process 1 on /dev/root / ext4 rw" in console
+    assert "found /etc/fsify-entrypoint 644 0:0\n" in console
+    assert "found /bin/kestrel 755 0:0\n" in console
+    assert "writable\n" in console
+
+
+def test_second_build_needs_only_the_cache(
+    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ext4, "check", lambda: None)
+    monkeypatch.setattr(ext4, "write", lambda tree, path, filesystem, epoch: None)
+    toml = rootfs(tmp_path, f"oci:{layout}:hello")
+    build_image(toml, tmp_path / "x.img")
+    for blob in (layout / "blobs/sha256").iterdir():
+        if not blob.read_bytes().startswith(b"{"):
+            blob.unlink()
+    build_image(toml, tmp_path / "x.img")
+
+
+def test_initramfs_from_an_image(layout: Path, tmp_path: Path) -> None:
+    binary = project.busybox()
+    table = project.source((tmp_path / "busybox").as_uri(), binary)
+    image = f'{table}image = "oci:{layout}:hello"\n'
+    toml = project.make(tmp_path, AGENT, project.MAPPINGS, image, busybox_binary=binary)
+    artifact = build_image(toml, tmp_path / "x.gz")
+    roles = [item.role for item in artifact.inputs]
+    assert roles[:3] == ["image", "busybox", "agent"]
+    names = {item.uri.partition("@")[0]: item for item in artifact.inputs}
+    assert f"oci:{layout}:hello" in names
+
+
+def test_busybox_for_another_architecture_than_the_image(layout: Path, tmp_path: Path) -> None:
+    binary = project.busybox(machine=183)
+    table = project.source((tmp_path / "busybox").as_uri(), binary)
+    image = f'{table}image = "oci:{layout}:hello"\n'
+    toml = project.make(tmp_path, AGENT, image, busybox_binary=binary)
+    with pytest.raises(ConfigError, match="busybox is for arm64, the image for amd64"):
+        build_image(toml, tmp_path / "x.gz")
+
+
+def test_missing_e2fsprogs_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fledge.tools.SYSTEM_FOLDERS", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    toml = rootfs(tmp_path, "docker://registry.invalid/never-asked")
+    with pytest.raises(HostError) as caught:
+        build_image(toml, tmp_path / "x.img")
+    assert "e2fsprogs" in caught.value.hint
+    assert caught.value.exit_code == 5
