@@ -123,7 +123,9 @@ def version() -> None:
 def main() -> None:
     """Entry point of the ``fledge`` command."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        # What is ignored stays so: nohup means it.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     app()
 
 

@@ -364,6 +364,17 @@ def test_interrupted(server: Server, tmp_path: Path, number: signal.Signals) -> 
     assert (tmp_path / "plugin.cpio.gz").read_bytes() == b"old"
 
 
+def test_nohup_is_respected(tmp_path: Path) -> None:
+    project.make(tmp_path)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    process = subprocess.Popen([*FLEDGE, "build", "-q"], cwd=tmp_path, stdout=subprocess.PIPE)
+    signal.signal(signal.SIGHUP, before)
+    while process.poll() is None:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.01)
+    assert process.returncode == 0
+
+
 def test_interrupted_while_writing(tmp_path: Path) -> None:
     files = {"payload/noise": os.urandom(1 << 20) * 64, "kestrel": b"#!/bin/sh\n"}
     mapping = '[mappings]\n"payload" = "/srv"\n'
