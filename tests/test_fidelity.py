@@ -1,0 +1,141 @@
+"""A Debian image with all traps: a disk shows, entry by entry, what `umoci unpack` makes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import daemons
+import project
+import pytest
+from mounted import Entry, Listing, list_folder, list_image
+from pythons import nobody
+
+from fledge.build import DEFAULT_EPOCH
+
+pytestmark = pytest.mark.real
+
+CHECKOUT = Path(__file__).parents[1]
+LAYOUT = CHECKOUT / ".cache" / "debian"
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listing]:
+    """What the image holds, by umoci."""
+    if os.geteuid() != 0:
+        pytest.skip("debootstrap and umoci need root for the image and its owners")
+    daemons.need("debootstrap", "buildah", "umoci", "setcap", "setfattr")
+    subprocess.run([CHECKOUT / "scripts" / "debian-image", LAYOUT], check=True)
+    bundle = tmp_path_factory.mktemp("umoci") / "bundle"
+    image = f"{LAYOUT}:debian"
+    subprocess.run(["umoci", "unpack", "--image", image, bundle], check=True, capture_output=True)
+    try:
+        yield list_folder(bundle / "rootfs")
+    finally:
+        shutil.rmtree(bundle)
+
+
+def expected(unpacked: Listing) -> Listing:
+    """What a disk of the image shows: that, and the two files that fledge adds."""
+    # No layer has an entry for the root, whose time is then up to the reader: umoci takes 1970.
+    root = unpacked[b""]._replace(mtime_ns=DEFAULT_EPOCH * 10**9)
+    return unpacked | {
+        b"": root,
+        b"usr/bin/kestrel": added_file(b"usr/bin/kestrel", 0o755, project.FILES["kestrel"]),
+        b"etc/fsify-entrypoint": added_file(b"etc/fsify-entrypoint", 0o644, image_config()),
+    }
+
+
+def added_file(path: bytes, mode: int, content: bytes) -> Entry:
+    return Entry(
+        mode=stat.S_IFREG | mode,
+        uid=0,
+        gid=0,
+        mtime_ns=DEFAULT_EPOCH * 10**9,
+        links=1,
+        size=len(content),
+        holds=hashlib.sha256(content).hexdigest(),
+        xattrs={},
+        same_as=path,
+    )
+
+
+def image_config() -> bytes:
+    [manifest] = json.loads((LAYOUT / "index.json").read_bytes())["manifests"]
+    return blob(json.loads(blob(manifest["digest"]))["config"]["digest"])
+
+
+def blob(digest: str) -> bytes:
+    return (LAYOUT / "blobs" / digest.replace(":", "/")).read_bytes()
+
+
+def test_umoci_shows_the_traps(unpacked: Listing) -> None:
+    """Else the comparisons would prove less than they seem to."""
+    below = {path.rpartition(b"/")[0]: path for path in unpacked}
+    assert below[b"etc/apt/apt.conf.d"] == b"etc/apt/apt.conf.d/only"
+    assert b"usr/share/doc/bash" in unpacked
+    assert b"usr/share/doc/bash" not in below
+    assert not {b"etc/issue.net", b"usr/bin/git", b"traps/empty", b"usr/share/doc/apt"} & {
+        *unpacked
+    }
+    assert unpacked[b"traps/linked-to-layer-1"].same_as != unpacked[b"traps/linked"].same_as
+    assert unpacked[b"usr/bin/gzip"].same_as == b"traps/linked-to-layer-1"
+    assert unpacked[b"traps/linked"].links == 4
+    assert unpacked[b"bin"].holds == b"usr/bin"
+    assert unpacked[b"traps/block"].holds == (259, 70000)
+    assert unpacked[b"traps/owned-far"].uid == 4000000000
+    assert unpacked[b"traps/nanoseconds"].mtime_ns == 1680674828_123456789
+    assert unpacked[b"traps/before-1970"].mtime_ns == -149622771_500000000
+    assert unpacked[b"traps/attributes"].xattrs[b"user.binary"] == b"\x00\xff\n="
+    assert unpacked[b"traps/both"].xattrs.keys() == {b"security.capability", b"user.name"}
+    modes = {path: stat.S_IMODE(entry.mode) for path, entry in unpacked.items()}
+    assert modes[b"traps/setuid"] == 0o4755
+    assert modes[b"traps/sticky"] == 0o1777
+    assert modes[b"traps/mode-0000"] == modes[b"traps/closed"] == 0
+    assert {b"traps/caf\xe9", b"traps/" + b"n" * 255, b"traps/line\nbreak"} <= {*unpacked}
+
+
+def write_project(folder: Path, filesystem: str, image: str) -> Path:
+    project.write(folder, "kestrel", project.FILES["kestrel"])
+    return project.write(
+        folder,
+        "fledge.toml",
+        f"""
+        version = "1"
+        strategy = "oci_rootfs"
+        [source]
+        image = "{image}"
+        [filesystem]
+        type = "{filesystem}"
+        {project.LOCAL_AGENT}
+        """.encode(),
+    )
+
+
+def test_ext4_built_without_rights(unpacked: Listing) -> None:
+    daemons.need("mkfs.ext4", "e2fsck")
+    with nobody() as user:
+        shutil.copytree(LAYOUT, user.home / "layout")
+        write_project(user.home, "ext4", "oci:layout:debian")
+        done = user.run([user.python, "-m", "fledge", "build", "-q", "-o", "x.img"])
+        assert done.returncode == 0, done.stderr
+        image = user.home / "x.img"
+        subprocess.run(["e2fsck", "-fn", image], check=True, capture_output=True)
+        assert list_image(image) == expected(unpacked)
+
+
+@pytest.mark.parametrize("filesystem", ["xfs", "btrfs"])
+def test_by_a_loop_mount(
+    filesystem: str, unpacked: Listing, tmp_path: Path, fledge: project.Fledge
+) -> None:
+    daemons.need(f"mkfs.{filesystem}")
+    write_project(tmp_path, filesystem, f"oci:{LAYOUT}:debian")
+    done = fledge("build", "-q", "-o", "x.img")
+    assert done.code == 0, done.err
+    assert list_image(tmp_path / "x.img") == expected(unpacked)
