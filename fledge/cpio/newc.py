@@ -19,6 +19,7 @@ from typing import BinaryIO
 from fledge.content import Content, Span, content_size, read_content
 from fledge.errors import CorruptError
 from fledge.tree import (
+    MAX_PATH,
     BlockDevice,
     CharDevice,
     Device,
@@ -34,9 +35,6 @@ from fledge.tree import (
 
 MAX_FIELD = 0xFFFFFFFF
 """Every field of a header is eight hexadecimal digits."""
-
-MAX_PATH = 4096
-"""PATH_MAX of Linux, with the closing NUL; the kernel drops longer names and link targets."""
 
 MAGIC = b"070701"
 MAGIC_WITH_CHECKSUM = b"070702"
