@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +21,14 @@ class Span:
 
     With a ``sha256`` (hex) every complete read verifies it, so that what an artifact holds
     is what its inputs' digests say even if the file is written to during the build.
+    ``file_sha256`` is that of the whole file, where it is known.
     """
 
     path: Path
     offset: int
     size: int
     sha256: str | None = None
+    file_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +40,18 @@ class Blob(Span):
 
 @dataclass(frozen=True, slots=True)
 class Sparse:
-    """A file of ``size`` bytes with holes, which read as zeros."""
+    """``size`` bytes with holes, which read as zeros, or in pieces that lie apart.
+
+    ``file_sha256`` is as in `Span`.
+    """
 
     size: int
-    data: Span
-    """What is not a hole, back to back."""
-    extents: tuple[tuple[int, int], ...]
-    """Where the data goes: offset in the file and length, ascending, without overlap."""
+    path: Path
+    """The file that all data is in."""
+    extents: tuple[tuple[int, int, int], ...]
+    """Where the data goes, where it is in that file, and how long it is; ascending, without
+    overlap."""
+    file_sha256: str | None = None
 
 
 Content = bytes | Span | Sparse
@@ -61,20 +71,27 @@ def read_content(content: Content) -> Iterator[bytes]:
     if isinstance(content, bytes):
         yield content
     elif isinstance(content, Sparse):
-        yield from _read_sparse(content)
+        position = 0
+        for offset, piece in read_extents(content):
+            yield from _zeros(offset - position)
+            yield piece
+            position = offset + len(piece)
+        yield from _zeros(content.size - position)
     else:
         yield from _read_span(content)
 
 
-def _read_sparse(content: Sparse) -> Iterator[bytes]:
-    position = 0
-    start = content.data.offset
-    for offset, length in content.extents:
-        yield from _zeros(offset - position)
-        yield from _read_span(Span(content.data.path, start, length))
-        position = offset + length
-        start += length
-    yield from _zeros(content.size - position)
+def read_extents(content: Sparse) -> Iterator[tuple[int, bytes]]:
+    """What is not in a hole, in pieces of at most `READ_SIZE`, and where each goes.
+
+    Raises as `read_content` does.
+    """
+    with _open(content.path) as file:
+        for offset, start, length in content.extents:
+            position = offset
+            for piece in _pieces(file, content.path, start, length):
+                yield position, piece
+                position += len(piece)
 
 
 def _zeros(count: int) -> Iterator[bytes]:
@@ -87,26 +104,36 @@ def _zeros(count: int) -> Iterator[bytes]:
 
 def _read_span(content: Span) -> Iterator[bytes]:
     digest = hashlib.sha256() if content.sha256 else None
-    left = content.size
-    try:
-        with content.path.open("rb", buffering=0) as file:
-            file.seek(content.offset)
-            while left:
-                piece = file.read(min(left, READ_SIZE))
-                if not piece:
-                    raise _changed(content.path)
-                left -= len(piece)
-                if digest:
-                    digest.update(piece)
-                yield piece
-    except OSError as error:
-        raise FledgeError(f"{content.path} could not be read: {reason(error)}") from error
+    with _open(content.path) as file:
+        for piece in _pieces(file, content.path, content.offset, content.size):
+            if digest:
+                digest.update(piece)
+            yield piece
     if digest and digest.hexdigest() != content.sha256:
         raise CorruptError(
             f"{content.path} changed while it was read, or is damaged: it has sha256"
             f" {digest.hexdigest()}, expected {content.sha256}",
             "Build again when nothing else writes to that file; if that does not help, replace it.",
         )
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[io.FileIO]:
+    try:
+        with path.open("rb", buffering=0) as file:
+            yield file
+    except OSError as error:
+        raise FledgeError(f"{path} could not be read: {reason(error)}") from error
+
+
+def _pieces(file: io.FileIO, path: Path, offset: int, size: int) -> Iterator[bytes]:
+    while size:
+        piece = os.pread(file.fileno(), min(size, READ_SIZE), offset)
+        if not piece:
+            raise _changed(path)
+        offset += len(piece)
+        size -= len(piece)
+        yield piece
 
 
 def whole_file(path: Path) -> Blob:

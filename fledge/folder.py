@@ -13,7 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 
-from fledge.content import READ_SIZE, Content, Span, Sparse, content_size, read_content
+from fledge.content import (
+    READ_SIZE,
+    Content,
+    Sparse,
+    content_size,
+    read_content,
+    read_extents,
+)
 from fledge.errors import CorruptError
 from fledge.tree import (
     MAX_PATH,
@@ -180,31 +187,30 @@ def _data(content: Content) -> Iterator[tuple[int, bytes]]:
 
     Only the last may end within a block.
     """
-    parts = _spans(content) if isinstance(content, Sparse) else iter([(0, content)])
+    pieces = read_extents(content) if isinstance(content, Sparse) else _consecutive(content)
     buffer = bytearray()
     start = 0
-    for offset, part in parts:
+    for offset, piece in pieces:
         if offset >= start + len(buffer) + BLOCK_SIZE:
             yield start, bytes(buffer) + bytes(-len(buffer) % BLOCK_SIZE)
             buffer.clear()
             start = offset - offset % BLOCK_SIZE
         buffer += bytes(offset - start - len(buffer))
-        for piece in read_content(part):
-            buffer += piece
-            whole = len(buffer) - len(buffer) % BLOCK_SIZE
-            if whole >= READ_SIZE:
-                yield start, bytes(buffer[:whole])
-                del buffer[:whole]
-                start += whole
+        buffer += piece
+        whole = len(buffer) - len(buffer) % BLOCK_SIZE
+        if whole >= READ_SIZE:
+            yield start, bytes(buffer[:whole])
+            del buffer[:whole]
+            start += whole
     left = content_size(content) - start - len(buffer)
     yield start, bytes(buffer) + bytes(min(-len(buffer) % BLOCK_SIZE, left))
 
 
-def _spans(content: Sparse) -> Iterator[tuple[int, bytes | Span]]:
-    start = content.data.offset
-    for offset, length in content.extents:
-        yield offset, Span(content.data.path, start, length)
-        start += length
+def _consecutive(content: Content) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    for piece in read_content(content):
+        yield offset, piece
+        offset += len(piece)
 
 
 def _runs(piece: bytes) -> Iterator[tuple[int, int]]:

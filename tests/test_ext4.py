@@ -176,16 +176,16 @@ def test_without_a_size_there_is_room_in_proportion(tmp_path: Path) -> None:
 def test_holes_stay_holes_unless_all_is_preallocated(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"d" * 5000)
     (tmp_path / "out").mkdir()
-    data = Span(tmp_path / "data", 0, 5000)
     tree = Tree(mtime_ns=0)
-    tree.add(b"f", File(mode=0o644, content=Sparse(1 << 27, data, ((4, 2000), (1 << 26, 3000)))))
+    sparse = Sparse(1 << 27, tmp_path / "data", ((4, 0, 2000), (1 << 26, 2000, 3000)))
+    tree.add(b"f", File(mode=0o644, content=sparse))
     image = build(tree, tmp_path / "out/image")
     assert image.stat().st_size < 16 * MIB
     assert list_image(image) == list_tree(tree)
-    sparse = digest(image)
+    unallocated = digest(image)
     build(tree, image, preallocate=True)
     assert image.stat().st_blocks * 512 >= image.stat().st_size
-    assert digest(image) == sparse
+    assert digest(image) == unallocated
 
 
 @pytest.mark.real
@@ -219,7 +219,7 @@ def test_a_deep_tree_is_removed_again(tmp_path: Path) -> None:
         (b"f", File(mode=0, content=b"", xattrs={b"user.x": b"x" * 4096}), "has 4096"),
         (b"f", File(mode=0, content=b"", xattrs={b"strange.x": b""}), "no place for"),
         (b"f", File(mode=0, content=b"", xattrs={b"user.a\nquit": b""}), "no place for"),
-        (b"f", File(mode=0, content=Sparse(1 << 45, Span(Path("x"), 0, 0), ())), "takes"),
+        (b"f", File(mode=0, content=Sparse(1 << 45, Path("x"), ())), "takes"),
         (b"lost+found", File(mode=0, content=b""), "directory"),
         (b"a\nquit", Fifo(mode=0), ""),
         (b"a\nquit", CharDevice(mode=0, major=1, minor=3), "line break"),

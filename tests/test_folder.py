@@ -47,15 +47,17 @@ def test_a_content_is_the_same_however_it_is_kept(
     data = bytes(1 + number % 255 for number in range(total))
     (tmp_path / "data").write_bytes(b"before" + data)
     dense = bytearray(size)
-    start = 0
-    for offset, length in extents:
-        dense[offset : offset + length] = data[start : start + length]
-        start += length
+    placed = tuple(
+        (offset, 6 + sum(length for _, length in extents[:number]), length)
+        for number, (offset, length) in enumerate(extents)
+    )
+    for offset, start, length in placed:
+        dense[offset : offset + length] = data[start - 6 : start - 6 + length]
     (tmp_path / "dense").write_bytes(dense)
     results = [
         populated(tmp_path / name, content)
         for name, content in (
-            ("a", Sparse(size, Span(tmp_path / "data", 6, total), extents)),
+            ("a", Sparse(size, tmp_path / "data", placed)),
             ("b", bytes(dense)),
             ("c", Span(tmp_path / "dense", 0, size)),
         )

@@ -37,7 +37,7 @@ every_type = pytest.mark.parametrize("filesystem_type", TYPES)
 
 def sample(folder: Path) -> Tree:
     (folder / "data").write_bytes(b"d" * 5000)
-    sparse = Sparse(1 << 26, Span(folder / "data", 0, 5000), ((4, 2000), (1 << 25, 3000)))
+    sparse = Sparse(1 << 26, folder / "data", ((4, 0, 2000), (1 << 25, 2000, 3000)))
     tree = Tree(mtime_ns=1)
     nodes: dict[bytes, Node] = {
         b"usr/bin/su": File(mode=0o4755, uid=5, content=b"su", xattrs=dict(CAPABILITIES)),

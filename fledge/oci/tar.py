@@ -281,15 +281,15 @@ def _content(header: _Header, blocks: _Blocks, tar: Span) -> Content:
         numbers = _sparse_map_in_data(blocks)
         header.name = _checked(records.get(b"GNU.sparse.name") or header.name)
     else:
-        content = Span(tar.path, blocks.position, header.size)
+        content = Span(tar.path, blocks.position, header.size, file_sha256=tar.sha256)
         blocks.skip(header.size)
         return content
-    data = Span(tar.path, blocks.position, after - blocks.position)
-    if data.size < 0:
+    start, stored = blocks.position, after - blocks.position
+    if stored < 0:
         raise _Malformed("its sparse map is longer than its data")
-    blocks.skip(data.size)
+    blocks.skip(stored)
     blocks.charge(EXTENT_COST * len(numbers) // 2)
-    return Sparse(size, data, _extents(numbers, size, data.size))
+    return Sparse(size, tar.path, _extents(numbers, size, start, stored), tar.sha256)
 
 
 def _old_sparse_map(block: bytes, blocks: _Blocks) -> tuple[int, list[int]]:
@@ -321,21 +321,29 @@ def _sparse_map_in_data(blocks: _Blocks) -> list[int]:
     return [_decimal(line) for line in lines[1 : 1 + 2 * _decimal(lines[0])]]
 
 
-def _extents(numbers: list[int], size: int, stored: int) -> tuple[tuple[int, int], ...]:
-    """Pairs of offset and length, if they fit into the file and the data that is there."""
+def _extents(
+    numbers: list[int], size: int, start: int, stored: int
+) -> tuple[tuple[int, int, int], ...]:
+    """The extents of a `Sparse` with ``stored`` bytes of data from ``start``, if all fits.
+
+    ``numbers`` are offsets and lengths in turn.
+    """
     if not 0 <= size <= MAX_FILE_SIZE:
         raise _Malformed(f"{size} bytes are too many for a file")
     if len(numbers) % 2 or len(numbers) > 2 * MAX_EXTENTS:
         raise _Malformed("its sparse map is malformed")
-    extents = tuple(zip(numbers[::2], numbers[1::2], strict=True))
-    end = 0
-    for offset, length in extents:
+    extents: list[tuple[int, int, int]] = []
+    end, data_end = 0, start + stored
+    for offset, length in zip(numbers[::2], numbers[1::2], strict=True):
         if not end <= offset <= offset + length <= size:
             raise _Malformed("its sparse map is out of order or beyond its size")
         end = offset + length
-    if sum(length for _, length in extents) != stored:
+        if length:
+            extents.append((offset, start, length))
+        start += length
+    if start != data_end:
         raise _Malformed("its sparse map does not fit its data")
-    return tuple((offset, length) for offset, length in extents if length)
+    return tuple(extents)
 
 
 def _has_checksum(block: bytes, stored: int) -> bool:
