@@ -220,7 +220,7 @@ def _default_output(config: Config) -> Path:
 def _check_tools(filesystem: Filesystem) -> None:
     """What the image needs of this machine, said before anything is downloaded."""
     if filesystem.type == "ext4":
-        ext4.check()
+        ext4.check(filesystem)
     else:
         loop.check(filesystem)
 

@@ -27,6 +27,8 @@ Strategy = Literal["initramfs", "oci_rootfs"]
 STRATEGIES: tuple[Strategy, ...] = ("initramfs", "oci_rootfs")
 
 FilesystemType = Literal["ext4", "xfs", "btrfs"]
+Builder = Literal["native", "mkfs"]
+BUILDERS: tuple[Builder, ...] = ("native", "mkfs")
 FILESYSTEM_TYPES: tuple[FilesystemType, ...] = ("ext4", "xfs", "btrfs")
 
 DEFAULT_BUSYBOX_URL = "https://busybox.net/downloads/binaries/1.35.0-x86_64-linux-musl/busybox"
@@ -91,6 +93,8 @@ class Filesystem:
     type: FilesystemType = "ext4"
     size_buffer_mb: int = 0
     """Free space after everything is in, in MiB; 0 lets fledge choose."""
+    builder: Builder = "native"
+    """Of ext4: fledge itself, or e2fsprogs (``mkfs``)."""
     preallocate: bool = False
     """Allocate the whole image instead of leaving free space as holes."""
 
@@ -176,10 +180,13 @@ def _config(path: Path, top: _Table) -> Config:
         filesystem=Filesystem(
             type=cast(FilesystemType, filesystem.choice("type", FILESYSTEM_TYPES, "ext4")),
             size_buffer_mb=filesystem.natural("size_buffer_mb", 0),
+            builder=cast(Builder, filesystem.choice("builder", BUILDERS, "native")),
             preallocate=filesystem.boolean("preallocate", False),
         ),
         placements=_placements(mapped),
     )
+    if filesystem.has("builder") and config.filesystem.type != "ext4":
+        filesystem.wrong("builder", 'needs type = "ext4"; write that, or remove builder')
     if strategy == "initramfs":
         _check_init(config, init)
         _check_hidden(config, mapped)

@@ -130,7 +130,7 @@ def _pieces(file: io.FileIO, path: Path, offset: int, size: int) -> Iterator[byt
     while size:
         piece = os.pread(file.fileno(), min(size, READ_SIZE), offset)
         if not piece:
-            raise _changed(path)
+            raise changed(path)
         offset += len(piece)
         size -= len(piece)
         yield piece
@@ -147,7 +147,8 @@ def whole_file(path: Path) -> Blob:
     return Blob(path, 0, size, digest.hexdigest())
 
 
-def _changed(path: Path) -> CorruptError:
+def changed(path: Path) -> CorruptError:
+    """The error of a file that is shorter than it was."""
     return CorruptError(
         f"{path} changed while it was read",
         "Build again when nothing else writes to that file.",

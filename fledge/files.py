@@ -59,6 +59,14 @@ def replacing(output: Path) -> Iterator[BinaryIO]:
         raise _explained(error, output) from error
 
 
+def pwrite(file: int, data: bytes | bytearray | memoryview, position: int) -> None:
+    """Write all of it."""
+    left = memoryview(data)
+    while left:
+        count = os.pwrite(file, left, position)
+        left, position = left[count:], position + count
+
+
 def _explained(error: OSError, output: Path) -> FledgeError:
     message = f"{output} could not be written: {reason(error)}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -10,8 +10,6 @@ import errno
 import os
 from collections.abc import Container, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from hashlib import sha256
 
 from fledge.content import (
     READ_SIZE,
@@ -22,6 +20,7 @@ from fledge.content import (
     read_extents,
 )
 from fledge.errors import CorruptError
+from fledge.files import pwrite
 from fledge.tree import (
     MAX_PATH,
     Device,
@@ -47,18 +46,6 @@ fewer device numbers, btrfs fewer hard links within one directory."""
 ZERO_BLOCK = bytes(BLOCK_SIZE)
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What became of a file's content."""
-
-    digest: bytes
-    """Depends on the bytes alone, not on how they are kept."""
-    blocks: int
-    """Blocks that hold anything but zeros."""
-    runs: int
-    """How many stretches of adjacent ones they form."""
-
-
 def check_fits(tree: Tree) -> None:
     """Raise `CorruptError`, with the path, for what no Linux filesystem can hold."""
     for path, node in tree.walk():
@@ -78,7 +65,7 @@ def check_fits(tree: Tree) -> None:
             )
 
 
-def populate(tree: Tree, root: int, *, leaving_out: Container[bytes] = ()) -> dict[Node, Written]:
+def populate(tree: Tree, root: int, *, leaving_out: Container[bytes] = ()) -> None:
     """Make the tree's nodes in the folder open as ``root``, for their owner only.
 
     Hard links are hard links; long runs of zeros are holes; devices take root. ``leaving_out``
@@ -86,7 +73,6 @@ def populate(tree: Tree, root: int, *, leaving_out: Container[bytes] = ()) -> di
     cannot hold, `FledgeError` if a content cannot be read, `OSError` if the folder refuses.
     """
     first: dict[Node, bytes] = {}
-    written: dict[Node, Written] = {}
     for path, node in tree.walk():
         if node is tree.root or path in leaving_out:
             continue
@@ -94,7 +80,7 @@ def populate(tree: Tree, root: int, *, leaving_out: Container[bytes] = ()) -> di
             if node in first:
                 os.link(first[node], path, src_dir_fd=root, dst_dir_fd=root, follow_symlinks=False)
             elif isinstance(node, File):
-                written[node] = _write_file(path, node.content, root)
+                _write_file(path, node.content, root)
             else:
                 _make(path, node, root)
         except OSError as error:
@@ -106,7 +92,6 @@ def populate(tree: Tree, root: int, *, leaving_out: Container[bytes] = ()) -> di
             ) from None
         if not isinstance(node, Directory):
             first.setdefault(node, path)
-    return written
 
 
 def set_metadata(tree: Tree, root: int) -> None:
@@ -156,30 +141,16 @@ def _make(path: bytes, node: Node, root: int) -> None:
         os.mknod(path, node.file_type | 0o600, number, dir_fd=root)
 
 
-def _write_file(path: bytes, content: Content, root: int) -> Written:
-    digest = sha256()
-    blocks = 0
-    starts: list[int] = []
-    end = -1
+def _write_file(path: bytes, content: Content, root: int) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=root)
     try:
         os.fchmod(file, 0o600)
         for piece_start, piece in _data(content):
             for start, stop in _runs(piece):
-                run = memoryview(piece)[start:stop]
-                digest.update(run)
-                blocks += -(-len(run) // BLOCK_SIZE)
-                if piece_start + start != end:
-                    starts.append(piece_start + start)
-                end = piece_start + stop
-                while run:
-                    run = run[os.pwrite(file, run, end - len(run)) :]
-        size = content_size(content)
-        os.ftruncate(file, size)
+                pwrite(file, memoryview(piece)[start:stop], piece_start + start)
+        os.ftruncate(file, content_size(content))
     finally:
         os.close(file)
-    digest.update(repr((size, starts)).encode())
-    return Written(digest.digest(), blocks, len(starts))
 
 
 def _data(content: Content) -> Iterator[tuple[int, bytes]]:

@@ -19,10 +19,10 @@ from pythons import nobody
 from trees import MAX_ID, NAMES, trees
 
 from fledge import ext4
-from fledge.config import Filesystem
+from fledge.config import BUILDERS, Builder, Filesystem
 from fledge.content import Span, Sparse
 from fledge.errors import CorruptError, HostError
-from fledge.ext4.debugfs import MAX_SECONDS, MIN_SECONDS
+from fledge.ext4.structures import MAX_SECONDS, MIN_SECONDS
 from fledge.tree import (
     BlockDevice,
     CharDevice,
@@ -51,6 +51,9 @@ XATTRS = st.dictionaries(
 )
 
 
+every_builder = pytest.mark.parametrize("builder", BUILDERS)
+
+
 def sample() -> Tree:
     """A tree of all that is hard to stage, to name and to store."""
     tree = Tree(mtime_ns=EPOCH * 10**9)
@@ -77,9 +80,16 @@ def sample() -> Tree:
     return tree
 
 
-def build(tree: Tree, path: Path, *, size_buffer_mb: int = 1, preallocate: bool = False) -> Path:
+def build(
+    tree: Tree,
+    path: Path,
+    *,
+    size_buffer_mb: int = 1,
+    preallocate: bool = False,
+    builder: Builder = "native",
+) -> Path:
     path.touch()
-    ext4.write(tree, path, Filesystem("ext4", size_buffer_mb, preallocate), EPOCH)
+    ext4.write(tree, path, Filesystem("ext4", size_buffer_mb, builder, preallocate), EPOCH)
     # By its descriptor, for e2fsck takes what follows a ? in a name for options.
     with path.open("rb") as file:
         command = ["e2fsck", "-fn", "/proc/self/fd/0"]
@@ -101,47 +111,56 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@every_builder
 @pytest.mark.real
-def test_the_kernel_sees_the_tree(tmp_path: Path) -> None:
+def test_the_kernel_sees_the_tree(tmp_path: Path, builder: Builder) -> None:
     tree = sample()
-    assert list_image(build(tree, tmp_path / "x?offset=4096.img")) == list_tree(tree)
+    assert list_image(build(tree, tmp_path / "x?offset=4096.img", builder=builder)) == list_tree(
+        tree
+    )
 
 
+@every_builder
 @pytest.mark.real
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(trees(names=ONE_LINE_NAMES, times=TIMES, xattrs=XATTRS))
-def test_the_kernel_sees_any_tree(tree: Tree) -> None:
+@given(tree=trees(names=ONE_LINE_NAMES, times=TIMES, xattrs=XATTRS))
+def test_the_kernel_sees_any_tree(tree: Tree, builder: Builder) -> None:
     for _, node in tree.walk():
         node.uid, node.gid = min(node.uid, MAX_ID - 1), min(node.gid, MAX_ID - 1)
     with tempfile.TemporaryDirectory() as folder:
-        assert list_image(build(tree, Path(folder, "image"))) == list_tree(tree)
+        assert list_image(build(tree, Path(folder, "image"), builder=builder)) == list_tree(tree)
 
 
+@every_builder
 @pytest.mark.real
 def test_the_same_tree_gives_the_same_bytes_to_anyone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, builder: Builder
 ) -> None:
-    expected = digest(build(sample(), tmp_path / "image"))
+    expected = digest(build(sample(), tmp_path / "image", builder=builder))
     (tmp_path / "image").unlink()
     monkeypatch.setenv("TZ", "Asia/Kathmandu")
     monkeypatch.setenv("MKE2FS_CONFIG", "/nowhere")
     before = os.umask(0o777)
     with ExitStack() as after:
         after.callback(os.umask, before)
-        assert digest(build(sample(), tmp_path / "image")) == expected
+        assert digest(build(sample(), tmp_path / "image", builder=builder)) == expected
 
 
+@every_builder
 @pytest.mark.real
-def test_root_and_a_user_without_rights_give_the_same_bytes(tmp_path: Path) -> None:
+def test_root_and_a_user_without_rights_give_the_same_bytes(
+    tmp_path: Path, builder: Builder
+) -> None:
     tree = sample()
-    expected = digest(build(tree, tmp_path / "image"))
+    expected = digest(build(tree, tmp_path / "image", builder=builder))
     script = f"""
 import pickle
 from pathlib import Path
 from fledge import ext4
-from fledge.config import Filesystem
+from fledge.config import BUILDERS, Builder, Filesystem
 Path("image").touch()
-ext4.write(pickle.load(open("tree", "rb")), Path("image"), Filesystem("ext4", 1), {EPOCH})
+filesystem = Filesystem("ext4", 1, {builder!r})
+ext4.write(pickle.load(open("tree", "rb")), Path("image"), filesystem, {EPOCH})
 """
     with nobody() as user:
         (user.home / "tree").write_bytes(pickle.dumps(tree))
@@ -150,9 +169,12 @@ ext4.write(pickle.load(open("tree", "rb")), Path("image"), Filesystem("ext4", 1)
         assert digest(user.home / "image") == expected
 
 
+@every_builder
 @pytest.mark.real
 @pytest.mark.parametrize("buffer_mb", [1, 100, 700])
-def test_the_free_space_is_what_was_asked_for(tmp_path: Path, buffer_mb: int) -> None:
+def test_the_free_space_is_what_was_asked_for(
+    tmp_path: Path, buffer_mb: int, builder: Builder
+) -> None:
     tree = sample()
     (tmp_path / "blob").write_bytes(bytes(range(1, 256)) * 1000)
     blob = tmp_path / "blob"
@@ -160,7 +182,9 @@ def test_the_free_space_is_what_was_asked_for(tmp_path: Path, buffer_mb: int) ->
         content = Span(blob, number, number * 50)
         tree.add(b"files/%d" % number, File(mode=0o644, content=content))
     (tmp_path / "out").mkdir()
-    free_bytes, free_inodes = free(build(tree, tmp_path / "out/i", size_buffer_mb=buffer_mb))
+    free_bytes, free_inodes = free(
+        build(tree, tmp_path / "out/i", size_buffer_mb=buffer_mb, builder=builder)
+    )
     wanted = buffer_mb * MIB
     assert wanted <= free_bytes <= wanted * 1.01 + 2 * MIB
     assert free_inodes >= wanted // 16384
@@ -172,80 +196,112 @@ def test_without_a_size_there_is_room_in_proportion(tmp_path: Path) -> None:
     assert 64 * MIB <= free_bytes <= 66 * MIB
 
 
+@every_builder
 @pytest.mark.real
-def test_holes_stay_holes_unless_all_is_preallocated(tmp_path: Path) -> None:
+def test_holes_stay_holes_unless_all_is_preallocated(tmp_path: Path, builder: Builder) -> None:
     (tmp_path / "data").write_bytes(b"d" * 5000)
     (tmp_path / "out").mkdir()
     tree = Tree(mtime_ns=0)
     sparse = Sparse(1 << 27, tmp_path / "data", ((4, 0, 2000), (1 << 26, 2000, 3000)))
     tree.add(b"f", File(mode=0o644, content=sparse))
-    image = build(tree, tmp_path / "out/image")
+    image = build(tree, tmp_path / "out/image", builder=builder)
     assert image.stat().st_size < 16 * MIB
     assert list_image(image) == list_tree(tree)
     unallocated = digest(image)
-    build(tree, image, preallocate=True)
+    build(tree, image, preallocate=True, builder=builder)
     assert image.stat().st_blocks * 512 >= image.stat().st_size
     assert digest(image) == unallocated
 
 
+@every_builder
 @pytest.mark.real
-def test_two_images_have_two_uuids(tmp_path: Path) -> None:
+def test_two_images_have_two_uuids(tmp_path: Path, builder: Builder) -> None:
     uuids = set()
     for content in (b"a", b"b"):
         tree = Tree(mtime_ns=0)
         tree.add(b"f", File(mode=0o644, content=content))
-        uuids.add(build(tree, tmp_path / "image").read_bytes()[1024 + 104 : 1024 + 120])
+        uuids.add(
+            build(tree, tmp_path / "image", builder=builder).read_bytes()[1024 + 104 : 1024 + 120]
+        )
     assert len(uuids) == 2
 
 
+@every_builder
 @pytest.mark.real
-def test_lost_and_found_is_the_tree_s_own(tmp_path: Path) -> None:
+def test_lost_and_found_is_the_tree_s_own(tmp_path: Path, builder: Builder) -> None:
     tree = Tree(mtime_ns=0)
     tree.add(b"lost+found/x", File(mode=0o644, content=b"x"))
     tree.add(b"a", Directory(mode=0o700))
-    assert list_image(build(tree, tmp_path / "image")) == list_tree(tree)
+    assert list_image(build(tree, tmp_path / "image", builder=builder)) == list_tree(tree)
 
 
 @pytest.mark.real
 def test_a_deep_tree_is_removed_again(tmp_path: Path) -> None:
     tree = Tree(mtime_ns=0)
     tree.add(b"dd/" + b"/".join([b"d"] * 1990), Directory(mode=0o755))
-    build(tree, tmp_path / "image")
+    build(tree, tmp_path / "image", builder="mkfs")
 
 
+@every_builder
 @pytest.mark.parametrize(
     ("path", "node", "words"),
     [
-        (b"f", File(mode=0, content=b"", xattrs={b"user.x": b"x" * 4096}), "has 4096"),
+        (b"f", File(mode=0, content=b"", xattrs={b"user.x": b"x" * 4096}), "ext4 has"),
         (b"f", File(mode=0, content=b"", xattrs={b"strange.x": b""}), "no place for"),
-        (b"f", File(mode=0, content=b"", xattrs={b"user.a\nquit": b""}), "no place for"),
-        (b"f", File(mode=0, content=Sparse(1 << 45, Path("x"), ())), "takes"),
+        (b"f", File(mode=0, content=b"", xattrs={b"user.": b""}), "no place for"),
+        (b"f", File(mode=0, content=b"", xattrs={b"system.posix_acl_access": b"x"}), "malformed"),
+        (b"f", File(mode=0, content=Sparse(1 << 45, Path("x"), ())), "ext4 takes"),
         (b"lost+found", File(mode=0, content=b""), "directory"),
-        (b"a\nquit", Fifo(mode=0), ""),
-        (b"a\nquit", CharDevice(mode=0, major=1, minor=3), "line break"),
         (b"l", Symlink(target=b"x" * 4096), "4095"),
-        (b"/".join([b"ddd"] * 510), Directory(mode=0), "2039"),
         (b"f", File(mode=0, uid=0xFFFFFFFF, content=b""), "no owner"),
         (b"l", Symlink(target=b""), "4095"),
         (b"/".join([b"d"] * 2100), Directory(mode=0), "path is longer"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path: Path, path: bytes, node: Node, words: str) -> None:
+def test_what_does_not_fit_is_named(
+    tmp_path: Path, path: bytes, node: Node, words: str, builder: Builder
+) -> None:
     tree = Tree(mtime_ns=0)
     tree.add(path, node)
-    if not words:
-        build(tree, tmp_path / "image")
-        return
-    (tmp_path / "image").touch()
+    assert_refused(tree, tmp_path / "image", words, builder)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("path", "node", "words"),
+    [
+        (b"f", File(mode=0, content=b"", xattrs={b"user.a\nquit": b""}), "no place for"),
+        (b"a\nquit", CharDevice(mode=0, major=1, minor=3), "line break"),
+        (b"/".join([b"ddd"] * 510), Directory(mode=0), "2039"),
+    ],
+)
+def test_what_only_e2fsprogs_cannot_make(
+    tmp_path: Path, path: bytes, node: Node, words: str
+) -> None:
+    tree = Tree(mtime_ns=0)
+    tree.add(path, node)
+    assert_refused(tree, tmp_path / "image", words, "mkfs")
+    build(tree, tmp_path / "image")
+
+
+def assert_refused(tree: Tree, image: Path, words: str, builder: Builder) -> None:
+    image.touch()
     with pytest.raises(CorruptError, match=words) as error:
-        ext4.write(tree, tmp_path / "image", Filesystem(size_buffer_mb=1), EPOCH)
+        ext4.write(tree, image, Filesystem(size_buffer_mb=1, builder=builder), EPOCH)
     assert error.value.message.startswith("/")
-    assert os.listdir(tmp_path) == ["image"]
+    assert os.listdir(image.parent) == [image.name]
+
+
+@pytest.mark.real
+def test_line_breaks_in_names_are_no_commands(tmp_path: Path) -> None:
+    tree = Tree(mtime_ns=0)
+    tree.add(b"a\nquit", Fifo(mode=0))
+    build(tree, tmp_path / "image", builder="mkfs")
 
 
 def test_missing_e2fsprogs_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr("fledge.tools.SYSTEM_FOLDERS", "/nowhere")
     with pytest.raises(HostError) as error:
-        ext4.check()
+        ext4.check(Filesystem(builder="mkfs"))
     assert "e2fsprogs" in error.value.hint

@@ -1,10 +1,39 @@
-"""ext4 images from a tree, by e2fsprogs and without privileges.
+"""ext4 images from a tree, without privileges.
 
-The tree is staged in a folder, as far as a plain user can; ``mkfs.ext4 -d`` makes the
-filesystem of it; one pass of ``debugfs`` sets what could not be staged. As root it goes the
-same way, so that who builds makes no difference to the bytes.
+fledge writes them itself. With ``builder = "mkfs"`` e2fsprogs do: the same plan gives both
+their size, their journal, their UUID and their inode numbers, so that one can check the other.
 """
 
-from fledge.ext4.image import check, write
+from __future__ import annotations
 
-__all__ = ["check", "write"]
+from pathlib import Path
+
+from fledge import folder
+from fledge.config import Filesystem
+from fledge.ext4 import mkfs, writer
+from fledge.ext4.plan import LOST_AND_FOUND_PATH, plan
+from fledge.ext4.structures import NANOSECONDS
+from fledge.tree import Directory, Tree
+
+
+def check(filesystem: Filesystem) -> None:
+    """Raise `HostError` if this machine lacks what the image takes."""
+    if filesystem.builder == "mkfs":
+        mkfs.check()
+
+
+def write(tree: Tree, path: Path, filesystem: Filesystem, epoch: int) -> None:
+    """Make the file at ``path`` an ext4 image of the tree, which gets a /lost+found.
+
+    ``epoch``, in seconds, is when the filesystem says it was made. The same tree,
+    ``filesystem`` and ``epoch`` give the same bytes, with ``builder = "mkfs"`` if e2fsprogs
+    are the same. Raises `CorruptError`, with the path, for what ext4 cannot hold;
+    `FledgeError` if a content cannot be read or a tool fails; `HostError` without e2fsprogs;
+    `OSError` if the disk refuses.
+    """
+    lost_and_found = Directory(mode=0o700, mtime_ns=epoch * NANOSECONDS)
+    tree.root.children.setdefault(LOST_AND_FOUND_PATH, lost_and_found)
+    folder.check_fits(tree)
+    planned = plan(tree, filesystem.size_buffer_mb, epoch)
+    builder = mkfs if filesystem.builder == "mkfs" else writer
+    builder.write(tree, planned, path, epoch, preallocate=filesystem.preallocate)

@@ -14,32 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fledge import tools
-from fledge.content import content_size
 from fledge.errors import CorruptError, FledgeError
-from fledge.ext4.layout import LOST_AND_FOUND
-from fledge.folder import BLOCK_SIZE
-from fledge.tree import BlockDevice, Device, Directory, File, Node, Symlink, Tree, printable
-
-ROOT = 2
-"""The inode of the root directory."""
-
-SUPERBLOCK_OFFSET = 1024
-
-MAX_LINKS = 65000
-"""Names of one inode (EXT4_LINK_MAX)."""
+from fledge.ext4.plan import LOST_AND_FOUND_PATH, MAX_LINKS
+from fledge.ext4.structures import BLOCK_SIZE, LOST_AND_FOUND, ROOT, SUPERBLOCK_OFFSET, pack_time
+from fledge.tree import BlockDevice, Device, Directory, Node, Symlink, Tree, printable
 
 MAX_SUBDIRECTORIES = MAX_LINKS - 2
-
-MAX_FILE_SIZE = (1 << 32) * BLOCK_SIZE - BLOCK_SIZE
-"""16 TiB: block numbers in a file have 32 bits."""
 
 OVERRUN = 2039
 """The length of a path whose last byte mke2fs (1.47.0 at least) writes behind its buffer of
 2040: path_append in create_inode.c has no room for the slash. Other lengths are rounded up
 by the allocator."""
-
-MIN_SECONDS, MAX_SECONDS = -(1 << 31), (1 << 34) - (1 << 31) - 1
-"""Times from 1901 to 2446; the kernel too moves others to the nearest of these."""
 
 LINE_BREAK = re.compile(rb"[\r\n]")
 """What no quotes protect in a script: debugfs ends the line there."""
@@ -63,7 +48,7 @@ def finish(tree: Tree, work: Path, epoch: int) -> None:
     Raises `FledgeError` if debugfs does not do all of it.
     """
     inodes = _staged_inodes(tree)
-    _check_numbering(work / "image", max(*inodes.values(), LOST_AND_FOUND))
+    _check_numbering(work / "image", max(inodes.values()))
     (work / "values").mkdir()
     with (work / "script").open("wb") as script:
         for command in _commands(tree, inodes, work / "values"):
@@ -88,30 +73,23 @@ def unstaged(tree: Tree) -> dict[bytes, Node]:
 
 
 def check_fits(tree: Tree) -> None:
-    """Raise `CorruptError`, with the path, for what ext4 cannot hold."""
-    links = Counter(node for _, node in tree.walk())
+    """Raise `CorruptError`, with the path, for what fits into ext4 but not through e2fsprogs."""
     late = unstaged(tree)
     for path, node in tree.walk():
-        problem = _problem(path, node, links[node])
+        problem = _problem(path, node)
         if path in late and LINE_BREAK.search(path.rpartition(b"/")[2]):
             problem = "neither devices nor hard links to symlinks can have a line break in the name"
         if problem:
             raise CorruptError(f"/{printable(path)}: {problem}")
 
 
-def _problem(path: bytes, node: Node, links: int) -> str | None:
-    if links > MAX_LINKS:
-        return f"{links} hard links; ext4 takes {MAX_LINKS}"
+def _problem(path: bytes, node: Node) -> str | None:
     if len(path) == OVERRUN:
         return f"mke2fs corrupts its memory at paths of exactly {OVERRUN} bytes"
     if isinstance(node, Directory):
         subdirectories = sum(isinstance(child, Directory) for child in node.children.values())
         if subdirectories > MAX_SUBDIRECTORIES:
-            return f"{subdirectories} directories in one; fledge puts {MAX_SUBDIRECTORIES} there"
-    elif path == b"lost+found":
-        return "ext4 needs a directory there"
-    elif isinstance(node, File) and content_size(node.content) > MAX_FILE_SIZE:
-        return f"a file of {content_size(node.content)} bytes; ext4 takes {MAX_FILE_SIZE}"
+            return f"{subdirectories} directories in one; mke2fs puts {MAX_SUBDIRECTORIES} there"
     return _xattr_problem(node)
 
 
@@ -143,9 +121,6 @@ def _check_numbering(image: Path, last: int) -> None:
 
 def _commands(tree: Tree, inodes: dict[Node, int], values: Path) -> Iterator[bytes]:
     yield from _add_unstaged(tree, inodes)
-    if b"lost+found" not in tree.root.children:
-        yield b"cd <%d>" % ROOT
-        yield b"rmdir lost+found"
     files: dict[bytes, bytes] = {}
     # In the order of the inode table debugfs finds each block in its cache.
     for node, inode in sorted(inodes.items(), key=lambda item: item[1]):
@@ -163,7 +138,7 @@ def _staged_inodes(tree: Tree) -> dict[Node, int]:
     inodes: dict[Node, int] = {tree.root: ROOT}
     free = LOST_AND_FOUND + 1
     for path, node in tree.walk():
-        if path == b"lost+found":
+        if path == LOST_AND_FOUND_PATH:
             inodes[node] = LOST_AND_FOUND
         elif node not in inodes and path not in late:
             inodes[node] = free
@@ -176,7 +151,7 @@ def _add_unstaged(tree: Tree, inodes: dict[Node, int]) -> Iterator[bytes]:
     late = unstaged(tree)
     directories = {path: inodes[node] for path, node in tree.walk() if isinstance(node, Directory)}
     links = Counter(node for _, node in tree.walk())
-    free = max(*inodes.values(), LOST_AND_FOUND) + 1
+    free = max(inodes.values()) + 1
     for path, node in late.items():
         parent, _, name = path.rpartition(b"/")
         yield b"cd <%d>" % directories[parent]
@@ -201,15 +176,10 @@ def _fields(node: Node) -> Iterator[tuple[bytes, bytes]]:
         # kernel's new encoding (new_encode_dev), which stands in the second word.
         minor = (node.minor & 0xFF) | (node.minor & ~0xFF) << 12
         yield b"block[1]", b"%d" % (node.major << 8 | minor)
-    seconds, nanoseconds = divmod(node.mtime_ns, 1_000_000_000)
-    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
-        seconds, nanoseconds = min(max(seconds, MIN_SECONDS), MAX_SECONDS), 0
-    low = seconds & 0xFFFFFFFF
-    # The kernel adds these two bits to the sign-extended low half.
-    epoch = (seconds + (1 << 31)) >> 32
+    low, extra = pack_time(node.mtime_ns)
     for field in (b"atime", b"ctime", b"mtime", b"crtime"):
         yield field, b"@%d" % low
-        yield field + b"_extra", b"%d" % (nanoseconds << 2 | epoch)
+        yield field + b"_extra", b"%d" % extra
 
 
 def _quoted(text: bytes) -> bytes:

@@ -16,6 +16,8 @@ from crc32c import crc32c
 
 BLOCK_SIZE = 4096
 """Bytes in a block of what fledge writes."""
+LOG_BLOCK_SIZE = 2
+"""In a superblock: of 1024 shifted left."""
 SECTOR_SIZE = 512
 """What an inode counts its blocks in."""
 
@@ -36,6 +38,7 @@ LOST_AND_FOUND = 11
 """The first inode that is not reserved."""
 
 MAGIC = 0xEF53
+DYNAMIC_REVISION = 1
 CLEAN = 1
 CONTINUE_ON_ERRORS = 1
 NEVER = 0xFFFF
@@ -216,7 +219,6 @@ _U32 = Struct("<I")
 _SUPERBLOCK_LOW = Struct("<13I 5H 2xI 8xI 4xI HH3I 16s16s64s 6xH 16xI4xI 16sBBHIII 68s")
 _HIGH_COUNTS = Struct("<3I")
 _SUPERBLOCK_HIGH = Struct("<HHI 16xBB2xQ 200xI 36xI 392x")
-assert _SUPERBLOCK_LOW.size + _HIGH_COUNTS.size + _SUPERBLOCK_HIGH.size == SUPERBLOCK_SIZE - 4
 
 
 class GroupDescriptor(NamedTuple):
@@ -262,7 +264,7 @@ class GroupDescriptor(NamedTuple):
         positions = [high << 32 | low for high, low in zip(high[:3], low[:3], strict=True)]
         counts = [high << 16 | low for high, low in zip(high[3:6], low[3:6], strict=True)]
         csums = [high << 16 | low for high, low in zip(high[7:], low[7:9], strict=True)]
-        return cls(*positions, *counts, low[6], *csums, high[6] << 16 | low[9])
+        return cls._make([*positions, *counts, low[6], *csums, high[6] << 16 | low[9]])
 
 
 _U16 = Struct("<H")

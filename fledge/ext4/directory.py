@@ -1,0 +1,223 @@
+"""The blocks of a directory: a list of entries in one, a hash tree over more.
+
+Documentation/filesystems/ext4/directory.rst; the hash is ext4's own variant of half of MD4.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import NamedTuple
+
+from fledge.ext4.structures import BLOCK_SIZE, HALF_MD4, checksum
+
+FILE_TYPES = {
+    stat.S_IFREG: 1,
+    stat.S_IFDIR: 2,
+    stat.S_IFCHR: 3,
+    stat.S_IFBLK: 4,
+    stat.S_IFIFO: 5,
+    stat.S_IFSOCK: 6,
+    stat.S_IFLNK: 7,
+}
+DIRECTORY = FILE_TYPES[stat.S_IFDIR]
+
+ENTRY = Struct("<IHBB")
+"""Inode, length of the record, length of the name, file type; the name follows."""
+TAIL = Struct("<IHBBI")
+"""The end of a block, disguised as an unused entry: its last field is a checksum."""
+TAIL_TYPE = 0xDE
+ENTRY_SPACE = BLOCK_SIZE - TAIL.size
+
+DOTS_SIZE = 24
+"""Bytes of the entries for ``.`` and ``..``."""
+
+LEAF_FILL = ENTRY_SPACE * 4 // 5
+"""Bytes of a leaf that are used, so that new entries do not split every one at once; e2fsck
+leaves as much (indexed_dir_slack_percentage in e2fsck.conf(5))."""
+
+INDEX_ROOT = Struct("<IBBBB")
+"""Reserved, hash version, length of this, levels below the root, flags."""
+INDEX_COUNT = Struct("<HHI")
+"""How many entries there is room for, how many there are, and the block of the first."""
+INDEX_ENTRY = Struct("<II")
+"""The lowest hash in a block, and that block of the directory."""
+INDEX_TAIL = Struct("<II")
+"""Reserved, and a checksum."""
+NODE_ENTRIES = (BLOCK_SIZE - ENTRY.size - INDEX_TAIL.size) // INDEX_ENTRY.size
+ROOT_ENTRIES = NODE_ENTRIES - (DOTS_SIZE + INDEX_ROOT.size - ENTRY.size) // INDEX_ENTRY.size
+MAX_LEAVES = ROOT_ENTRIES * NODE_ENTRIES
+"""Without the largedir feature there are two levels of index blocks."""
+
+
+class Entry(NamedTuple):
+    """A name in a directory."""
+
+    name: bytes
+    number: int
+    file_type: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One block of a hash tree."""
+
+    hash: int
+    """The lowest in it; odd if names with the same hash are in the leaf before too."""
+    names: Sequence[bytes]
+
+
+def record_size(name: bytes) -> int:
+    """Bytes of an entry with that name."""
+    return ENTRY.size + len(name) + -len(name) % 4
+
+
+def is_linear(names: Iterable[bytes]) -> bool:
+    """Whether these names, and the two dots, fit into one block."""
+    return DOTS_SIZE + sum(map(record_size, names)) <= ENTRY_SPACE
+
+
+def leaves(names: Iterable[bytes], hash_seed: bytes) -> list[Leaf]:
+    """The leaves of the hash tree over these names, ascending."""
+    seed = _SEED.unpack(hash_seed)
+    hashed = sorted((*half_md4(name, seed), name) for name in names)
+    result: list[Leaf] = []
+    start = used = 0
+    for end, (_, _, name) in enumerate(hashed):
+        size = record_size(name)
+        if used + size > LEAF_FILL:
+            result.append(_leaf(hashed, start, end))
+            start, used = end, 0
+        used += size
+    result.append(_leaf(hashed, start, len(hashed)))
+    return result
+
+
+def _leaf(hashed: list[tuple[int, int, bytes]], start: int, end: int) -> Leaf:
+    first = hashed[start][0]
+    continues = start > 0 and hashed[start - 1][0] == first
+    return Leaf(first | continues, [name for _, _, name in hashed[start:end]])
+
+
+def tree_size(leaves: int) -> int:
+    """Blocks of a hash tree with so many leaves."""
+    return 1 + _index_nodes(leaves) + leaves
+
+
+def linear_block(number: int, parent: int, entries: Sequence[Entry], seed: int) -> bytes:
+    """The one block of a small directory; ``seed`` is the `inode_seed`."""
+    dots = [Entry(b".", number, DIRECTORY), Entry(b"..", parent, DIRECTORY)]
+    return _entries_block([*dots, *entries], seed)
+
+
+def tree_blocks(
+    number: int, parent: int, leaves: Sequence[Leaf], entries: dict[bytes, Entry], seed: int
+) -> Iterator[bytes]:
+    """The blocks of a hash tree: its root, the level below if there is one, and the leaves."""
+    nodes = _index_nodes(len(leaves))
+    index = [(leaf.hash, 1 + nodes + position) for position, leaf in enumerate(leaves)]
+    below = [index[start : start + NODE_ENTRIES] for start in range(0, len(index), NODE_ENTRIES)]
+    if nodes:
+        index = [(some[0][0], 1 + position) for position, some in enumerate(below)]
+    dots = ENTRY.pack(number, 12, 1, DIRECTORY) + b".\0\0\0"
+    dots += ENTRY.pack(parent, BLOCK_SIZE - 12, 2, DIRECTORY) + b"..\0\0"
+    info = INDEX_ROOT.pack(0, HALF_MD4, INDEX_ROOT.size, 1 if nodes else 0, 0)
+    yield _index_block(dots + info, index, ROOT_ENTRIES, seed)
+    if nodes:
+        for some in below:
+            yield _index_block(ENTRY.pack(0, BLOCK_SIZE, 0, 0), some, NODE_ENTRIES, seed)
+    for leaf in leaves:
+        yield _entries_block([entries[name] for name in leaf.names], seed)
+
+
+def empty_block(seed: int) -> bytes:
+    """A block of a directory without an entry."""
+    return _entries_block([Entry(b"", 0, 0)], seed)
+
+
+def _index_nodes(leaves: int) -> int:
+    return -(-leaves // NODE_ENTRIES) if leaves > ROOT_ENTRIES else 0
+
+
+def _entries_block(entries: Sequence[Entry], seed: int) -> bytes:
+    records = bytearray()
+    start = 0
+    for name, number, file_type in entries:
+        start = len(records)
+        size = record_size(name)
+        records += ENTRY.pack(number, size, len(name), file_type) + name + bytes(-len(name) % 4)
+    name, number, file_type = entries[-1]
+    ENTRY.pack_into(records, start, number, ENTRY_SPACE - start, len(name), file_type)
+    records += bytes(ENTRY_SPACE - len(records))
+    return bytes(records) + TAIL.pack(0, TAIL.size, 0, TAIL_TYPE, checksum(seed, records))
+
+
+def _index_block(head: bytes, index: Sequence[tuple[int, int]], limit: int, seed: int) -> bytes:
+    """What is before the entries, them (the first without its hash), and a checksum."""
+    count = INDEX_COUNT.pack(limit, len(index), index[0][1])
+    used = head + count + b"".join(INDEX_ENTRY.pack(*entry) for entry in index[1:])
+    total = checksum(seed, used + bytes(INDEX_TAIL.size))
+    space = len(head) + limit * INDEX_ENTRY.size
+    return used.ljust(space, b"\0") + INDEX_TAIL.pack(0, total)
+
+
+_SEED = Struct("<4I")
+_CHUNK = 32
+_END_OF_DIRECTORY = 0xFFFFFFFE
+"""A hash that stands for the end, and so for no name."""
+_MASK = 0xFFFFFFFF
+
+
+def half_md4(name: bytes, seed: tuple[int, int, int, int]) -> tuple[int, int]:
+    """The hash of a name, even, and the second one that orders names of equal hash."""
+    state = seed
+    for start in range(0, len(name), _CHUNK):
+        state = _transform(state, _words(name[start:]))
+    major = state[1] & ~1
+    return (major if major != _END_OF_DIRECTORY else major - 2), state[2]
+
+
+def _words(text: bytes) -> tuple[int, ...]:
+    """The first 32 bytes as eight big-endian words, filled up with the length of all."""
+    length = len(text)
+    pad = length | length << 8
+    pad |= pad << 16
+    whole = min(length, _CHUNK) // 4
+    words = [int.from_bytes(text[4 * word : 4 * word + 4], "big") for word in range(whole)]
+    if whole < _CHUNK // 4:
+        rest = text[4 * whole :]
+        words.append((pad << 8 * len(rest) | int.from_bytes(rest, "big")) & _MASK)
+    return tuple(words + [pad] * (_CHUNK // 4 - len(words)))
+
+
+def _order(rotations: Sequence[int], words: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    return tuple((word, rotations[step % 4]) for step, word in enumerate(words))
+
+
+_FIRST = _order((3, 7, 11, 19), (0, 1, 2, 3, 4, 5, 6, 7))
+_SECOND = _order((3, 5, 9, 13), (1, 3, 5, 7, 0, 2, 4, 6))
+_THIRD = _order((3, 9, 11, 15), (3, 7, 2, 6, 1, 5, 0, 4))
+
+
+def _transform(
+    state: tuple[int, int, int, int], words: tuple[int, ...]
+) -> tuple[int, int, int, int]:
+    """Half the steps of MD4's compression (RFC 1320, section 3.4), in an order of its own."""
+    a, b, c, d = state
+    for word, rotation in _FIRST:
+        value = (a + (d ^ (b & (c ^ d))) + words[word]) & _MASK
+        a, b, c, d = d, (value << rotation | value >> (32 - rotation)) & _MASK, b, c
+    for word, rotation in _SECOND:
+        value = (a + (b & c) + ((b ^ c) & d) + words[word] + 0x5A827999) & _MASK
+        a, b, c, d = d, (value << rotation | value >> (32 - rotation)) & _MASK, b, c
+    for word, rotation in _THIRD:
+        value = (a + (b ^ c ^ d) + words[word] + 0x6ED9EBA1) & _MASK
+        a, b, c, d = d, (value << rotation | value >> (32 - rotation)) & _MASK, b, c
+    return (
+        (state[0] + a) & _MASK,
+        (state[1] + b) & _MASK,
+        (state[2] + c) & _MASK,
+        (state[3] + d) & _MASK,
+    )

@@ -1,0 +1,466 @@
+"""Which blocks and inodes everything gets, decided before anything is written.
+
+Groups, flexible groups and copies of the superblock are where mke2fs puts them. Inodes are
+numbered and file data is laid out in the order of `Tree.walk`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+
+from fledge.content import Content, Span, Sparse, content_size, read_content
+from fledge.errors import CorruptError
+from fledge.ext4 import directory, xattr
+from fledge.ext4.directory import Leaf
+from fledge.ext4.structures import (
+    BLOCK_SIZE,
+    BLOCKS_PER_GROUP,
+    DESCRIPTORS_PER_BLOCK,
+    INODES_PER_BLOCK,
+    JOURNAL,
+    LOST_AND_FOUND,
+    MAX_EXTENT,
+    MAX_INODES_PER_GROUP,
+    ROOT,
+    Extent,
+    extent_tree_blocks,
+    has_superblock,
+)
+from fledge.sizes import free_space
+from fledge.tree import Device, Directory, File, Node, Symlink, Tree, printable
+
+GROUPS_PER_FLEX = 16
+"""Groups that keep their bitmaps and inode tables together (flex_bg)."""
+
+MAX_LINKS = 65000
+"""Names of one inode (EXT4_LINK_MAX)."""
+
+MAX_FILE_SIZE = ((1 << 32) - 1) * BLOCK_SIZE
+"""16 TiB: block numbers in a file have 32 bits."""
+
+FAST_SYMLINK = 60
+"""A symlink whose target is shorter than this is in its inode."""
+
+LOST_AND_FOUND_BLOCKS = 4
+"""So that e2fsck can put something there without allocating (mke2fs's create_lost_and_found)."""
+
+BYTES_PER_SPARE_INODE = 16384
+"""mke2fs's default ratio, for the free space."""
+
+MIN_LAST_GROUP = 64
+"""Blocks that the last group must have for data: with fewer than 50 mke2fs drops it."""
+
+POINTERS_PER_BLOCK = BLOCK_SIZE // 4
+MAX_GROWTH = 1024
+"""How many times its size a filesystem can grow to (mke2fs's calc_reserved_gdt_blocks)."""
+
+LOST_AND_FOUND_PATH = b"lost+found"
+
+Run = tuple[int, int]
+"""The first of some adjacent blocks, and how many they are."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a filesystem is divided."""
+
+    blocks: int
+    inodes_per_group: int
+
+    @property
+    def groups(self) -> int:
+        return -(-self.blocks // BLOCKS_PER_GROUP)
+
+    @property
+    def inodes(self) -> int:
+        return self.groups * self.inodes_per_group
+
+    @property
+    def table_blocks(self) -> int:
+        """Blocks in the inode table of one group."""
+        return self.inodes_per_group // INODES_PER_BLOCK
+
+    @cached_property
+    def descriptor_blocks(self) -> int:
+        return -(-self.groups // DESCRIPTORS_PER_BLOCK)
+
+    @cached_property
+    def reserved_blocks(self) -> int:
+        """Blocks behind the descriptors, for those of more groups."""
+        largest = min(self.blocks * MAX_GROWTH, (1 << 32) - 1)
+        descriptors = -(-largest // BLOCKS_PER_GROUP)
+        more = -(-descriptors // DESCRIPTORS_PER_BLOCK) - self.descriptor_blocks
+        return min(max(more, 0), POINTERS_PER_BLOCK)
+
+    @property
+    def journal_blocks(self) -> int:
+        """As ext2fs_default_journal_size has it."""
+        for limit, size in _JOURNAL_BLOCKS:
+            if self.blocks < limit:
+                return size
+        return 1 << 18
+
+    @cached_property
+    def copies(self) -> list[int]:
+        """The groups that begin with a superblock."""
+        return [group for group in range(self.groups) if has_superblock(group)]
+
+    @property
+    def copy_blocks(self) -> int:
+        """Blocks of a superblock, its descriptors and the reserved ones."""
+        return 1 + self.descriptor_blocks + self.reserved_blocks
+
+    @property
+    def overhead(self) -> int:
+        """Blocks that no file can have."""
+        groups = self.groups * (2 + self.table_blocks)
+        return groups + len(self.copies) * self.copy_blocks + self.journal_blocks
+
+    def group_size(self, group: int) -> int:
+        """Blocks in a group: the last may be smaller."""
+        return min(BLOCKS_PER_GROUP, self.blocks - group * BLOCKS_PER_GROUP)
+
+
+_JOURNAL_BLOCKS = (
+    (1 << 15, 1 << 10),
+    (1 << 18, 1 << 12),
+    (1 << 19, 1 << 13),
+    (1 << 22, 1 << 14),
+    (1 << 23, 1 << 15),
+    (1 << 24, 1 << 16),
+    (1 << 25, 1 << 17),
+)
+
+
+def geometry(needed: int, inodes: int) -> Geometry:
+    """The smallest filesystem with that many blocks for data and at least that many inodes."""
+    least = -(-inodes // MAX_INODES_PER_GROUP)
+    blocks = max(needed, (least - 1) * BLOCKS_PER_GROUP + 1)
+    while True:
+        groups = -(-blocks // BLOCKS_PER_GROUP)
+        per_group = -(-inodes // groups)
+        found = Geometry(blocks, per_group + -per_group % INODES_PER_BLOCK)
+        total = needed + found.overhead
+        last = (total - 1) % BLOCKS_PER_GROUP + 1
+        total += max(0, found.copy_blocks + 2 + found.table_blocks + MIN_LAST_GROUP - last)
+        if total <= blocks:
+            return found
+        blocks = total
+
+
+class Space:
+    """The free blocks of a filesystem."""
+
+    def __init__(self, blocks: int) -> None:
+        self.runs: list[Run] = [(0, blocks)]
+        """Ascending, with a gap between any two."""
+        self.end = self.blocks = blocks
+        """Behind the last block, real or taken."""
+
+    @property
+    def free(self) -> int:
+        """How many they are; negative if more were to be taken than there are."""
+        return sum(length for _, length in self.runs) + self.blocks - self.end
+
+    def reserve(self, start: int, length: int) -> None:
+        """Take blocks that are free."""
+        for position, (first, count) in enumerate(self.runs):
+            if first <= start < first + count:
+                before, after = (
+                    (first, start - first),
+                    (start + length, first + count - start - length),
+                )
+                self.runs[position : position + 1] = [run for run in (before, after) if run[1]]
+                return
+
+    def take(self, length: int) -> list[Run]:
+        """The first adjacent blocks; if there are not as many, whatever comes first.
+
+        Without any left they come from behind the end, and `free` is negative.
+        """
+        for position, (first, count) in enumerate(self.runs):
+            if count >= length:
+                self._shorten(position, length)
+                return [(first, length)]
+        taken: list[Run] = []
+        while length and self.runs:
+            first, count = self.runs[0]
+            taken.append((first, min(count, length)))
+            self._shorten(0, taken[-1][1])
+            length -= taken[-1][1]
+        if length:
+            taken.append((self.end, length))
+            self.end += length
+        return taken
+
+    def take_from(self, start: int, length: int) -> int:
+        """The first of adjacent blocks that come after ``start``."""
+        for first, count in self.runs:
+            begin = max(first, start)
+            if first + count - begin >= length:
+                self.reserve(begin, length)
+                return begin
+        raise ValueError(f"no {length} adjacent blocks after {start}")
+
+    def _shorten(self, position: int, length: int) -> None:
+        first, count = self.runs[position]
+        if count == length:
+            del self.runs[position]
+        else:
+            self.runs[position] = first + length, count - length
+
+
+@dataclass(slots=True)
+class Place:
+    """Where an inode and its content are."""
+
+    number: int
+    runs: tuple[Run, ...] = ()
+    """Blocks of the file that are not holes."""
+    has_xattr_block: bool = False
+    extents: list[Extent] = field(default_factory=list)
+    tree_blocks: list[int] = field(default_factory=list)
+    """Where the extents are that the inode has no room for."""
+    xattr_block: int = 0
+
+    @property
+    def blocks(self) -> int:
+        """All that the inode uses."""
+        data = sum(length for _, length in self.runs)
+        return data + len(self.tree_blocks) + self.has_xattr_block
+
+    @property
+    def first(self) -> int:
+        """The lowest block that it uses."""
+        data = [extent.physical for extent in self.extents[:1]]
+        return min(data + self.tree_blocks + [self.xattr_block] * self.has_xattr_block)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Where the metadata of a group is."""
+
+    block_bitmap: int
+    inode_bitmap: int
+    inode_table: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All decisions."""
+
+    uuid: bytes
+    hash_seed: bytes
+    geometry: Geometry
+    groups: list[Group]
+    places: dict[Node, Place]
+    """In the order of `Tree.walk`."""
+    links: Counter[Node]
+    """Names of each node."""
+    parents: dict[Directory, Directory]
+    indexes: dict[Directory, list[Leaf]]
+    """Of the directories that need more than one block."""
+    journal: Place
+    resize_block: int
+    """The block that leads to the reserved descriptors."""
+    free: list[Run]
+
+    @property
+    def last_inode(self) -> int:
+        """The highest number in use; so are all below it."""
+        return max(place.number for place in self.places.values())
+
+
+def plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
+    """A filesystem with all of the tree and ``buffer_mb`` MiB of free space (0: as `free_space`).
+
+    The tree must have a /lost+found. Where the last group would be too small there is a little
+    more. Raises `CorruptError`, with the path, for what ext4 cannot hold; `FledgeError` if a
+    content cannot be read.
+    """
+    links = Counter(node for _, node in tree.walk())
+    for path, node in tree.walk():
+        _check(path, node, links[node])
+    identity = _identity(tree, buffer_mb, epoch)
+    hash_seed = uuid.UUID(bytes=identity[16:], version=4).bytes
+    indexes: dict[Directory, list[Leaf]] = {}
+    places: dict[Node, Place] = {}
+    parents = {tree.root: tree.root}
+    number = LOST_AND_FOUND + 1
+    for path, node in tree.walk():
+        if node in places:
+            continue
+        if isinstance(node, Directory):
+            parents.update(
+                (child, node) for child in node.children.values() if isinstance(child, Directory)
+            )
+            if not directory.is_linear(node.children):
+                indexes[node] = directory.leaves(node.children, hash_seed)
+        place = places[node] = Place(number)
+        if path == LOST_AND_FOUND_PATH:
+            place.number = LOST_AND_FOUND
+        elif path == b"":
+            place.number = ROOT
+        else:
+            number += 1
+        place.runs = _runs(node, indexes)
+        if place.number == LOST_AND_FOUND and node not in indexes:
+            place.runs = ((0, LOST_AND_FOUND_BLOCKS),)
+        place.has_xattr_block = bool(node.xattrs) and _has_xattr_block(path, node)
+    content = sum(place.blocks for place in places.values())
+    buffer = -(-free_space(buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE)
+    inodes = number + buffer * BLOCK_SIZE // BYTES_PER_SPARE_INODE
+    needed = content + buffer
+    while True:
+        divided = geometry(needed + 1, inodes)
+        space, groups, journal, resize_block = _lay_metadata(divided)
+        for place in places.values():
+            _lay(place, space)
+        if space.free >= buffer:
+            break
+        needed += buffer - space.free
+    return Plan(
+        uuid=uuid.UUID(bytes=identity[:16], version=4).bytes,
+        hash_seed=hash_seed,
+        geometry=divided,
+        groups=groups,
+        places=places,
+        links=links,
+        parents=parents,
+        indexes=indexes,
+        journal=journal,
+        resize_block=resize_block,
+        free=space.runs,
+    )
+
+
+def _check(path: bytes, node: Node, links: int) -> None:
+    problem = None
+    if links > MAX_LINKS:
+        problem = f"{links} hard links; ext4 takes {MAX_LINKS}"
+    elif path == LOST_AND_FOUND_PATH and not isinstance(node, Directory):
+        problem = "ext4 needs a directory there"
+    elif isinstance(node, File) and content_size(node.content) > MAX_FILE_SIZE:
+        problem = f"a file of {content_size(node.content)} bytes; ext4 takes {MAX_FILE_SIZE}"
+    if problem:
+        raise CorruptError(f"/{printable(path)}: {problem}")
+
+
+def _has_xattr_block(path: bytes, node: Node) -> bool:
+    try:
+        return bool(xattr.pack(node.xattrs).block)
+    except xattr.XattrError as error:
+        raise CorruptError(f"/{printable(path)}: {error}") from None
+
+
+def _runs(node: Node, indexes: dict[Directory, list[Leaf]]) -> tuple[Run, ...]:
+    """The blocks of a node's content that are not holes."""
+    if isinstance(node, File):
+        if isinstance(node.content, Sparse):
+            return tuple(_merged(node.content.extents))
+        size = content_size(node.content)
+        return ((0, -(-size // BLOCK_SIZE)),) if size else ()
+    if isinstance(node, Directory):
+        return ((0, directory.tree_size(len(indexes[node])) if node in indexes else 1),)
+    return ((0, 1),) if isinstance(node, Symlink) and len(node.target) >= FAST_SYMLINK else ()
+
+
+def _merged(extents: Iterable[tuple[int, int, int]]) -> Iterator[Run]:
+    start = end = 0
+    for offset, _, length in extents:
+        first, last = offset // BLOCK_SIZE, -(-(offset + length) // BLOCK_SIZE)
+        if first > end:
+            if end > start:
+                yield start, end - start
+            start = first
+        end = max(end, last)
+    if end > start:
+        yield start, end - start
+
+
+def _lay_metadata(divided: Geometry) -> tuple[Space, list[Group], Place, int]:
+    """The groups, the journal, and the block that leads to the reserved descriptors."""
+    space = Space(divided.blocks)
+    for group in divided.copies:
+        space.reserve(group * BLOCKS_PER_GROUP, divided.copy_blocks)
+    groups: list[Group] = []
+    for flex in range(0, divided.groups, GROUPS_PER_FLEX):
+        members = range(flex, min(flex + GROUPS_PER_FLEX, divided.groups))
+        start = flex * BLOCKS_PER_GROUP
+        block_bitmaps = [space.take_from(start, 1) for _ in members]
+        inode_bitmaps = [space.take_from(start, 1) for _ in members]
+        tables = [space.take_from(start, divided.table_blocks) for _ in members]
+        groups += map(Group, block_bitmaps, inode_bitmaps, tables)
+    journal = Place(JOURNAL, ((0, divided.journal_blocks),))
+    _lay(journal, space)
+    return space, groups, journal, space.take(1)[0][0]
+
+
+def _lay(place: Place, space: Space) -> None:
+    place.extents, place.tree_blocks = [], []
+    if place.has_xattr_block:
+        place.xattr_block = space.take(1)[0][0]
+    if not place.runs:
+        return
+    pieces = space.take(sum(length for _, length in place.runs))
+    if len(pieces) == len(place.runs) == 1 and pieces[0][1] <= MAX_EXTENT:
+        place.extents = [Extent(place.runs[0][0], *pieces[0])]
+        return
+    place.extents = list(_extents(place.runs, pieces))
+    for _ in range(extent_tree_blocks(len(place.extents))):
+        place.tree_blocks += [block for block, _ in space.take(1)]
+
+
+def _extents(runs: Iterable[Run], pieces: list[Run]) -> Iterator[Extent]:
+    """Logical and physical blocks side by side, in pieces as long as an extent can be."""
+    remaining = iter(pieces)
+    physical = available = 0
+    for start, count in runs:
+        logical, end = start, start + count
+        while logical < end:
+            if not available:
+                physical, available = next(remaining)
+            length = min(end - logical, available, MAX_EXTENT)
+            yield Extent(logical, physical, length)
+            logical, physical, available = logical + length, physical + length, available - length
+
+
+def _identity(tree: Tree, buffer_mb: int, epoch: int) -> bytes:
+    """What makes an image this one: 32 bytes from all that is in it."""
+    digest = sha256(repr((buffer_mb, epoch)).encode())
+    numbers: dict[Node, int] = {}
+    for path, node in tree.walk():
+        if node in numbers:
+            digest.update(repr((path, numbers[node])).encode())
+            continue
+        numbers[node] = len(numbers)
+        holds: object = None
+        if isinstance(node, File):
+            holds = _content_identity(node.content)
+        elif isinstance(node, Symlink):
+            holds = node.target
+        elif isinstance(node, Device):
+            holds = node.major, node.minor
+        metadata = (node.file_type, node.mode, node.uid, node.gid, node.mtime_ns)
+        xattrs = sorted(node.xattrs.items())
+        digest.update(repr((path, metadata, xattrs, holds)).encode())
+    return digest.digest()
+
+
+def _content_identity(content: Content) -> object:
+    """What tells a content from all others: by a digest that is known, if there is one."""
+    if isinstance(content, Span) and content.sha256:
+        return content.sha256
+    if isinstance(content, Span) and content.file_sha256:
+        return content.file_sha256, content.offset, content.size
+    if isinstance(content, Sparse) and content.file_sha256:
+        return content.file_sha256, content.size, content.extents
+    digest = sha256()
+    for piece in read_content(content):
+        digest.update(piece)
+    return digest.hexdigest()

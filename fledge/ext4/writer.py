@@ -1,0 +1,388 @@
+"""Writes a planned filesystem, front to back."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from stat import S_IFREG
+
+from fledge.content import content_size
+from fledge.ext4 import directory, structures, xattr
+from fledge.ext4.copy import Copier
+from fledge.ext4.directory import FILE_TYPES, Entry
+from fledge.ext4.plan import (
+    GROUPS_PER_FLEX,
+    MAX_LINKS,
+    POINTERS_PER_BLOCK,
+    Place,
+    Plan,
+)
+from fledge.ext4.structures import (
+    BLOCK_SIZE,
+    BLOCKS_PER_GROUP,
+    JOURNAL,
+    LOST_AND_FOUND,
+    NANOSECONDS,
+    RESIZE,
+    SECTOR_SIZE,
+    SUPERBLOCK_OFFSET,
+    GroupDescriptor,
+    Inode,
+    InodeFlag,
+    Superblock,
+    checksum,
+    filesystem_seed,
+    inode_seed,
+    pack_device,
+    pack_extents,
+    pack_journal,
+)
+from fledge.files import pwrite
+from fledge.tree import Device, Directory, File, Node, Symlink, Tree
+
+SECTORS_PER_BLOCK = BLOCK_SIZE // SECTOR_SIZE
+FAST_SYMLINK_SPACE = 60
+DIRECT_BLOCKS = 12
+DOUBLY_INDIRECT = 13
+"""Which of an inode's 15 pointers leads to a block of pointers to blocks of pointers."""
+
+
+def write(tree: Tree, plan: Plan, path: Path, epoch: int, *, preallocate: bool) -> None:
+    """Make the file at ``path`` what is plan for the tree.
+
+    Raises `FledgeError` if a content cannot be read, `OSError` if the disk refuses.
+    """
+    size = plan.geometry.blocks * BLOCK_SIZE
+    with path.open("r+b", buffering=0) as file:
+        file.truncate(0)
+        file.truncate(size)
+        if preallocate:
+            os.posix_fallocate(file.fileno(), 0, size)
+        copier = Copier(file.fileno())
+        try:
+            _Writer(plan, file.fileno(), copier, epoch).write()
+        finally:
+            copier.close()
+
+
+class _Writer:
+    def __init__(self, plan: Plan, target: int, copier: Copier, epoch: int) -> None:
+        self.plan = plan
+        self.target = target
+        self.copier = copier
+        self.epoch = epoch
+        self.seed = filesystem_seed(plan.uuid)
+        self.last_inode = plan.last_inode
+        directories = [place for node, place in plan.places.items() if isinstance(node, Directory)]
+        per_group = plan.geometry.inodes_per_group
+        self.directories = Counter((place.number - 1) // per_group for place in directories)
+        self.by_number = {place.number: (node, place) for node, place in plan.places.items()}
+
+    def write(self) -> None:
+        """Everything, in the order of where it goes."""
+        jobs: list[tuple[int, Callable[[], None]]] = []
+        divided = self.plan.geometry
+        descriptors = b"".join(map(self._descriptor, range(divided.groups)))
+        for group in divided.copies:
+            jobs.append((group * BLOCKS_PER_GROUP, partial(self._copy, group, descriptors)))
+        for group, place in enumerate(self.plan.groups):
+            jobs.append((place.block_bitmap, partial(self._put_block_bitmap, group)))
+            jobs.append((place.inode_bitmap, partial(self._put_inode_bitmap, group)))
+            jobs.append((place.inode_table, partial(self._put_inode_table, group)))
+        jobs.append((self.plan.journal.first, self._put_journal))
+        jobs.append((self.plan.resize_block, self._put_resize_block))
+        for node, where in self.plan.places.items():
+            if where.blocks:
+                jobs.append((where.first, partial(self._put_node, node, where)))
+        jobs.sort(key=itemgetter(0))
+        for _, job in jobs:
+            job()
+
+    def _put(self, data: bytes, block: int) -> None:
+        pwrite(self.target, data, block * BLOCK_SIZE)
+
+    def _copy(self, group: int, descriptors: bytes) -> None:
+        """A superblock, and what follows it."""
+        block = group * BLOCKS_PER_GROUP
+        superblock = self._superblock(group).pack()
+        pwrite(self.target, superblock, block * BLOCK_SIZE + (0 if group else SUPERBLOCK_OFFSET))
+        self._put(descriptors, block + 1)
+        if group == 0:
+            others = self.plan.geometry.copies[1:]
+            for position in self._reserved:
+                copies = [other * BLOCKS_PER_GROUP + position for other in others]
+                self._put(_pointers(copies), position)
+
+    @property
+    def _reserved(self) -> range:
+        """The blocks that are reserved for descriptors, in the first group."""
+        first = 1 + self.plan.geometry.descriptor_blocks
+        return range(first, first + self.plan.geometry.reserved_blocks)
+
+    def _superblock(self, group: int) -> Superblock:
+        divided = self.plan.geometry
+        free_inodes = divided.inodes - self.last_inode
+        return Superblock(
+            inodes_count=divided.inodes,
+            blocks_count=divided.blocks,
+            reserved_blocks_count=0,
+            free_blocks_count=sum(length for _, length in self.plan.free),
+            free_inodes_count=free_inodes,
+            first_data_block=0,
+            log_block_size=structures.LOG_BLOCK_SIZE,
+            log_cluster_size=structures.LOG_BLOCK_SIZE,
+            blocks_per_group=BLOCKS_PER_GROUP,
+            clusters_per_group=BLOCKS_PER_GROUP,
+            inodes_per_group=divided.inodes_per_group,
+            mtime=0,
+            wtime=self.epoch,
+            mnt_count=0,
+            max_mnt_count=structures.NEVER,
+            magic=structures.MAGIC,
+            state=structures.CLEAN,
+            errors=structures.CONTINUE_ON_ERRORS,
+            lastcheck=self.epoch,
+            rev_level=structures.DYNAMIC_REVISION,
+            first_ino=LOST_AND_FOUND,
+            inode_size=structures.INODE_SIZE,
+            block_group_nr=group,
+            feature_compat=structures.COMPAT,
+            feature_incompat=structures.INCOMPAT,
+            feature_ro_compat=structures.RO_COMPAT,
+            uuid=self.plan.uuid,
+            volume_name=b"",
+            last_mounted=b"",
+            reserved_gdt_blocks=divided.reserved_blocks,
+            journal_inum=JOURNAL,
+            last_orphan=0,
+            hash_seed=self.plan.hash_seed,
+            def_hash_version=structures.HALF_MD4,
+            jnl_backup_type=structures.JOURNAL_BACKUP,
+            desc_size=structures.DESCRIPTOR_SIZE,
+            default_mount_opts=structures.XATTRS_AND_ACLS,
+            first_meta_bg=0,
+            mkfs_time=self.epoch,
+            jnl_blocks=self._journal_backup(),
+            min_extra_isize=structures.EXTRA_ISIZE,
+            want_extra_isize=structures.EXTRA_ISIZE,
+            flags=structures.UNSIGNED_HASH,
+            log_groups_per_flex=GROUPS_PER_FLEX.bit_length() - 1,
+            checksum_type=structures.CRC32C,
+            kbytes_written=0,
+            overhead_clusters=divided.overhead,
+            checksum_seed=0,
+        )
+
+    def _descriptor(self, group: int) -> bytes:
+        place = self.plan.groups[group]
+        per_group = self.plan.geometry.inodes_per_group
+        block_bitmap, inode_bitmap = self._block_bitmap(group), self._inode_bitmap(group)
+        unused = per_group - self._used_inodes(group)
+        return GroupDescriptor(
+            block_bitmap=place.block_bitmap,
+            inode_bitmap=place.inode_bitmap,
+            inode_table=place.inode_table,
+            free_blocks_count=sum(end - start for start, end in self._free_in(group)),
+            free_inodes_count=unused,
+            used_dirs_count=self.directories[group],
+            flags=structures.ZEROED,
+            block_bitmap_csum=checksum(self.seed, block_bitmap),
+            inode_bitmap_csum=checksum(self.seed, inode_bitmap[: per_group // 8]),
+            itable_unused=unused,
+        ).pack(group, self.seed)
+
+    def _free_in(self, group: int) -> Iterator[tuple[int, int]]:
+        """Begin and end of what is free, as blocks of the group."""
+        first = group * BLOCKS_PER_GROUP
+        # The runs ascend: those that end before the group are few or skipped quickly.
+        for start, length in self.plan.free:
+            begin, end = max(start - first, 0), min(start + length - first, BLOCKS_PER_GROUP)
+            if begin < end:
+                yield begin, end
+
+    def _used_inodes(self, group: int) -> int:
+        per_group = self.plan.geometry.inodes_per_group
+        return min(max(self.last_inode - group * per_group, 0), per_group)
+
+    def _block_bitmap(self, group: int) -> bytes:
+        bitmap = bytearray(b"\xff" * BLOCK_SIZE)
+        for begin, end in self._free_in(group):
+            _clear(bitmap, begin, end)
+        return bytes(bitmap)
+
+    def _inode_bitmap(self, group: int) -> bytes:
+        bitmap = bytearray(b"\xff" * BLOCK_SIZE)
+        _clear(bitmap, self._used_inodes(group), self.plan.geometry.inodes_per_group)
+        return bytes(bitmap)
+
+    def _put_block_bitmap(self, group: int) -> None:
+        self._put(self._block_bitmap(group), self.plan.groups[group].block_bitmap)
+
+    def _put_inode_bitmap(self, group: int) -> None:
+        self._put(self._inode_bitmap(group), self.plan.groups[group].inode_bitmap)
+
+    def _put_inode_table(self, group: int) -> None:
+        first = group * self.plan.geometry.inodes_per_group + 1
+        table = b"".join(
+            self._inode(number) for number in range(first, first + self._used_inodes(group))
+        )
+        self._put(table, self.plan.groups[group].inode_table)
+
+    def _inode(self, number: int) -> bytes:
+        if number in self.by_number:
+            inode = self._node_inode(*self.by_number[number])
+        elif number == JOURNAL:
+            inode = self._journal_inode()
+        elif number == RESIZE:
+            inode = self._resize_inode()
+        else:
+            return bytes(structures.INODE_SIZE)
+        return inode.pack(number, self.seed)
+
+    def _node_inode(self, node: Node, place: Place) -> Inode:
+        size, flags = 0, 0
+        if isinstance(node, Device):
+            block = pack_device(node.major, node.minor)
+        elif isinstance(node, Symlink) and not place.runs:
+            size, block = len(node.target), node.target.ljust(FAST_SYMLINK_SPACE, b"\0")
+        elif isinstance(node, Directory | File | Symlink):
+            size, flags = self._size(node, place), InodeFlag.EXTENTS
+            block, _ = self._extents(place)
+        else:
+            block = bytes(60)
+        if node in self.plan.indexes:
+            flags |= InodeFlag.INDEX
+        return Inode(
+            mode=node.file_type | (0o777 if isinstance(node, Symlink) else node.mode),
+            uid=node.uid,
+            gid=node.gid,
+            size=size,
+            links=self._links(node),
+            sectors=place.blocks * SECTORS_PER_BLOCK,
+            flags=flags,
+            block=block,
+            file_acl=place.xattr_block,
+            atime=node.mtime_ns,
+            ctime=node.mtime_ns,
+            mtime=node.mtime_ns,
+            crtime=node.mtime_ns,
+            xattrs=xattr.pack(node.xattrs).inode if node.xattrs else b"",
+        )
+
+    def _size(self, node: Directory | File | Symlink, place: Place) -> int:
+        if isinstance(node, File):
+            return content_size(node.content)
+        if isinstance(node, Symlink):
+            return len(node.target)
+        return place.runs[0][1] * BLOCK_SIZE
+
+    def _links(self, node: Node) -> int:
+        if not isinstance(node, Directory):
+            return self.plan.links[node]
+        links = 2 + sum(isinstance(child, Directory) for child in node.children.values())
+        # With dir_nlink one stands for more than can be counted.
+        return links if links <= MAX_LINKS else 1
+
+    def _extents(self, place: Place) -> tuple[bytes, list[bytes]]:
+        return pack_extents(place.extents, place.tree_blocks, inode_seed(self.seed, place.number))
+
+    def _put_node(self, node: Node, place: Place) -> None:
+        if place.xattr_block:
+            block = xattr.pack(node.xattrs).block
+            self._put(xattr.with_checksum(block, place.xattr_block, self.seed), place.xattr_block)
+        for position, data in zip(place.tree_blocks, self._extents(place)[1], strict=True):
+            self._put(data, position)
+        if isinstance(node, File):
+            self.copier.copy(node.content, place.extents)
+        elif isinstance(node, Symlink) and place.runs:
+            self.copier.copy(node.target, place.extents)
+        elif isinstance(node, Directory):
+            self.copier.copy(b"".join(self._directory(node, place)), place.extents)
+
+    def _directory(self, node: Directory, place: Place) -> Iterator[bytes]:
+        places = self.plan.places
+        entries = {
+            name: Entry(name, places[child].number, FILE_TYPES[child.file_type])
+            for name, child in node.children.items()
+        }
+        parent = places[self.plan.parents[node]].number
+        seed = inode_seed(self.seed, place.number)
+        if leaves := self.plan.indexes.get(node):
+            yield from directory.tree_blocks(place.number, parent, leaves, entries, seed)
+            return
+        yield directory.linear_block(
+            place.number, parent, [entries[name] for name in sorted(entries)], seed
+        )
+        for _ in range(place.runs[0][1] - 1):
+            yield directory.empty_block(seed)
+
+    def _put_journal(self) -> None:
+        place = self.plan.journal
+        for position, data in zip(place.tree_blocks, self._extents(place)[1], strict=True):
+            self._put(data, position)
+        self._put(pack_journal(place.runs[0][1], self.plan.uuid), place.extents[0].physical)
+
+    def _put_resize_block(self) -> None:
+        pointers = [0] * POINTERS_PER_BLOCK
+        for position in self._reserved:
+            pointers[(position - 1) % POINTERS_PER_BLOCK] = position
+        self._put(_pointers(pointers), self.plan.resize_block)
+
+    def _journal_inode(self) -> Inode:
+        place = self.plan.journal
+        return self._hidden_inode(
+            mode=S_IFREG | 0o600,
+            links=1,
+            size=place.runs[0][1] * BLOCK_SIZE,
+            sectors=place.blocks * SECTORS_PER_BLOCK,
+            flags=InodeFlag.EXTENTS,
+            block=self._extents(place)[0],
+        )
+
+    def _journal_backup(self) -> bytes:
+        inode = self._journal_inode()
+        return inode.block + struct.pack("<II", inode.size >> 32, inode.size & 0xFFFFFFFF)
+
+    def _resize_inode(self) -> Inode:
+        divided = self.plan.geometry
+        pointers = [0] * 15
+        pointers[DOUBLY_INDIRECT] = self.plan.resize_block
+        used = 1 + divided.reserved_blocks * len(divided.copies)
+        largest = DIRECT_BLOCKS + POINTERS_PER_BLOCK + POINTERS_PER_BLOCK**2
+        return self._hidden_inode(
+            mode=S_IFREG | 0o600,
+            links=1,
+            size=largest * BLOCK_SIZE,
+            sectors=used * SECTORS_PER_BLOCK,
+            flags=0,
+            block=struct.pack("<15I", *pointers),
+        )
+
+    def _hidden_inode(
+        self, *, mode: int, links: int, size: int, sectors: int, flags: int, block: bytes
+    ) -> Inode:
+        """An inode of the filesystem's own."""
+        time = self.epoch * NANOSECONDS
+        return Inode(mode, 0, 0, size, links, sectors, flags, block, 0, time, time, time, time)
+
+
+def _pointers(blocks: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(blocks)}I", *blocks).ljust(BLOCK_SIZE, b"\0")
+
+
+def _clear(bitmap: bytearray, begin: int, end: int) -> None:
+    """Clear the bits from ``begin`` to ``end``."""
+    first, last = -(-begin // 8), end // 8
+    if first > last:
+        bitmap[last] &= ~((1 << end % 8) - (1 << begin % 8)) & 0xFF
+        return
+    if begin % 8:
+        bitmap[first - 1] &= (1 << begin % 8) - 1
+    bitmap[first:last] = bytes(last - first)
+    if end % 8:
+        bitmap[last] &= ~((1 << end % 8) - 1) & 0xFF
