@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
-from fledge.ext4.structures import BLOCK_SIZE, HALF_MD4, checksum
+from fledge.ext4.structures import BLOCK_SIZE, HALF_MD4, Damage, checksum
 
 FILE_TYPES = {
     stat.S_IFREG: 1,
@@ -31,6 +31,7 @@ TAIL = Struct("<IHBBI")
 TAIL_TYPE = 0xDE
 ENTRY_SPACE = BLOCK_SIZE - TAIL.size
 
+MIN_RECORD = 12
 DOTS_SIZE = 24
 """Bytes of the entries for ``.`` and ``..``."""
 
@@ -46,6 +47,7 @@ INDEX_ENTRY = Struct("<II")
 """The lowest hash in a block, and that block of the directory."""
 INDEX_TAIL = Struct("<II")
 """Reserved, and a checksum."""
+_CHECKSUM_SIZE = 4
 NODE_ENTRIES = (BLOCK_SIZE - ENTRY.size - INDEX_TAIL.size) // INDEX_ENTRY.size
 ROOT_ENTRIES = NODE_ENTRIES - (DOTS_SIZE + INDEX_ROOT.size - ENTRY.size) // INDEX_ENTRY.size
 MAX_LEAVES = ROOT_ENTRIES * NODE_ENTRIES
@@ -135,6 +137,62 @@ def tree_blocks(
 def empty_block(seed: int) -> bytes:
     """A block of a directory without an entry."""
     return _entries_block([Entry(b"", 0, 0)], seed)
+
+
+def unpack_entries(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Inode numbers and names in a block of any size, or in inline data.
+
+    An index block and a checksum look like unused entries, and are passed over as those are.
+    Raises `Damage`.
+    """
+    position = 0
+    while position < len(data):
+        if len(data) - position < MIN_RECORD:
+            raise Damage("one of its entries has no room")
+        number, stored, name_length, _ = ENTRY.unpack_from(data, position)
+        length = _record_length(stored, len(data))
+        name = data[position + ENTRY.size : position + ENTRY.size + name_length]
+        smallest = max(MIN_RECORD, record_size(name))
+        if length % 4 or not smallest <= length <= len(data) - position:
+            raise Damage("one of its entries has an impossible length")
+        if number:
+            yield number, name
+        position += length
+
+
+def is_intact(block: bytes, seed: int, *, indexed: bool) -> bool:
+    """Whether the checksum of a block of any size is right.
+
+    ``seed`` is the `inode_seed`; ``indexed``: it may be one of the index of a hash tree.
+    """
+    start = _index_start(block) if indexed else None
+    if start is None:
+        total = checksum(seed, block[: -TAIL.size])
+        return block[-TAIL.size :] == TAIL.pack(0, TAIL.size, 0, TAIL_TYPE, total)
+    limit, count, _ = INDEX_COUNT.unpack_from(block, start)
+    used = block[: start + count * INDEX_ENTRY.size]
+    tail = block[start + limit * INDEX_ENTRY.size :][: INDEX_TAIL.size]
+    reserved = tail[:-_CHECKSUM_SIZE]
+    total = checksum(seed, used + reserved + bytes(_CHECKSUM_SIZE))
+    return tail == reserved + total.to_bytes(_CHECKSUM_SIZE, "little")
+
+
+def _index_start(block: bytes) -> int | None:
+    """Where the entries of an index block begin; None if it is a leaf."""
+    number, stored, _, _ = ENTRY.unpack_from(block)
+    if number == 0 and _record_length(stored, len(block)) == len(block):
+        return ENTRY.size
+    _, dots, _, _ = ENTRY.unpack_from(block, MIN_RECORD)
+    if stored + dots == len(block):
+        return DOTS_SIZE + INDEX_ROOT.size
+    return None
+
+
+def _record_length(stored: int, size: int) -> int:
+    """16 bits have no room for 65536, and use the two that are always 0 for more."""
+    if size < 1 << 16:
+        return stored
+    return size if stored in (0, 0xFFFF) else stored & ~3 | (stored & 3) << 16
 
 
 def _index_nodes(leaves: int) -> int:

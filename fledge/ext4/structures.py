@@ -56,6 +56,8 @@ JOURNAL_BACKUP = 1
 class Compat(IntFlag):
     """Features that a kernel may not know and still write."""
 
+    DIR_PREALLOC = 0x1
+    IMAGIC_INODES = 0x2
     HAS_JOURNAL = 0x4
     EXT_ATTR = 0x8
     RESIZE_INODE = 0x10
@@ -102,8 +104,31 @@ class RoCompat(IntFlag):
     METADATA_CSUM = 0x400
     READONLY = 0x1000
     PROJECT = 0x2000
+    SHARED_BLOCKS = 0x4000
     VERITY = 0x8000
     ORPHAN_PRESENT = 0x10000
+
+
+_FEATURE_NAMES = {
+    "RECOVER": "needs_recovery",
+    "EXTENTS": "extent",
+    "BIT64": "64bit",
+    "CSUM_SEED": "metadata_csum_seed",
+    "LARGEDIR": "large_dir",
+    "GDT_CSUM": "uninit_bg",
+    "READONLY": "read-only",
+}
+"""Features that e2fsprogs call by another name than the kernel."""
+
+
+def feature_names(kind: type[IntFlag], bits: int) -> list[str]:
+    """What dumpe2fs(8) calls the features in ``bits``, which are of one of the three kinds."""
+    known = {
+        flag.value: _FEATURE_NAMES.get(name, name.lower())
+        for name, flag in kind.__members__.items()
+    }
+    unknown = f"FEATURE_{kind.__name__[0]}"
+    return [known.get(1 << bit, f"{unknown}{bit}") for bit in range(32) if bits >> bit & 1]
 
 
 COMPAT = Compat.HAS_JOURNAL | Compat.EXT_ATTR | Compat.RESIZE_INODE | Compat.DIR_INDEX
@@ -116,6 +141,10 @@ RO_COMPAT = (
     | RoCompat.EXTRA_ISIZE
     | RoCompat.METADATA_CSUM
 )
+
+
+class Damage(Exception):
+    """What is wrong with a structure that was read. The caller knows whose it is."""
 
 
 def checksum(seed: int, data: bytes | bytearray) -> int:
@@ -188,6 +217,36 @@ class Superblock(NamedTuple):
     kbytes_written: int
     overhead_clusters: int
     checksum_seed: int
+
+    @property
+    def block_size(self) -> int:
+        """Bytes."""
+        return 1024 << self.log_block_size
+
+    @property
+    def group_count(self) -> int:
+        return -(-(self.blocks_count - self.first_data_block) // self.blocks_per_group)
+
+    @property
+    def descriptor_size(self) -> int:
+        """Bytes."""
+        return self.desc_size if self.feature_incompat & Incompat.BIT64 else 32
+
+    @property
+    def features(self) -> list[str]:
+        """Their names in the order of dumpe2fs(8)."""
+        return [
+            *feature_names(Compat, self.feature_compat),
+            *feature_names(Incompat, self.feature_incompat),
+            *feature_names(RoCompat, self.feature_ro_compat),
+        ]
+
+    @property
+    def seed(self) -> int:
+        """What all checksums but its own begin with."""
+        if self.feature_incompat & Incompat.CSUM_SEED:
+            return self.checksum_seed
+        return filesystem_seed(self.uuid)
 
     def pack(self) -> bytes:
         """1024 bytes, with their checksum."""
@@ -354,16 +413,13 @@ class Inode:
     @classmethod
     def unpack(cls, data: bytes) -> Inode:
         """From the bytes of an inode of any size from 128, unchecked."""
-        padded = data.ljust(_INODE.size, b"\0")
-        fields = list(_INODE.unpack_from(padded))
-        extra_isize = fields[20] if len(data) > OLD_INODE_SIZE else 0
+        (extra_isize,) = _U16.unpack_from(data.ljust(_INODE.size, b"\0"), OLD_INODE_SIZE)
         # What lies behind the extra fields that there are belongs to extended attributes.
-        known = padded[: OLD_INODE_SIZE + extra_isize].ljust(_INODE.size, b"\0")
-        (mode, uid, size, atime, ctime, mtime, dtime, gid, links, sectors, flags, block) = fields[
-            :12
-        ]
+        known = data[: OLD_INODE_SIZE + extra_isize].ljust(_INODE.size, b"\0")
+        fields = _INODE.unpack_from(known)
+        mode, uid, size, atime, ctime, mtime, dtime, gid, links, sectors, flags, block = fields[:12]
         generation, acl, size_hi, sectors_hi, acl_hi, uid_hi, gid_hi = fields[12:19]
-        ctime_extra, mtime_extra, atime_extra, crtime, crtime_extra = _INODE.unpack_from(known)[22:]
+        ctime_extra, mtime_extra, atime_extra, crtime, crtime_extra = fields[22:]
         return cls(
             mode=mode,
             uid=uid_hi << 16 | uid,

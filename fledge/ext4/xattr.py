@@ -5,11 +5,12 @@ Documentation/filesystems/ext4/attributes.rst; ACLs as in fs/ext4/acl.h.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from struct import Struct
+from struct import error as StructError
 from typing import NamedTuple
 
-from fledge.ext4.structures import BLOCK_SIZE, XATTR_SPACE, checksum
+from fledge.ext4.structures import BLOCK_SIZE, XATTR_SPACE, Damage, checksum
 
 MAGIC = 0xEA020000
 HEADER = Struct("<5I12x")
@@ -26,6 +27,7 @@ PREFIXES = {
     b"system.": 7,
 }
 """What stands for the beginning of a name. The ACLs' names have nothing behind it."""
+_SHOWN = {number: name for name, number in PREFIXES.items() if name != b"system."}
 ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 MAX_NAME = 255
 
@@ -95,6 +97,73 @@ def with_checksum(block: bytes, position: int, seed: int) -> bytes:
     """The block as it is at that position; ``seed`` is the filesystem's."""
     total = checksum(checksum(seed, position.to_bytes(8, "little")), block)
     return block[:16] + _U32.pack(total) + block[20:]
+
+
+class Stored(NamedTuple):
+    """An entry as it is on disk."""
+
+    prefix: int
+    name: bytes
+    offset: int
+    """Where its value is."""
+    inode: int
+    """The inode that its value is in instead, or 0."""
+    size: int
+
+
+def unpack(data: bytes, start: int) -> Iterator[Stored]:
+    """The entries from ``start`` on. Raises `Damage`."""
+    while True:
+        if data[start : start + _U32.size] == bytes(_U32.size):
+            return
+        if start + ENTRY.size > len(data):
+            raise Damage("its extended attributes have no end")
+        length, prefix, offset, inode, size, _ = ENTRY.unpack_from(data, start)
+        start += ENTRY.size
+        name = data[start : start + length]
+        if len(name) < length or b"\0" in name:
+            raise Damage("an extended attribute has an impossible name")
+        yield Stored(prefix, name, offset, inode, size)
+        start += _rounded(length)
+
+
+def is_intact(block: bytes, position: int, seed: int) -> bool:
+    """Whether the checksum of a block at that position is right."""
+    return with_checksum(block[:16] + bytes(4) + block[20:], position, seed) == block
+
+
+def full_name(prefix: int, name: bytes) -> bytes | None:
+    """The name of what the kernel shows; None for what it keeps to itself. Raises `Damage`."""
+    beginning = _SHOWN.get(prefix)
+    if beginning is None:
+        return None
+    if bool(name) == (beginning in ACLS):
+        raise Damage("an extended attribute has an impossible name")
+    return beginning + name
+
+
+def unpack_acl(value: bytes) -> bytes:
+    """From the version on disk to that which system calls use. Raises `Damage`."""
+    try:
+        (version,) = _U32.unpack_from(value)
+        unpacked = _U32.pack(ACL_VERSION)
+        position = _U32.size
+        while position < len(value):
+            tag, permissions = ACL_SHORT_ENTRY.unpack_from(value, position)
+            identifier = _MASK
+            if tag in ACL_WITH_ID:
+                _, _, identifier = ACL_ENTRY.unpack_from(value, position)
+                position += ACL_ENTRY.size
+            elif tag in ACL_WITHOUT_ID:
+                position += ACL_SHORT_ENTRY.size
+            else:
+                raise Damage("its ACL is malformed")
+            unpacked += ACL_ENTRY.pack(tag, permissions, identifier)
+    except StructError:
+        raise Damage("its ACL is malformed") from None
+    if version != ACL_DISK_VERSION:
+        raise Damage("its ACL is malformed")
+    return unpacked
 
 
 def _split(name: bytes, value: bytes) -> _Xattr:
