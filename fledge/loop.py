@@ -16,9 +16,8 @@ from fledge import folder, tools
 from fledge.config import Filesystem
 from fledge.content import content_size
 from fledge.errors import FledgeError, HostError
+from fledge.sizes import MIB, free_space
 from fledge.tree import File, Tree
-
-MIB = 1 << 20
 
 NODE_SIZE = 4096
 """Bytes that count for one node's metadata: an inode, its name, its xattrs."""
@@ -73,9 +72,7 @@ def write(tree: Tree, path: Path, filesystem: Filesystem) -> None:
 def _size(tree: Tree, filesystem: Filesystem) -> int:
     nodes = {node for _, node in tree.walk()}
     content = sum(content_size(node.content) for node in nodes if isinstance(node, File))
-    buffer = filesystem.size_buffer_mb * MIB
-    if buffer == 0:
-        buffer = min(max(content // 4, 64 * MIB), 1024 * MIB)
+    buffer = free_space(filesystem.size_buffer_mb, content)
     needed = content + len(nodes) * NODE_SIZE + buffer
     # Both keep a part of the whole for their trees and reserves.
     return max(MIN_SIZE, OVERHEAD[filesystem.type] + needed + needed // 10) // MIB * MIB + MIB
