@@ -19,6 +19,7 @@ from fledge.cpio import gzip, newc
 from fledge.errors import ConfigError, CorruptError
 from fledge.fetch import Fetcher
 from fledge.files import check_output, replacing
+from fledge.following import Following
 from fledge.oci import layers
 from fledge.oci.manifest import Platform, host_platform
 from fledge.oci.places import open_image
@@ -189,15 +190,18 @@ def _write(work: _Work, output: Path, epoch: int) -> Artifact:
     tree, config = work.tree, work.config
     nodes = [node for _, node in tree.walk()]
     total = sum(content_size(node.content) for node in set(nodes) if isinstance(node, File))
-    with replacing(output) as file:
-        if config.strategy == "initramfs":
-            _write_initramfs(tree, file, total, work.fetcher.reporter)
-        elif config.filesystem.type == "ext4":
-            ext4.write(tree, Path(file.name), config.filesystem, epoch)
-        else:
-            loop.write(tree, Path(file.name), config.filesystem)
-        written = whole_file(Path(file.name))
-    return Artifact(output, written.size, written.sha256, len(nodes), total, tuple(work.inputs))
+    with Following() as digest:
+        with replacing(output) as file:
+            digest.follow(Path(file.name))
+            if config.strategy == "initramfs":
+                _write_initramfs(tree, file, total, work.fetcher.reporter)
+            elif config.filesystem.type == "ext4":
+                ext4.write(tree, Path(file.name), config.filesystem, epoch, digest.advance)
+            else:
+                loop.write(tree, Path(file.name), config.filesystem)
+            digest.advance(size := Path(file.name).stat().st_size)
+        sha256 = digest.sha256()
+    return Artifact(output, size, sha256, len(nodes), total, tuple(work.inputs))
 
 
 def _write_initramfs(tree: Tree, file: BinaryIO, total: int, reporter: Reporter) -> None:

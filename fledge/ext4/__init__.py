@@ -6,13 +6,15 @@ their size, their journal, their UUID and their inode numbers, so that one can c
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from fledge import folder
 from fledge.config import Filesystem
 from fledge.ext4 import mkfs, writer
 from fledge.ext4.plan import LOST_AND_FOUND_PATH, plan
-from fledge.ext4.structures import NANOSECONDS
+from fledge.ext4.structures import BLOCK_SIZE, NANOSECONDS
 from fledge.tree import Directory, Tree
 
 
@@ -22,18 +24,30 @@ def check(filesystem: Filesystem) -> None:
         mkfs.check()
 
 
-def write(tree: Tree, path: Path, filesystem: Filesystem, epoch: int) -> None:
+def write(
+    tree: Tree,
+    path: Path,
+    filesystem: Filesystem,
+    epoch: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> None:
     """Make the file at ``path`` an ext4 image of the tree, which gets a /lost+found.
 
     ``epoch``, in seconds, is when the filesystem says it was made. The same tree,
     ``filesystem`` and ``epoch`` give the same bytes, with ``builder = "mkfs"`` if e2fsprogs
-    are the same. Raises `CorruptError`, with the path, for what ext4 cannot hold;
-    `FledgeError` if a content cannot be read or a tool fails; `HostError` without e2fsprogs;
-    `OSError` if the disk refuses.
+    are the same. ``advance`` hears, in bytes, how far the image is finished.
+
+    Raises `CorruptError`, with the path, for what ext4 cannot hold; `FledgeError` if a content
+    cannot be read or a tool fails; `HostError` without e2fsprogs; `OSError` if the disk refuses.
     """
     lost_and_found = Directory(mode=0o700, mtime_ns=epoch * NANOSECONDS)
     tree.root.children.setdefault(LOST_AND_FOUND_PATH, lost_and_found)
     folder.check_fits(tree)
     planned = plan(tree, filesystem.size_buffer_mb, epoch)
-    builder = mkfs if filesystem.builder == "mkfs" else writer
-    builder.write(tree, planned, path, epoch, preallocate=filesystem.preallocate)
+    if filesystem.builder == "mkfs":
+        mkfs.write(tree, planned, path, epoch)
+    else:
+        writer.write(planned, path, epoch, advance)
+    if filesystem.preallocate:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, planned.geometry.blocks * BLOCK_SIZE)

@@ -40,7 +40,7 @@ def check() -> None:
         tools.find(tool)
 
 
-def write(tree: Tree, plan: Plan, path: Path, epoch: int, *, preallocate: bool) -> None:
+def write(tree: Tree, plan: Plan, path: Path, epoch: int) -> None:
     """Make the file at ``path`` an image as large as planned, with the whole tree.
 
     Staging takes as much space again, beside ``path``. Raises as `fledge.ext4.write` does.
@@ -61,9 +61,6 @@ def write(tree: Tree, plan: Plan, path: Path, epoch: int, *, preallocate: bool) 
             folder.remove(tree, root)
             os.close(root)
         debugfs.finish(tree, work, epoch)
-    if preallocate:
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, plan.geometry.blocks * BLOCK_SIZE)
 
 
 def _mkfs(plan: Plan, work: Path, epoch: int) -> None:

@@ -43,7 +43,7 @@ from fledge.ext4.structures import (
     pack_journal,
 )
 from fledge.files import pwrite
-from fledge.tree import Device, Directory, File, Node, Symlink, Tree
+from fledge.tree import Device, Directory, File, Node, Symlink
 
 SECTORS_PER_BLOCK = BLOCK_SIZE // SECTOR_SIZE
 FAST_SYMLINK_SPACE = 60
@@ -52,20 +52,20 @@ DOUBLY_INDIRECT = 13
 """Which of an inode's 15 pointers leads to a block of pointers to blocks of pointers."""
 
 
-def write(tree: Tree, plan: Plan, path: Path, epoch: int, *, preallocate: bool) -> None:
-    """Make the file at ``path`` what is plan for the tree.
+def write(plan: Plan, path: Path, epoch: int, advance: Callable[[int], None]) -> None:
+    """Make the file at ``path`` what is planned.
 
-    Raises `FledgeError` if a content cannot be read, `OSError` if the disk refuses.
+    ``advance`` hears, in bytes, how far it is finished. Raises `FledgeError` if a content
+    cannot be read, `OSError` if the disk refuses.
     """
-    size = plan.geometry.blocks * BLOCK_SIZE
     with path.open("r+b", buffering=0) as file:
-        file.truncate(0)
-        file.truncate(size)
-        if preallocate:
-            os.posix_fallocate(file.fileno(), 0, size)
+        # Truncating an empty file would make closing it wait for the disk.
+        if file.seek(0, os.SEEK_END):
+            file.truncate(0)
+        file.truncate(plan.geometry.blocks * BLOCK_SIZE)
         copier = Copier(file.fileno())
         try:
-            _Writer(plan, file.fileno(), copier, epoch).write()
+            _Writer(plan, file.fileno(), copier, epoch).write(advance)
         finally:
             copier.close()
 
@@ -83,7 +83,7 @@ class _Writer:
         self.directories = Counter((place.number - 1) // per_group for place in directories)
         self.by_number = {place.number: (node, place) for node, place in plan.places.items()}
 
-    def write(self) -> None:
+    def write(self, advance: Callable[[int], None]) -> None:
         """Everything, in the order of where it goes."""
         jobs: list[tuple[int, Callable[[], None]]] = []
         divided = self.plan.geometry
@@ -100,7 +100,8 @@ class _Writer:
             if where.blocks:
                 jobs.append((where.first, partial(self._put_node, node, where)))
         jobs.sort(key=itemgetter(0))
-        for _, job in jobs:
+        for block, job in jobs:
+            advance(block * BLOCK_SIZE)
             job()
 
     def _put(self, data: bytes, block: int) -> None:
