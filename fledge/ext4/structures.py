@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntFlag
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
@@ -347,7 +348,7 @@ class InodeFlag(IntFlag):
     CASEFOLD = 0x40000000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inode:
     """struct ext4_inode and, behind it, extended attributes."""
 
@@ -453,6 +454,7 @@ MIN_SECONDS, MAX_SECONDS = -(1 << 31), (1 << 34) - (1 << 31) - 1
 NANOSECONDS = 1_000_000_000
 
 
+@lru_cache(maxsize=1024)
 def pack_time(time_ns: int) -> tuple[int, int]:
     """The low 32 bits of the seconds, and the nanoseconds with two more bits of them."""
     seconds, nanoseconds = divmod(time_ns, NANOSECONDS)
