@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import json
-import os
-import re
 import stat
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
-from urllib.parse import urlsplit
 
-import tomli
-
-from fledge import mappings
-from fledge.errors import ConfigError, reason
+from fledge import mappings, toml
 from fledge.init import MOUNT_POINTS
 from fledge.mappings import Mapping, Placement
-from fledge.oci import reference
 from fledge.oci.reference import Reference
+from fledge.toml import InvalidConfig, Table
 from fledge.tree import printable
 
 Strategy = Literal["initramfs", "oci_rootfs"]
@@ -34,14 +25,8 @@ FILESYSTEM_TYPES: tuple[FilesystemType, ...] = ("ext4", "xfs", "btrfs")
 DEFAULT_BUSYBOX_URL = "https://busybox.net/downloads/binaries/1.35.0-x86_64-linux-musl/busybox"
 DEFAULT_BUSYBOX_SHA256 = "6e123e7f3202a8c1e9b1f94d8941580a25135382b99e8d3e34fb858bba311348"
 
-MAX_CONFIG_SIZE = 1 << 20
-"""Bytes; a fledge.toml is written by hand."""
-
 MAX_BUFFER_MB = 1 << 24
 """MiB; the 16 TiB that ext4 with blocks of 4 KiB and 32-bit block numbers can have."""
-
-MAX_SHOWN = 80
-"""Characters of a wrong value that a message repeats."""
 
 
 @dataclass(frozen=True)
@@ -115,50 +100,20 @@ class Config:
     """What ``[mappings]`` puts where, expanded to files."""
 
 
-class InvalidConfig(ConfigError):
-    """Everything that is wrong with a ``fledge.toml``, one text for each problem."""
-
-    def __init__(self, path: Path, problems: list[str]) -> None:
-        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        listing = "".join(f"\n  {path}: {problem}" for problem in problems)
-        super().__init__(f"{path} has {count}:{listing}")
-        self.problems = problems
-
-
 def load(path: Path) -> Config:
     """Read and validate a ``fledge.toml``, the files it names included.
 
     Raises `InvalidConfig` with all problems, or `ConfigError` if there is no such file.
     """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_CONFIG_SIZE + 1)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file", "Run fledge beside a fledge.toml, or name one with -c FILE."
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path}: {reason(error)}") from None
-    if len(raw) > MAX_CONFIG_SIZE:
-        raise ConfigError(f"{path} is larger than {MAX_CONFIG_SIZE} bytes: not a fledge.toml")
-    try:
-        data = tomli.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InvalidConfig(path, [f"line {line}: not UTF-8 text, which TOML must be"]) from None
-    except tomli.TOMLDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise InvalidConfig(path, [f"{where}: TOML syntax: {error.msg}"]) from None
-    except (RecursionError, ValueError):
-        raise InvalidConfig(path, ["a number is too long or something nested too deep"]) from None
+    data = toml.read(path, "Run fledge beside a fledge.toml, or name one with -c FILE.")
     problems: list[str] = []
-    config = _config(path, _Table(data, "", path.parent, problems))
+    config = _config(path, Table(data, "", path.parent, problems))
     if problems:
         raise InvalidConfig(path, problems)
     return config
 
 
-def _config(path: Path, top: _Table) -> Config:
+def _config(path: Path, top: Table) -> Config:
     """The typed config; where something is wrong a stand-in, beside the problem it made."""
     if top.text("version", None, '"1"') not in ("", "1"):
         top.wrong("version", 'this fledge reads version = "1"')
@@ -179,7 +134,7 @@ def _config(path: Path, top: _Table) -> Config:
         source=_source(source, strategy),
         filesystem=Filesystem(
             type=cast(FilesystemType, filesystem.choice("type", FILESYSTEM_TYPES, "ext4")),
-            size_buffer_mb=filesystem.natural("size_buffer_mb", 0),
+            size_buffer_mb=filesystem.natural("size_buffer_mb", 0, MAX_BUFFER_MB),
             builder=cast(Builder, filesystem.choice("builder", BUILDERS, "native")),
             preallocate=filesystem.boolean("preallocate", False),
         ),
@@ -195,7 +150,7 @@ def _config(path: Path, top: _Table) -> Config:
     return config
 
 
-def _agent(table: _Table) -> Agent:
+def _agent(table: Table) -> Agent:
     strategy = table.choice("source_strategy", ("release", "local", "http"), "release")
     for key, owner in (("version", "release"), ("path", "local"), ("url", "http")):
         if table.has(key) and strategy not in (owner, ""):
@@ -208,7 +163,7 @@ def _agent(table: _Table) -> Agent:
     return ReleaseAgent(table.text("version", "latest", '"v1.2.3" or "latest"'), checksum)
 
 
-def _init(table: _Table) -> Init | None:
+def _init(table: Table) -> Init | None:
     path = table.file("path") if table.has("path") else None
     none = table.boolean("none", False)
     if path and none:
@@ -216,7 +171,7 @@ def _init(table: _Table) -> Init | None:
     return Init(path) if path or none else None
 
 
-def _source(table: _Table, strategy: str) -> Source:
+def _source(table: Table, strategy: str) -> Source:
     image = None
     if table.has("image") or strategy == "oci_rootfs":
         image = table.reference("image")
@@ -235,7 +190,7 @@ def _source(table: _Table, strategy: str) -> Source:
     )
 
 
-def _placements(table: _Table) -> tuple[Placement, ...]:
+def _placements(table: Table) -> tuple[Placement, ...]:
     keys: dict[Mapping, str] = {}
     for key, destination in table.data.items():
         if not isinstance(destination, str):
@@ -253,7 +208,7 @@ def _placements(table: _Table) -> tuple[Placement, ...]:
     return tuple(placements)
 
 
-def _check_init(config: Config, table: _Table) -> None:
+def _check_init(config: Config, table: Table) -> None:
     """What can be said of ``/init`` before anything is downloaded."""
     mapped = next((p for p in config.placements if p.path == b"/init"), None)
     if config.init and config.init.path and mapped:
@@ -266,7 +221,7 @@ def _check_init(config: Config, table: _Table) -> None:
         table.complain(f"{mapped.source} becomes /init and is not executable; chmod +x it")
 
 
-def _check_hidden(config: Config, table: _Table) -> None:
+def _check_hidden(config: Config, table: Table) -> None:
     """No file may go where the built-in init mounts something over it."""
     own_init = config.init is not None or any(p.path == b"/init" for p in config.placements)
     for placement in () if own_init else config.placements:
@@ -276,140 +231,3 @@ def _check_hidden(config: Config, table: _Table) -> None:
                 f"{placement.source} goes to {printable(placement.path)}, where nothing will see"
                 f" it: init mounts another filesystem on {printable(mount_point)}"
             )
-
-
-class _Table:
-    """A TOML table that collects what is wrong with it and knows which keys it may have."""
-
-    def __init__(
-        self, data: dict[str, object], name: str, folder: Path, problems: list[str]
-    ) -> None:
-        self.data = data
-        self.name = name
-        self.folder = folder
-        self.problems = problems
-        self.known: set[str] = set()
-
-    def complain(self, message: str) -> None:
-        self.problems.append(f"[{self.name}]: {message}")
-
-    def wrong(self, key: str, message: str) -> None:
-        try:
-            value = json.dumps(self.data[key], ensure_ascii=False, default=str)
-        except (RecursionError, ValueError):  # too deep or too many digits for Python
-            value = "…"
-        if len(value) > MAX_SHOWN:
-            value = value[:MAX_SHOWN] + "…"
-        self.problems.append(f"{self._where(key)} = {value}: {message}")
-
-    def missing(self, key: str, message: str) -> None:
-        self.problems.append(f"{self._where(key)} is missing: {message}")
-
-    def reject_unknown(self) -> None:
-        for key in [key for key in self.data if key not in self.known]:
-            close = difflib.get_close_matches(key, self.known, n=1)
-            known = ", ".join(sorted(self.known))
-            remedy = f"did you mean {close[0]}?" if close else f"known here: {known}"
-            self.problems.append(f"{self._where(key)} is unknown: {remedy}")
-
-    def has(self, key: str) -> bool:
-        self.known.add(key)
-        return key in self.data
-
-    def table(self, name: str) -> _Table:
-        data = self.data[name] if self.has(name) else {}
-        if not isinstance(data, dict):
-            self.wrong(name, f"must be a table: [{name}] on a line, its keys on the lines below")
-            data = {}
-        return _Table(data, name, self.folder, self.problems)
-
-    def text(self, key: str, default: str | None, example: str) -> str:
-        """The text of a key; a ``default`` of None makes it required. Empty if it is wrong."""
-        if not self.has(key):
-            if default is None:
-                self.missing(key, f"write {key} = {example}")
-            return default or ""
-        value = self.data[key]
-        if isinstance(value, str) and value.strip() and "\0" not in value:
-            return value
-        self.wrong(key, f"must be text, such as {example}")
-        return ""
-
-    def choice(self, key: str, options: Iterable[str], default: str | None) -> str:
-        """One of the options; empty if it is wrong."""
-        names = " or ".join(f'"{option}"' for option in options)
-        value = self.text(key, default, names)
-        if value in ("", *options):
-            return value
-        close = difflib.get_close_matches(value, options, n=1)
-        self.wrong(key, f'did you mean "{close[0]}"?' if close else f"must be {names}")
-        return ""
-
-    def url(self, key: str, default: str | None) -> str:
-        value = self.text(key, default, '"https://example.org/file"')
-        try:
-            parts = urlsplit(value)
-            web = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            web = None
-        known = web or re.match("file://(localhost)?/", value)
-        if value and (not known or re.search(r"\s", value)):
-            schemes = '"https://", "http://" or "file:///"'
-            self.wrong(key, f"must be a URL without blanks that begins with {schemes}")
-        return value
-
-    def reference(self, key: str) -> Reference | None:
-        """An image reference; None if it is wrong."""
-        value = self.text(key, None, '"nginx:alpine"')
-        try:
-            return reference.parse(value, self.folder) if value else None
-        except ConfigError as error:
-            self.wrong(key, f"{error.message.partition(': ')[2] or error.message}; {error.hint}")
-            return None
-
-    def sha256(self, key: str) -> str | None:
-        """A digest as 64 lower-case hexadecimal digits, None if it is not given or wrong."""
-        value = self.text(key, "", "the file's sha256")
-        digest = value.lower().removeprefix("sha256:")
-        if re.fullmatch("[0-9a-f]{64}", digest):
-            return digest
-        if value:
-            self.wrong(key, "must be a sha256: 64 hexadecimal digits, as sha256sum prints it")
-        return None
-
-    def file(self, key: str) -> Path:
-        """A readable file, relative to the config's folder."""
-        value = self.text(key, None, '"path/of/the/file"')
-        path = self.folder / value
-        try:
-            regular = not value or stat.S_ISREG(path.stat().st_mode)
-        except OSError as error:
-            self.wrong(key, f"{path}: {reason(error)}")
-        else:
-            if not regular:
-                self.wrong(key, f"{path} is not a file")
-            elif not os.access(path, os.R_OK):
-                self.wrong(key, f"{path} cannot be read; change its permissions")
-        return path
-
-    def natural(self, key: str, default: int) -> int:
-        if not self.has(key):
-            return default
-        value = self.data[key]
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_BUFFER_MB:
-            return value
-        self.wrong(key, f"must be a whole number from 0 to {MAX_BUFFER_MB}")
-        return default
-
-    def boolean(self, key: str, default: bool) -> bool:
-        if not self.has(key):
-            return default
-        value = self.data[key]
-        if isinstance(value, bool):
-            return value
-        self.wrong(key, "must be true or false, without quotes")
-        return default
-
-    def _where(self, key: str) -> str:
-        shown = key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
-        return f"[{self.name}] {shown}" if self.name else shown

@@ -16,13 +16,11 @@ from fledge.config import (
     DEFAULT_BUSYBOX_SHA256,
     DEFAULT_BUSYBOX_URL,
     MAX_BUFFER_MB,
-    MAX_CONFIG_SIZE,
     Agent,
     Config,
     Filesystem,
     HttpAgent,
     Init,
-    InvalidConfig,
     LocalAgent,
     ReleaseAgent,
     Source,
@@ -30,6 +28,7 @@ from fledge.config import (
 from fledge.errors import ConfigError
 from fledge.mappings import Placement
 from fledge.oci import reference
+from fledge.toml import MAX_SIZE, InvalidConfig
 
 INITRAMFS = 'version = "1"\nstrategy = "initramfs"\n'
 OCI_ROOTFS = 'version = "1"\nstrategy = "oci_rootfs"\nsource.image = "nginx:alpine"\n'
@@ -548,7 +547,7 @@ def test_too_deep_or_long_for_python(folder: Path, text: str) -> None:
         (lambda path: None, "no such file"),
         (Path.mkdir, "is a directory"),
         (lambda path: path.symlink_to(path), "too many levels of symbolic links"),
-        (lambda path: path.write_bytes(b"#" * (MAX_CONFIG_SIZE + 1)), "larger than 1048576 bytes"),
+        (lambda path: path.write_bytes(b"#" * (MAX_SIZE + 1)), "larger than 1048576 bytes"),
         (lambda path: path.symlink_to("/dev/zero"), "larger than 1048576 bytes"),
     ],
     ids=["missing", "folder", "loop", "large", "endless"],
