@@ -188,23 +188,26 @@ def _lay_mappings(work: _Work) -> None:
 
 def _write(work: _Work, output: Path, epoch: int) -> Artifact:
     tree, config = work.tree, work.config
-    nodes = [node for _, node in tree.walk()]
-    total = sum(content_size(node.content) for node in set(nodes) if isinstance(node, File))
+    files = {node for _, node in tree.walk() if isinstance(node, File)}
+    total = sum(content_size(file.content) for file in files)
     with Following() as digest:
         with replacing(output) as file:
             digest.follow(Path(file.name))
             if config.strategy == "initramfs":
-                _write_initramfs(tree, file, total, work.fetcher.reporter)
+                _write_initramfs(tree, file, digest, total, work.fetcher.reporter)
             elif config.filesystem.type == "ext4":
                 ext4.write(tree, Path(file.name), config.filesystem, epoch, digest.advance)
             else:
                 loop.write(tree, Path(file.name), config.filesystem)
             digest.advance(size := Path(file.name).stat().st_size)
         sha256 = digest.sha256()
-    return Artifact(output, size, sha256, len(nodes), total, tuple(work.inputs))
+    entries = sum(1 for _ in tree.walk())
+    return Artifact(output, size, sha256, entries, total, tuple(work.inputs))
 
 
-def _write_initramfs(tree: Tree, file: BinaryIO, total: int, reporter: Reporter) -> None:
+def _write_initramfs(
+    tree: Tree, file: BinaryIO, digest: Following, total: int, reporter: Reporter
+) -> None:
     lost = sum(bool(node.xattrs) for node in {node for _, node in tree.walk()})
     if lost:
         reporter.note(f"{lost} files lose extended attributes, which an initramfs cannot hold")
@@ -212,7 +215,8 @@ def _write_initramfs(tree: Tree, file: BinaryIO, total: int, reporter: Reporter)
         transfer.restart(0, total)
         for block in gzip.compress(_counted(newc.write(tree), transfer)):
             file.write(block)
-        file.flush()
+            file.flush()
+            digest.advance(file.tell())
 
 
 def _default_output(config: Config) -> Path:

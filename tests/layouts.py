@@ -25,7 +25,7 @@ def make_layout(folder: Path) -> Path:
 
 def verified(image: Image, cache: Cache) -> tuple[bytes, list[str]]:
     """Config and diff_ids of an image whose layers are what those say."""
-    layers.prepare(image, cache, Reporter())
+    list(layers.prepare(image, cache, Reporter()))
     return image.config, [layer.diff_id for layer in image.layers]
 
 

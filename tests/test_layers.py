@@ -71,18 +71,18 @@ def test_a_layer_is_the_same_however_it_is_compressed(
 
 
 def test_what_is_in_the_cache_is_not_fetched_again(tmp_path: Path, cache: Cache) -> None:
-    first = layers.prepare(image(layer(tmp_path, TAR)), cache, Reporter())
+    first = list(layers.prepare(image(layer(tmp_path, TAR)), cache, Reporter()))
 
     def fetch() -> Span:
         raise NetworkError("fetched again")
 
-    assert layers.prepare(image(Layer(first[0].sha256, fetch)), cache, Reporter()) == first
+    assert list(layers.prepare(image(Layer(first[0].sha256, fetch)), cache, Reporter())) == first
 
 
 def test_one_layer_can_stand_several_times_in_an_image(tmp_path: Path, cache: Cache) -> None:
     empty = layer(tmp_path, pack())
     other = layer(tmp_path, TAR)
-    blobs = layers.prepare(image(empty, other, empty), cache, Reporter())
+    blobs = list(layers.prepare(image(empty, other, empty), cache, Reporter()))
     assert [blob.sha256 for blob in blobs] == [empty.diff_id, other.diff_id, empty.diff_id]
 
 
@@ -115,7 +115,7 @@ def test_a_layer_that_lies_is_refused_and_leaves_nothing(
 ) -> None:
     bad = layer(tmp_path, tar, blob, **lies)
     with pytest.raises(CorruptError, match=r"^layer 2 of 2 of oci:test: "):
-        layers.prepare(image(layer(tmp_path, pack()), bad), cache, Reporter())
+        list(layers.prepare(image(layer(tmp_path, pack()), bad), cache, Reporter()))
     assert not cache.path(bad.diff_id).exists()
     assert not list((cache.root / "partial").iterdir())
 
@@ -124,7 +124,9 @@ def test_a_bomb_ends(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(layers, "MAX_LAYER_SIZE", 32 << 20)
     for bomb in (gzip.compress(bytes(40 << 20)), pyzstd.compress(bytes(40 << 20))):
         with pytest.raises(CorruptError, match=r"larger than 32\.0 MiB"):
-            layers.prepare(image(layer(tmp_path, b"", bomb, diff_id=ZEROS)), cache, Reporter())
+            list(
+                layers.prepare(image(layer(tmp_path, b"", bomb, diff_id=ZEROS)), cache, Reporter())
+            )
     assert not list((cache.root / "partial").iterdir())
 
 
@@ -133,7 +135,7 @@ def test_a_zstd_frame_cannot_claim_any_amount_of_memory(tmp_path: Path, cache: C
     compressor = pyzstd.ZstdCompressor(option)
     blob = compressor.compress(bytes(1 << 20)) + compressor.flush()
     with pytest.raises(CorruptError, match="cannot be decompressed"):
-        layers.prepare(image(layer(tmp_path, bytes(1 << 20), blob)), cache, Reporter())
+        list(layers.prepare(image(layer(tmp_path, bytes(1 << 20), blob)), cache, Reporter()))
 
 
 def test_a_failure_does_not_wait_for_the_other_layers(tmp_path: Path, cache: Cache) -> None:
@@ -146,7 +148,7 @@ def test_a_failure_does_not_wait_for_the_other_layers(tmp_path: Path, cache: Cac
     try:
         bad = layer(tmp_path, TAR, GZIP, diff_id=ZEROS)
         with pytest.raises(CorruptError):
-            layers.prepare(image(Layer("1" * 64, stuck), bad), cache, Reporter())
+            list(layers.prepare(image(Layer("1" * 64, stuck), bad), cache, Reporter()))
     finally:
         release.set()
 
@@ -161,7 +163,7 @@ def test_ctrl_c_does_not_wait_for_a_download(tmp_path: Path, cache: Cache) -> No
 
     try:
         with pytest.raises(KeyboardInterrupt):
-            layers.prepare(image(Layer("1" * 64, interrupted)), cache, Reporter())
+            list(layers.prepare(image(Layer("1" * 64, interrupted)), cache, Reporter()))
     finally:
         release.set()
 

@@ -16,14 +16,14 @@ from layouts import make_layout
 from mounted import list_image, list_tree
 from pythons import nobody
 
-from fledge import build, config, ext4
+from fledge import build, config
 from fledge.cache import Cache
 from fledge.errors import ConfigError, HostError
 from fledge.fetch import Fetcher
 from fledge.oci import layers, places, reference
 from fledge.oci.manifest import Platform
 from fledge.report import Reporter
-from fledge.tree import File, Tree
+from fledge.tree import Directory, File, Tree
 
 AMD64 = Platform("linux", "amd64")
 AGENT = project.LOCAL_AGENT
@@ -49,7 +49,7 @@ def layout(tmp_path: Path) -> Path:
 
 @pytest.mark.real
 def test_what_the_kernel_finds(layout: Path, tmp_path: Path) -> None:
-    daemons.need("mkfs.ext4", "mount")
+    daemons.need("e2fsck", "mount")
     extra = '[filesystem]\nsize_buffer_mb = 8\n[mappings]\n"app.conf" = "/etc/app.conf"\n'
     project.write(tmp_path, "app.conf", b"x")
     artifact = build_image(rootfs(tmp_path, f"oci:{layout}:hello", extra), tmp_path / "x.img")
@@ -63,6 +63,7 @@ def test_what_the_kernel_finds(layout: Path, tmp_path: Path) -> None:
         (b"etc/fsify-entrypoint", 0o644, image.config),
     ):
         tree.add(path, File(mode=mode, mtime_ns=tree.mtime_ns, content=content))
+    tree.add(b"lost+found", Directory(mode=0o700, mtime_ns=tree.mtime_ns))
     assert list_image(artifact.path) == list_tree(tree)
     subprocess.run(["e2fsck", "-fn", artifact.path], check=True, capture_output=True)
 
@@ -71,7 +72,6 @@ def test_what_the_kernel_finds(layout: Path, tmp_path: Path) -> None:
 def test_one_image_one_artifact(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    daemons.need("mkfs.ext4")
     source = f"oci:{layout}:hello"
     built: dict[str, str] = {}
 
@@ -111,7 +111,7 @@ def test_one_image_one_artifact(
 
 @pytest.mark.real
 def test_it_boots(layout: Path, tmp_path: Path) -> None:
-    daemons.need("mkfs.ext4", "busybox")
+    daemons.need("busybox")
     (tmp_path / "root/dev").mkdir(parents=True)
     (tmp_path / "root/proc").mkdir()
     shutil.copy(shutil.which("busybox") or "", tmp_path / "busybox")
@@ -138,11 +138,7 @@ def test_it_boots(layout: Path, tmp_path: Path) -> None:
     assert "writable\n" in console
 
 
-def test_second_build_needs_only_the_cache(
-    layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ext4, "check", lambda: None)
-    monkeypatch.setattr(ext4, "write", lambda tree, path, filesystem, epoch: None)
+def test_second_build_needs_only_the_cache(layout: Path, tmp_path: Path) -> None:
     toml = rootfs(tmp_path, f"oci:{layout}:hello")
     build_image(toml, tmp_path / "x.img")
     for blob in (layout / "blobs/sha256").iterdir():
@@ -175,7 +171,8 @@ def test_busybox_for_another_architecture_than_the_image(layout: Path, tmp_path:
 def test_missing_e2fsprogs_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fledge.tools.SYSTEM_FOLDERS", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    toml = rootfs(tmp_path, "docker://registry.invalid/never-asked")
+    builder = '[filesystem]\nbuilder = "mkfs"\n'
+    toml = rootfs(tmp_path, "docker://registry.invalid/never-asked", builder)
     with pytest.raises(HostError) as caught:
         build_image(toml, tmp_path / "x.img")
     assert "e2fsprogs" in caught.value.hint

@@ -283,16 +283,17 @@ def plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
     more. Raises `CorruptError`, with the path, for what ext4 cannot hold; `FledgeError` if a
     content cannot be read.
     """
-    links = Counter(node for _, node in tree.walk())
-    for path, node in tree.walk():
+    entries = list(tree.walk())
+    links = Counter(node for _, node in entries)
+    for path, node in entries:
         _check(path, node, links[node])
-    identity = _identity(tree, buffer_mb, epoch)
+    identity = _identity(entries, buffer_mb, epoch)
     hash_seed = uuid.UUID(bytes=identity[16:], version=4).bytes
     indexes: dict[Directory, list[Leaf]] = {}
     places: dict[Node, Place] = {}
     parents = {tree.root: tree.root}
     number = LOST_AND_FOUND + 1
-    for path, node in tree.walk():
+    for path, node in entries:
         if node in places:
             continue
         if isinstance(node, Directory):
@@ -430,11 +431,11 @@ def _extents(runs: Iterable[Run], pieces: list[Run]) -> Iterator[Extent]:
             logical, physical, available = logical + length, physical + length, available - length
 
 
-def _identity(tree: Tree, buffer_mb: int, epoch: int) -> bytes:
+def _identity(entries: Iterable[tuple[bytes, Node]], buffer_mb: int, epoch: int) -> bytes:
     """What makes an image this one: 32 bytes from all that is in it."""
     digest = sha256(repr((buffer_mb, epoch)).encode())
     numbers: dict[Node, int] = {}
-    for path, node in tree.walk():
+    for path, node in entries:
         if node in numbers:
             digest.update(repr((path, numbers[node])).encode())
             continue

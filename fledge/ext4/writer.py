@@ -292,12 +292,16 @@ class _Writer:
     def _extents(self, place: Place) -> tuple[bytes, list[bytes]]:
         return pack_extents(place.extents, place.tree_blocks, inode_seed(self.seed, place.number))
 
+    def _put_tree_blocks(self, place: Place) -> None:
+        for position, data in zip(place.tree_blocks, self._extents(place)[1], strict=True):
+            self._put(data, position)
+
     def _put_node(self, node: Node, place: Place) -> None:
         if place.xattr_block:
             block = xattr.pack(node.xattrs).block
             self._put(xattr.with_checksum(block, place.xattr_block, self.seed), place.xattr_block)
-        for position, data in zip(place.tree_blocks, self._extents(place)[1], strict=True):
-            self._put(data, position)
+        if place.tree_blocks:
+            self._put_tree_blocks(place)
         if isinstance(node, File):
             self.copier.copy(node.content, place.extents)
         elif isinstance(node, Symlink) and place.runs:
@@ -324,8 +328,7 @@ class _Writer:
 
     def _put_journal(self) -> None:
         place = self.plan.journal
-        for position, data in zip(place.tree_blocks, self._extents(place)[1], strict=True):
-            self._put(data, position)
+        self._put_tree_blocks(place)
         self._put(pack_journal(place.runs[0][1], self.plan.uuid), place.extents[0].physical)
 
     def _put_resize_block(self) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
 from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -66,19 +67,20 @@ def unpack(image: Image, tree: Tree, cache: Cache, reporter: Reporter) -> None:
     with the layer's position, for a layer that is not what it claims to be or makes no tree;
     `FledgeError` for a layer that cannot be had.
     """
-    for number, blob in enumerate(prepare(image, cache, reporter), start=1):
-        try:
-            apply(tree, blob)
-        except CorruptError as error:
-            raise _in_layer(error, number, image) from None
+    with closing(prepare(image, cache, reporter)) as blobs:
+        for number, blob in enumerate(blobs, start=1):
+            try:
+                apply(tree, blob)
+            except CorruptError as error:
+                raise _in_layer(error, number, image) from None
 
 
-def prepare(image: Image, cache: Cache, reporter: Reporter) -> list[Blob]:
+def prepare(image: Image, cache: Cache, reporter: Reporter) -> Generator[Blob]:
     """The uncompressed layers of an image, verified, several at once; lowest first.
 
-    Raises the first `FledgeError` of any of them. What the others inflate meanwhile is given
-    up; a download that runs may go on in the background until the process ends, which does
-    not wait for it.
+    While the caller has one, others are made ready. Raises the first `FledgeError` of any of
+    them. What the others inflate meanwhile is given up; a download that runs may go on in the
+    background until the process ends, which does not wait for it.
     """
     # An image may have one layer several times; mostly it is an empty one.
     positions: dict[str, int] = {}
@@ -110,17 +112,18 @@ def prepare(image: Image, cache: Cache, reporter: Reporter) -> list[Blob]:
         thread.start()
     try:
         pending = set(done.values())
-        while pending:
-            # With an end: one without could begin just after a Ctrl-C and never see it.
-            finished, pending = wait(pending, POLL, FIRST_COMPLETED)
-            for future in finished:
-                future.result()
+        for layer in image.layers:
+            while done[layer.diff_id] in pending:
+                # With an end: one without could begin just after a Ctrl-C and never see it.
+                finished, pending = wait(pending, POLL, FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+            yield done[layer.diff_id].result()
     finally:
         stop.set()
         deadline = time.monotonic() + GRACE
         for thread in threads:
             thread.join(max(0, deadline - time.monotonic()))
-    return [done[layer.diff_id].result() for layer in image.layers]
 
 
 def uncompressed(layer: Layer, cache: Cache, reporter: Reporter, stop: threading.Event) -> Blob:
