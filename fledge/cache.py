@@ -2,9 +2,10 @@
 
     blobs/sha256/HEX   finished and verified, never written to again
     partial/           unfinished; each is locked by the one process that writes it
+    in-use             a byte for each blob, locked by the builds that use it
 
 Builds that run at once share it. A killed one leaves nothing worse than a partial: the
-kernel drops its lock, and the next build that wants that blob goes on where it stopped.
+kernel drops its locks, and the next build that wants that blob goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import io
 import os
 import re
 import secrets
+import stat
+import struct
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fledge.content import READ_SIZE, Blob, whole_file
@@ -70,14 +74,45 @@ class Partial:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """A file in the cache as it was when somebody looked."""
+
+    path: Path
+    sha256: str | None
+    """What a blob must have; None for what is unfinished."""
+    status: os.stat_result
+    """``st_mtime`` is when it was last used."""
+
+
+class _Uses:
+    """The blobs that a `Cache` has given out, locked as long as this lives.
+
+    These are locks of an open file (fcntl(2), "Open file description locks"): unlike flock
+    they can be of one byte, and unlike lockf they hold against others in the same process.
+    """
+
+    def __init__(self) -> None:
+        self._file: io.FileIO | None = None
+        self._opening = threading.Lock()
+
+    def add(self, path: Path, sha256: str) -> None:
+        """Keep `Cache.remove` from that blob, whether it is there yet or not."""
+        with self._opening:
+            if self._file is None:
+                self._file = path.open("a+b", buffering=0)
+        _lock_byte(self._file, fcntl.F_OFD_SETLKW, fcntl.F_RDLCK, sha256)
+
+
+@dataclass(frozen=True, slots=True)
 class Cache:
     """The store in the folder ``root``, which comes into being when it is first written to.
 
-    Every method raises `HostError` if the folder cannot be used and `FledgeError` if its
-    disk is full.
+    What `find` and `add` return stays in place as long as the object does. Every method raises
+    `HostError` if the folder cannot be used and `FledgeError` if its disk is full.
     """
 
     root: Path
+    _uses: _Uses = field(default_factory=_Uses, init=False, repr=False, compare=False)
 
     @classmethod
     def default(cls) -> Cache:
@@ -117,10 +152,15 @@ class Cache:
         path = self.path(sha256)
         with _explained(self.root):
             try:
+                self._use(sha256)
                 found = whole_file(path)
             except FileNotFoundError:
                 return None
-        return found if found.sha256 == sha256 else None
+        if found.sha256 != sha256:
+            return None
+        with suppress(OSError):  # whoever may only read a cache does not prune it either
+            os.utime(path)
+        return found
 
     @contextmanager
     def partial(self, sha256: str | None, waiting: Callable[[], None]) -> Iterator[Partial]:
@@ -149,10 +189,71 @@ class Cache:
         with _explained(self.root):
             path.parent.mkdir(parents=True, exist_ok=True)
             os.fsync(partial.file.fileno())
+            self._use(partial.sha256)
             partial.path.rename(path)
             # Not before: killed in between, nobody could open the partial for writing again.
             os.fchmod(partial.file.fileno(), 0o444)
         return Blob(path, 0, partial.size, partial.sha256)
+
+    def store(self, data: bytes) -> Blob:
+        """Add what is in memory."""
+        with self.partial(None, lambda: None) as partial:
+            partial.write(data)
+            return self.add(partial)
+
+    def stored(self) -> list[Stored]:
+        """All blobs, and what is unfinished."""
+        found = []
+        with _explained(self.root):
+            for folder in (self.root / "blobs" / "sha256", self.root / "partial"):
+                with suppress(FileNotFoundError), os.scandir(folder) as entries:
+                    finished = folder.name == "sha256"
+                    for entry in entries:
+                        if finished and not SHA256.fullmatch(entry.name):
+                            continue  # nobody's business
+                        with suppress(FileNotFoundError):
+                            status = entry.stat(follow_symlinks=False)
+                            if stat.S_ISREG(status.st_mode):
+                                sha256 = entry.name if finished else None
+                                found.append(Stored(Path(entry.path), sha256, status))
+        return found
+
+    def remove(self, stored: Stored) -> bool:
+        """Remove a file; False if somebody uses it, or has used or replaced it since."""
+        with _explained(self.root), ExitStack() as opened:
+            try:
+                if stored.sha256:
+                    uses = opened.enter_context(self._in_use.open("a+b", buffering=0))
+                    _lock_byte(uses, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, stored.sha256)
+                else:
+                    file = opened.enter_context(stored.path.open("rb"))
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                now = stored.path.stat()
+                if _same(now, stored.status):
+                    stored.path.unlink()
+                    return True
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            return False
+
+    @property
+    def _in_use(self) -> Path:
+        return self.root / "in-use"
+
+    def _use(self, sha256: str) -> None:
+        self._uses.add(self._in_use, sha256)
+
+
+def _lock_byte(file: io.FileIO, command: int, kind: int, sha256: str) -> None:
+    """Lock the byte of a blob; two that share one do no harm."""
+    position = int(sha256[:15], 16)
+    # struct flock: l_type, l_whence, l_start, l_len, l_pid
+    request = struct.pack("hhqqi4x", kind, os.SEEK_SET, position, 1, 0)
+    fcntl.fcntl(file, command, request)
+
+
+def _same(one: os.stat_result, other: os.stat_result) -> bool:
+    return os.path.samestat(one, other) and one.st_mtime_ns == other.st_mtime_ns
 
 
 def _open_locked(path: Path, waiting: Callable[[], None]) -> io.FileIO:

@@ -24,6 +24,7 @@ from fledge.tree import printable
 
 if TYPE_CHECKING:
     from fledge.build import Artifact
+    from fledge.housekeeping import Amount
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 other failure, 2 usage or config, 3 network,"
@@ -114,6 +115,72 @@ def check(config: ConfigOption = Path("fledge.toml"), verbose: VerboseOption = F
         print(f"{config} is valid")
 
 
+cache_app = typer.Typer(
+    invoke_without_command=True, help="Show what the cache holds, verify it, make room in it."
+)
+app.add_typer(cache_app, name="cache")
+
+
+@cache_app.callback(epilog=EXIT_CODES)
+def show_cache(context: typer.Context) -> None:
+    """Show what the cache holds."""
+    if context.invoked_subcommand:
+        return
+    with _explained(verbose=False):
+        from fledge import housekeeping
+        from fledge.cache import Cache
+        from fledge.housekeeping import Amount
+
+        cache = Cache.default()
+        contents = housekeeping.contents(cache)
+        print(cache.root)
+        total = sum(contents.values(), Amount())
+        for kind, amount in {**contents, "all together": total}.items():
+            print(f"  {kind:<22}{_counted(amount)}")
+
+
+@cache_app.command("verify", epilog=EXIT_CODES)
+def verify_cache(verbose: VerboseOption = False) -> None:
+    """Read all that the cache holds; remove and list what is damaged."""
+    with _explained(verbose):
+        from fledge import housekeeping
+        from fledge.cache import Cache
+        from fledge.terminal import TerminalReporter
+
+        sound = housekeeping.verify(Cache.default(), TerminalReporter())
+        print(f"sound: {_counted(sound)}")
+
+
+@cache_app.command("prune", epilog=EXIT_CODES)
+def prune_cache(
+    older_than: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Remove what was not used for so long: 30d.")
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Remove the longest unused until this is left: 5GiB."),
+    ] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make room in the cache. Nothing goes that a running build uses."""
+    if older_than is None and max_size is None:
+        raise typer.BadParameter("say what may go with --older-than or --max-size")
+    with _explained(verbose):
+        from fledge import housekeeping
+        from fledge.cache import Cache
+        from fledge.units import parse_duration, parse_size
+
+        pruned = housekeeping.prune(
+            Cache.default(),
+            None if older_than is None else parse_duration(older_than),
+            None if max_size is None else parse_size(max_size),
+        )
+        print(f"removed: {_counted(pruned.removed)}")
+        if pruned.in_use.files:
+            print(f"in use: {_counted(pruned.in_use)}")
+        print(f"left: {_counted(pruned.left)}")
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -166,6 +233,13 @@ def _die_of(number: int) -> None:
     """Let the signal do what it would have done, so that the shell sees it."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+def _counted(amount: Amount) -> str:
+    from fledge.report import human_size
+
+    plural = "" if amount.files == 1 else "s"
+    return f"{amount.files} file{plural}, {human_size(amount.size)}"
 
 
 def _as_json(artifact: Artifact) -> str:

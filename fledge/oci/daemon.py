@@ -135,9 +135,7 @@ def _open(host: Host, name: Name, platform: Platform, cache: Cache, reporter: Re
     config = _known_config(cache, parse_digest(identity, uri))
     if config is None:
         config = exported().config
-        with cache.partial(None, lambda: None) as unfinished:
-            unfinished.write(config)
-            cache.add(unfinished)
+        cache.store(config)
 
     def blob(number: int) -> Span:
         return exported().layers[number].blob()
