@@ -14,6 +14,8 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Run:
     seconds: float
+    cpu_seconds: float
+    """Of all its processes, by user and kernel: what a busy machine does not change."""
     peak_memory: int
     """Bytes of the largest single process."""
     said: str
@@ -38,7 +40,8 @@ def measure(command: Sequence[str], folder: Path, variables: Mapping[str, str]) 
         said = stderr.read().decode()
     if process.returncode:
         sys.exit(f"{command[0]} failed with {process.returncode}:\n{said}")
-    return Run(seconds, usage.ru_maxrss * 1024, said)
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Run(seconds, cpu_seconds, usage.ru_maxrss * 1024, said)
 
 
 def mib(size: float) -> str:

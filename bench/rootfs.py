@@ -3,9 +3,9 @@
     bench/rootfs.py oci:DIR:TAG     any image that lies in an OCI layout
     bench/rootfs.py --large         fledge alone, an image with 4 GiB of random files
 
-The image is put into a docker-registry on this machine. fledge runs twice a round: with an empty
-cache, and with the full one that this leaves. Needs root, for umoci. Only figures of one run are
-comparable.
+The image is put into a docker-registry on this machine. fledge runs three times a round: with an
+empty cache, with the full one that this leaves, and so with builder = "mkfs". Needs root, for
+umoci. Only figures of one run are comparable.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from measure import Run, measure, mib
@@ -32,6 +34,12 @@ sys.path.insert(0, str(CHECKOUT / "tests"))
 import registry  # noqa: E402
 
 RUNS = 3
+CLASSIC_SIDE = "skopeo, umoci, mkfs.ext4 -d"
+TITLES = {
+    "cold": "fledge build, empty cache",
+    "warm": "fledge build, full cache",
+    "mkfs": 'the same with builder = "mkfs"',
+}
 LARGE_FILES = 16
 LARGE_FILE_SIZE = 256 << 20
 
@@ -75,28 +83,40 @@ def _compare(folder: Path, source: str) -> None:
             check=True,
         )
         _project(folder, f"docker://{image}")
-        sides: dict[str, list[Run]] = {"skopeo, umoci, mkfs.ext4 -d": [], "cold": [], "warm": []}
+        sides: dict[str, list[Run]] = {CLASSIC_SIDE: [], "cold": [], "warm": [], "mkfs": []}
         size = 0
         for _ in range(RUNS):
             shutil.rmtree(folder / "cache", ignore_errors=True)
             sides["cold"].append(_fledge(folder))
             sides["warm"].append(_fledge(folder))
+            sides["mkfs"].append(_fledge(folder, "mkfs.toml"))
             size = (folder / "fledge.img").stat().st_size
             variables = {"IMAGE": image, "SIZE": str(size)}
             classic = measure(["sh", "-c", CLASSIC], folder, variables)
-            sides["skopeo, umoci, mkfs.ext4 -d"].append(classic)
-    baseline = sides["skopeo, umoci, mkfs.ext4 -d"]
-    print(f"| {RUNS} runs of each, medians, {os.cpu_count()} cores | time | faster | peak memory |")
-    print("| --- | ---: | ---: | ---: |")
+            sides[CLASSIC_SIDE].append(classic)
+    baseline = sides[CLASSIC_SIDE]
+    print(f"{RUNS} runs of each, medians, {os.cpu_count()} cores:\n")
+    print("| | time | of processors | faster | peak memory | image and layers | writing |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for side, runs in sides.items():
-        seconds = statistics.median(run.seconds for run in runs)
-        memory = statistics.median(run.peak_memory for run in runs)
         pairs = zip(baseline, runs, strict=True)
-        times = statistics.median(a.seconds / b.seconds for a, b in pairs)
-        title = side if runs is baseline else f"fledge build, {side} cache"
-        print(f"| {title} | {seconds:.2f} s | {times:.1f} times | {mib(memory)} |")
-    for side in ("cold", "warm"):
-        print(f"\nThe last run with a {side} cache:\n\n{sides[side][-1].said}")
+        faster = statistics.median(a.seconds / b.seconds for a, b in pairs)
+        cells = [
+            TITLES.get(side, side),
+            f"{statistics.median(run.seconds for run in runs):.2f} s",
+            f"{statistics.median(run.cpu_seconds for run in runs):.2f} s",
+            f"{faster:.1f} times",
+            mib(statistics.median(run.peak_memory for run in runs)),
+            *(_step(step, runs) for step in ("image", "write")),
+        ]
+        print(f"| {' | '.join(cells)} |")
+
+
+def _step(name: str, runs: Sequence[Run]) -> str:
+    """The median time of one step, as fledge tells it."""
+    said = [re.findall(rf"^  . {name} .* ([\d.]+) s$", run.said, re.MULTILINE) for run in runs]
+    times = [float(time) for [time] in said if time] if all(said) else []
+    return f"{statistics.median(times):.2f} s" if times else ""
 
 
 def _large(folder: Path) -> None:
@@ -110,7 +130,8 @@ def _large(folder: Path) -> None:
 
 def _project(folder: Path, image: str) -> None:
     (folder / "agent").write_text("#!/bin/sh\n")
-    (folder / "fledge.toml").write_text(f"""
+    for name, builder in (("fledge.toml", "native"), ("mkfs.toml", "mkfs")):
+        (folder / name).write_text(f"""
 version = "1"
 strategy = "oci_rootfs"
 [agent]
@@ -118,11 +139,13 @@ source_strategy = "local"
 path = "agent"
 [source]
 image = "{image}"
+[filesystem]
+builder = "{builder}"
 """)
 
 
-def _fledge(folder: Path) -> Run:
-    command = [sys.executable, "-m", "fledge", "build", "-o", "fledge.img"]
+def _fledge(folder: Path, config: str = "fledge.toml") -> Run:
+    command = [sys.executable, "-m", "fledge", "build", "-c", config, "-o", "fledge.img"]
     return measure(command, folder, {"FLEDGE_CACHE_DIR": str(folder / "cache")})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class Copier:
         self._sources: dict[Path, int] = {}
         self._in_kernel = hasattr(os, "copy_file_range")
 
-    def copy(self, content: Content, extents: list[Extent]) -> None:
+    def copy(self, content: Content, extents: Sequence[Extent]) -> None:
         """Holes and what follows the end in the last block stay as they are.
 
         Raises as `read_content` does, and `OSError` if the image cannot be written.
@@ -91,7 +91,7 @@ class Copier:
             return 0
 
 
-def _parts(pieces: Iterable[Part], extents: list[Extent]) -> Iterator[Part]:
+def _parts(pieces: Iterable[Part], extents: Sequence[Extent]) -> Iterator[Part]:
     """What of the pieces (offset in the file, where it is, length) goes where in the image.
 
     Both are in the order of the file; every byte of a piece is in an extent.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from hashlib import sha256
 
 from fledge.content import Content, Span, Sparse, content_size, read_content
@@ -223,8 +223,8 @@ class Place:
     runs: tuple[Run, ...] = ()
     """Blocks of the file that are not holes."""
     has_xattr_block: bool = False
-    extents: list[Extent] = field(default_factory=list)
-    tree_blocks: list[int] = field(default_factory=list)
+    extents: Sequence[Extent] = ()
+    tree_blocks: Sequence[int] = ()
     """Where the extents are that the inode has no room for."""
     xattr_block: int = 0
 
@@ -238,7 +238,7 @@ class Place:
     def first(self) -> int:
         """The lowest block that it uses."""
         data = [extent.physical for extent in self.extents[:1]]
-        return min(data + self.tree_blocks + [self.xattr_block] * self.has_xattr_block)
+        return min([*data, *self.tree_blocks, *[self.xattr_block] * self.has_xattr_block])
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,11 +364,15 @@ def _runs(node: Node, indexes: dict[Directory, list[Leaf]]) -> tuple[Run, ...]:
     if isinstance(node, File):
         if isinstance(node.content, Sparse):
             return tuple(_merged(node.content.extents))
-        size = content_size(node.content)
-        return ((0, -(-size // BLOCK_SIZE)),) if size else ()
+        return _dense(-(-content_size(node.content) // BLOCK_SIZE))
     if isinstance(node, Directory):
-        return ((0, directory.tree_size(len(indexes[node])) if node in indexes else 1),)
-    return ((0, 1),) if isinstance(node, Symlink) and len(node.target) >= FAST_SYMLINK else ()
+        return _dense(directory.tree_size(len(indexes[node])) if node in indexes else 1)
+    return _dense(isinstance(node, Symlink) and len(node.target) >= FAST_SYMLINK)
+
+
+@lru_cache
+def _dense(blocks: int) -> tuple[Run, ...]:
+    return ((0, blocks),) if blocks else ()
 
 
 def _merged(extents: Iterable[tuple[int, int, int]]) -> Iterator[Run]:
@@ -403,18 +407,17 @@ def _lay_metadata(divided: Geometry) -> tuple[Space, list[Group], Place, int]:
 
 
 def _lay(place: Place, space: Space) -> None:
-    place.extents, place.tree_blocks = [], []
     if place.has_xattr_block:
         place.xattr_block = space.take(1)[0][0]
     if not place.runs:
         return
     pieces = space.take(sum(length for _, length in place.runs))
     if len(pieces) == len(place.runs) == 1 and pieces[0][1] <= MAX_EXTENT:
-        place.extents = [Extent(place.runs[0][0], *pieces[0])]
+        place.extents = (Extent(place.runs[0][0], *pieces[0]),)
         return
-    place.extents = list(_extents(place.runs, pieces))
-    for _ in range(extent_tree_blocks(len(place.extents))):
-        place.tree_blocks += [block for block, _ in space.take(1)]
+    place.extents = tuple(_extents(place.runs, pieces))
+    tree_blocks = range(extent_tree_blocks(len(place.extents)))
+    place.tree_blocks = [space.take(1)[0][0] for _ in tree_blocks]
 
 
 def _extents(runs: Iterable[Run], pieces: list[Run]) -> Iterator[Extent]:

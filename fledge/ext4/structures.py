@@ -7,6 +7,7 @@ writes nor reads are padding here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from functools import lru_cache
@@ -492,7 +493,7 @@ class Extent(NamedTuple):
 
 
 def pack_extents(
-    extents: list[Extent], tree_blocks: list[int], seed: int
+    extents: Sequence[Extent], tree_blocks: Sequence[int], seed: int
 ) -> tuple[bytes, list[bytes]]:
     """The root of an extent tree, 60 bytes for the inode, and what goes into ``tree_blocks``.
 

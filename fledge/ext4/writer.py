@@ -7,6 +7,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from heapq import merge
 from operator import itemgetter
 from pathlib import Path
 from stat import S_IFREG
@@ -70,6 +71,10 @@ def write(plan: Plan, path: Path, epoch: int, advance: Callable[[int], None]) ->
             copier.close()
 
 
+_Job = tuple[int, Callable[[], None]]
+"""What is to be written, and the first block that it goes to."""
+
+
 class _Writer:
     def __init__(self, plan: Plan, target: int, copier: Copier, epoch: int) -> None:
         self.plan = plan
@@ -77,16 +82,22 @@ class _Writer:
         self.copier = copier
         self.epoch = epoch
         self.seed = filesystem_seed(plan.uuid)
-        self.last_inode = plan.last_inode
-        directories = [place for node, place in plan.places.items() if isinstance(node, Directory)]
+        self.nodes: list[Node | None] = [None] * (plan.last_inode + 1)
+        """By their inode's number."""
+        for node, place in plan.places.items():
+            self.nodes[place.number] = node
         per_group = plan.geometry.inodes_per_group
-        self.directories = Counter((place.number - 1) // per_group for place in directories)
-        self.by_number = {place.number: (node, place) for node, place in plan.places.items()}
+        self.directories = Counter(
+            (number - 1) // per_group
+            for number, node in enumerate(self.nodes)
+            if isinstance(node, Directory)
+        )
+        """How many each group has."""
 
     def write(self, advance: Callable[[int], None]) -> None:
         """Everything, in the order of where it goes."""
-        jobs: list[tuple[int, Callable[[], None]]] = []
-        divided = self.plan.geometry
+        jobs: list[_Job] = []
+        divided, places = self.plan.geometry, self.plan.places
         descriptors = b"".join(map(self._descriptor, range(divided.groups)))
         for group in divided.copies:
             jobs.append((group * BLOCKS_PER_GROUP, partial(self._copy, group, descriptors)))
@@ -96,11 +107,13 @@ class _Writer:
             jobs.append((place.inode_table, partial(self._put_inode_table, group)))
         jobs.append((self.plan.journal.first, self._put_journal))
         jobs.append((self.plan.resize_block, self._put_resize_block))
-        for node, where in self.plan.places.items():
-            if where.blocks:
-                jobs.append((where.first, partial(self._put_node, node, where)))
         jobs.sort(key=itemgetter(0))
-        for block, job in jobs:
+        nodes = [node for node, place in places.items() if place.blocks]
+        nodes.sort(key=lambda node: places[node].first)
+        contents: Iterator[_Job] = (
+            (places[node].first, partial(self._put_node, node)) for node in nodes
+        )
+        for block, job in merge(jobs, contents, key=itemgetter(0)):
             advance(block * BLOCK_SIZE)
             job()
 
@@ -127,13 +140,12 @@ class _Writer:
 
     def _superblock(self, group: int) -> Superblock:
         divided = self.plan.geometry
-        free_inodes = divided.inodes - self.last_inode
         return Superblock(
             inodes_count=divided.inodes,
             blocks_count=divided.blocks,
             reserved_blocks_count=0,
             free_blocks_count=sum(length for _, length in self.plan.free),
-            free_inodes_count=free_inodes,
+            free_inodes_count=divided.inodes - self._last_inode,
             first_data_block=0,
             log_block_size=structures.LOG_BLOCK_SIZE,
             log_cluster_size=structures.LOG_BLOCK_SIZE,
@@ -208,7 +220,11 @@ class _Writer:
 
     def _used_inodes(self, group: int) -> int:
         per_group = self.plan.geometry.inodes_per_group
-        return min(max(self.last_inode - group * per_group, 0), per_group)
+        return min(max(self._last_inode - group * per_group, 0), per_group)
+
+    @property
+    def _last_inode(self) -> int:
+        return len(self.nodes) - 1
 
     def _block_bitmap(self, group: int) -> bytes:
         bitmap = bytearray(b"\xff" * BLOCK_SIZE)
@@ -235,8 +251,8 @@ class _Writer:
         self._put(table, self.plan.groups[group].inode_table)
 
     def _inode(self, number: int) -> bytes:
-        if number in self.by_number:
-            inode = self._node_inode(*self.by_number[number])
+        if node := self.nodes[number]:
+            inode = self._node_inode(node)
         elif number == JOURNAL:
             inode = self._journal_inode()
         elif number == RESIZE:
@@ -245,7 +261,8 @@ class _Writer:
             return bytes(structures.INODE_SIZE)
         return inode.pack(number, self.seed)
 
-    def _node_inode(self, node: Node, place: Place) -> Inode:
+    def _node_inode(self, node: Node) -> Inode:
+        place = self.plan.places[node]
         size, flags = 0, 0
         if isinstance(node, Device):
             block = pack_device(node.major, node.minor)
@@ -296,7 +313,8 @@ class _Writer:
         for position, data in zip(place.tree_blocks, self._extents(place)[1], strict=True):
             self._put(data, position)
 
-    def _put_node(self, node: Node, place: Place) -> None:
+    def _put_node(self, node: Node) -> None:
+        place = self.plan.places[node]
         if place.xattr_block:
             block = xattr.pack(node.xattrs).block
             self._put(xattr.with_checksum(block, place.xattr_block, self.seed), place.xattr_block)

@@ -1,0 +1,61 @@
+"""Write ext4 images of ever more entries: time and memory of each should stay the same."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from measure import measure, mib
+
+COUNTS = (10_000, 50_000, 100_000, 200_000, 500_000)
+PER_DIRECTORY = 1000
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from fledge import ext4
+from fledge.config import Filesystem
+from fledge.content import Span
+from fledge.tree import Directory, File, Tree
+
+count, per_directory = int(sys.argv[1]), int(sys.argv[2])
+content = Span(Path("data"), 0, 1500)
+tree = Tree(mtime_ns=0)
+for number in range(count):
+    if number % per_directory == 0:
+        parent = Directory(mode=0o755)
+        tree.add(b"%d" % number, parent)
+    parent.children[b"file-%d" % number] = File(mode=0o644, content=content)
+if len(sys.argv) > 3:
+    Path("image").touch()
+    ext4.write(tree, Path("image"), Filesystem(size_buffer_mb=64), 0)
+    Path("image").unlink()
+"""
+
+
+def main() -> None:
+    print("| files | writing | each | peak memory | each | of that the tree |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        folder = Path(name)
+        (folder / "data").write_bytes(os.urandom(1500))
+        for count in COUNTS:
+            command = [sys.executable, "-c", SCRIPT, str(count), str(PER_DIRECTORY)]
+            variables = {"PYTHONPATH": str(Path(__file__).parents[1])}
+            nothing = measure([*command[:3], "0", "1"], folder, variables)
+            tree = measure(command, folder, variables)
+            image = measure([*command, "write"], folder, variables)
+            seconds = image.seconds - tree.seconds
+            memory = image.peak_memory - nothing.peak_memory
+            share = (tree.peak_memory - nothing.peak_memory) / memory
+            print(
+                f"| {count:,} | {seconds:.2f} s | {seconds / count * 1e6:.0f} µs"
+                f" | {mib(image.peak_memory)} | {memory / count:.0f} bytes | {share:.0%} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
