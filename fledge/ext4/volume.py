@@ -94,7 +94,7 @@ class Volume:
         self.block_size = self.superblock.block_size
         self.has_checksums = bool(self.superblock.feature_ro_compat & RoCompat.METADATA_CSUM)
         self.seed = self.superblock.seed
-        self._unread_blocks = self.superblock.blocks_count
+        self._unused = self.superblock.blocks_count
         self._memory = MAX_KEPT
         self._inode_tables = self._read_inode_tables(_TWO_U32.unpack_from(data, _BACKUP_GROUPS))
 
@@ -105,10 +105,8 @@ class Volume:
             raise Damage(f"there are more than {MAX_KEPT} bytes of metadata")
 
     def block(self, number: int) -> bytes:
-        """A block of metadata. No more can be read than there are, for each has one user."""
-        self._unread_blocks -= 1
-        if self._unread_blocks < 0:
-            raise Damage("blocks have more than one user")
+        """A block of metadata, which is not counted yet as that of an inode."""
+        self._use(1)
         self._check_range(number, 1)
         return self._read(number * self.block_size, self.block_size)
 
@@ -151,10 +149,16 @@ class Volume:
             for block in range(extent.physical, extent.physical + extent.length):
                 if position == count:
                     return
-                yield self.block(block)
+                yield self._read(block * self.block_size, self.block_size)
                 position += 1
         if position < count:
             raise Damage(f"its block {position} is missing")
+
+    def _use(self, blocks: int) -> None:
+        """Count blocks that have a user. No two share one, which bounds all that is to be read."""
+        self._unused -= blocks
+        if self._unused < 0:
+            raise Damage("more blocks are in use than there are")
 
     def _block_count(self, inode: Inode) -> int:
         return -(-inode.size // self.block_size)
@@ -275,6 +279,7 @@ class Volume:
         end = 0
         for extent in extents:
             logical, physical, length = extent
+            self._use(length)
             if logical < end:
                 raise Damage("its blocks overlap, or are out of order")
             last = merged[-1] if merged else None
@@ -319,7 +324,8 @@ def _superblock(data: bytes, size: int, path: Path) -> Superblock:
 
 
 def _check_features(superblock: Superblock, path: Path) -> None:
-    unreadable = superblock.feature_incompat & ~READABLE & ~Incompat.RECOVER
+    # As a plain number: the inverse of a flag lacks the bits that have no name.
+    unreadable = superblock.feature_incompat & ~int(READABLE | Incompat.RECOVER)
     shared = superblock.feature_ro_compat & RoCompat.SHARED_BLOCKS
     if unreadable or shared:
         names = [*feature_names(Incompat, unreadable), *feature_names(RoCompat, shared)]
