@@ -195,7 +195,7 @@ class _Upper:
         *parents, name = split_path(path) or [b""]
         if name == OPAQUE:
             self._whiteout(parents, None)
-        elif any(part.startswith(METADATA) for part in (*parents, name)):
+        elif METADATA in path and any(part.startswith(METADATA) for part in (*parents, name)):
             pass  # bookkeeping of aufs
         elif name.startswith(WHITEOUT):
             hidden = name[len(WHITEOUT) :]

@@ -15,6 +15,7 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from zlib import adler32
 
 from fledge.content import Content, Span, Sparse
@@ -355,8 +356,12 @@ def _has_checksum(block: bytes, stored: int) -> bool:
     return stored == total or stored == total - 256 * sum(byte > 127 for byte in blanked)
 
 
+@lru_cache(maxsize=1024)
 def _number(field: bytes) -> int:
-    """Octal digits, or GNU's base-256: the first bit is set, the rest two's complement."""
+    """Octal digits, or GNU's base-256: the first bit is set, the rest two's complement.
+
+    Most fields are those of the entry before.
+    """
     if field[0] & 0x80:
         bits = 8 * len(field) - 1
         value = int.from_bytes(field, "big") & (1 << bits) - 1
