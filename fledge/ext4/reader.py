@@ -131,6 +131,7 @@ class _Reader:
                 with self._naming(child_number, child_path):
                     if len(child_path) >= MAX_PATH:
                         raise Damage(f"its path has more than {MAX_PATH - 1} bytes")
+                    self._volume.charge(len(child_path))
                     child = self._child(child_number)
                 if child is None:
                     sockets.append(child_path[1:])

@@ -63,7 +63,7 @@ hundred thousand."""
 
 EXTENT_COST = 200
 """What a run of blocks counts of `MAX_KEPT`."""
-GROUP_COST = 64
+GROUP_COST = 512
 
 MAX_LOG_BLOCK_SIZE = 6
 MAX_DESCRIPTOR_SIZE = 1024
@@ -79,6 +79,8 @@ _INODE_CHECKSUM_HIGH = 130
 _U16 = Struct("<H")
 _U32 = Struct("<I")
 _TWO_U32 = Struct("<II")
+_FIRST_LOGICAL = Struct(f"<{EXTENT_HEADER.size}xI")
+"""What both kinds of entries in an extent tree begin with."""
 
 
 class Volume:
@@ -243,7 +245,7 @@ class Volume:
             child = self.block(high << 32 | low)
             if self.has_checksums and not _is_intact_extent_block(child, seed):
                 raise Damage("the checksum of its extent tree is wrong")
-            count, (first,) = EXTENT_HEADER.unpack_from(child)[1], _FIRST.unpack_from(child)
+            count, (first,) = EXTENT_HEADER.unpack_from(child)[1], _FIRST_LOGICAL.unpack_from(child)
             if count == 0 or first != logical:
                 raise Damage("its extent tree is malformed")
             yield from self._extents_below(child, depth - 1, seed)
@@ -295,9 +297,6 @@ class Volume:
                 merged.append(extent)
             end = logical + length
         return merged
-
-
-_FIRST = Struct(f"<{EXTENT_HEADER.size}xI")
 
 
 def _superblock(data: bytes, size: int, path: Path) -> Superblock:
