@@ -15,6 +15,7 @@ from fledge.config import Agent, HttpAgent, LocalAgent, ReleaseAgent
 from fledge.content import Blob, whole_file
 from fledge.errors import CorruptError, FledgeError, NetworkError
 from fledge.fetch import Fetcher, HttpStatusError
+from fledge.lock import AgentPin
 from fledge.tree import File, Tree
 
 PATH = b"/bin/kestrel"
@@ -36,14 +37,18 @@ class FetchedAgent:
     """The tag of the release, if it is one and had to be looked up."""
 
 
-def fetch(agent: Agent, architecture: str, fetcher: Fetcher) -> FetchedAgent:
-    """Get the agent and verify it.
+def fetch(
+    agent: Agent, architecture: str, fetcher: Fetcher, pin: AgentPin | None = None
+) -> FetchedAgent:
+    """Get the agent and verify it; with a pin that one and no other.
 
     ``architecture`` (OCI name) decides which asset of a release is taken, and whatever the
     source an agent for another one is refused. Raises `NetworkError` if it cannot be had and
     `CorruptError` if it is not what it should be.
     """
-    if isinstance(agent, LocalAgent):
+    if pin:
+        found = _fetch_pinned(pin, fetcher)
+    elif isinstance(agent, LocalAgent):
         found = FetchedAgent(whole_file(agent.path), None, None)
         if agent.checksum not in (None, found.content.sha256):
             raise CorruptError(
@@ -53,10 +58,22 @@ def fetch(agent: Agent, architecture: str, fetcher: Fetcher) -> FetchedAgent:
             )
     elif isinstance(agent, HttpAgent):
         found = FetchedAgent(fetcher.fetch(agent.url, "agent", agent.checksum), agent.url, None)
+    elif agent.checksum and (cached := fetcher.cache.find(agent.checksum)):
+        found = FetchedAgent(cached, _api_url(agent), None)
     else:
         found = _fetch_release(agent, architecture, fetcher)
     _check_program(found, architecture)
     return found
+
+
+def resolve(agent: ReleaseAgent | HttpAgent, architecture: str, fetcher: Fetcher) -> AgentPin:
+    """What the agent is now, and where it comes from. Raises as `fetch` does."""
+    if isinstance(agent, HttpAgent):
+        found = fetch(agent, architecture, fetcher)
+    else:
+        found = _fetch_release(agent, architecture, fetcher)
+        _check_program(found, architecture)
+    return AgentPin(found.version, found.url or "", found.content.sha256)
 
 
 def install(tree: Tree, agent: FetchedAgent) -> None:
@@ -64,13 +81,30 @@ def install(tree: Tree, agent: FetchedAgent) -> None:
     tree.add(PATH, File(mode=0o755, mtime_ns=tree.mtime_ns, content=agent.content))
 
 
-def _fetch_release(agent: ReleaseAgent, architecture: str, fetcher: Fetcher) -> FetchedAgent:
-    """The asset of a release; the API is not asked for one that the cache has by checksum."""
+def _fetch_pinned(pin: AgentPin, fetcher: Fetcher) -> FetchedAgent:
+    what = f"the lock pins the agent with sha256 {pin.sha256}"
+    try:
+        return FetchedAgent(fetcher.fetch(pin.url, "agent", pin.sha256), pin.url, pin.version)
+    except HttpStatusError as error:
+        raise NetworkError(
+            f"{what}, but {error.message}", "Run `fledge lock` to pin one that is there."
+        ) from None
+    except CorruptError as error:
+        raise CorruptError(
+            f"{what}, but {error.message}",
+            "A release does not change: find out who changed it before you run `fledge lock`.",
+        ) from None
+
+
+def _api_url(agent: ReleaseAgent) -> str:
     tag = "latest" if agent.version == "latest" else f"tags/{quote(agent.version, safe='')}"
     api = (os.environ.get(API_VARIABLE) or DEFAULT_API).rstrip("/")
-    url = f"{api}/repos/{REPOSITORY}/releases/{tag}"
-    if agent.checksum and (cached := fetcher.cache.find(agent.checksum)):
-        return FetchedAgent(cached, url, None)
+    return f"{api}/repos/{REPOSITORY}/releases/{tag}"
+
+
+def _fetch_release(agent: ReleaseAgent, architecture: str, fetcher: Fetcher) -> FetchedAgent:
+    """The asset of a release, as the API says now."""
+    url = _api_url(agent)
     try:
         answer = fetcher.json(url, _authorization(url))
     except HttpStatusError as error:

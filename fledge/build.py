@@ -11,7 +11,7 @@ from pathlib import Path
 from stat import S_IFLNK
 from typing import BinaryIO
 
-from fledge import agent, busybox, ext4, init, loop, mappings
+from fledge import agent, busybox, ext4, init, lock, loop, mappings
 from fledge.cache import Cache
 from fledge.config import Agent, Config, Filesystem, LocalAgent
 from fledge.content import content_size, whole_file
@@ -22,6 +22,7 @@ from fledge.files import check_output, replacing
 from fledge.following import Following
 from fledge.oci import layers
 from fledge.oci.manifest import Platform, host_platform
+from fledge.oci.pinned import open_pinned
 from fledge.oci.places import open_image
 from fledge.oci.reference import default_name
 from fledge.report import Reporter, Step, Transfer, human_size
@@ -71,13 +72,15 @@ def build(
     reporter: Reporter,
     offline: bool = False,
     platform: Platform | None = None,
+    locked: bool = False,
 ) -> Artifact:
     """Build what ``config`` describes and put it, whole, at ``output``.
 
     Without ``output`` that is in the working directory, ``plugin.cpio.gz`` or the image's name
     and ``.img``. ``platform`` (default: linux on this machine) chooses among the images that a
-    reference stands for. The same config and inputs give the same bytes on every machine.
-    Raises `FledgeError`; then an older artifact at ``output`` is as it was.
+    reference stands for. What the lock beside the config pins is as it says; with ``locked``
+    there must be one, and it must pin all. The same config and inputs give the same bytes on
+    every machine. Raises `FledgeError`; then an older artifact at ``output`` is as it was.
     """
     output = output or _default_output(config)
     check_output(output)
@@ -85,8 +88,9 @@ def build(
     epoch = _epoch()
     if config.strategy == "oci_rootfs":
         _check_tools(config.filesystem)
+    pins = lock.pins(config, reporter, strict=locked)
     fetcher = Fetcher(cache, reporter, offline)
-    work = _Work(config, fetcher, Tree(mtime_ns=epoch * 1_000_000_000), [])
+    work = _Work(config, pins, fetcher, Tree(mtime_ns=epoch * 1_000_000_000), [])
     try:
         architecture = _lay_image(work, platform or host_platform())
         if config.strategy == "initramfs":
@@ -113,6 +117,7 @@ class _Work:
     """A build on its way: what lays something over the tree says what it was."""
 
     config: Config
+    pins: lock.Pins
     fetcher: Fetcher
     tree: Tree
     inputs: list[Input]
@@ -126,7 +131,12 @@ def _lay_image(work: _Work, platform: Platform) -> str:
     if reference := work.config.source.image:
         fetcher, tree = work.fetcher, work.tree
         with work.step("image") as step:
-            image = open_image(reference, platform, fetcher)
+            pin = work.pins.image(platform)
+            image = (
+                open_pinned(reference, pin, platform, fetcher)
+                if pin
+                else open_image(reference, platform, fetcher)
+            )
             layers.unpack(image, tree, fetcher.cache, fetcher.reporter)
             entrypoint = File(mode=0o644, mtime_ns=tree.mtime_ns, content=image.config)
             tree.add(ENTRYPOINT, entrypoint)
@@ -140,6 +150,7 @@ def _lay_busybox(work: _Work, expected: str) -> str:
     """Returns the architecture that the busybox is for, and so the artifact."""
     source = work.config.source
     with work.step("busybox") as step:
+        work.pins.check_busybox()
         binary = work.fetcher.fetch(source.busybox_url, "busybox", source.busybox_sha256)
         architecture, applets = busybox.install(work.tree, binary)
         if source.image and architecture != expected:
@@ -170,7 +181,8 @@ def _lay_init(work: _Work) -> None:
 
 def _lay_agent(work: _Work, source: Agent, architecture: str) -> None:
     with work.step("agent") as step:
-        kestrel = agent.fetch(source, architecture, work.fetcher)
+        pin = work.pins.agent(architecture)
+        kestrel = agent.fetch(source, architecture, work.fetcher, pin)
         agent.install(work.tree, kestrel)
         uri = kestrel.url or _relative(kestrel.content.path, work.config)
         work.inputs.append(Input("agent", uri, kestrel.content.sha256))
@@ -263,7 +275,8 @@ def _keep_sources(config: Config, output: Path) -> None:
             )
     own_init = config.init.path if config.init else None
     own_agent = config.agent.path if isinstance(config.agent, LocalAgent) else None
-    if any(path and _identity(path) in taken for path in (config.path, own_init, own_agent)):
+    inputs = (config.path, lock.path_beside(config.path), own_init, own_agent)
+    if any(path and path.exists() and _identity(path) in taken for path in inputs):
         raise ConfigError(f"{output} is an input of this build", "Choose another with -o FILE.")
 
 

@@ -25,6 +25,7 @@ from fledge.tree import printable
 if TYPE_CHECKING:
     from fledge.build import Artifact
     from fledge.housekeeping import Amount
+    from fledge.oci.manifest import Platform
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 other failure, 2 usage or config, 3 network,"
@@ -45,6 +46,14 @@ ConfigOption = Annotated[
 ]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show every input, and the traceback of an error.")
+]
+PlatformsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="OS/ARCH[/VARIANT]",
+        help="An image's platform; may be given several times.",
+        show_default="linux on this machine",
+    ),
 ]
 
 
@@ -74,6 +83,9 @@ def build(
     offline: Annotated[
         bool, typer.Option("--offline", help="Use nothing from the network, only the cache.")
     ] = False,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Refuse whatever fledge.lock does not pin.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of the path.")
     ] = False,
@@ -97,12 +109,53 @@ def build(
             reporter=terminal or Reporter(),
             offline=offline,
             platform=parse_platform(platform) if platform else None,
+            locked=locked,
         )
         if terminal and verbose:
             terminal.inputs(artifact)
         if terminal:
             terminal.summary(artifact)
         print(_as_json(artifact) if as_json else artifact.path)
+
+
+@app.command(epilog=EXIT_CODES)
+def lock(
+    config: ConfigOption = Path("fledge.toml"),
+    platform: PlatformsOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit code 1 if it would change.")
+    ] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Pin what the names in the configuration stand for now, in fledge.lock beside it."""
+    with _explained(verbose):
+        import fledge.config
+        from fledge import resolve
+        from fledge.cache import Cache
+        from fledge.fetch import Fetcher
+        from fledge.terminal import TerminalReporter
+
+        update = resolve.check if check else resolve.update
+        fetcher = Fetcher(Cache.default(), TerminalReporter())
+        print(update(fledge.config.load(config), _platforms(platform), fetcher))
+
+
+@app.command(epilog=EXIT_CODES)
+def fetch(
+    config: ConfigOption = Path("fledge.toml"),
+    platform: PlatformsOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Get all that fledge.lock pins into the cache, for builds with --offline."""
+    with _explained(verbose):
+        import fledge.config
+        from fledge import resolve
+        from fledge.cache import Cache
+        from fledge.fetch import Fetcher
+        from fledge.terminal import TerminalReporter
+
+        fetcher = Fetcher(Cache.default(), TerminalReporter())
+        resolve.fetch(fledge.config.load(config), _platforms(platform), fetcher)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -233,6 +286,12 @@ def _die_of(number: int) -> None:
     """Let the signal do what it would have done, so that the shell sees it."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+def _platforms(names: list[str] | None) -> list[Platform]:
+    from fledge.oci.manifest import host_platform, parse_platform
+
+    return [parse_platform(name) for name in names or ()] or [host_platform()]
 
 
 def _counted(amount: Amount) -> str:

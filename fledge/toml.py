@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 import tomli
 
+from fledge.cache import SHA256
 from fledge.errors import ConfigError, reason
 from fledge.oci import reference
-from fledge.oci.reference import Reference
+from fledge.oci.reference import DIGEST, Reference
 
 MAX_SIZE = 1 << 20
 """Bytes in a file; it is for people to read."""
@@ -149,15 +150,38 @@ class Table:
             self.wrong(key, f"{error.message.partition(': ')[2] or error.message}; {error.hint}")
             return None
 
-    def sha256(self, key: str) -> str | None:
-        """A digest as 64 lower-case hexadecimal digits, None if it is not given or wrong."""
-        value = self.text(key, "", "the file's sha256")
+    def sha256(self, key: str, default: str | None = "") -> str | None:
+        """A digest as 64 lower-case hexadecimal digits, None if it is not given or wrong.
+
+        A ``default`` of None makes it required.
+        """
+        value = self.text(key, default, "the file's sha256")
         digest = value.lower().removeprefix("sha256:")
-        if re.fullmatch("[0-9a-f]{64}", digest):
+        if SHA256.fullmatch(digest):
             return digest
         if value:
             self.wrong(key, "must be a sha256: 64 hexadecimal digits, as sha256sum prints it")
         return None
+
+    def digest(self, key: str) -> str:
+        """The hexadecimal digits of ``sha256:HEX``. Empty if it is wrong."""
+        value = self.text(key, None, '"sha256:…"')
+        if value and not DIGEST.fullmatch(value):
+            self.wrong(key, "must be sha256: and 64 digits out of 0-9 and a-f")
+        return value.removeprefix("sha256:")
+
+    def digests(self, key: str) -> list[str]:
+        """As `digest`, of a list."""
+        if not self.has(key):
+            self.missing(key, f'write {key} = ["sha256:…"]')
+            return []
+        values = self.data[key]
+        if not isinstance(values, list) or not all(
+            isinstance(value, str) and DIGEST.fullmatch(value) for value in values
+        ):
+            self.wrong(key, "must be a list, of sha256: and 64 digits out of 0-9 and a-f each")
+            return []
+        return [value.removeprefix("sha256:") for value in values]
 
     def file(self, key: str) -> Path:
         """A readable file, relative to the config's folder."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from fledge.content import Span
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
 from fledge.oci import archive, layout
 from fledge.oci.document import Document, parse_digest
-from fledge.oci.image import Image
+from fledge.oci.image import Image, once
 from fledge.oci.manifest import Platform, make_image, parse_config, require_platform
 from fledge.oci.reference import Name
 from fledge.report import Reporter
@@ -131,7 +130,7 @@ def _open(host: Host, name: Name, platform: Platform, cache: Cache, reporter: Re
             saved = archive.store(pieces, f"{name.repository} from Docker", cache, reporter)
         return archive.open_saved(archive.read_files(saved, uri), None, platform)
 
-    exported = _once(export)
+    exported = once(export)
     config = _known_config(cache, parse_digest(identity, uri))
     if config is None:
         config = exported().config
@@ -161,20 +160,6 @@ def _known_config(cache: Cache, sha256: str) -> bytes | None:
             parse_config(raw, "")
             return raw
     return None
-
-
-def _once(make: Callable[[], Image]) -> Callable[[], Image]:
-    """What threads that need the same thing call; the first makes it, the others wait."""
-    lock = threading.Lock()
-    made: list[Image] = []
-
-    def get() -> Image:
-        with lock:
-            if not made:
-                made.append(make())
-            return made[0]
-
-    return get
 
 
 @contextmanager

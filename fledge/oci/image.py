@@ -6,6 +6,7 @@ after them can tell which it was.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,3 +38,19 @@ class Image:
     """The config, byte for byte (OCI image-spec, config.md)."""
     layers: tuple[Layer, ...]
     """Lowest first."""
+    manifest: str | None = None
+    """The digest (hex) of its manifest, if there is one where it came from."""
+
+
+def once(make: Callable[[], Image]) -> Callable[[], Image]:
+    """What threads that need the same image call; the first makes it, the others wait."""
+    lock = threading.Lock()
+    made: list[Image] = []
+
+    def get() -> Image:
+        with lock:
+            if not made:
+                made.append(make())
+            return made[0]
+
+    return get

@@ -52,7 +52,7 @@ def open_layout(files: Files, uri: str, tag: str | None, platform: Platform) -> 
     manifest = find_manifest(read(chosen), platform, uri, read)
     uri = f"{uri}{f':{tag}' if tag else ''}@sha256:{manifest.sha256}"
     blobs = [partial(_blob, files, uri, layer) for layer in manifest.layers]
-    return make_image(uri, read(manifest.config), blobs, platform)
+    return make_image(uri, read(manifest.config), blobs, platform, manifest.sha256)
 
 
 def read_document(span: Span, where: str) -> bytes:

@@ -229,7 +229,11 @@ def parse_config(raw: bytes, where: str) -> Config:
 
 
 def make_image(
-    uri: str, config: bytes, blobs: Sequence[Callable[[], Span]], platform: Platform
+    uri: str,
+    config: bytes,
+    blobs: Sequence[Callable[[], Span]],
+    platform: Platform,
+    manifest: str | None = None,
 ) -> Image:
     """The image of that config, whose layers' blobs are to be had by these functions.
 
@@ -243,7 +247,7 @@ def make_image(
             f"{uri}: has {len(blobs)} layers, but {len(parsed.diff_ids)} diff_ids in its config"
         )
     layers = tuple(Layer(*each) for each in zip(parsed.diff_ids, blobs, strict=True))
-    return Image(uri, config, layers)
+    return Image(uri, config, layers, manifest)
 
 
 def require_platform(platform: Platform, its: Platform, where: str) -> None:

@@ -7,7 +7,7 @@ registries have in common), transports are spelled as in containers-transports(5
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fledge.errors import ConfigError
@@ -50,12 +50,18 @@ class InRegistry:
 
     name: Name
 
+    def __str__(self) -> str:
+        return f"docker://{self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class InDaemon:
     """``docker-daemon:NAME``"""
 
     name: Name
+
+    def __str__(self) -> str:
+        return f"docker-daemon:{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,9 @@ class OciLayout:
     tag: str | None
     """The ``org.opencontainers.image.ref.name`` in its index."""
 
+    def __str__(self) -> str:
+        return _stored("oci:", self.path, self.tag)
+
 
 @dataclass(frozen=True, slots=True)
 class OciArchive:
@@ -73,6 +82,9 @@ class OciArchive:
 
     path: Path
     tag: str | None
+
+    def __str__(self) -> str:
+        return _stored("oci-archive:", self.path, self.tag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,9 @@ class DockerArchive:
     path: Path
     tag: str | None
     """One of its ``RepoTags``, such as ``nginx:alpine``."""
+
+    def __str__(self) -> str:
+        return _stored("docker-archive:", self.path, self.tag)
 
 
 Reference = Name | InRegistry | InDaemon | OciLayout | OciArchive | DockerArchive
@@ -132,6 +147,20 @@ def default_name(reference: Reference) -> str:
         return reference.repository.rpartition("/")[2]
     path = reference.path.resolve()
     return (path.name if isinstance(reference, OciLayout) else path.stem) or "image"
+
+
+def relative(reference: Reference, folder: Path) -> Reference:
+    """The same with a path as `parse` takes it with that folder, if it is one below."""
+    if isinstance(reference, Name | InRegistry | InDaemon):
+        return reference
+    path, folder = reference.path.absolute(), folder.absolute()
+    return replace(
+        reference, path=path.relative_to(folder) if path.is_relative_to(folder) else path
+    )
+
+
+def _stored(prefix: str, path: Path, tag: str | None) -> str:
+    return f"{prefix}{path}:{tag}" if tag else f"{prefix}{path}"
 
 
 def _name(name: str, text: str) -> Name:

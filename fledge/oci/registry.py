@@ -47,6 +47,10 @@ BEARER = re.compile(r'\bbearer\s+(?:[a-z_]+="[^"]*"[\s,]*)+', re.IGNORECASE)
 TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
+class NoManifestError(NetworkError):
+    """The registry has no such tag or digest."""
+
+
 def open_image(name: Name, platform: Platform, fetcher: Fetcher) -> Image:
     """The image of that name for a platform; layers are downloaded when they are asked for.
 
@@ -58,7 +62,7 @@ def open_image(name: Name, platform: Platform, fetcher: Fetcher) -> Image:
     if fetcher.offline and not name.sha256:
         raise NetworkError(
             f"{name}: what the tag stands for cannot be looked up offline",
-            f"Write {name.host}/{name.repository}@sha256:DIGEST, or run without --offline.",
+            "Pin it with `fledge lock`, or run without --offline.",
         )
     repository = _Repository.at(name, fetcher)
     read_manifest = partial(repository.document, "manifests", "manifest")
@@ -69,7 +73,7 @@ def open_image(name: Name, platform: Platform, fetcher: Fetcher) -> Image:
         for number, layer in enumerate(manifest.layers, 1)
     ]
     pinned = Name(name.host, name.repository, name.tag, manifest.sha256)
-    return make_image(str(pinned), config, blobs, platform)
+    return make_image(str(pinned), config, blobs, platform, manifest.sha256)
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class _Repository:
             return self.login.refused()
         if error.status != HTTPStatus.NOT_FOUND or not path.startswith("manifests/"):
             return error
-        return NetworkError(
+        return NoManifestError(
             f"{self.name.host}/{self.name.repository} has no {path.removeprefix('manifests/')!r}",
             self._suggestion(),
         )
