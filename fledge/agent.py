@@ -16,6 +16,7 @@ from fledge.content import Blob, whole_file
 from fledge.errors import CorruptError, FledgeError, NetworkError
 from fledge.fetch import Fetcher, HttpStatusError
 from fledge.lock import AgentPin
+from fledge.oci.document import Document
 from fledge.tree import File, Tree
 
 PATH = b"/bin/kestrel"
@@ -142,13 +143,15 @@ class _Release:
 def _release(answer: object, url: str) -> _Release:
     """What matters of GitHub's answer ("Get a release" in its REST API documentation)."""
     try:
-        if not isinstance(answer, dict):
-            raise TypeError
-        assets = {str(a["name"]): str(a["browser_download_url"]) for a in answer["assets"]}
-        return _Release(str(answer["tag_name"]), assets)
-    except (KeyError, TypeError):
+        document = Document(answer, url)
+        assets = {
+            asset.text("name"): asset.text("browser_download_url")
+            for asset in document.members("assets")
+        }
+        return _Release(document.text("tag_name"), assets)
+    except CorruptError as error:
         raise CorruptError(
-            f"{url}: the answer does not describe a release",
+            f"{error.message}: the answer does not describe a release",
             f"Check {API_VARIABLE}: it must be the base URL of a GitHub API.",
         ) from None
 

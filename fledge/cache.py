@@ -99,7 +99,8 @@ class _Uses:
         """Keep `Cache.remove` from that blob, whether it is there yet or not."""
         with self._opening:
             if self._file is None:
-                self._file = path.open("a+b", buffering=0)
+                # To read is enough for a lock that is shared: the cache may be another user's.
+                self._file = io.FileIO(path, opener=_open_to_read)
         _lock_byte(self._file, fcntl.F_OFD_SETLKW, fcntl.F_RDLCK, sha256)
 
 
@@ -242,6 +243,10 @@ class Cache:
 
     def _use(self, sha256: str) -> None:
         self._uses.add(self._in_use, sha256)
+
+
+def _open_to_read(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o666)
 
 
 def _lock_byte(file: io.FileIO, command: int, kind: int, sha256: str) -> None:

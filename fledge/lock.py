@@ -15,12 +15,13 @@ import tomli_w
 
 from fledge import toml
 from fledge.config import Agent, Config, HttpAgent, ReleaseAgent
-from fledge.errors import ConfigError
+from fledge.errors import ConfigError, CorruptError, FledgeError
 from fledge.files import replacing
 from fledge.oci.manifest import Platform, parse_platform
 from fledge.oci.reference import relative
 from fledge.report import Reporter
 from fledge.toml import InvalidConfig, Table
+from fledge.tree import printable
 
 VERSION = "1"
 HEADER = """\
@@ -191,10 +192,22 @@ def load(path: Path) -> Lock | None:
 
 
 def write(lock: Lock, path: Path, config: Path) -> None:
-    """Write the lock of a config, whole or not at all. Raises `FledgeError`."""
-    text = HEADER.format(config.name) + tomli_w.dumps(_document(lock))
-    with replacing(path) as file:
-        file.write(text.encode())
+    """Write the lock of a config, whole or not at all.
+
+    Raises `CorruptError` if a server has put something into it that could not be read again,
+    `FledgeError` if the folder or its disk does not take it.
+    """
+    document = _document(lock)
+    problems: list[str] = []
+    if _lock(Table(document, "", path.parent, problems)) != lock or problems:
+        raise CorruptError(f"what was looked up makes no lock: {'; '.join(problems)}")
+    text = HEADER.format(printable(config.name)) + tomli_w.dumps(document)
+    try:
+        with replacing(path) as file:
+            file.write(text.encode())
+    except FledgeError as error:
+        error.hint = f"Make {path.parent} a folder that you can write to and that has room."
+        raise
 
 
 def differences(old: Lock, new: Lock) -> list[str]:
@@ -300,6 +313,6 @@ def _values(document: Mapping[str, object], prefix: str) -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             yield from _values(value, f"{prefix}{key} ")
         elif isinstance(value, list):
-            yield prefix + key, " ".join(value) or "none"
+            yield from ((f"{prefix}{key} {number}", each) for number, each in enumerate(value))
         else:
             yield prefix + key, str(value)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_files import without_rights
 
 from fledge.cache import Cache
 from fledge.content import Blob, read_content
@@ -88,6 +89,17 @@ def test_a_blob_is_named_by_what_it_holds(cache: Cache) -> None:
 
 def test_adding_twice(cache: Cache) -> None:
     assert store(cache) == store(cache)
+
+
+def test_a_cache_of_another_user_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)  # nobody may not go through its parents
+    blob = store(Cache(Path("cache")))
+    (tmp_path / "cache").chmod(0o555)
+    with without_rights():
+        assert Cache(Path("cache")).find(DIGEST) == blob
 
 
 def test_looking_for_a_blob_makes_no_folder(cache: Cache) -> None:

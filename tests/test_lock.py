@@ -66,6 +66,13 @@ def artifact(folder: Path) -> str:
     return sha256((folder / "plugin.cpio.gz").read_bytes())
 
 
+def built(fledge: Fledge, *options: str) -> object:
+    """Digest and inputs of what a build makes."""
+    done = fledge("build", "--json", *AMD64, *options)
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as running:
@@ -139,6 +146,7 @@ def test_differences() -> None:
     assert f"busybox sha256: {'f' * 64}, was {'e' * 64}" in lines
     assert "image name: nothing, was docker.io/library/nginx:alpine" in lines
     assert not any("agent" in line for line in lines)
+    assert f"image platforms linux/amd64 diff_ids 1: nothing, was sha256:{'0' * 64}" in lines
     assert lock.differences(LOCK, LOCK) == []
 
 
@@ -324,6 +332,36 @@ def test_a_failed_lock_leaves_the_old_one(fledge: Fledge, github: Server, tmp_pa
     assert (tmp_path / "fledge.lock").read_bytes() == before
 
 
+@pytest.mark.parametrize("tag", ["v1\u001b[31m", "v1\0", " ", "", "\ud800"])
+def test_hostile_release_server(fledge: Fledge, github: Server, tmp_path: Path, tag: str) -> None:
+    project.make(tmp_path, RELEASE_AGENT.format("latest"))
+    url = github.url("/kestrel")
+    github.answers["/kestrel"] = content(KESTREL)
+    answer = {"tag_name": tag, "assets": [{"name": "kestrel", "browser_download_url": url}]}
+    path = "/repos/volantvm/volant/releases/latest"
+    github.answers[path] = status(200, json.dumps(answer).encode())
+    assert fledge("lock").code == 4
+    assert not (tmp_path / "fledge.lock").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", 'a"b\\', "\x7f", "ü\u2028\ufeff", "'''", '\t"""\r\n', "[image]", "#"]
+)
+def test_any_name_comes_back(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "fledge.lock"
+    odd = Lock(Named(name, {}), Named(name, {}))
+    lock.write(odd, path, Path("x\ny.toml"))
+    assert lock.load(path) == odd
+
+
+def test_no_place_for_a_lock(fledge: Fledge, tmp_path: Path) -> None:
+    project.make(tmp_path)
+    (tmp_path / "fledge.lock").mkdir()
+    done = fledge("lock")
+    assert done.code == 2
+    assert "is a directory" in done.err
+
+
 def test_the_cache_does_not_hide_where_the_agent_is(
     fledge: Fledge, github: Server, tmp_path: Path
 ) -> None:
@@ -432,6 +470,19 @@ def test_the_cache_is_enough_for_an_image(fledge: Fledge, tmp_path: Path) -> Non
     assert fledge("build", *AMD64).code == 0, "nor does a build ask that may"
 
 
+def test_inputs_are_told_the_same_with_a_lock(
+    fledge: Fledge, github: Server, tmp_path: Path
+) -> None:
+    write_layout(tmp_path / "layout", registry.index(OLD, ARM))
+    publish(github, {"kestrel": KESTREL})
+    image_project(tmp_path, "oci:layout", RELEASE_AGENT.format("latest"))
+    without = built(fledge)
+    fledge("lock", *AMD64)
+    assert built(fledge, "--locked", "--offline") == without
+    empty_the_cache()
+    assert built(fledge, "--locked") == without
+
+
 def test_lock_that_contradicts_itself(fledge: Fledge, tmp_path: Path) -> None:
     write_layout(tmp_path / "layout", OLD)
     image_project(tmp_path, "oci:layout")
@@ -534,19 +585,17 @@ def test_moved_tag(fledge: Fledge, tmp_path: Path) -> None:
     with registry.serve(tmp_path / "storage") as host:
         registry.push(host, "team/app", OLD, "v1")
         image_project(tmp_path, f"docker://{host}/team/app:v1")
-        fledge("lock", *AMD64)
-        fledge("build", *AMD64)
-        before = artifact(tmp_path)
+        before = built(fledge)
+        assert fledge("lock", *AMD64).code == 0
+        assert built(fledge) == before
         registry.push(host, "team/app", NEW, "v1")
         empty_the_cache()
-        assert fledge("build", "--locked", *AMD64).code == 0
-        assert artifact(tmp_path) == before
+        assert built(fledge, "--locked") == before
         done = fledge("lock", "--check", *AMD64)
         assert done.code == 1
         assert f"manifest: sha256:{NEW.sha256}, was sha256:{OLD.sha256}" in done.err
         (tmp_path / "fledge.lock").rename(tmp_path / "aside")
-        fledge("build", *AMD64)
-        assert artifact(tmp_path) != before
+        assert built(fledge) != before
 
 
 @pytest.mark.real
@@ -607,9 +656,8 @@ def test_image_of_a_daemon(fledge: Fledge, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("DOCKER_HOST", f"unix://{socket}")
         put = "docker-daemon:example.com/hello:v1", "--dest-daemon-host", f"unix://{socket}"
         daemons.skopeo_copy(source, *put)
+        before = built(fledge)
         assert fledge("lock", *AMD64).code == 0
-        fledge("build", *AMD64)
-        before = artifact(tmp_path)
         written = lock.load(tmp_path / "fledge.lock")
         assert written
         assert written.image
@@ -624,8 +672,7 @@ def test_image_of_a_daemon(fledge: Fledge, tmp_path: Path, monkeypatch: pytest.M
         assert f"with config sha256:{pin.config}" in done.err
         daemons.skopeo_copy(source, *put)
         assert fledge("fetch", *AMD64).code == 0
-    assert fledge("build", "--locked", "--offline", *AMD64).code == 0
-    assert artifact(tmp_path) == before
+    assert built(fledge, "--locked", "--offline") == before
 
 
 @pytest.mark.real
