@@ -94,7 +94,7 @@ def leave_partial(cache: Cache, left: bytes, sha256: str = DIGEST) -> None:
 
 def stored(cache: Cache) -> list[str]:
     """The files in the cache, finished and unfinished."""
-    return sorted(path.name for path in cache.root.rglob("*") if path.is_file())
+    return sorted(stored.path.name for stored in cache.stored())
 
 
 def ranges(server: Server) -> list[str | None]:
