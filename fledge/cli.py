@@ -256,6 +256,8 @@ def _explained(verbose: bool) -> Iterator[None]:
         yield
         sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
+        # One that came while a block was entered or left has kept its clean-up from running.
+        traceback.clear_frames(interrupt.__traceback__)
         _fail("interrupted; nothing was written")
         _die_of(interrupt.args[0] if interrupt.args else signal.SIGINT)
     except FledgeError as error:

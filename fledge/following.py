@@ -40,8 +40,10 @@ class Following:
     def follow(self, path: Path) -> None:
         """Begin with the file that is there now, wherever it is moved later."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._thread = threading.Thread(target=self._run, args=(descriptor,), daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(descriptor,), daemon=True)
+        thread.start()
+        # Not before: one whose start an interrupt cuts short cannot be joined.
+        self._thread = thread
 
     def advance(self, position: int) -> None:
         """Nothing before ``position``, in bytes, will be written any more."""

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import project
@@ -23,7 +24,7 @@ from httpd import Exchange, Server, content, in_turn, status
 from project import Fledge
 from pythons import nobody
 
-from fledge import __version__
+from fledge import __version__, cli
 
 FLEDGE = [sys.executable, "-m", "fledge"]
 
@@ -388,6 +389,27 @@ def test_interrupted_while_writing(tmp_path: Path) -> None:
     assert "interrupted" in err
     assert leftovers(tmp_path) == []
     assert not (tmp_path / "plugin.cpio.gz").exists()
+
+
+def test_interrupted_while_a_block_is_entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = []
+    monkeypatch.setattr(cli, "_die_of", lambda number: events.append("died"))
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            events.append("left")
+
+    def enter() -> None:
+        manager = block()
+        manager.__enter__()
+        raise KeyboardInterrupt
+
+    with cli._explained(verbose=False):
+        enter()
+    assert events == ["left", "died"]
 
 
 def on_a_terminal(command: list[str], folder: Path, environment: dict[str, str]) -> str:
