@@ -4,6 +4,9 @@ KEY = $(shell cksum < pyproject.toml | cut -d' ' -f1)
 INSTALLED = .venv/.installed-$(KEY)
 TESTABLE = .venv/.testable-$(KEY)
 
+# Without compiled modules every process that the tests start compiles fledge again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: hello test test-fast lint bench clean
 
 hello: $(INSTALLED)
@@ -14,7 +17,7 @@ test: $(TESTABLE)
 	.venv/bin/python -m pytest
 
 test-fast: $(TESTABLE)
-	.venv/bin/python -m pytest -m "not real"
+	.venv/bin/python -m pytest -n 2 -m "not real"
 
 lint: $(TESTABLE)
 	.venv/bin/ruff check

@@ -21,8 +21,9 @@ def own_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """No test sees the user's cache, logins, proxy, registries or clock setting."""
-    monkeypatch.setenv("FLEDGE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path_factory.mktemp("docker")))
+    own = tmp_path_factory.mktemp("own")
+    monkeypatch.setenv("FLEDGE_CACHE_DIR", str(own / "cache"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(own / "docker"))
     for name in (
         *("GITHUB_TOKEN", "FLEDGE_GITHUB_API", "SOURCE_DATE_EPOCH", "NO_COLOR", "DOCKER_HOST"),
         *("FLEDGE_INSECURE_REGISTRIES", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"),

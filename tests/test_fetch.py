@@ -734,7 +734,7 @@ def test_proxy_that_refuses_a_tunnel(
 @pytest.mark.parametrize(
     ("proxy", "said"),
     [
-        (f"http://me:secret@127.0.0.1:{unused_port()}", r"http://127.*: connection refused"),
+        ("http://me:secret@127.0.0.1:{unused}", r"http://127.*: connection refused"),
         ("socks5://me:secret@127.0.0.1:1", "not supported"),
         ("http://", "no valid URL"),
     ],
@@ -742,7 +742,7 @@ def test_proxy_that_refuses_a_tunnel(
 def test_proxy_that_does_not_work(
     fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch, proxy: str, said: str
 ) -> None:
-    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("http_proxy", proxy.format(unused=unused_port()))
     with pytest.raises(NetworkError, match=said) as caught:
         fetcher.fetch("http://far.invalid/file", "file")
     assert "http_proxy" in caught.value.hint

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from operator import and_
 from pathlib import Path
 
 import deflate
@@ -48,12 +50,12 @@ def noise(size: int) -> bytes:
     return hashlib.shake_128(b"noise").digest(size)
 
 
+@cache
 def text(size: int) -> bytes:
     """Words, some of them frequent."""
     words = [hashlib.shake_128(b"%d" % n).hexdigest(2 + n % 8).encode() + b" " for n in range(256)]
     picks = noise(size // 2 + 4)
-    pairs = zip(picks[::2], picks[1::2], strict=False)
-    return b"".join(words[one & other] for one, other in pairs)[:size]
+    return b"".join(words[n] for n in map(and_, picks[::2], picks[1::2]))[:size]
 
 
 @pytest.mark.parametrize("make", [noise, text, bytes])
