@@ -6,12 +6,13 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from stat import S_IFLNK
 from typing import BinaryIO
 
-from fledge import agent, busybox, ext4, init, lock, loop, mappings
+from fledge import agent, busybox, ext4, init, lock, loop, mappings, provenance
 from fledge.cache import Cache
 from fledge.config import Agent, Config, Filesystem, LocalAgent
 from fledge.content import content_size, whole_file
@@ -21,10 +22,12 @@ from fledge.fetch import Fetcher
 from fledge.files import check_output, replacing
 from fledge.following import Following
 from fledge.oci import layers
-from fledge.oci.manifest import Platform, host_platform
+from fledge.oci.image import Image
+from fledge.oci.manifest import Platform, host_platform, parse_platform
 from fledge.oci.pinned import open_pinned
 from fledge.oci.places import open_image
-from fledge.oci.reference import default_name
+from fledge.oci.reference import Name, default_name
+from fledge.provenance import Input, Provenance
 from fledge.report import Reporter, Step, Transfer, human_size
 from fledge.tree import File, Tree, TreeError
 
@@ -35,18 +38,6 @@ DEFAULT_OUTPUT = Path("plugin.cpio.gz")
 
 ENTRYPOINT = b"/etc/fsify-entrypoint"
 """Where the engine looks for the image's config, byte for byte."""
-
-
-@dataclass(frozen=True)
-class Input:
-    """One thing that an artifact was made from."""
-
-    role: str
-    """``image``, ``busybox``, ``agent``, ``init`` or ``mapping``."""
-    uri: str
-    """A URL, or a path as the config has it."""
-    sha256: str
-    """Of the content; of an image, of its config, which pins the layers by their diff_ids."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +53,8 @@ class Artifact:
     content_size: int
     """Bytes in all its files."""
     inputs: tuple[Input, ...]
+    cpio_sha256: str | None
+    """Of the archive before compression, if it is one."""
 
 
 def build(
@@ -80,19 +73,39 @@ def build(
     and ``.img``. ``platform`` (default: linux on this machine) chooses among the images that a
     reference stands for. What the lock beside the config pins is as it says; with ``locked``
     there must be one, and it must pin all. The same config and inputs give the same bytes on
-    every machine. Raises `FledgeError`; then an older artifact at ``output`` is as it was.
+    every machine; the provenance is written beside them. Raises `FledgeError`; then an older
+    artifact at ``output`` is as it was.
     """
     output = output or _default_output(config)
-    check_output(output)
-    _keep_sources(config, output)
-    epoch = _epoch()
-    if config.strategy == "oci_rootfs":
-        _check_tools(config.filesystem)
+    recorded = provenance.path_beside(output)
+    for path in (output, recorded):
+        check_output(path)
+        _keep_sources(config, path)
     pins = lock.pins(config, reporter, strict=locked)
     fetcher = Fetcher(cache, reporter, offline)
-    work = _Work(config, pins, fetcher, Tree(mtime_ns=epoch * 1_000_000_000), [])
+    work = _Work(config, pins, fetcher, platform or host_platform(), _epoch())
+    artifact = _make(work, output)
+    provenance.write(_record(work, artifact), recorded)
+    return artifact
+
+
+def rebuild(record: Provenance, config: Config, output: Path, fetcher: Fetcher) -> Artifact:
+    """Build once more at ``output`` what is recorded, of the recorded inputs.
+
+    ``config`` is the recorded one, read where its files are. What the record does not pin
+    comes from there. Raises `FledgeError`.
+    """
+    pins = lock.Pins(config, output, provenance.as_lock(record, config), False, Reporter())
+    platform = parse_platform(record.platform)
+    return _make(_Work(config, pins, fetcher, platform, record.epoch), output)
+
+
+def _make(work: _Work, output: Path) -> Artifact:
+    config = work.config
+    if config.strategy == "oci_rootfs":
+        _check_tools(config.filesystem)
     try:
-        architecture = _lay_image(work, platform or host_platform())
+        architecture = _lay_image(work)
         if config.strategy == "initramfs":
             architecture = _lay_busybox(work, architecture)
             _lay_init(work)
@@ -106,8 +119,8 @@ def build(
             f"{config.path}: the artifact would have no executable /init, and not boot",
             "Map an executable to /init, or leave out [init] to get the built-in one.",
         )
-    with reporter.step("write") as step:
-        artifact = _write(work, output, epoch)
+    with work.step("write") as step:
+        artifact = _write(work, output)
         step.detail = f"{artifact.entries} entries, {human_size(artifact.content_size)}"
     return artifact
 
@@ -119,15 +132,22 @@ class _Work:
     config: Config
     pins: lock.Pins
     fetcher: Fetcher
-    tree: Tree
-    inputs: list[Input]
+    platform: Platform
+    epoch: int
+    """The time of all that fledge adds, in seconds."""
+    inputs: list[Input] = field(default_factory=list)
+
+    @cached_property
+    def tree(self) -> Tree:
+        return Tree(mtime_ns=self.epoch * 1_000_000_000)
 
     def step(self, title: str) -> AbstractContextManager[Step]:
         return self.fetcher.reporter.step(title)
 
 
-def _lay_image(work: _Work, platform: Platform) -> str:
+def _lay_image(work: _Work) -> str:
     """Returns the architecture of the platform; without an image nothing is laid."""
+    platform = work.platform
     if reference := work.config.source.image:
         fetcher, tree = work.fetcher, work.tree
         with work.step("image") as step:
@@ -140,10 +160,23 @@ def _lay_image(work: _Work, platform: Platform) -> str:
             layers.unpack(image, tree, fetcher.cache, fetcher.reporter)
             entrypoint = File(mode=0o644, mtime_ns=tree.mtime_ns, content=image.config)
             tree.add(ENTRYPOINT, entrypoint)
-            digest = hashlib.sha256(image.config).hexdigest()
-            work.inputs.append(Input("image", image.uri, digest))
+            work.inputs.append(_image_input(image, work))
             step.detail = f"{image.uri}, {len(image.layers)} layers"
     return platform.architecture
+
+
+def _image_input(image: Image, work: _Work) -> Input:
+    facts: dict[str, object] = {
+        "platform": str(work.platform),
+        "diff_ids": [f"sha256:{layer.diff_id}" for layer in image.layers],
+    }
+    if image.manifest:
+        facts["manifest"] = f"sha256:{image.manifest}"
+    uri = lock.image_name(work.config)
+    if isinstance(work.config.source.image, Name):
+        # It could have meant either; only a registry has manifests.
+        uri = f"docker://{uri}" if image.manifest else f"docker-daemon:{uri}"
+    return Input("image", uri, hashlib.sha256(image.config).hexdigest(), facts)
 
 
 def _lay_busybox(work: _Work, expected: str) -> str:
@@ -185,7 +218,10 @@ def _lay_agent(work: _Work, source: Agent, architecture: str) -> None:
         kestrel = agent.fetch(source, architecture, work.fetcher, pin)
         agent.install(work.tree, kestrel)
         uri = kestrel.url or _relative(kestrel.content.path, work.config)
-        work.inputs.append(Input("agent", uri, kestrel.content.sha256))
+        facts = {"architecture": architecture}
+        if kestrel.version:
+            facts["version"] = kestrel.version
+        work.inputs.append(Input("agent", uri, kestrel.content.sha256, facts))
         name = kestrel.version or uri.rpartition("/")[2]
         step.detail = f"{name}, {human_size(kestrel.content.size)}"
 
@@ -198,37 +234,54 @@ def _lay_mappings(work: _Work) -> None:
         step.detail = f"{len(blobs)} files, {human_size(sum(blob.size for blob in blobs))}"
 
 
-def _write(work: _Work, output: Path, epoch: int) -> Artifact:
+def _write(work: _Work, output: Path) -> Artifact:
     tree, config = work.tree, work.config
     files = {node for _, node in tree.walk() if isinstance(node, File)}
     total = sum(content_size(file.content) for file in files)
+    cpio_sha256 = None
     with Following() as digest:
         with replacing(output) as file:
             digest.follow(Path(file.name))
             if config.strategy == "initramfs":
-                _write_initramfs(tree, file, digest, total, work.fetcher.reporter)
+                cpio_sha256 = _write_initramfs(tree, file, digest, total, work.fetcher.reporter)
             elif config.filesystem.type == "ext4":
-                ext4.write(tree, Path(file.name), config.filesystem, epoch, digest.advance)
+                ext4.write(tree, Path(file.name), config.filesystem, work.epoch, digest.advance)
             else:
                 loop.write(tree, Path(file.name), config.filesystem)
             digest.advance(size := Path(file.name).stat().st_size)
         sha256 = digest.sha256()
     entries = sum(1 for _ in tree.walk())
-    return Artifact(output, size, sha256, entries, total, tuple(work.inputs))
+    return Artifact(output, size, sha256, entries, total, tuple(work.inputs), cpio_sha256)
+
+
+def _record(work: _Work, artifact: Artifact) -> Provenance:
+    return Provenance(
+        name=artifact.path.name,
+        sha256=artifact.sha256,
+        cpio_sha256=artifact.cpio_sha256,
+        config=work.config.data,
+        platform=str(work.platform),
+        epoch=work.epoch,
+        inputs=artifact.inputs,
+        versions=provenance.versions(),
+    )
 
 
 def _write_initramfs(
     tree: Tree, file: BinaryIO, digest: Following, total: int, reporter: Reporter
-) -> None:
+) -> str:
+    """Returns the SHA-256 of the archive before compression."""
     lost = sum(bool(node.xattrs) for node in {node for _, node in tree.walk()})
     if lost:
         reporter.note(f"{lost} files lose extended attributes, which an initramfs cannot hold")
+    archive = hashlib.sha256()
     with reporter.transfer("writing") as transfer:
         transfer.restart(0, total)
-        for block in gzip.compress(_counted(newc.write(tree), transfer)):
+        for block in gzip.compress(_counted(newc.write(tree), transfer, archive)):
             file.write(block)
             file.flush()
             digest.advance(file.tell())
+    return archive.hexdigest()
 
 
 def _default_output(config: Config) -> Path:
@@ -245,8 +298,9 @@ def _check_tools(filesystem: Filesystem) -> None:
         loop.check(filesystem)
 
 
-def _counted(pieces: Iterable[bytes], transfer: Transfer) -> Iterator[bytes]:
+def _counted(pieces: Iterable[bytes], transfer: Transfer, digest: hashlib._Hash) -> Iterator[bytes]:
     for piece in pieces:
+        digest.update(piece)
         yield piece
         transfer.advance(len(piece))
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fledge.build import Artifact
     from fledge.housekeeping import Amount
     from fledge.oci.manifest import Platform
+    from fledge.verify import Verdict
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 other failure, 2 usage or config, 3 network,"
@@ -156,6 +157,35 @@ def fetch(
 
         fetcher = Fetcher(Cache.default(), TerminalReporter())
         resolve.fetch(fledge.config.load(config), _platforms(platform), fetcher)
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", show_default=False)],
+    config: ConfigOption = Path("fledge.toml"),
+    verbose: VerboseOption = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use nothing from the network, only the cache.")
+    ] = False,
+) -> None:
+    """Build an artifact again from what its provenance records, and compare; 1 if it differs."""
+    with _explained(verbose):
+        import tempfile
+
+        import fledge.config
+        from fledge.cache import Cache
+        from fledge.fetch import Fetcher
+        from fledge.terminal import TerminalReporter
+        from fledge.verify import verify
+
+        fetcher = Fetcher(Cache.default(), TerminalReporter(), offline)
+        with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
+            again = Path(folder, artifact.name)
+            verdict = verify(artifact, fledge.config.load(config), again, fetcher)
+            for line in _verdict(artifact, verdict):
+                print(printable(line))
+    if not verdict.equal:
+        raise typer.Exit(1)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -301,6 +331,18 @@ def _counted(amount: Amount) -> str:
 
     plural = "" if amount.files == 1 else "s"
     return f"{amount.files} file{plural}, {human_size(amount.size)}"
+
+
+def _verdict(artifact: Path, verdict: Verdict) -> Iterator[str]:
+    if verdict.equal:
+        yield f"equal: {artifact} is what its provenance says, and building it again gives it"
+    else:
+        yield f"different: {artifact}"
+        yield f"  sha256 of the file      {verdict.artifact}"
+        yield f"  as its provenance says  {verdict.recorded}"
+        yield f"  as it was built now     {verdict.rebuilt}"
+    for line in (*verdict.inputs, *verdict.versions):
+        yield f"  {line}"
 
 
 def _as_json(artifact: Artifact) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
@@ -98,6 +98,8 @@ class Config:
     filesystem: Filesystem
     placements: tuple[Placement, ...]
     """What ``[mappings]`` puts where, expanded to files."""
+    data: dict[str, object] = field(default_factory=dict, compare=False)
+    """All this as TOML has it."""
 
 
 def load(path: Path) -> Config:
@@ -105,7 +107,13 @@ def load(path: Path) -> Config:
 
     Raises `InvalidConfig` with all problems, or `ConfigError` if there is no such file.
     """
-    data = toml.read(path, "Run fledge beside a fledge.toml, or name one with -c FILE.")
+    return parse(
+        toml.read(path, "Run fledge beside a fledge.toml, or name one with -c FILE."), path
+    )
+
+
+def parse(data: dict[str, object], path: Path) -> Config:
+    """A ``fledge.toml`` that has been read, as if it were at that path. Raises as `load` does."""
     problems: list[str] = []
     config = _config(path, Table(data, "", path.parent, problems))
     if problems:
@@ -139,6 +147,7 @@ def _config(path: Path, top: Table) -> Config:
             preallocate=filesystem.boolean("preallocate", False),
         ),
         placements=_placements(mapped),
+        data=top.data,
     )
     if filesystem.has("builder") and config.filesystem.type != "ext4":
         filesystem.wrong("builder", 'needs type = "ext4"; write that, or remove builder')
