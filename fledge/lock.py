@@ -29,7 +29,7 @@ HEADER = """\
 # Keep it beside that file, in version control.
 
 """
-REFRESH = "Run `fledge lock`, and review what it changes."
+REFRESH = "Run `fledge lock`, for another platform with --platform; review what it changes."
 ARCHITECTURE = re.compile(r"[a-z0-9]+")
 
 T = TypeVar("T")

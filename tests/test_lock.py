@@ -18,6 +18,7 @@ import registry
 from httpd import Server, content, status
 from layouts import make_layout
 from project import Fledge
+from pythons import nobody
 from test_agent import KESTREL, KESTREL_ARM64, github, publish
 
 from fledge import lock
@@ -646,6 +647,38 @@ def test_offline_without_any_network(fledge: Fledge, tmp_path: Path) -> None:
         )
         assert done.returncode == 3
         assert OLD.sha256 in done.stderr
+
+
+@pytest.mark.real
+def test_another_user_without_a_network_builds_the_same(
+    fledge: Fledge, github: Server, tmp_path: Path
+) -> None:
+    github.answers["/busybox"] = content(BUSYBOX)
+    publish(github, {"kestrel": KESTREL})
+    settings = ["env", "TZ=Asia/Tokyo", "LC_ALL=C", "TMPDIR=/dev/shm"]
+    shell = ["sh", "-c", 'umask 077; exec "$@"', "sh"]
+    with nobody() as user:
+        command: list[str | Path] = [*settings, *shell, user.python, "-m", "fledge"]
+        with registry.serve(tmp_path / "storage") as host:
+            registry.push(host, "team/app", OLD, "v1")
+            source = project.source(github.url("/busybox"), BUSYBOX)
+            source += f'image = "{host}/team/app:v1"\n'
+            project.make(tmp_path, RELEASE_AGENT.format("latest"), project.MAPPINGS, source)
+            assert fledge("lock", *AMD64).code == 0
+            mine = built(fledge, "--locked")
+            for name in ("fledge.toml", "fledge.lock"):
+                shutil.copy(tmp_path / name, user.home)
+            shutil.copytree(tmp_path / "payload", user.home / "payload")
+            publish(github, {"kestrel": KESTREL + b" newer"}, tag="v2")
+            registry.push(host, "team/app", NEW, "v1")
+            done = user.run([*command, "fetch", *AMD64])
+            assert done.returncode == 0, done.stderr
+        options = ["--locked", "--offline", "--json", *AMD64]
+        done = user.run(["unshare", "--user", "--net", *command, "build", *options])
+        if "unshare" in done.stderr:
+            pytest.skip("a user may not have a namespace here")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == mine
 
 
 @pytest.mark.real
