@@ -8,14 +8,12 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import io
 import ipaddress
 import json
 import re
 import shutil
 import socket
 import subprocess
-import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -61,16 +59,6 @@ def sha256(data: bytes) -> str:
 
 def descriptor(media_type: str, data: bytes) -> dict[str, object]:
     return {"mediaType": media_type, "digest": f"sha256:{sha256(data)}", "size": len(data)}
-
-
-def tar(**files: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 def image(*tars: bytes, docker: bool = False, architecture: str = "amd64") -> Manifest:

@@ -1,9 +1,7 @@
 """Images of Docker and podman, each running as it does for a user."""
 
-import io
 import json
 import os
-import tarfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +10,7 @@ import daemons
 import pytest
 from httpd import Answer, Server, content, status
 from layouts import AMD64, make_layout, verified
+from tars import file, pack
 
 from fledge.cache import Cache
 from fledge.errors import ConfigError, CorruptError, HostError, NetworkError
@@ -22,6 +21,7 @@ from fledge.report import Reporter
 
 ARM64 = Platform("linux", "arm64")
 HELLO = reference.Name("example.com", "hello", "v1")
+ARCHIVE = pack(file("x"))
 
 
 @pytest.fixture(autouse=True)
@@ -107,16 +107,6 @@ def answer(value: object) -> Answer:
     return content(json.dumps(value).encode())
 
 
-def tar(**files: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize(
     ("version", "inspected", "export", "error", "message"),
     [
@@ -130,9 +120,9 @@ def tar(**files: bytes) -> bytes:
         (None, answer({**INSPECTED, "Id": "../x"}), None, CorruptError, "not a sha256 digest"),
         (None, answer({**INSPECTED, "Os": "windows"}), None, ConfigError, "windows/amd64"),
         (None, answer(INSPECTED), status(500), NetworkError, "refuses: "),
-        (None, answer(INSPECTED), content(tar(x=b""), cut=700), NetworkError, "no sound answer"),
+        (None, answer(INSPECTED), content(ARCHIVE, cut=700), NetworkError, "no sound answer"),
         (None, answer(INSPECTED), content(b"no tar" * 200), CorruptError, "docker-daemon:"),
-        (None, answer(INSPECTED), content(tar(x=b"")), ConfigError, "has no manifest.json"),
+        (None, answer(INSPECTED), content(ARCHIVE), ConfigError, "has no manifest.json"),
     ],
 )
 def test_a_daemon_that_misbehaves(

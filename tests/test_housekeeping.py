@@ -13,9 +13,9 @@ from pathlib import Path
 
 import project
 import pytest
-import registry
 from httpd import Exchange, Server
 from project import Fledge
+from tars import file, pack
 
 from fledge.cache import Cache
 from fledge.content import Blob
@@ -57,7 +57,7 @@ def unfinished(cache: Cache, name: str = "0" * 64, days_ago: float = 0) -> Path:
 
 
 def test_contents_by_kind(cache: Cache) -> None:
-    tar = registry.tar(a=b"x")
+    tar = pack(file("a", b"x"))
     for data in (tar, gzip.compress(tar), b'{"a": 1}', b"\x7fELF", b"#!/bin/sh", b"text"):
         store(data)
     unfinished(cache)

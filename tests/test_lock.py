@@ -19,6 +19,7 @@ from httpd import Server, content, status
 from layouts import make_layout
 from project import Fledge
 from pythons import nobody
+from tars import file, pack
 from test_agent import KESTREL, KESTREL_ARM64, github, publish
 
 from fledge import lock
@@ -31,9 +32,9 @@ BOTH = *AMD64, "--platform", "linux/arm64"
 HTTP_AGENT = '[agent]\nsource_strategy = "http"\nurl = "{}"\n'
 RELEASE_AGENT = '[agent]\nversion = "{}"\n'
 
-OLD = registry.image(registry.tar(a=b"old"))
-NEW = registry.image(registry.tar(a=b"new"))
-ARM = registry.image(registry.tar(a=b"arm"), architecture="arm64")
+OLD = registry.image(pack(file("a", b"old")))
+NEW = registry.image(pack(file("a", b"new")))
+ARM = registry.image(pack(file("a", b"arm")), architecture="arm64")
 
 
 def sha256(data: bytes) -> str:
@@ -235,7 +236,7 @@ def test_lock_build_check(fledge: Fledge, github: Server, tmp_path: Path) -> Non
             "oci:layout",
             {
                 "linux/amd64": ImagePin(
-                    OLD.sha256, sha256(OLD.blobs[0]), (sha256(registry.tar(a=b"old")),)
+                    OLD.sha256, sha256(OLD.blobs[0]), (sha256(pack(file("a", b"old"))),)
                 )
             },
         ),
@@ -447,7 +448,7 @@ def test_one_lock_for_every_way_an_image_comes(
     fledge("build", *AMD64)
     before = artifact(tmp_path)
     plain = json.loads(OLD.body)
-    tar = registry.tar(a=b"old")
+    tar = pack(file("a", b"old"))
     plain["layers"] = [registry.descriptor(f"{registry.OCI}.layer.v1.tar", tar)]
     body = json.dumps(plain).encode()
     write_layout(tmp_path / "layout", registry.Manifest(OLD.media_type, body, (OLD.blobs[0], tar)))
@@ -489,7 +490,7 @@ def test_lock_that_contradicts_itself(fledge: Fledge, tmp_path: Path) -> None:
     image_project(tmp_path, "oci:layout")
     fledge("lock", *AMD64)
     path = tmp_path / "fledge.lock"
-    path.write_text(path.read_text().replace(sha256(registry.tar(a=b"old")), "0" * 64))
+    path.write_text(path.read_text().replace(sha256(pack(file("a", b"old"))), "0" * 64))
     done = fledge("build", *AMD64)
     assert done.code == 2
     assert "other diff_ids than its config" in done.err

@@ -17,6 +17,7 @@ import pytest
 import registry
 from httpd import Answer, Server, content, in_turn, redirect, status
 from project import write
+from tars import file, pack
 
 from fledge.cache import Cache
 from fledge.content import read_content
@@ -33,10 +34,10 @@ AMD64 = parse_platform("linux/amd64")
 LOGIN = base64.b64encode(b"alice:wonder").decode()
 WRONG_LOGIN = base64.b64encode(b"alice:blunder").decode()
 
-TARS = (registry.tar(a=b"lower"), registry.tar(b=secrets.token_bytes(1 << 20)))
+TARS = (pack(file("a", b"lower")), pack(file("b", secrets.token_bytes(1 << 20))))
 OCI_IMAGE = registry.image(*TARS)
 DOCKER_IMAGE = registry.image(*TARS, docker=True)
-ARM_IMAGE = registry.image(registry.tar(c=b"arm"), architecture="arm64")
+ARM_IMAGE = registry.image(pack(file("c", b"arm")), architecture="arm64")
 INDEX = registry.index(ARM_IMAGE, OCI_IMAGE)
 DOCKER_INDEX = registry.index(DOCKER_IMAGE, registry.index(ARM_IMAGE, docker=True), docker=True)
 TAGGED = {
