@@ -99,6 +99,8 @@ class Tree:
 
     def __init__(self, mtime_ns: int) -> None:
         self.mtime_ns = mtime_ns
+        self.steps = 0
+        """How many names all lookups so far had to go through: what they cost."""
         self.root = Directory(mode=0o755, mtime_ns=mtime_ns)
 
     def add(self, path: bytes, node: Node) -> None:
@@ -168,12 +170,13 @@ class Tree:
         """
         trail = [self.root]
         pending = parts[::-1]
-        links = steps = 0
+        links = 0
+        steps = len(parts)
+        self.steps += steps
         while pending:
-            name = pending.pop()
-            steps += 1
             if steps > MAX_STEPS:
                 raise TreeError(f"the way to {_show(parts)} is too long")
+            name = pending.pop()
             if name in (b"", b".", b".."):
                 if name == b".." and len(trail) > 1:
                     trail.pop()
@@ -190,7 +193,10 @@ class Tree:
                     raise TreeError(f"too many symlinks on the way to {_show(parts)}")
                 if child.target.startswith(b"/"):
                     del trail[1:]
-                pending.extend(reversed(child.target.split(b"/")))
+                names = child.target.split(b"/")
+                pending.extend(reversed(names))
+                steps += len(names)
+                self.steps += len(names)
             elif isinstance(child, Directory):
                 trail.append(child)
             elif pending:

@@ -159,6 +159,30 @@ def test_symlinks_that_lead_far_do_not_cost_much(tmp_path: Path) -> None:
     refused(tmp_path, pack(folder("d"), *links, file("l0/x")), match="too long")
 
 
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        pytest.param("d/../" * 790, "x", id="many names"),
+        pytest.param("d/../" * 790, ".wh.x", id="many names of a whiteout"),
+        pytest.param("/a" + "/d" * 1900, ".wh.x", id="many names that are never reached"),
+    ],
+)
+def test_parents_that_lead_far_do_not_cost_much(
+    target: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In turn, for a parent that is the one of the entry before costs nothing."""
+    monkeypatch.setattr(layers, "MAX_LAYER_STEPS", 100_000)
+    links = [folder("d"), file("a"), symlink("l", target), symlink("m", target)]
+    entries = [file(f"{parent}/{name}") for parent in ("l", "m") * 100]
+    refused(tmp_path, pack(*links, *entries), match="more than 100000 names")
+
+
+def test_many_entries_in_changing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "MAX_LAYER_STEPS", 100_000)
+    entries = [file(f"{'ab'[n % 2]}{'/d' * 20}/{n}") for n in range(4000)]
+    assert len(listing(applied(tmp_path, pack(*entries)))) == 2 * 21 + 4000
+
+
 def test_whiteouts_again_and_again_do_not_cost_much(tmp_path: Path) -> None:
     """Each would go through 3,000 files, if it were not known that nothing is below."""
     files = [file(f"d/{n}") for n in range(3000)]
