@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
 
-from fledge.content import Content, Span, Sparse, content_size, read_content
+from fledge.content import Content, Span, Sparse, content_size, read_content, read_extents
 from fledge.errors import CorruptError
 from fledge.ext4 import directory, xattr
 from fledge.ext4.directory import Leaf
@@ -121,9 +121,11 @@ class Geometry:
         groups = self.groups * (2 + self.table_blocks)
         return groups + len(self.copies) * self.copy_blocks + self.journal_blocks
 
-    def group_size(self, group: int) -> int:
-        """Blocks in a group: the last may be smaller."""
-        return min(BLOCKS_PER_GROUP, self.blocks - group * BLOCKS_PER_GROUP)
+    @property
+    def least_group(self) -> int:
+        """Blocks that the last group must have."""
+        copy = self.copy_blocks if has_superblock(self.groups - 1) else 0
+        return copy + 2 + self.table_blocks + MIN_LAST_GROUP
 
 
 _JOURNAL_BLOCKS = (
@@ -141,16 +143,24 @@ def geometry(needed: int, inodes: int) -> Geometry:
     """The smallest filesystem with that many blocks for data and at least that many inodes."""
     least = -(-inodes // MAX_INODES_PER_GROUP)
     blocks = max(needed, (least - 1) * BLOCKS_PER_GROUP + 1)
-    while True:
-        groups = -(-blocks // BLOCKS_PER_GROUP)
-        per_group = -(-inodes // groups)
-        found = Geometry(blocks, per_group + -per_group % INODES_PER_BLOCK)
-        total = needed + found.overhead
-        last = (total - 1) % BLOCKS_PER_GROUP + 1
-        total += max(0, found.copy_blocks + 2 + found.table_blocks + MIN_LAST_GROUP - last)
-        if total <= blocks:
-            return found
-        blocks = total
+    while (enough := _enough(_divided(blocks, inodes), needed)) > blocks:
+        blocks = enough
+    # More groups have smaller inode tables, so it may have become too many.
+    while enough < blocks and _enough(_divided(enough, inodes), needed) <= enough:
+        blocks, enough = enough, _enough(_divided(enough, inodes), needed)
+    return _divided(blocks, inodes)
+
+
+def _divided(blocks: int, inodes: int) -> Geometry:
+    groups = -(-blocks // BLOCKS_PER_GROUP)
+    per_group = -(-inodes // groups)
+    return Geometry(blocks, per_group + -per_group % INODES_PER_BLOCK)
+
+
+def _enough(divided: Geometry, needed: int) -> int:
+    """Blocks for ``needed`` ones and all that a filesystem so divided has beside them."""
+    before_last = (divided.groups - 1) * BLOCKS_PER_GROUP
+    return max(needed + divided.overhead, before_last + divided.least_group)
 
 
 class Space:
@@ -465,6 +475,11 @@ def _content_identity(content: Content) -> object:
     if isinstance(content, Sparse) and content.file_sha256:
         return content.file_sha256, content.size, content.extents
     digest = sha256()
+    if isinstance(content, Sparse):
+        for _, piece in read_extents(content):
+            digest.update(piece)
+        ends = [(offset, length) for offset, _, length in content.extents]
+        return digest.hexdigest(), content.size, ends
     for piece in read_content(content):
         digest.update(piece)
     return digest.hexdigest()

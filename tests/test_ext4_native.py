@@ -1,0 +1,481 @@
+"""fledge's own ext4, judged by e2fsck, the kernel, resize2fs, dumpe2fs and debugfs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import daemons
+import pytest
+import vm
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mounted import list_folder, list_image, list_tree
+from test_ext4 import EPOCH, TIMES, sample
+from trees import MAX_ID, NAMES, trees
+
+from fledge import ext4
+from fledge.config import Builder, Filesystem
+from fledge.content import Content, Sparse
+from fledge.cpio import newc
+from fledge.errors import CorruptError
+from fledge.ext4 import directory, structures, xattr
+from fledge.ext4.copy import Copier
+from fledge.ext4.plan import Space, geometry
+from fledge.tree import Directory, File, Symlink, Tree
+
+MIB = 1 << 20
+GOLDEN_SHA256 = "54a2c7f2799a22842e9203caf282fcc28a8aa01aadb32445f78fed49272a781e"
+"""Of the image of `sample`. A change of it needs an entry in CHANGELOG.md."""
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount an image")
+
+
+@pytest.fixture(scope="module")
+def fast() -> Iterator[Path]:
+    """A folder in memory where there is one."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+def write(tree: Tree, image: Path, *, size_buffer_mb: int = 1, builder: Builder = "native") -> Path:
+    image.unlink(missing_ok=True)
+    image.touch()
+    ext4.write(tree, image, Filesystem("ext4", size_buffer_mb, builder), EPOCH)
+    return image
+
+
+def assert_clean(image: Path) -> None:
+    """By e2fsck, which says nothing but what it does."""
+    done = subprocess.run(["e2fsck", "-fn", image], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout.splitlines()
+    assert all(re.match(r"Pass [1-5]: |.*: \d+/\d+ files ", line) for line in said if line), said
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@contextmanager
+def writable(image: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="mounted-") as folder:
+        run("mount", "-o", "loop", image, folder)
+        try:
+            yield Path(folder)
+        finally:
+            run("umount", folder)
+
+
+NEAR_BLOCKS = st.builds(
+    lambda blocks, more: max(0, blocks * structures.BLOCK_SIZE + more),
+    st.sampled_from([0, 1, 2, 5, 300, 341]),
+    st.integers(-1, 1),
+)
+"""Sizes about those of blocks."""
+
+
+@st.composite
+def sparse(draw: st.DrawFn, source: Path) -> Content:
+    """Pieces of a file of 64 KiB that touch, share blocks or lie far apart."""
+    extents: list[tuple[int, int, int]] = []
+    end = 0
+    for gap, start, length in draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from([0, 0, 1, 4095, 4096, 5000, 1 << 20, 1 << 30]),
+                st.integers(0, 32 << 10),
+                st.integers(1, 9000),
+            ),
+            max_size=12,
+        )
+    ):
+        extents.append((end + gap, start, length))
+        end += gap + length
+    return Sparse(end + draw(st.sampled_from([0, 1, 4096, 1 << 33])), source, tuple(extents))
+
+
+XATTRS = st.dictionaries(
+    st.sampled_from([b"user.", b"trusted.", b"security."]).flatmap(
+        lambda prefix: st.binary(min_size=1, max_size=30).map(
+            lambda name: prefix + name.replace(b"\0", b"0")
+        )
+    ),
+    st.binary(max_size=900) | st.sampled_from([b"", b"x" * 40, b"x" * 3900]),
+    max_size=4,
+)
+
+
+@pytest.mark.real
+def test_a_thousand_trees(fast: Path) -> None:
+    (fast / "source").write_bytes(bytes(range(1, 256)) * 257)
+    contents = st.one_of(
+        st.binary(max_size=50), NEAR_BLOCKS.map(lambda size: b"c" * size), sparse(fast / "source")
+    )
+
+    @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        tree=trees(
+            names=NAMES.filter(lambda name: name != b"lost+found"),
+            times=TIMES | st.integers(-(1 << 66), 1 << 66),
+            contents=contents,
+            xattrs=XATTRS,
+        )
+    )
+    def check(tree: Tree) -> None:
+        for _, node in tree.walk():
+            node.uid, node.gid = min(node.uid, MAX_ID - 1), min(node.gid, MAX_ID - 1)
+        try:
+            write(tree, fast / "image")
+        except CorruptError as error:
+            assert "extended attributes" in error.message
+            return
+        assert_clean(fast / "image")
+
+    check()
+
+
+@pytest.mark.real
+@as_root
+def test_the_kernel_sees_what_mke2fs_would_have_made(tmp_path: Path) -> None:
+    tree = sample()
+    images = write(tree, tmp_path / "native"), write(tree, tmp_path / "mkfs", builder="mkfs")
+    listings = [list_image(image) for image in images]
+    assert listings[0] == listings[1] == list_tree(tree)
+    fields = []
+    for image in images:
+        paths = "\n".join(
+            f'stat "/{path.decode()}"'
+            for path, node in tree.walk()
+            if not set(path) & set(b'\xff\n"')
+        )
+        (tmp_path / "script").write_text(paths)
+        said = run("debugfs", "-f", tmp_path / "script", image)
+        fields.append(re.findall(r"(Links: \d+|[acm]time: .*|crtime: .*)", said))
+    assert len(fields[0]) >= 100
+    assert fields[0] == fields[1]
+
+
+@pytest.mark.real
+@as_root
+def test_a_system_can_live_on_it(tmp_path: Path) -> None:
+    tree = sample()
+    for number in range(2000):
+        tree.add(b"many/file-%d" % number, File(mode=0o644, content=b"x" * number))
+    image = write(tree, tmp_path / "image", size_buffer_mb=64)
+    with writable(image) as root:
+        assert list_folder(root) == list_tree(tree)
+        workload(root)
+        os.sync()
+        shutil.copy(image, tmp_path / "dirty")
+        before = run("dumpe2fs", "-h", tmp_path / "dirty")
+        fill(root / "full")
+    assert_clean(image)
+    assert "needs_recovery" in before
+    with writable(tmp_path / "dirty") as root:
+        assert (root / "new/renamed").read_bytes() == b"created, appended"
+        assert len(os.listdir(root / "many")) == 2000 - 500 + 3000
+    assert_clean(tmp_path / "dirty")
+
+
+def workload(root: Path) -> None:
+    """Some of all that a running system does."""
+    (root / "new/deeper").mkdir(parents=True)
+    (root / "new/file").write_bytes(b"created")
+    with (root / "new/file").open("ab") as file:
+        file.write(b", appended")
+    (root / "new/file").rename(root / "new/renamed")
+    os.link(root / "new/renamed", root / "many/link")
+    (root / "many/link").unlink()
+    for number in range(0, 2000, 4):
+        (root / f"many/file-{number}").unlink()
+    for number in range(3000):
+        (root / f"many/new-{number}").write_bytes(b"y")
+    os.setxattr(root / "usr/bin/su", b"user.long", b"v" * 3000)
+    os.truncate(root / "many/file-1999", 5)
+    (root / "new/symlink").symlink_to("t" * 2000)
+    with (root / "zeros").open("r+b") as file:
+        file.seek(1 << 22)
+        file.write(b"far")
+    run("fallocate", "--punch-hole", "--offset", "4096", "--length", "8192", root / "zeros")
+    os.sync()
+
+
+def fill(path: Path) -> None:
+    """Write until there is no space left, and make room again."""
+    with pytest.raises(OSError, match="No space left"), path.open("wb") as file:
+        while True:
+            file.write(bytes(MIB))
+            file.flush()
+    path.unlink()
+
+
+@pytest.mark.real
+@as_root
+def test_it_grows_and_shrinks(tmp_path: Path) -> None:
+    tree = sample()
+    image = write(tree, tmp_path / "image", size_buffer_mb=40)
+    size = image.stat().st_size
+    for name, arguments in (("larger", [f"{2 * size // 1024}K"]), ("least", [])):
+        copy = tmp_path / name
+        shutil.copy(image, copy)
+        run("resize2fs", *([] if arguments else ["-M"]), copy, *arguments)
+        assert (copy.stat().st_size > size) == bool(arguments)
+        assert_clean(copy)
+        assert list_image(copy) == list_tree(tree)
+
+
+@pytest.mark.real
+def test_the_kernel_enlarges_it_while_it_is_mounted(tmp_path: Path) -> None:
+    daemons.need("busybox", "resize2fs", "ldd")
+    image = write(sample(), tmp_path / "image", size_buffer_mb=8)
+    os.truncate(image, 3 << 30)
+    tree = Tree(mtime_ns=0)
+    script = b"""#!/bin/busybox sh
+/bin/busybox mount -t devtmpfs devtmpfs /dev
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t ext4 /dev/nvme0n1 /mnt
+/sbin/resize2fs /dev/nvme0n1
+/bin/busybox df -m /mnt
+/bin/busybox umount /mnt
+/bin/busybox poweroff -f
+"""
+    tree.add(b"init", File(mode=0o755, content=script))
+    for folder in (b"mnt", b"dev", b"proc"):
+        tree.add(folder, Directory(mode=0o755))
+    busybox, resize2fs = shutil.which("busybox") or "", shutil.which("resize2fs") or ""
+    libraries = re.findall(r"(/\S+) \(", run("ldd", resize2fs))
+    sources = [(busybox, "bin/busybox"), (resize2fs, "sbin/resize2fs")]
+    for source, goal in [*sources, *((library, library) for library in libraries)]:
+        tree.add(goal.encode(), File(mode=0o755, content=Path(source).read_bytes()))
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(b"".join(newc.write(tree)))
+    console = vm.boot(initrd, disk=image)
+    found = re.search(r"/dev/nvme0n1 +(\d+)", console)
+    assert found, console
+    assert int(found[1]) > 2800
+    assert_clean(image)
+
+
+@pytest.mark.real
+def test_its_features(tmp_path: Path) -> None:
+    said = run("dumpe2fs", "-h", write(sample(), tmp_path / "image"))
+    [features] = re.findall(r"Filesystem features: +(.*)", said)
+    assert set(features.split()) == {
+        *("has_journal", "ext_attr", "resize_inode", "dir_index", "filetype", "extent", "64bit"),
+        *("flex_bg", "sparse_super", "large_file", "huge_file", "dir_nlink", "extra_isize"),
+        "metadata_csum",
+    }
+    assert re.search(r"Total journal size: +4M|Total journal size: +4096k", said), said
+    assert "Filesystem state:         clean" in said
+
+
+@pytest.mark.real
+@as_root
+def test_large_directories_are_hash_trees(tmp_path: Path) -> None:
+    tree = Tree(mtime_ns=0)
+    names = [b"%0200d" % number for number in range(100_000)]
+    parent = Directory(mode=0o755)
+    tree.add(b"large", parent)
+    for name in names:
+        parent.children[name] = Symlink(target=b"x")
+    image = write(tree, tmp_path / "image")
+    assert_clean(image)
+    said = run("debugfs", "-R", "htree_dump /large", image)
+    assert "Indirect levels: 1" in said
+    assert "Hash Version: 1" in said or "Hash Version: half_md4" in said
+    assert len(re.findall(r"Reading directory block \d+, phys \d+", said)) > 5000
+    with writable(image) as root:
+        for name in names:
+            assert os.path.lexists(os.fsencode(root) + b"/large/" + name)
+        (root / "large/new").write_bytes(b"")
+        (root / "large" / os.fsdecode(names[0])).unlink()
+    assert_clean(image)
+
+
+@pytest.mark.real
+def test_names_of_the_same_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than fit into a leaf, by a hash that is as bad as can be."""
+    tree = Tree(mtime_ns=0)
+    for number in range(300):
+        tree.add(b"d/%0100d" % number, File(mode=0o644, content=b""))
+    monkeypatch.setattr(directory, "half_md4", lambda name, seed: (8, 0))
+    leaves = directory.leaves(tree.root.children[b"d"].children, bytes(16))  # type: ignore[attr-defined]
+    assert [leaf.hash for leaf in leaves] == [8, *[9] * (len(leaves) - 1)]
+    assert len(leaves) > 9
+
+
+@pytest.mark.real
+def test_more_directories_than_can_be_counted(fast: Path) -> None:
+    tree = Tree(mtime_ns=0)
+    for count in (64_997, 64_998, 64_999, 65_001):
+        parent = tree.root.children[b"%d" % count] = Directory(mode=0o755)
+        for number in range(count):
+            parent.children[b"%d" % number] = Directory(mode=0o755)
+    assert_clean(write(tree, fast / "image"))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("size_buffer_mb", [2048, 17 << 10, 80 << 10])
+def test_many_groups(tmp_path: Path, size_buffer_mb: int) -> None:
+    """More than one flex group, more than 128 groups, and a journal of many extents."""
+    tree = sample()
+    image = write(tree, tmp_path / "image", size_buffer_mb=size_buffer_mb)
+    assert image.stat().st_blocks * 512 < 32 * MIB
+    assert_clean(image)
+    said = run("dumpe2fs", "-h", image)
+    assert f"Free blocks:              {size_buffer_mb * MIB // 4096}\n" in said
+
+
+@pytest.mark.real
+@as_root
+def test_a_file_of_20_gib(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"data" * 5000)
+    extents = tuple((number << 30, number, 9000) for number in range(20))
+    tree = Tree(mtime_ns=0)
+    content = Sparse(20 << 30, tmp_path / "source", extents)
+    tree.add(b"large", File(mode=0o644, content=content))
+    image = write(tree, tmp_path / "image")
+    assert image.stat().st_size < 16 * MIB
+    assert_clean(image)
+    with writable(image) as root, (root / "large").open("rb") as file:
+        assert os.fstat(file.fileno()).st_size == 20 << 30
+        for offset, start, length in extents:
+            file.seek(offset)
+            expected = (b"data" * 5000)[start : start + length]
+            assert file.read(length + 100) == expected + bytes(100)
+
+
+@pytest.mark.real
+def test_a_file_of_several_groups_is_in_few_extents(fast: Path) -> None:
+    (fast / "dense").touch()
+    os.truncate(fast / "dense", 600 * MIB)
+    extents = ((0, 0, 600 * MIB),)
+    tree = Tree(mtime_ns=0)
+    content = Sparse(600 * MIB, fast / "dense", extents, "0" * 64)
+    tree.add(b"dense", File(mode=0o644, content=content))
+    tree.add(b"small", File(mode=0o644, content=b"s" * 5000))
+    image = write(tree, fast / "image")
+    assert_clean(image)
+    said = run("debugfs", "-R", "ex /dense", image)
+    assert len(re.findall(r"^ *1/ ", said, re.MULTILINE)) <= 8
+    assert len(re.findall(r"^ *0/ 0", run("debugfs", "-R", "ex /small", image), re.MULTILINE)) == 1
+
+
+@pytest.mark.real
+def test_a_hundred_thousand_files(fast: Path) -> None:
+    tree = Tree(mtime_ns=0)
+    for number in range(100_000):
+        if number % 5000 == 0:
+            parent = tree.root.children[b"%d" % number] = Directory(mode=0o755)
+        parent.children[b"%d" % number] = File(mode=0o644, content=b"s")
+    assert_clean(write(tree, fast / "image"))
+
+
+@pytest.mark.real
+def test_nothing_at_all(tmp_path: Path) -> None:
+    assert_clean(write(Tree(mtime_ns=0), tmp_path / "image"))
+
+
+@pytest.mark.real
+def test_golden(tmp_path: Path, fast: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this disk and in memory, copied by the kernel or not, without e2fsprogs."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("fledge.tools.SYSTEM_FOLDERS", "/nowhere")
+    for folder in (tmp_path, fast):
+        assert digest(write(sample(), folder / "image")) == GOLDEN_SHA256
+
+
+def digest(image: Path) -> str:
+    return hashlib.sha256(image.read_bytes()).hexdigest()
+
+
+def test_copying_by_the_kernel_and_by_hand_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").write_bytes(bytes(range(256)) * 9000)
+    tree = Tree(mtime_ns=0)
+    extents = ((5, 7, 100_000), (1 << 21, 300_000, 2_000_001))
+    tree.add(b"f", File(mode=0o644, content=Sparse(1 << 22, tmp_path / "source", extents)))
+    first = digest(write(tree, tmp_path / "image"))
+    monkeypatch.setattr(Copier, "_copy_file_range", lambda *_: 0)
+    assert digest(write(tree, tmp_path / "image")) == first
+
+
+@pytest.mark.parametrize("inodes", [20, 4000, 100_000])
+@pytest.mark.parametrize("needed", [300, 2000, 32_000, 33_000, 98_304, 500_000, 5_000_000])
+def test_what_a_geometry_holds(needed: int, inodes: int) -> None:
+    found = geometry(needed, inodes)
+    left = found.blocks - found.overhead - needed
+    assert found.inodes >= inodes
+    assert found.table_blocks * 16 == found.inodes_per_group <= 32_768
+    last = found.blocks - (found.groups - 1) * 32_768
+    assert last >= found.least_group
+    assert left == 0 or last == found.least_group
+
+
+def test_space_is_taken_where_it_first_fits() -> None:
+    space = Space(100)
+    space.reserve(10, 5)
+    assert space.take(20) == [(15, 20)]
+    assert space.take(4) == [(0, 4)]
+    assert space.take_from(50, 10) == 50
+    assert space.runs == [(4, 6), (35, 15), (60, 40)]
+    assert space.take(50) == [(4, 6), (35, 15), (60, 29)]
+    assert space.free == 11
+    assert space.take(12) == [(89, 11), (100, 1)]
+    assert space.free == -1
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (b"a", (0x51FC5C6C, 0x057F555D)),
+        (b"hello_world", (0xF5281868, 0x37716FA1)),
+        (b"a" * 49 + b"b", (0xA0F1B106, 0x1E7CE0B5)),
+    ],
+)
+def test_hashes_are_those_of_debugfs(name: bytes, expected: tuple[int, int]) -> None:
+    seed = bytes.fromhex("a230415ee3b64be69f11dffe843336d3")
+    assert directory.half_md4(name, struct.unpack("<4I", seed)) == expected
+
+
+def test_structures_are_what_mke2fs_wrote(tmp_path: Path) -> None:
+    if not shutil.which("mkfs.ext4", path="/sbin:/usr/sbin:" + os.environ["PATH"]):
+        pytest.skip("mkfs.ext4 is not installed")
+    image = tmp_path / "image"
+    options = "^orphan_file,^metadata_csum_seed,metadata_csum,64bit"
+    run("/sbin/mkfs.ext4", "-q", "-b", "4096", "-O", options, image, "300M")
+    with image.open("rb") as file:
+        raw = file.read(8192)
+        superblock = structures.Superblock.unpack(raw[1024:2048])
+        assert superblock.pack() == raw[1024:2048]
+        seed = structures.filesystem_seed(superblock.uuid)
+        group = structures.GroupDescriptor.unpack(raw[4096:4160])
+        assert group.pack(0, seed) == raw[4096:4160]
+        file.seek(group.inode_table * 4096)
+        for number in range(1, 12):
+            inode = file.read(256)
+            if any(inode):
+                assert structures.Inode.unpack(inode).pack(number, seed) == inode
+
+
+def test_extended_attributes_fill_the_inode_first() -> None:
+    packed = xattr.pack({b"user.a": b"x" * 40, b"user.b": b"y" * 100})
+    assert packed.inode
+    assert packed.block.count(b"y" * 100) == 1
+    assert b"x" * 40 in packed.inode
+    with pytest.raises(xattr.XattrError, match="ext4 has"):
+        xattr.pack({b"user.a": b"x" * 4095})
