@@ -14,9 +14,10 @@ from fledge import elf
 from fledge.config import Agent, HttpAgent, LocalAgent, ReleaseAgent
 from fledge.content import Blob, whole_file
 from fledge.errors import CorruptError, FledgeError, NetworkError
-from fledge.fetch import Fetcher, HttpStatusError
+from fledge.fetch import Fetcher
 from fledge.lock import AgentPin
 from fledge.oci.document import Document
+from fledge.transport import HttpStatusError
 from fledge.tree import File, Tree
 
 PATH = b"/bin/kestrel"

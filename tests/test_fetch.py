@@ -12,6 +12,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,14 @@ from httpd import Answer, Exchange, Server, content, in_turn, redirect, status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import fledge.connection
 import fledge.fetch
+import fledge.transport
 from fledge.cache import Cache
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
-from fledge.fetch import Fetcher, HttpStatusError, printable_url
+from fledge.fetch import Fetcher
 from fledge.report import Reporter, Transfer
+from fledge.transport import HttpStatusError, printable_url
 
 DATA = hashlib.shake_256().digest(1_000_000)
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -203,7 +207,7 @@ def test_memory_does_not_grow_with_the_file(server: Server, fetcher: Fetcher) ->
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("code", sorted(fledge.fetch.RETRIED))
+@pytest.mark.parametrize("code", sorted(fledge.transport.RETRIED))
 def test_passing_status_is_tried_again(
     server: Server, fetcher: Fetcher, reporter: Recorder, code: int
 ) -> None:
@@ -261,7 +265,7 @@ def test_retry_after(
 @settings(max_examples=50, deadline=None)
 @given(st.text(st.characters(codec="latin-1")) | st.from_regex(r"\w+, \d+ \w+ \d+ \d+:\d+ [-+\w]+"))
 def test_hostile_dates(value: str) -> None:
-    pause = fledge.fetch._retry_after(value)
+    pause = fledge.transport._retry_after(value)
     assert pause is None or pause >= 0
     assert isinstance(fledge.fetch._validator({"Last-Modified": value, "Date": value}), str)
 
@@ -317,7 +321,7 @@ def test_going_back_and_forth_is_no_progress(server: Server, fetcher: Fetcher) -
 def test_stalled_transfer_is_resumed(
     server: Server, fetcher: Fetcher, reporter: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fledge.fetch, "READ_TIMEOUT", 0.1)
+    monkeypatch.setattr(fledge.connection, "READ_TIMEOUT", 0.1)
 
     def stall(exchange: Exchange) -> None:
         exchange.reply(200, headers={"Content-Length": str(len(DATA))})
@@ -344,7 +348,7 @@ def released() -> Iterator[threading.Event]:
 def test_trickle_is_a_stall(
     server: Server, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fledge.fetch, "READ_TIMEOUT", 0.1)
+    monkeypatch.setattr(fledge.connection, "READ_TIMEOUT", 0.1)
 
     def trickle(exchange: Exchange) -> None:
         exchange.reply(200, headers={"Content-Length": "1000"})
@@ -354,6 +358,77 @@ def test_trickle_is_a_stall(
     with released() as over:
         server.answers["/file"] = trickle
         with pytest.raises(NetworkError, match=r"stalled after \d+ of 1000 bytes"):
+            fetcher.fetch(server.url("/file"), "file")
+    assert len(server.seen) == fledge.fetch.MAX_TRIES
+
+
+def dribble(exchange: Exchange, start: bytes, endless: bytes, over: threading.Event) -> None:
+    """Send the start and then the other again and again, until the test is over."""
+    exchange.wfile.write(start)
+    while not over.wait(0.005):
+        exchange.wfile.write(endless)
+
+
+@pytest.mark.parametrize(
+    ("start", "endless"),
+    [
+        pytest.param(b"HTTP/1.1 200 ", b"x", id="status line"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x", id="header"),
+        pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n", id="interim answers"),
+    ],
+)
+def test_head_that_never_ends(
+    server: Server,
+    fetcher: Fetcher,
+    monkeypatch: pytest.MonkeyPatch,
+    start: bytes,
+    endless: bytes,
+) -> None:
+    monkeypatch.setattr(fledge.connection, "READ_TIMEOUT", 0.1)
+    with released() as over:
+        slow = partial(dribble, start=start, endless=endless, over=over)
+        server.answers["/file"] = in_turn(slow, content(DATA))
+        assert fetcher.fetch(server.url("/file"), "file").sha256 == DIGEST
+        server.answers["/file"] = slow
+        with pytest.raises(NetworkError, match="did not answer in time"):
+            fetcher.fetch(server.url("/file"), "file")
+    assert len(server.seen) == 2 + fledge.fetch.MAX_TRIES
+
+
+def test_head_that_never_ends_over_tls(
+    fetcher: Fetcher, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    monkeypatch.setattr(fledge.connection, "READ_TIMEOUT", 0.1)
+    with Server(certificate) as server, released() as over:
+        server.answers["/file"] = lambda exchange: dribble(exchange, b"", b"x", over)
+        with pytest.raises(NetworkError, match="did not answer in time"):
+            fetcher.fetch(server.url("/file", "localhost"), "file")
+
+
+@pytest.mark.parametrize(
+    ("start", "endless"),
+    [
+        pytest.param(b"", b"0", id="size of a chunk"),
+        pytest.param(b"0\r\n", b"X-More: x\r\n", id="trailers"),
+    ],
+)
+def test_chunks_that_never_end_are_a_stall(
+    server: Server,
+    fetcher: Fetcher,
+    monkeypatch: pytest.MonkeyPatch,
+    start: bytes,
+    endless: bytes,
+) -> None:
+    monkeypatch.setattr(fledge.connection, "READ_TIMEOUT", 0.1)
+
+    def answer(exchange: Exchange) -> None:
+        chunked(b"body", end=start)(exchange)
+        dribble(exchange, b"", endless, over)
+
+    with released() as over:
+        server.answers["/file"] = answer
+        with pytest.raises(NetworkError, match="stalled after 4 bytes"):
             fetcher.fetch(server.url("/file"), "file")
     assert len(server.seen) == fledge.fetch.MAX_TRIES
 
@@ -565,7 +640,7 @@ def test_what_an_error_says_is_kept_in_part(server: Server, fetcher: Fetcher) ->
     server.answers["/file"] = status(403, b"\xff" + b"x" * 100_000)
     with pytest.raises(HttpStatusError) as caught:
         fetcher.fetch(server.url("/file"), "file")
-    assert caught.value.body == "\ufffd" + "x" * (fledge.fetch.MAX_EXCERPT - 1)
+    assert caught.value.body == "\ufffd" + "x" * (fledge.transport.MAX_EXCERPT - 1)
 
 
 def test_redirect(server: Server, fetcher: Fetcher) -> None:
@@ -587,8 +662,8 @@ def test_login_is_not_sent_elsewhere(server: Server, fetcher: Fetcher, host: str
 
 
 def test_login_is_not_sent_in_the_clear(fetcher: Fetcher) -> None:
-    request = fetcher._prepare("https://example.org/", TOKEN, "", find_login=False)
-    following = fetcher._redirected(request, "http://example.org/", "")
+    request = fetcher._transport._prepare("https://example.org/", TOKEN, "", find_login=False)
+    following = fetcher._transport._redirected(request, "http://example.org/", "")
     assert following.url == "http://example.org/"
     assert "Authorization" not in following.headers
 
@@ -783,7 +858,7 @@ def test_server_that_speaks_something_else(server: Server, fetcher: Fetcher) -> 
 def test_server_that_does_not_answer(
     server: Server, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fledge.fetch, "READ_TIMEOUT", 0.05)
+    monkeypatch.setattr(fledge.connection, "READ_TIMEOUT", 0.05)
 
     def silence(exchange: Exchange) -> None:
         over.wait(10)

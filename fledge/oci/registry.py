@@ -19,7 +19,7 @@ from oras.auth.utils import authHeader, get_basic_auth, parse_auth_header
 
 from fledge.content import Span, read_content
 from fledge.errors import CorruptError, FledgeError, NetworkError
-from fledge.fetch import Fetcher, HttpStatusError, TooLargeError, printable_url
+from fledge.fetch import Fetcher
 from fledge.oci import credentials
 from fledge.oci.document import MAX_SIZE, Document
 from fledge.oci.image import Image
@@ -32,6 +32,7 @@ from fledge.oci.manifest import (
     make_image,
 )
 from fledge.oci.reference import DOCKER_HUB, Name
+from fledge.transport import HttpStatusError, TooLargeError, printable_url
 
 DOCKER_HUB_SERVER = "registry-1.docker.io"
 
@@ -161,7 +162,7 @@ class _Repository:
 
 
 class _Login:
-    """A `fetch.Login` for one repository: none, basic (RFC 7617), or bearer tokens
+    """A `transport.Login` for one repository: none, basic (RFC 7617), or bearer tokens
     (distribution/distribution, docs/content/spec/auth/token.md).
 
     What oras does itself about a challenge has neither time limits nor bounds, and knows no
@@ -246,7 +247,7 @@ class _Login:
 
 @dataclass(frozen=True)
 class _Fixed:
-    """A `fetch.Login` that is what it is.
+    """A `transport.Login` that is what it is.
 
     Unlike plain headers it keeps the Fetcher from taking a login out of ~/.netrc, which a
     registry must not be able to send to a URL of its choice.
