@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from layouts import make_layout
+
 APPLETS = (b"[", b"ash", b"busybox", b"cat", b"mount", b"sh")
 
 FILES = {
@@ -90,4 +92,22 @@ def make(
     if not any("[source]" in table for table in tables):
         tables += (source(url, binary),)
     text = 'version = "1"\nstrategy = "initramfs"\n' + "".join(tables)
+    return write(folder, "fledge.toml", text.encode())
+
+
+def make_rootfs(folder: Path) -> Path:
+    """Write a project whose image is an OCI layout beside it. Its fledge.toml."""
+    make_layout(folder / "layout")
+    for name, data in FILES.items():
+        write(folder, name, data)
+    text = f"""
+        version = "1"
+        strategy = "oci_rootfs"
+        [source]
+        image = "oci:layout:hello"
+        [filesystem]
+        size_buffer_mb = 1
+        {LOCAL_AGENT}
+        {MAPPINGS}
+        """
     return write(folder, "fledge.toml", text.encode())

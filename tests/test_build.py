@@ -10,8 +10,9 @@ import stat
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import project
 import pytest
@@ -27,6 +28,23 @@ from fledge.tree import CharDevice, Directory, File, Symlink, Tree
 
 GOLDEN_SHA256 = "893f000b6000b3aba34e92c4600ed9e4669e5919160eaa16b4e09d2998928876"
 """Of the artifact of `project.make`. A change of it needs an entry in CHANGELOG.md."""
+
+GOLDEN_IMAGE_SHA256 = "1de1a5cf1a5dd57151498775cfd3f9826c93c02900aee45b0f0294a8ac4111e5"
+"""Of that of `project.make_rootfs`."""
+
+
+class Kind(NamedTuple):
+    """A project, and what comes of it everywhere."""
+
+    make: Callable[[Path], Path]
+    golden: str
+
+
+every_kind = pytest.mark.parametrize(
+    "kind",
+    [Kind(project.make, GOLDEN_SHA256), Kind(project.make_rootfs, GOLDEN_IMAGE_SHA256)],
+    ids=["initramfs", "ext4"],
+)
 
 
 def build_project(toml: Path, output: Path) -> build.Artifact:
@@ -168,12 +186,15 @@ def test_output_among_the_sources(tmp_path: Path, output: str) -> None:
     assert (tmp_path / "kestrel").read_bytes() == project.FILES["kestrel"]
 
 
+OPTIONS = ("--platform", "linux/amd64", "-o", "artifact")
+
+
 def run(
     python: Path, arguments: list[str], environment: dict[str, str], folder: Path, umask: int = 0o22
 ) -> str:
     """Build in another process; the sha256 of the artifact."""
     done = subprocess.run(
-        [python, "-m", "fledge", "build", "-q", "--json", *arguments],
+        [python, "-m", "fledge", "build", "-q", "--json", *OPTIONS, *arguments],
         env=os.environ | environment,
         cwd=folder,
         umask=umask,
@@ -189,10 +210,11 @@ THIS = Path(sys.executable)
 
 
 @pytest.mark.parametrize("umask", [0o002, 0o077])
-def test_same_whatever_the_umask(tmp_path: Path, umask: int) -> None:
-    project.make(tmp_path)
-    assert run(THIS, [], {}, tmp_path, umask) == GOLDEN_SHA256
-    mode = (tmp_path / "plugin.cpio.gz").stat().st_mode
+@every_kind
+def test_same_whatever_the_umask(kind: Kind, tmp_path: Path, umask: int) -> None:
+    kind.make(tmp_path)
+    assert run(THIS, [], {}, tmp_path, umask) == kind.golden
+    mode = (tmp_path / "artifact").stat().st_mode
     assert stat.S_IMODE(mode) == 0o666 & ~umask
 
 
@@ -206,24 +228,32 @@ def test_same_whatever_the_umask(tmp_path: Path, umask: int) -> None:
     ],
     ids=["east", "west", "posix", "optimised"],
 )
-def test_same_whatever_the_environment(tmp_path: Path, environment: dict[str, str]) -> None:
-    project.make(tmp_path)
-    assert run(THIS, [], environment, tmp_path) == GOLDEN_SHA256
+@every_kind
+def test_same_whatever_the_environment(
+    kind: Kind, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    kind.make(tmp_path)
+    assert run(THIS, [], environment, tmp_path) == kind.golden
 
 
-def test_same_from_another_working_directory(tmp_path: Path) -> None:
-    project.make(tmp_path / "some" / "where")
+@every_kind
+def test_same_from_another_working_directory(kind: Kind, tmp_path: Path) -> None:
+    kind.make(tmp_path / "some" / "where")
     elsewhere = tmp_path / "else" / "where"
     elsewhere.mkdir(parents=True)
     arguments = ["-c", "../../some/where/fledge.toml", "-o", "x.gz"]
-    assert run(THIS, arguments, {}, elsewhere) == GOLDEN_SHA256
+    assert run(THIS, arguments, {}, elsewhere) == kind.golden
 
 
-def test_same_whatever_the_order_of_creation(tmp_path: Path) -> None:
-    project.make(tmp_path, files=dict(reversed(project.FILES.items())))
+@every_kind
+def test_same_whatever_the_order_of_creation(
+    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(project, "FILES", dict(reversed(project.FILES.items())))
+    kind.make(tmp_path)
     for path in (tmp_path / "payload").rglob("*"):
         os.utime(path, (1, 1))
-    assert run(THIS, [], {}, tmp_path) == GOLDEN_SHA256
+    assert run(THIS, [], {}, tmp_path) == kind.golden
 
 
 @pytest.fixture
@@ -236,27 +266,30 @@ def other_filesystem() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_same_from_another_filesystem(other_filesystem: Path, tmp_path: Path) -> None:
+@every_kind
+def test_same_from_another_filesystem(kind: Kind, other_filesystem: Path, tmp_path: Path) -> None:
     assert other_filesystem.stat().st_dev != tmp_path.stat().st_dev
-    project.make(other_filesystem)
+    kind.make(other_filesystem)
     environment = {"TMPDIR": str(other_filesystem), "FLEDGE_CACHE_DIR": str(other_filesystem / "c")}
-    assert run(THIS, ["-o", "x.gz"], environment, other_filesystem) == GOLDEN_SHA256
+    assert run(THIS, ["-o", "x.gz"], environment, other_filesystem) == kind.golden
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
-def test_same_with_every_python(version: str, tmp_path: Path) -> None:
+@every_kind
+def test_same_with_every_python(kind: Kind, version: str, tmp_path: Path) -> None:
     if version not in pythons():
         pytest.skip(f"no Python {version} on this machine")
-    project.make(tmp_path)
+    kind.make(tmp_path)
     python = venv_with_fledge(pythons()[version])
-    assert run(python, [], {}, tmp_path) == GOLDEN_SHA256
+    assert run(python, [], {}, tmp_path) == kind.golden
 
 
 @pytest.mark.real
-def test_same_as_an_unprivileged_user() -> None:
+@every_kind
+def test_same_as_an_unprivileged_user(kind: Kind) -> None:
     with nobody() as user:
-        project.make(user.home / "project")
+        kind.make(user.home / "project")
         command: list[str | Path] = [
             user.python,
             "-m",
@@ -265,9 +298,10 @@ def test_same_as_an_unprivileged_user() -> None:
             "-c",
             "project/fledge.toml",
             "--json",
+            *OPTIONS,
         ]
         done = user.run(command)
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["sha256"] == GOLDEN_SHA256
+        assert json.loads(done.stdout)["sha256"] == kind.golden
         if os.geteuid() == 0:
-            assert (user.home / "plugin.cpio.gz").stat().st_uid != 0
+            assert (user.home / "artifact").stat().st_uid != 0

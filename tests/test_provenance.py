@@ -12,7 +12,6 @@ from typing import Any
 import jsonschema
 import project
 import pytest
-from layouts import make_layout
 from pythons import nobody
 
 from fledge import build, config, provenance
@@ -105,24 +104,6 @@ SCHEMA: dict[str, Any] = {
 resource_descriptor.md), and SLSA's Provenance v1 (slsa.dev/spec/v1.0/provenance)."""
 
 
-def rootfs(folder: Path) -> Path:
-    """A project of each kind of input that an image has."""
-    make_layout(folder / "layout")
-    for name, data in project.FILES.items():
-        project.write(folder, name, data)
-    text = f"""
-        version = "1"
-        strategy = "oci_rootfs"
-        [source]
-        image = "oci:layout:hello"
-        [filesystem]
-        size_buffer_mb = 1
-        {project.LOCAL_AGENT}
-        {project.MAPPINGS}
-        """
-    return project.write(folder, "fledge.toml", text.encode())
-
-
 def make(toml: Path, output: Path) -> build.Artifact:
     return build.build(
         config.load(toml),
@@ -146,7 +127,10 @@ def read(artifact: Path) -> dict[str, Any]:
 
 
 def test_it_is_what_in_toto_and_slsa_describe(tmp_path: Path) -> None:
-    for toml, name in ((project.make(tmp_path / "a"), "a.gz"), (rootfs(tmp_path / "b"), "b.img")):
+    for toml, name in (
+        (project.make(tmp_path / "a"), "a.gz"),
+        (project.make_rootfs(tmp_path / "b"), "b.img"),
+    ):
         artifact = make(toml, tmp_path / name)
         document = read(artifact.path)
         jsonschema.validate(document, SCHEMA)
@@ -166,10 +150,10 @@ def test_an_initramfs_has_the_digest_of_its_archive_too(tmp_path: Path) -> None:
 
 @pytest.mark.real
 def test_it_is_the_same_for_anyone(tmp_path: Path) -> None:
-    toml = rootfs(tmp_path / "mine")
+    toml = project.make_rootfs(tmp_path / "mine")
     make(toml, tmp_path / "x.img")
     with nobody() as user:
-        rootfs(user.home)
+        project.make_rootfs(user.home)
         command: list[str | Path] = [user.python, "-m", "fledge", "build", "-q", "-o", "x.img"]
         done = user.run([*command, "--platform", "linux/amd64"])
         assert done.returncode == 0, done.stderr
@@ -178,7 +162,10 @@ def test_it_is_the_same_for_anyone(tmp_path: Path) -> None:
 
 
 def test_what_is_built_again_is_equal(tmp_path: Path) -> None:
-    for toml, name in ((project.make(tmp_path / "a"), "a.gz"), (rootfs(tmp_path / "b"), "b.img")):
+    for toml, name in (
+        (project.make(tmp_path / "a"), "a.gz"),
+        (project.make_rootfs(tmp_path / "b"), "b.img"),
+    ):
         artifact = make(toml, tmp_path / name)
         verdict = again(artifact.path, toml, tmp_path)
         assert verdict.equal
@@ -187,7 +174,7 @@ def test_what_is_built_again_is_equal(tmp_path: Path) -> None:
 
 @pytest.mark.real
 def test_no_flipped_byte_is_equal(tmp_path: Path) -> None:
-    toml = rootfs(tmp_path)
+    toml = project.make_rootfs(tmp_path)
     artifact = make(toml, tmp_path / "x.img")
     places = random.Random(5)  # noqa: S311
     for _ in range(100):
@@ -205,7 +192,7 @@ def test_no_flipped_byte_is_equal(tmp_path: Path) -> None:
 
 
 def test_it_names_the_input_that_changed(tmp_path: Path) -> None:
-    toml = rootfs(tmp_path)
+    toml = project.make_rootfs(tmp_path)
     artifact = make(toml, tmp_path / "x.img")
     project.write(tmp_path, "payload/site/index.html", b"changed")
     verdict = again(artifact.path, toml, tmp_path)
@@ -216,7 +203,7 @@ def test_it_names_the_input_that_changed(tmp_path: Path) -> None:
 
 
 def test_it_names_the_setting_that_changed(tmp_path: Path) -> None:
-    toml = rootfs(tmp_path)
+    toml = project.make_rootfs(tmp_path)
     artifact = make(toml, tmp_path / "x.img")
     toml.write_text(toml.read_text().replace("size_buffer_mb = 1", "size_buffer_mb = 2"))
     with pytest.raises(ConfigError, match=r"filesystem\.size_buffer_mb: 1, here 2"):
@@ -224,7 +211,7 @@ def test_it_names_the_setting_that_changed(tmp_path: Path) -> None:
 
 
 def test_the_recorded_time_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    toml = rootfs(tmp_path)
+    toml = project.make_rootfs(tmp_path)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "5")
     artifact = make(toml, tmp_path / "x.img")
     monkeypatch.delenv("SOURCE_DATE_EPOCH")
@@ -232,7 +219,7 @@ def test_the_recorded_time_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_another_version_is_told(tmp_path: Path) -> None:
-    toml = rootfs(tmp_path)
+    toml = project.make_rootfs(tmp_path)
     artifact = make(toml, tmp_path / "x.img")
     path = provenance.path_beside(artifact.path)
     path.write_text(path.read_text().replace('"deflate": "', '"deflate": "9.'))
@@ -257,7 +244,7 @@ def test_another_version_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_one_is_told(tmp_path: Path, old: str, new: str, words: str) -> None:
-    toml = rootfs(tmp_path)
+    toml = project.make_rootfs(tmp_path)
     artifact = make(toml, tmp_path / "x.img")
     path = provenance.path_beside(artifact.path)
     path.write_text(path.read_text().replace(old, new) if old else "nothing")
@@ -266,7 +253,7 @@ def test_a_damaged_one_is_told(tmp_path: Path, old: str, new: str, words: str) -
 
 
 def test_none_at_all_is_told(tmp_path: Path) -> None:
-    toml = rootfs(tmp_path)
+    toml = project.make_rootfs(tmp_path)
     project.write(tmp_path, "x.img", b"")
     with pytest.raises(ConfigError, match=r"there is no .*x\.img\.provenance\.json"):
         again(tmp_path / "x.img", toml, tmp_path)
