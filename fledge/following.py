@@ -9,7 +9,9 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from fledge.content import READ_SIZE
+CHUNK = 8 << 20
+"""Bytes read at once. After each the thread has to wait until the writer lets it run, for up to
+5 ms (sys.getswitchinterval)."""
 
 
 class Following:
@@ -71,10 +73,10 @@ class Following:
 
     def _run(self, descriptor: int) -> None:
         position = 0
-        view = memoryview(bytearray(READ_SIZE))
+        view = memoryview(bytearray(CHUNK))
         try:
             while (limit := self._wait(position)) > position:
-                count = os.preadv(descriptor, [view[: min(limit - position, READ_SIZE)]], position)
+                count = os.preadv(descriptor, [view[: min(limit - position, CHUNK)]], position)
                 if not count:
                     raise OSError(errno.EIO, "it has become shorter")
                 self._digest.update(view[:count])
