@@ -22,6 +22,7 @@ from fledge.content import (
 from fledge.errors import CorruptError
 from fledge.files import pwrite
 from fledge.tree import (
+    MAX_NAME,
     MAX_PATH,
     Device,
     Directory,
@@ -53,6 +54,11 @@ def check_fits(tree: Tree) -> None:
             raise CorruptError(
                 f"/{printable(path[:200])}…: the path is longer than the {MAX_PATH - 1} bytes"
                 " that Linux can open"
+            )
+        if len(path) > MAX_NAME and len(path.rpartition(b"/")[2]) > MAX_NAME:
+            raise CorruptError(
+                f"/{printable(path[:200])}…: the name is longer than the {MAX_NAME} bytes that"
+                " Linux takes"
             )
         if NO_ID in (node.uid, node.gid):
             raise CorruptError(

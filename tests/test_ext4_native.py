@@ -328,6 +328,31 @@ def test_more_directories_than_can_be_counted(fast: Path) -> None:
 
 
 @pytest.mark.real
+def test_as_many_hard_links_as_ext4_takes(fast: Path) -> None:
+    tree = Tree(mtime_ns=0)
+    file = File(mode=0o644, content=b"")
+    parent = tree.root.children[b"d"] = Directory(mode=0o755)
+    parent.children.update({b"%d" % number: file for number in range(65_000)})
+    assert_clean(write(tree, fast / "image"))
+    tree.root.children[b"e"] = file
+    with pytest.raises(CorruptError, match="/d/0: 65001 hard links"):
+        write(tree, fast / "image")
+
+
+def test_more_names_than_two_levels_of_index_lead_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "MAX_LEAVES", 2)
+    tree = Tree(mtime_ns=0)
+    for number in range(24):
+        tree.add(b"d/%0255d" % number, Symlink(target=b"x"))
+    write(tree, tmp_path / "image")
+    tree.add(b"d/" + b"n" * 255, Symlink(target=b"x"))
+    with pytest.raises(CorruptError, match="/d: 3 blocks of names in one directory"):
+        write(tree, tmp_path / "image")
+
+
+@pytest.mark.real
 @pytest.mark.parametrize("size_buffer_mb", [2048, 17 << 10, 80 << 10])
 def test_many_groups(tmp_path: Path, size_buffer_mb: int) -> None:
     """More than one flex group, more than 128 groups, and a journal of many extents."""

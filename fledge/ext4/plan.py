@@ -311,7 +311,7 @@ def plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
                 (child, node) for child in node.children.values() if isinstance(child, Directory)
             )
             if not directory.is_linear(node.children):
-                indexes[node] = directory.leaves(node.children, hash_seed)
+                indexes[node] = _leaves(path, node, hash_seed)
         place = places[node] = Place(number)
         if path == LOST_AND_FOUND_PATH:
             place.number = LOST_AND_FOUND
@@ -360,6 +360,16 @@ def _check(path: bytes, node: Node, links: int) -> None:
         problem = f"a file of {content_size(node.content)} bytes; ext4 takes {MAX_FILE_SIZE}"
     if problem:
         raise CorruptError(f"/{printable(path)}: {problem}")
+
+
+def _leaves(path: bytes, node: Directory, hash_seed: bytes) -> list[Leaf]:
+    leaves = directory.leaves(node.children, hash_seed)
+    if len(leaves) > directory.MAX_LEAVES:
+        raise CorruptError(
+            f"/{printable(path)}: {len(leaves)} blocks of names in one directory;"
+            f" ext4 takes {directory.MAX_LEAVES}"
+        )
+    return leaves
 
 
 def _has_xattr_block(path: bytes, node: Node) -> bool:

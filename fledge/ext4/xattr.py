@@ -11,6 +11,7 @@ from struct import error as StructError
 from typing import NamedTuple
 
 from fledge.ext4.structures import BLOCK_SIZE, XATTR_SPACE, Damage, checksum
+from fledge.tree import printable
 
 MAGIC = 0xEA020000
 HEADER = Struct("<5I12x")
@@ -24,12 +25,12 @@ PREFIXES = {
     b"system.posix_acl_default": 3,
     b"trusted.": 4,
     b"security.": 6,
-    b"system.": 7,
 }
 """What stands for the beginning of a name. The ACLs' names have nothing behind it."""
-_SHOWN = {number: name for name, number in PREFIXES.items() if name != b"system."}
+_SHOWN = {number: name for name, number in PREFIXES.items()}
 ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 MAX_NAME = 255
+"""The longest name in bytes that the kernel takes (XATTR_NAME_MAX)."""
 
 ACL_VERSION, ACL_DISK_VERSION = 2, 1
 ACL_ENTRY = Struct("<HHI")
@@ -171,17 +172,18 @@ def _split(name: bytes, value: bytes) -> _Xattr:
         return _Xattr(PREFIXES[name], b"", _acl(name, value))
     prefix, dot, suffix = name.partition(b".")
     number = PREFIXES.get(prefix + dot)
-    if number is None or not 0 < len(suffix) <= MAX_NAME:
-        raise XattrError(f"ext4 has no place for the extended attribute {name!r}")
+    if number is None or not suffix or len(name) > MAX_NAME:
+        raise XattrError(f"ext4 has no place for the extended attribute {printable(name)}")
     return _Xattr(number, suffix, value)
 
 
 def _acl(name: bytes, value: bytes) -> bytes:
     """From the version that system calls use to that on disk."""
-    if len(value) % ACL_ENTRY.size != _U32.size or _U32.unpack_from(value)[0] != ACL_VERSION:
+    entries = value[_U32.size :]
+    if value[: _U32.size] != _U32.pack(ACL_VERSION) or len(entries) % ACL_ENTRY.size or not entries:
         raise XattrError(f"its {name.decode()} is malformed")
     packed = _U32.pack(ACL_DISK_VERSION)
-    for tag, permissions, identifier in ACL_ENTRY.iter_unpack(value[_U32.size :]):
+    for tag, permissions, identifier in ACL_ENTRY.iter_unpack(entries):
         if tag in ACL_WITH_ID:
             packed += ACL_ENTRY.pack(tag, permissions, identifier)
         elif tag in ACL_WITHOUT_ID:
