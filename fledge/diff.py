@@ -1,0 +1,144 @@
+"""What makes two artifacts two: their bytes, their containers, or what is in them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
+
+from fledge.content import Content, Span, content_size, read_content
+from fledge.tree import Device, File, Node, Symlink, Tree
+
+MAX_TEXT = 1 << 20
+MAX_TEXT_LINES = 4000
+"""Bytes and lines of a file whose lines are compared: that takes quadratic time at worst."""
+
+MAX_SHOWN = 200
+"""Lines that are shown of one file."""
+
+NANOSECONDS = 1_000_000_000
+FILE_TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+    stat.S_IFIFO: "fifo",
+}
+
+Fields = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Change:
+    """How one path differs."""
+
+    path: bytes
+    kind: Literal["added", "removed", "changed"]
+    fields: Mapping[str, tuple[object, object]] = field(default_factory=dict)
+    """What is another in a changed one, before and after."""
+    lines: tuple[str, ...] = ()
+    """The difference of two texts, as ``diff -u`` shows it."""
+
+
+def compare(before: Tree, after: Tree, *, coarse: bool = False) -> Iterator[Change]:
+    """Every path that is not the same in both, in the order of `Tree.walk`.
+
+    ``coarse`` leaves out what an initramfs cannot hold: extended attributes, parts of a
+    second, and ext4's own /lost+found. Contents are read piece by piece. Raises as
+    `fledge.content.read_content` does.
+    """
+    nodes = [dict(tree.walk()) for tree in (before, after)]
+    names = [_names(tree) for tree in (before, after)]
+    same: dict[tuple[Node, Node], tuple[bool, tuple[str, ...]]] = {}
+    for path in sorted(nodes[0].keys() | nodes[1].keys(), key=lambda path: path.split(b"/")):
+        if coarse and path == b"lost+found":
+            continue
+        old, new = nodes[0].get(path), nodes[1].get(path)
+        if old is None or new is None:
+            yield Change(path, "added" if old is None else "removed")
+            continue
+        fields = _changed(_fields(old, coarse=coarse), _fields(new, coarse=coarse))
+        if names[0][old] != names[1][new]:
+            fields["names"] = (names[0][old], names[1][new])
+        lines: tuple[str, ...] = ()
+        if isinstance(old, File) and isinstance(new, File):
+            if (old, new) not in same:
+                same[old, new] = _compare_contents(old.content, new.content)
+            equal, lines = same[old, new]
+            if not equal:
+                fields["content"] = (_sha256(old.content), _sha256(new.content))
+        if fields:
+            yield Change(path, "changed", fields, lines)
+
+
+def _names(tree: Tree) -> dict[Node, list[bytes]]:
+    """All paths of each node."""
+    names: dict[Node, list[bytes]] = {}
+    for path, node in tree.walk():
+        names.setdefault(node, []).append(path)
+    return names
+
+
+def _fields(node: Node, *, coarse: bool) -> Fields:
+    fields: dict[str, object] = {
+        "type": FILE_TYPES[node.file_type],
+        "uid": node.uid,
+        "gid": node.gid,
+        "mtime_ns": node.mtime_ns // NANOSECONDS * NANOSECONDS if coarse else node.mtime_ns,
+    }
+    if not isinstance(node, Symlink):
+        fields["mode"] = f"{node.mode:04o}"
+    if not coarse:
+        fields["xattrs"] = dict(sorted(node.xattrs.items()))
+    if isinstance(node, File):
+        fields["size"] = content_size(node.content)
+    elif isinstance(node, Symlink):
+        fields["target"] = node.target
+    elif isinstance(node, Device):
+        fields["device"] = f"{node.major}:{node.minor}"
+    return fields
+
+
+def _changed(old: Fields, new: Fields) -> dict[str, tuple[object, object]]:
+    return {
+        name: (old.get(name), new.get(name))
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    }
+
+
+def _compare_contents(old: Content, new: Content) -> tuple[bool, tuple[str, ...]]:
+    """Whether they are equal, and the lines that are not, of texts."""
+    if content_size(old) == content_size(new) and _sha256(old) == _sha256(new):
+        return True, ()
+    texts = _lines(old), _lines(new)
+    if texts[0] is None or texts[1] is None:
+        return False, ()
+    difference = difflib.unified_diff(texts[0], texts[1], lineterm="", n=2)
+    return False, tuple(islice(islice(difference, 2, None), MAX_SHOWN))
+
+
+def _lines(content: Content) -> list[str] | None:
+    """The lines of a text; None for anything else, or too long a one."""
+    if content_size(content) > MAX_TEXT:
+        return None
+    try:
+        text = b"".join(read_content(content)).decode()
+    except UnicodeDecodeError:
+        return None
+    lines = text.splitlines()
+    return None if "\0" in text or len(lines) > MAX_TEXT_LINES else lines
+
+
+def _sha256(content: Content) -> str:
+    if isinstance(content, Span) and content.sha256:
+        return content.sha256
+    digest = hashlib.sha256()
+    for piece in read_content(content):
+        digest.update(piece)
+    return digest.hexdigest()
