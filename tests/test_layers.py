@@ -138,7 +138,10 @@ def test_a_zstd_frame_cannot_claim_any_amount_of_memory(tmp_path: Path, cache: C
         list(layers.prepare(image(layer(tmp_path, bytes(1 << 20), blob)), cache, Reporter()))
 
 
-def test_a_failure_does_not_wait_for_the_other_layers(tmp_path: Path, cache: Cache) -> None:
+def test_a_failure_does_not_wait_for_the_other_layers(
+    tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "GRACE", 0.01)
     release = threading.Event()
 
     def stuck() -> Span:
@@ -153,7 +156,10 @@ def test_a_failure_does_not_wait_for_the_other_layers(tmp_path: Path, cache: Cac
         release.set()
 
 
-def test_ctrl_c_does_not_wait_for_a_download(tmp_path: Path, cache: Cache) -> None:
+def test_ctrl_c_does_not_wait_for_a_download(
+    tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "GRACE", 0.01)
     release = threading.Event()
 
     def interrupted() -> Span:
