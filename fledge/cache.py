@@ -189,8 +189,8 @@ class Cache:
         path = self.path(partial.sha256)
         with _explained(self.root):
             path.parent.mkdir(parents=True, exist_ok=True)
-            os.fsync(partial.file.fileno())
             self._use(partial.sha256)
+            # No sync: what a crash leaves of it will not have the digest, and is not used.
             partial.path.rename(path)
             # Not before: killed in between, nobody could open the partial for writing again.
             os.fchmod(partial.file.fileno(), 0o444)
