@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass
 
 from fledge.cache import Cache, Stored
+from fledge.compression import GZIP_MAGIC, ZSTD_MAGIC
 from fledge.content import whole_file
 from fledge.errors import CorruptError, FledgeError, reason
-from fledge.oci.layers import GZIP_MAGIC, ZSTD_MAGIC
 from fledge.report import Reporter
 
 TAR_MAGIC = slice(257, 262)

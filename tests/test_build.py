@@ -9,7 +9,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from pythons import nobody, pythons, venv_with_fledge
 from fledge import build, config
 from fledge.cache import Cache
 from fledge.content import read_content
-from fledge.cpio import newc
+from fledge.cpio import reader
 from fledge.errors import ConfigError, CorruptError
 from fledge.report import Reporter
 from fledge.tree import CharDevice, Directory, File, Symlink, Tree
@@ -52,9 +51,9 @@ def build_project(toml: Path, output: Path) -> build.Artifact:
 
 
 def unpack(artifact: Path) -> Tree:
-    archive = artifact.with_suffix(".unpacked")
-    archive.write_bytes(zlib.decompress(artifact.read_bytes(), 31))
-    return newc.read_tree(archive)
+    folder = artifact.with_suffix(".unpacked")
+    folder.mkdir(exist_ok=True)
+    return reader.read(artifact, folder).tree
 
 
 def sha256(path: Path) -> str:

@@ -121,7 +121,7 @@ def test_a_layer_that_lies_is_refused_and_leaves_nothing(
 
 
 def test_a_bomb_ends(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "MAX_LAYER_SIZE", 32 << 20)
+    monkeypatch.setattr(layers, "MAX_SIZE", 32 << 20)
     for bomb in (gzip.compress(bytes(40 << 20)), pyzstd.compress(bytes(40 << 20))):
         with pytest.raises(CorruptError, match=r"larger than 32\.0 MiB"):
             list(

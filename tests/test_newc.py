@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from trees import PLAIN_NAMES, describe, tree_on_disk, trees
 
 from fledge.content import READ_SIZE, Content, Span, content_size, read_content, whole_file
-from fledge.cpio import gzip, newc
+from fledge.cpio import gzip, newc, reader
 from fledge.errors import CorruptError, FledgeError
 from fledge.tree import BlockDevice, CharDevice, Device, Directory, Fifo, File, Node, Symlink, Tree
 
@@ -74,7 +74,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(path: Path, data: bytes) -> Tree:
     path.write_bytes(data)
-    return newc.read_tree(path)
+    return reader.read(path, path.parent).tree
+
+
+def read_entries(path: Path) -> list[tuple[newc.Entry, Span]]:
+    """All but the trailer."""
+    with path.open("rb") as file:
+        return list(reader.read_entries(file, path))[:-1]
 
 
 @few
@@ -150,7 +156,7 @@ def test_order_is_by_component_and_parents_first(path: Path) -> None:
     for name in (b"a-b", b"a/b", b"a/B", b"b", b"a.d/c", b"a/b/c", b"B", b"\xff", b"\xc3\xbc"):
         tree.add(name, Directory(mode=0o755))
     path.write_bytes(archive(tree))
-    entries = [entry for entry, _ in newc.read_entries(path)]
+    entries = [entry for entry, _ in read_entries(path)]
     assert [entry.name for entry in entries] == [
         *(b".", b"B", b"a", b"a/B", b"a/b", b"a/b/c", b"a-b", b"a.d", b"a.d/c", b"b"),
         *(b"\xc3\xbc", b"\xff"),
@@ -175,7 +181,7 @@ def test_hard_links_share_an_inode_and_the_last_has_the_data(path: Path) -> None
     path.write_bytes(archive(small_tree()))
     assert [
         (entry.name, entry.ino, entry.nlink, b"".join(read_content(data)))
-        for entry, data in newc.read_entries(path)
+        for entry, data in read_entries(path)
     ] == [
         (b".", 1, 3, b""),
         (b"again", 2, 2, b""),
@@ -194,7 +200,7 @@ def test_alignment_and_end(path: Path, tree: Tree) -> None:
     assert len(data) % 512 == 0
     assert data[: -len(data) % 512 or None].rstrip(b"\0").endswith(b"TRAILER!!!")
     path.write_bytes(data)
-    for entry, span in newc.read_entries(path):
+    for entry, span in read_entries(path):
         assert span.offset % 4 == 0
         assert (entry.devmajor, entry.devminor, entry.check) == (0, 0, 0)
 
@@ -289,7 +295,7 @@ def refuse(path: Path, data: bytes, match: str) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(CorruptError, match=match) as caught:
-            newc.read_tree(path)
+            reader.read(path, path.parent)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
@@ -304,18 +310,16 @@ def test_every_truncation(path: Path) -> None:
     for size in reversed(range(end)):
         os.truncate(path, size)
         with pytest.raises(CorruptError):
-            newc.read_tree(path)
+            reader.read(path, path.parent)
     assert describe(read(path, data[:end])) == describe(tree)
 
 
-@pytest.mark.parametrize("data", [b"", b"0", entry(b"a", data=b"data")])
+@pytest.mark.parametrize("data", [b"0", entry(b"a", data=b"data")])
 def test_no_trailer(path: Path, data: bytes) -> None:
     refuse(path, data, "without a trailer")
 
 
-@pytest.mark.parametrize(
-    "magic", [b"070707", b"070703", b"\x1f\x8b\x08\0\0\0", b"\xc7\x71\0\0\0\0"]
-)
+@pytest.mark.parametrize("magic", [b"070707", b"070703", b"0\x8b\x08\0\0\0"])
 def test_magic(path: Path, magic: bytes) -> None:
     refuse(path, magic + entry(b"a")[6:] + TRAILER, "at byte 0: the magic is")
 
@@ -392,7 +396,7 @@ def test_parents_that_climb_stay_in_the_tree(path: Path) -> None:
     assert [row.path for row in describe(read(path, data))] == [b"", b"etc", b"etc/passwd", b"up"]
 
 
-@pytest.mark.parametrize("mode", [0, 0o644, stat.S_IFSOCK, 0o030000, 0o170000, 0xFFFFFFFF])
+@pytest.mark.parametrize("mode", [0, 0o644, 0o030000, 0o170000, 0xFFFFFFFF])
 def test_unknown_type(path: Path, mode: int) -> None:
     refuse(path, entry(b"a", mode) + TRAILER, f"a: mode {mode:o}")
 
@@ -538,12 +542,6 @@ def test_extracted_by_others(tmp_path: Path, command: str, untimed: tuple[str, .
     )
     # The folder that they start in is not theirs to change.
     assert found[1:] == expected[1:]
-
-
-def test_more_after_the_trailer(path: Path) -> None:
-    first, second = archive(tree_of(a=file_of(b"1"))), archive(tree_of(b=file_of(b"2")))
-    assert read(path, first + bytes(4096)).get(b"a")
-    refuse(path, first + second, "more after the trailer")
 
 
 @pytest.mark.parametrize("target", [b"", b"a\0b"])

@@ -16,12 +16,13 @@ from functools import partial
 from pathlib import Path
 
 from fledge.cache import Cache
+from fledge.compression import GZIP_MAGIC, ZSTD_MAGIC
 from fledge.content import Blob, Span, read_content
 from fledge.errors import ConfigError, CorruptError, FledgeError
 from fledge.oci import layout, reference, tar
 from fledge.oci.document import Document, parse_list
 from fledge.oci.image import Image
-from fledge.oci.layers import GZIP_MAGIC, ZSTD_MAGIC, inflated
+from fledge.oci.layers import inflated
 from fledge.oci.manifest import Platform, make_image
 from fledge.report import Reporter, human_size
 from fledge.tree import File, Symlink, printable

@@ -7,44 +7,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
 from itertools import chain
 from queue import Empty, SimpleQueue
-from typing import Protocol
-
-from isal import igzip_lib
-from pyzstd import DParameter, ZstdDecompressor, ZstdError
 
 from fledge.cache import Cache
-from fledge.content import READ_SIZE, Blob, Span, read_content
+from fledge.compression import (
+    GZIP_MAGIC,
+    MAX_SIZE,
+    SKIPPABLE_MAGIC,
+    ZSTD_MAGIC,
+    gunzip,
+    members,
+    unzstd,
+)
+from fledge.content import Blob, Span, read_content
 from fledge.errors import CorruptError, FledgeError
 from fledge.oci import tar
 from fledge.oci.image import Image, Layer
 from fledge.report import Reporter, Transfer, human_size
 from fledge.tree import Directory, Node, Symlink, Tree, TreeError, printable, put, split_path
-
-GZIP_MAGIC = b"\x1f\x8b"
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-SKIPPABLE_MAGIC = tuple(bytes([0x50 + n, 0x2A, 0x4D, 0x18]) for n in range(16))
-"""How skippable frames begin (RFC 8878 section 3.1.2), which may come before the first other."""
-
-DECOMPRESSION_ERRORS: tuple[type[Exception], ...] = (
-    igzip_lib.IsalError,  # type: ignore[assignment]  # the stubs take the class for an instance
-    ZstdError,
-)
-
-INPUT_SIZE = 64 << 10
-"""Bytes that a decompressor gets at once. What it leaves over at the end of each member or
-frame is copied, so more would let a blob of many empty ones cost quadratic time."""
-
-MAX_WINDOW_LOG = 27
-"""128 MiB, what the zstd command accepts unasked: how much memory a frame may claim."""
-
-MAX_LAYER_SIZE = 1 << 37
-"""128 GiB, several times the largest layers there are. A bomb ends there, or when the disk is
-full; either way nothing of it stays."""
 
 MAX_LAYER_STEPS = 1 << 25
 """How many names all paths of a layer may lead through, 16 for each of two million entries.
@@ -154,8 +138,8 @@ def uncompressed(layer: Layer, cache: Cache, reporter: Reporter, stop: threading
                 for piece in inflated(_counted(read_content(source), transfer)):
                     if stop.is_set():
                         raise FledgeError("unpacking was stopped")
-                    if partial.size + len(piece) > MAX_LAYER_SIZE:
-                        raise CorruptError(f"it is larger than {human_size(MAX_LAYER_SIZE)}")
+                    if partial.size + len(piece) > MAX_SIZE:
+                        raise CorruptError(f"it is larger than {human_size(MAX_SIZE)}")
                     partial.write(piece)
             if partial.sha256 != layer.diff_id:
                 raise CorruptError(
@@ -279,55 +263,16 @@ class _Upper:
                     del directory.children[name]
 
 
-class _Decompressor(Protocol):
-    """What the decompressors of isal and pyzstd have in common."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
-
-
 def inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """What a blob holds, by its first bytes and not by what a manifest says it is."""
     first = next(pieces, b"")
     blob = chain([first], pieces)
     if first.startswith(GZIP_MAGIC):
-        yield from _members(blob, _gunzip)
+        yield from members(blob, gunzip)
     elif first.startswith((ZSTD_MAGIC, *SKIPPABLE_MAGIC)):
-        yield from _members(blob, _unzstd)
+        yield from members(blob, unzstd)
     else:
         yield from blob
-
-
-def _gunzip() -> _Decompressor:
-    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-
-
-def _unzstd() -> _Decompressor:
-    return ZstdDecompressor(option={DParameter.windowLogMax: MAX_WINDOW_LOG})
-
-
-def _members(pieces: Iterator[bytes], new: Callable[[], _Decompressor]) -> Iterator[bytes]:
-    """The content of gzip members or zstd frames that follow each other, and nothing else."""
-    decompressor = new()
-    for piece in pieces:
-        for start in range(0, len(piece), INPUT_SIZE):
-            data = piece[start : start + INPUT_SIZE]
-            while data or not (decompressor.eof or decompressor.needs_input):
-                if decompressor.eof:
-                    decompressor = new()
-                try:
-                    output = decompressor.decompress(data, READ_SIZE)
-                except DECOMPRESSION_ERRORS as error:
-                    raise CorruptError(f"its blob cannot be decompressed: {error}") from None
-                data = decompressor.unused_data if decompressor.eof else b""
-                yield output
-    if not decompressor.eof:
-        raise CorruptError("its blob is truncated: the compressed data ends too early")
 
 
 def _counted(pieces: Iterator[bytes], transfer: Transfer) -> Iterator[bytes]:
