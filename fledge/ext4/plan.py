@@ -7,11 +7,14 @@ numbered and file data is laid out in the order of `Tree.walk`.
 from __future__ import annotations
 
 import uuid
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
+from itertools import islice
+from operator import itemgetter
 
 from fledge.content import Content, Span, Sparse, content_size, read_content, read_extents
 from fledge.errors import CorruptError
@@ -163,6 +166,11 @@ def _enough(divided: Geometry, needed: int) -> int:
     return max(needed + divided.overhead, before_last + divided.least_group)
 
 
+def run_before(runs: Sequence[Run], block: int) -> int:
+    """Which of ascending runs is the last that does not begin after a block; else the first."""
+    return max(0, bisect_right(runs, block, key=itemgetter(0)) - 1)
+
+
 class Space:
     """The free blocks of a filesystem."""
 
@@ -179,14 +187,11 @@ class Space:
 
     def reserve(self, start: int, length: int) -> None:
         """Take blocks that are free."""
-        for position, (first, count) in enumerate(self.runs):
-            if first <= start < first + count:
-                before, after = (
-                    (first, start - first),
-                    (start + length, first + count - start - length),
-                )
-                self.runs[position : position + 1] = [run for run in (before, after) if run[1]]
-                return
+        position = run_before(self.runs, start)
+        first, count = self.runs[position]
+        before = first, start - first
+        after = start + length, first + count - start - length
+        self.runs[position : position + 1] = [run for run in (before, after) if run[1]]
 
     def take(self, length: int) -> list[Run]:
         """The first adjacent blocks; if there are not as many, whatever comes first.
@@ -210,7 +215,7 @@ class Space:
 
     def take_from(self, start: int, length: int) -> int:
         """The first of adjacent blocks that come after ``start``."""
-        for first, count in self.runs:
+        for first, count in islice(self.runs, run_before(self.runs, start), None):
             begin = max(first, start)
             if first + count - begin >= length:
                 self.reserve(begin, length)

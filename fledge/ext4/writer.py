@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from heapq import merge
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from stat import S_IFREG
@@ -22,6 +23,7 @@ from fledge.ext4.plan import (
     POINTERS_PER_BLOCK,
     Place,
     Plan,
+    run_before,
 )
 from fledge.ext4.structures import (
     BLOCK_SIZE,
@@ -212,9 +214,11 @@ class _Writer:
     def _free_in(self, group: int) -> Iterator[tuple[int, int]]:
         """Begin and end of what is free, as blocks of the group."""
         first = group * BLOCKS_PER_GROUP
-        # The runs ascend: those that end before the group are few or skipped quickly.
-        for start, length in self.plan.free:
+        free = self.plan.free
+        for start, length in islice(free, run_before(free, first), None):
             begin, end = max(start - first, 0), min(start + length - first, BLOCKS_PER_GROUP)
+            if begin >= BLOCKS_PER_GROUP:
+                break
             if begin < end:
                 yield begin, end
 
