@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from fledge.cpio import reader as cpio
-from fledge.errors import CorruptError, FledgeError, reason
+from fledge.errors import ConfigError, CorruptError, FledgeError, reason
 from fledge.ext4 import reader as ext4
 from fledge.ext4.structures import MAGIC, SUPERBLOCK_OFFSET
 from fledge.tree import Directory, Node, Tree
@@ -77,13 +77,14 @@ def opened(path: Path) -> Iterator[Opened]:
 
     A compressed initramfs is unpacked into a private temporary file, which goes with the
     context. Raises `CorruptError` for what is damaged, hostile or of no kind that is known;
-    `FledgeError` for what cannot be read.
+    `FledgeError` for what cannot
+    be read.
     """
     try:
         if not (path.is_file() or path.is_block_device()):
             # Nor is it opened: a fifo would wait for someone to write.
             path.stat()
-            raise CorruptError(f"{path} is no file", "Name an artifact.")
+            raise ConfigError(f"{path} is no file", "Name an artifact.")
         with path.open("rb") as file:
             start = file.read(_START)
             size = file.seek(0, os.SEEK_END)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -23,9 +24,12 @@ from fledge.errors import FledgeError
 from fledge.tree import printable
 
 if TYPE_CHECKING:
+    from fledge.artifact import Opened
     from fledge.build import Artifact
     from fledge.housekeeping import Amount
+    from fledge.inspection import Program, Summary
     from fledge.oci.manifest import Platform
+    from fledge.tree import File, Node
     from fledge.verify import Verdict
 
 EXIT_CODES = (
@@ -189,6 +193,51 @@ def verify(
 
 
 @app.command(epilog=EXIT_CODES)
+def inspect(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", show_default=False)],
+    path: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PATH]", help="In the artifact: a file to print, or a folder to list."
+        ),
+    ] = None,
+    as_list: Annotated[
+        bool, typer.Option("--list", "-l", help="List all that is in it, or below PATH.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The same, and the summary, as one JSON object.")
+    ] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show what is in an artifact, fledge's or not: an initramfs or an ext2, ext3 or ext4 image."""
+    if as_list and as_json:
+        raise typer.BadParameter("--list and --json exclude each other")
+    with _explained(verbose), _piped():
+        from fledge import artifact as artifacts
+        from fledge import inspection
+        from fledge.tree import Directory, File
+
+        inside = os.fsencode(path or "/")
+        with artifacts.opened(artifact) as opened:
+            top = inspection.find(opened, inside, follow=not (as_list or as_json))
+            if as_json:
+                _print_json(opened, inside, top)
+            elif as_list:
+                for name, node in inspection.below(inside, top):
+                    print(_listed(opened, b"/" + name, node))
+            elif path is None:
+                for line in _summary(opened, inspection.summarize(opened)):
+                    print(printable(line))
+            elif isinstance(top, File):
+                _print_content(top)
+            elif isinstance(top, Directory):
+                for name, node in sorted(top.children.items()):
+                    print(_listed(opened, name, node))
+            else:
+                print(_listed(opened, inside, top))
+
+
+@app.command(epilog=EXIT_CODES)
 def check(config: ConfigOption = Path("fledge.toml"), verbose: VerboseOption = False) -> None:
     """Validate the configuration and the files it names; download and write nothing."""
     with _explained(verbose):
@@ -318,6 +367,120 @@ def _die_of(number: int) -> None:
     """Let the signal do what it would have done, so that the shell sees it."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+@contextmanager
+def _piped() -> Iterator[None]:
+    """End as other programs do when who reads the output has had enough: ``| head``."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _die_of(signal.SIGPIPE)
+
+
+def _print_content(file: File) -> None:
+    """The bytes; for a terminal, what it would obey is escaped."""
+    from codecs import getincrementaldecoder
+
+    from fledge.content import read_content
+
+    if not sys.stdout.isatty():
+        for piece in read_content(file.content):
+            sys.stdout.buffer.write(piece)
+        return
+    decoder = getincrementaldecoder("utf-8")("backslashreplace")
+    for piece in read_content(file.content):
+        for line in decoder.decode(piece).splitlines(keepends=True):
+            text = line.rstrip("\n")
+            print("\t".join(map(printable, text.split("\t"))), end=line[len(text) :])
+    print(decoder.decode(b"", final=True), end="")
+
+
+def _print_json(opened: Opened, path: bytes, top: Node) -> None:
+    """Entry by entry, for there may be many."""
+    from fledge import inspection
+
+    facts = inspection.describe(opened, inspection.summarize(opened))
+    print(json.dumps(facts, indent=2).removesuffix("\n}"), end=',\n  "entries": [')
+    separator = "\n    "
+    for entry in inspection.describe_entries(opened, path, top):
+        print(separator, json.dumps(entry), sep="", end="")
+        separator = ",\n    "
+    print("\n  ]\n}")
+
+
+def _listed(opened: Opened, path: bytes, node: Node) -> str:
+    """A line as of ls -l; times are UTC."""
+    from datetime import datetime, timedelta, timezone
+    from stat import filemode
+
+    from fledge import inspection
+    from fledge.tree import Device, Symlink
+
+    size = (
+        f"{node.major}, {node.minor}"
+        if isinstance(node, Device)
+        else str(inspection.size(opened, node))
+    )
+    time = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(0, node.mtime_ns // 1_000_000_000)
+    arrow = f" -> {printable(node.target)}" if isinstance(node, Symlink) else ""
+    return (
+        f"{filemode(node.file_type | node.mode)} {opened.links(node):>3} {node.uid:>5}"
+        f" {node.gid:>5} {size:>10} {time:%Y-%m-%d %H:%M:%S} {printable(path)}{arrow}"
+    )
+
+
+def _summary(opened: Opened, summary: Summary) -> Iterator[str]:
+    from fledge.ext4.reader import Image
+    from fledge.report import human_size
+
+    def program(found: Program | None, more: str | None) -> str:
+        if found is None:
+            return "none"
+        name = found.path.decode()
+        return ", ".join(filter(None, (name, more, found.format, human_size(found.size))))
+
+    def line(title: str, text: str) -> str:
+        return f"  {title:<13}{text}"
+
+    yield str(opened.path)
+    yield line("kind", opened.kind)
+    yield line("size", f"{human_size(opened.size)} ({opened.size} bytes)")
+    if isinstance(opened.holds, Image):
+        superblock = opened.holds.superblock
+        free = superblock.free_blocks_count * superblock.block_size
+        room = superblock.blocks_count * superblock.block_size
+        yield line("free", f"{human_size(free)} of {human_size(room)}")
+        yield line("inodes", f"{superblock.free_inodes_count} of {superblock.inodes_count} free")
+        yield line("features", " ".join(superblock.features))
+    else:
+        for archive in opened.holds.archives:
+            yield line(
+                "archive",
+                f"{archive.compression or 'not compressed'}, at byte {archive.offset},"
+                f" {human_size(archive.size)} unpacked, {archive.entries} entries",
+            )
+    yield line("holds", f"{human_size(summary.content_size)} in {_names(summary.names)}")
+    yield line("init", program(summary.init, "built into fledge" if summary.has_own_init else None))
+    yield line("agent", program(summary.agent, summary.agent_version))
+    if summary.image or summary.command is not None:
+        yield line("image", summary.image or "an image, which its provenance would tell")
+    if summary.command:
+        yield line("command", shlex.join(summary.command))
+    yield line(
+        "provenance",
+        "beside it, of these bytes" if summary.has_provenance else "none of these bytes",
+    )
+
+
+def _names(counts: dict[str, int]) -> str:
+    plurals = {"directory": "directories"}
+    return ", ".join(
+        f"{count} {kind if count == 1 else plurals.get(kind, kind + 's')}"
+        for kind, count in counts.items()
+        if count
+    )
 
 
 def _platforms(names: list[str] | None) -> list[Platform]:

@@ -61,6 +61,8 @@ class InodeFacts:
     """What an inode says beside what its node does. Times are nanoseconds since 1970."""
 
     number: int
+    size: int
+    """Bytes, as in stat(2); a directory has one too."""
     links: int
     blocks: int
     """Units of 512 bytes in use, as in stat(2)."""
@@ -173,6 +175,7 @@ class _Reader:
         huge = inode.flags & InodeFlag.HUGE_FILE
         self._facts[node] = InodeFacts(
             number=number,
+            size=inode.size,
             links=inode.links,
             blocks=inode.sectors * (self._volume.block_size // SECTOR_SIZE if huge else 1),
             flags=inode.flags,

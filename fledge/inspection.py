@@ -1,0 +1,308 @@
+"""What is in an artifact: its facts, its entries, and where they came from, as far as it tells."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from fledge import agent, init, provenance
+from fledge.artifact import Opened
+from fledge.build import ENTRYPOINT
+from fledge.content import Content, Span, content_size, read_content, whole_file
+from fledge.cpio.reader import Initramfs
+from fledge.elf import architecture
+from fledge.errors import ConfigError, FledgeError
+from fledge.ext4.structures import Superblock
+from fledge.provenance import Provenance
+from fledge.tree import (
+    BlockDevice,
+    CharDevice,
+    Device,
+    Directory,
+    Fifo,
+    File,
+    Node,
+    Symlink,
+    Tree,
+    printable,
+    split_path,
+)
+
+TYPES: dict[type[Node], str] = {
+    Directory: "directory",
+    File: "file",
+    Symlink: "symlink",
+    CharDevice: "character device",
+    BlockDevice: "block device",
+    Fifo: "fifo",
+}
+
+INITS = (b"/sbin/init", b"/etc/init", b"/bin/init", b"/bin/sh")
+"""What the kernel tries to run on a disk, in its order (init/main.c)."""
+
+MAX_CONFIG_SIZE = 4 << 20
+"""Bytes of an image's config that are read."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A file that is to be run."""
+
+    path: bytes
+    sha256: str
+    size: int
+    format: str
+    """The first line of a script, or what machine a program is for."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An artifact on one page. What cannot be told is None."""
+
+    names: dict[str, int]
+    """How many of each of `TYPES`."""
+    content_size: int
+    """Bytes in all its files, each counted once."""
+    init: Program | None
+    has_own_init: bool
+    """It is the init that is built into this fledge."""
+    agent: Program | None
+    agent_version: str | None
+    image: str | None
+    """Where it came from."""
+    command: list[str] | None
+    """What the image would run: entrypoint and arguments, from its config in the artifact."""
+    has_provenance: bool
+    """There is one beside it, and it is about these bytes. What it says is in ``agent_version``
+    and ``image``."""
+
+
+def summarize(opened: Opened) -> Summary:
+    """Raises `FledgeError` if a content or the provenance cannot be read."""
+    names = dict.fromkeys(TYPES.values(), 0)
+    files: set[File] = set()
+    for _, node in opened.tree.walk():
+        names[TYPES[type(node)]] += 1
+        if isinstance(node, File):
+            files.add(node)
+    names["socket"] = len(opened.holds.sockets)
+    inits = (b"/init",) if isinstance(opened.holds, Initramfs) else INITS
+    first = next(filter(None, (_program(opened.tree, path) for path in inits)), None)
+    kestrel = _program(opened.tree, agent.PATH)
+    record = _provenance(opened)
+    inputs = {item.role: item for item in record.inputs} if record else {}
+    version = inputs["agent"].facts.get("version") if "agent" in inputs else None
+    return Summary(
+        names=names,
+        content_size=sum(content_size(file.content) for file in files),
+        init=first,
+        has_own_init=first is not None and first.sha256 == whole_file(init.SCRIPT).sha256,
+        agent=kestrel,
+        agent_version=version if isinstance(version, str) else None,
+        image=inputs["image"].uri if "image" in inputs else None,
+        command=_command(opened.tree),
+        has_provenance=record is not None,
+    )
+
+
+def find(opened: Opened, path: bytes, *, follow: bool) -> Node:
+    """The node at ``path``; of a symlink that leads nowhere, the symlink.
+
+    Raises `ConfigError` if there is none.
+    """
+    tree = opened.tree
+    node = (tree.get(path, follow=True) if follow else None) or tree.get(path)
+    if node is None:
+        raise ConfigError(
+            f"{opened.path} has no {printable(path)}", "Leave the path out and add -l to see all."
+        )
+    return node
+
+
+def below(path: bytes, node: Node) -> Iterator[tuple[bytes, Node]]:
+    """The node at ``path`` and all below it, as `Tree.walk`, with paths from the root."""
+    prefix = b"/".join(split_path(path))
+    if not isinstance(node, Directory):
+        yield prefix, node
+        return
+    tree = Tree(mtime_ns=0)
+    tree.root = node
+    for name, child in tree.walk():
+        yield b"/".join(filter(None, (prefix, name))), child
+
+
+def size(opened: Opened, node: Node) -> int:
+    """As in stat(2); 0 for a directory of an initramfs, which says nothing of it."""
+    if isinstance(node, File):
+        return content_size(node.content)
+    if isinstance(node, Symlink):
+        return len(node.target)
+    return 0 if isinstance(opened.holds, Initramfs) else opened.holds.inodes[node].size
+
+
+def describe(opened: Opened, summary: Summary) -> dict[str, Any]:
+    """The facts of an artifact as JSON has them, without its entries."""
+    answer: dict[str, Any] = {
+        "kind": opened.kind,
+        "size": opened.size,
+        "names": summary.names,
+        "content_size": summary.content_size,
+        "init": _program_json(summary.init),
+        "agent": _program_json(summary.agent),
+        "agent_version": summary.agent_version,
+        "image": summary.image,
+        "command": summary.command,
+        "has_provenance": summary.has_provenance,
+    }
+    if isinstance(opened.holds, Initramfs):
+        answer["archives"] = [
+            {
+                "offset": archive.offset,
+                "compression": archive.compression,
+                "size": archive.size,
+                "entries": archive.entries,
+            }
+            for archive in opened.holds.archives
+        ]
+    else:
+        answer["filesystem"] = _filesystem(opened.holds.superblock)
+    return answer
+
+
+def describe_entries(opened: Opened, path: bytes, top: Node) -> Iterator[dict[str, Any]]:
+    """Every field of the entry at ``path`` and of those below it, as JSON has them.
+
+    A name is text. If its bytes are not UTF-8, ``NAME_base64`` beside it holds them, and the
+    text has U+FFFD where they are not.
+    """
+    sha256: dict[Node, str] = {}
+    for name, node in below(path, top):
+        if isinstance(node, File) and node not in sha256:
+            sha256[node] = _sha256(node.content)
+        yield {**_text("path", b"/" + name), **_fields(opened, node, sha256.get(node))}
+    for name in opened.holds.sockets:
+        if isinstance(top, Directory) and name.startswith(_as_prefix(path)):
+            yield {**_text("path", b"/" + name), "type": "socket"}
+
+
+def _as_prefix(path: bytes) -> bytes:
+    return b"".join(part + b"/" for part in split_path(path))
+
+
+def _fields(opened: Opened, node: Node, sha256: str | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "type": TYPES[type(node)],
+        "mode": f"{node.mode:04o}",
+        "uid": node.uid,
+        "gid": node.gid,
+        "size": size(opened, node),
+        "mtime_ns": node.mtime_ns,
+        "links": opened.links(node),
+        "inode": opened.inode(node),
+    }
+    if sha256:
+        fields["sha256"] = sha256
+    elif isinstance(node, Symlink):
+        fields |= _text("target", node.target)
+    elif isinstance(node, Device):
+        fields |= {"major": node.major, "minor": node.minor}
+    fields["xattrs"] = [
+        {**_text("name", name), "value_base64": b64encode(value).decode()}
+        for name, value in sorted(node.xattrs.items())
+    ]
+    if not isinstance(opened.holds, Initramfs):
+        facts = opened.holds.inodes[node]
+        fields |= {
+            "atime_ns": facts.atime_ns,
+            "ctime_ns": facts.ctime_ns,
+            "crtime_ns": facts.crtime_ns,
+            "blocks": facts.blocks,
+            "flags": facts.flags,
+            "generation": facts.generation,
+        }
+    return fields
+
+
+def _text(key: str, value: bytes) -> dict[str, str]:
+    try:
+        return {key: value.decode()}
+    except UnicodeDecodeError:
+        text = value.decode(errors="replace")
+        return {key: text, f"{key}_base64": b64encode(value).decode()}
+
+
+def _filesystem(superblock: Superblock) -> dict[str, Any]:
+    uuid = superblock.uuid.hex()
+    return {
+        "uuid": "-".join((uuid[:8], uuid[8:12], uuid[12:16], uuid[16:20], uuid[20:])),
+        "label": superblock.volume_name.rstrip(b"\0").decode(errors="replace"),
+        "features": superblock.features,
+        "block_size": superblock.block_size,
+        "blocks": superblock.blocks_count,
+        "free_blocks": superblock.free_blocks_count,
+        "reserved_blocks": superblock.reserved_blocks_count,
+        "inodes": superblock.inodes_count,
+        "free_inodes": superblock.free_inodes_count,
+        "inode_size": superblock.inode_size,
+    }
+
+
+def _program(tree: Tree, path: bytes) -> Program | None:
+    node = tree.get(path, follow=True)
+    if not isinstance(node, File):
+        return None
+    start = next(islice(read_content(node.content), 1), b"")
+    if start.startswith(b"#!"):
+        kind = printable(start[:200].split(b"\n")[0])
+    else:
+        kind = architecture(start) or "no program"
+    return Program(path, _sha256(node.content), content_size(node.content), kind)
+
+
+def _program_json(program: Program | None) -> dict[str, Any] | None:
+    if program is None:
+        return None
+    return {
+        "path": program.path.decode(),
+        "sha256": program.sha256,
+        "size": program.size,
+        "format": program.format,
+    }
+
+
+def _sha256(content: Content) -> str:
+    digest = hashlib.sha256()
+    for piece in read_content(content):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _command(tree: Tree) -> list[str] | None:
+    """From what a build has put there; in artifacts of others it may be anything."""
+    node = tree.get(ENTRYPOINT)
+    if not isinstance(node, File) or content_size(node.content) > MAX_CONFIG_SIZE:
+        return None
+    try:
+        document = json.loads(b"".join(read_content(node.content)))
+    except (ValueError, RecursionError):
+        return None
+    config = document.get("config") if isinstance(document, dict) else None
+    if not isinstance(config, dict):
+        return None
+    parts = [config.get(key) or [] for key in ("Entrypoint", "Cmd")]
+    words = [word for part in parts if isinstance(part, list) for word in part]
+    return words if all(isinstance(word, str) for word in words) else None
+
+
+def _provenance(opened: Opened) -> Provenance | None:
+    """What is recorded beside the artifact, if it can be read and is about these bytes."""
+    try:
+        record = provenance.load(opened.path)
+    except FledgeError:
+        return None
+    return record if record.sha256 == _sha256(Span(opened.path, 0, opened.size)) else None
