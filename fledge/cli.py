@@ -26,6 +26,7 @@ from fledge.tree import printable
 if TYPE_CHECKING:
     from fledge.artifact import Opened
     from fledge.build import Artifact
+    from fledge.diff import Report
     from fledge.housekeeping import Amount
     from fledge.inspection import Program, Summary
     from fledge.oci.manifest import Platform
@@ -49,6 +50,9 @@ app = typer.Typer(
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration to read.")
 ]
+MAX_DIFFERENCE = 100
+"""Lines of a difference that are shown unasked."""
+
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show every input, and the traceback of an error.")
 ]
@@ -178,6 +182,7 @@ def verify(
 
         import fledge.config
         from fledge.cache import Cache
+        from fledge.diff import diff
         from fledge.fetch import Fetcher
         from fledge.terminal import TerminalReporter
         from fledge.verify import verify
@@ -188,6 +193,11 @@ def verify(
             verdict = verify(artifact, fledge.config.load(config), again, fetcher)
             for line in _verdict(artifact, verdict):
                 print(printable(line))
+            if verdict.artifact != verdict.rebuilt:
+                try:
+                    _print_difference(diff(artifact, again), verbose)
+                except FledgeError as error:
+                    print(printable(f"  what differs cannot be told: {error.message}"))
     if not verdict.equal:
         raise typer.Exit(1)
 
@@ -235,6 +245,26 @@ def inspect(
                     print(_listed(opened, name, node))
             else:
                 print(_listed(opened, inside, top))
+
+
+@app.command(epilog=EXIT_CODES)
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A", show_default=False)],
+    after: Annotated[Path, typer.Argument(metavar="B", show_default=False)],
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all lines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all as one JSON object.")] = False,
+) -> None:
+    """Explain how two artifacts differ; 0 if not a byte does, 1 if they do."""
+    with _explained(verbose):
+        import fledge.diff
+
+        report = fledge.diff.diff(before, after)
+        if as_json:
+            print(json.dumps(_difference(report), indent=2))
+        else:
+            _print_difference(report, verbose)
+    if not report.same_bytes:
+        raise typer.Exit(1)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -506,6 +536,69 @@ def _verdict(artifact: Path, verdict: Verdict) -> Iterator[str]:
         yield f"  as it was built now     {verdict.rebuilt}"
     for line in (*verdict.inputs, *verdict.versions):
         yield f"  {line}"
+
+
+def _print_difference(report: Report, verbose: bool) -> None:
+    lines = list(_told(report))
+    shown = lines if verbose else lines[:MAX_DIFFERENCE]
+    for line in shown:
+        print(printable(line))
+    if left := len(lines) - len(shown):
+        print(f"… and {left} lines more; -v or --json shows all")
+
+
+def _told(report: Report) -> Iterator[str]:
+    if report.same_bytes:
+        yield "the same bytes"
+        return
+    yield f"{len(report.changes)} paths differ" if report.changes else "the same tree, other bytes"
+    yield f"  the first other byte is at {report.first_difference}"
+    for what in report.not_compared:
+        yield f"  not compared, for only ext4 has them: {what}"
+    for name, (old, new) in report.container.items():
+        yield f"  {name}: {_value(old)} → {_value(new)}"
+    signs = {"added": "+", "removed": "-", "changed": "~"}
+    for change in report.changes:
+        fields = ", ".join(
+            f"{name} {_value(old)} → {_value(new)}" for name, (old, new) in change.fields.items()
+        )
+        yield f"{signs[change.kind]} /{printable(change.path)}{': ' if fields else ''}{fields}"
+        yield from (f"    {line}" for line in change.lines)
+
+
+def _value(value: object) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _difference(report: Report) -> dict[str, object]:
+    def pair(both: tuple[object, object]) -> dict[str, object]:
+        return dict(zip(("before", "after"), map(_plain, both), strict=True))
+
+    return {
+        "same_bytes": report.same_bytes,
+        "first_difference": report.first_difference,
+        "same_tree": not report.changes,
+        "not_compared": list(report.not_compared),
+        "container": {name: pair(both) for name, both in report.container.items()},
+        "changes": [
+            {
+                "path": _plain(change.path),
+                "kind": change.kind,
+                "fields": {name: pair(both) for name, both in change.fields.items()},
+                "lines": list(change.lines),
+            }
+            for change in report.changes
+        ],
+    }
+
+
+def _plain(value: object) -> object:
+    """What JSON can hold; bytes that are no UTF-8 become lone surrogates (PEP 383)."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, dict):
+        return {str(_plain(key)): _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _as_json(artifact: Artifact) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import difflib
 import hashlib
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
-from fledge.content import Content, Span, content_size, read_content
+from fledge.artifact import Opened, opened
+from fledge.content import READ_SIZE, Content, Span, content_size, read_content
+from fledge.cpio.reader import Initramfs
+from fledge.errors import FledgeError, reason
 from fledge.tree import Device, File, Node, Symlink, Tree
 
 MAX_TEXT = 1 << 20
@@ -19,6 +23,9 @@ MAX_TEXT_LINES = 4000
 
 MAX_SHOWN = 200
 """Lines that are shown of one file."""
+
+GZIP_HEADER = 10
+"""Bytes that tell of time, level and system (RFC 1952)."""
 
 NANOSECONDS = 1_000_000_000
 FILE_TYPES = {
@@ -43,6 +50,88 @@ class Change:
     """What is another in a changed one, before and after."""
     lines: tuple[str, ...] = ()
     """The difference of two texts, as ``diff -u`` shows it."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How two artifacts differ."""
+
+    first_difference: int | None
+    """The first byte that is another, or that only one has; None if there is none."""
+    changes: tuple[Change, ...]
+    """What is another in them."""
+    container: Mapping[str, tuple[object, object]]
+    """What is another around that: compression, order, the superblock; by name, before and
+    after. Between two kinds there is only that they are two."""
+    not_compared: tuple[str, ...]
+    """What only one of the two kinds can hold."""
+
+    @property
+    def same_bytes(self) -> bool:
+        return self.first_difference is None
+
+
+ONLY_IN_EXT4 = ("extended attributes", "parts of a second", "/lost+found")
+
+
+def diff(before: Path, after: Path) -> Report:
+    """Compare two artifacts. Raises as `fledge.artifact.opened` does."""
+    with opened(before) as old, opened(after) as new:
+        first = _first_difference(before, after)
+        if first is None:
+            return Report(None, (), {}, ())
+        mixed = old.kind != new.kind
+        return Report(
+            first_difference=first,
+            changes=tuple(compare(old.tree, new.tree, coarse=mixed)),
+            container=_changed(_facts(old, mixed=mixed), _facts(new, mixed=mixed)),
+            not_compared=ONLY_IN_EXT4 if mixed else (),
+        )
+
+
+def _first_difference(before: Path, after: Path) -> int | None:
+    position = 0
+    try:
+        with before.open("rb") as one, after.open("rb") as two:
+            while (old := one.read(READ_SIZE)) == (new := two.read(READ_SIZE)):
+                if not old:
+                    return None
+                position += len(old)
+    except OSError as error:
+        raise FledgeError(f"{error.filename} could not be read: {reason(error)}") from error
+    pairs = zip(old, new, strict=False)
+    equal = (number for number, (a, b) in enumerate(pairs) if a != b)
+    return position + next(equal, min(len(old), len(new)))
+
+
+def _facts(artifact: Opened, *, mixed: bool) -> Fields:
+    """What is around the tree, by names that people know."""
+    facts: dict[str, object] = {"kind": artifact.kind}
+    if mixed:
+        return facts
+    facts["size"] = artifact.size
+    holds = artifact.holds
+    if isinstance(holds, Initramfs):
+        if artifact.compression:
+            with artifact.path.open("rb") as file:
+                facts["first bytes"] = file.read(GZIP_HEADER).hex(" ")
+        facts["archives"] = [archive.compression or "uncompressed" for archive in holds.archives]
+        facts["uncompressed size"] = sum(archive.size for archive in holds.archives)
+        headers = holds.headers.values()
+        facts["order of entries"] = _fingerprint(header.name for header in headers)
+        facts["inode numbers"] = _fingerprint((header.name, header.ino) for header in headers)
+        return facts
+    fields = holds.superblock._asdict()
+    for kind in ("compat", "incompat", "ro_compat"):
+        del fields[f"feature_{kind}"]
+    facts["features"] = holds.superblock.features
+    facts |= {f"superblock {name}": _readable(value) for name, value in fields.items()}
+    inodes = [(path, holds.inodes[node]) for path, node in artifact.tree.walk()]
+    facts["inode numbers"] = _fingerprint((path, inode.number) for path, inode in inodes)
+    facts["other times"] = _fingerprint(
+        (path, inode.atime_ns, inode.ctime_ns, inode.crtime_ns) for path, inode in inodes
+    )
+    return facts
 
 
 def compare(before: Tree, after: Tree, *, coarse: bool = False) -> Iterator[Change]:
@@ -142,3 +231,15 @@ def _sha256(content: Content) -> str:
     for piece in read_content(content):
         digest.update(piece)
     return digest.hexdigest()
+
+
+def _fingerprint(values: Iterable[object]) -> str:
+    """What tells many values from many others, where to list them would help nobody."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(repr(value).encode())
+    return f"sha256 {digest.hexdigest()[:16]}…"
+
+
+def _readable(value: object) -> object:
+    return value.rstrip(b"\0").hex() if isinstance(value, bytes) else value

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import subprocess
+from pathlib import Path
+
+import daemons
+import project
+import pytest
 from hypothesis import given
 from trees import describe, trees
 
-from fledge.diff import compare
+from fledge import build, config
+from fledge.cache import Cache
+from fledge.config import Filesystem
+from fledge.cpio import newc
+from fledge.cpio.gzip import compress
+from fledge.diff import compare, diff
+from fledge.ext4 import write
+from fledge.oci.manifest import Platform
+from fledge.report import Reporter
 from fledge.tree import CharDevice, Directory, File, Symlink, Tree
 
 
@@ -93,3 +109,94 @@ def test_another_kind() -> None:
     two.add(b"a", Directory(mode=0o644))
     [change] = compare(one, two)
     assert change.fields == {"type": ("file", "directory"), "size": (0, None)}
+
+
+def make(toml: Path, output: Path) -> Path:
+    platform = Platform("linux", "amd64")
+    cache, reporter = Cache.default(), Reporter()
+    return build.build(
+        config.load(toml), output, cache=cache, reporter=reporter, platform=platform
+    ).path
+
+
+def test_two_builds_of_the_same(tmp_path: Path, fledge: project.Fledge) -> None:
+    toml = project.make_rootfs(tmp_path)
+    one, two = make(toml, tmp_path / "a.img"), make(toml, tmp_path / "b.img")
+    assert diff(one, two).same_bytes
+    done = fledge("diff", "a.img", "b.img")
+    assert (done.code, done.out) == (0, "the same bytes\n")
+
+
+@pytest.mark.parametrize("made", [project.make, project.make_rootfs])
+def test_a_file_that_changed(tmp_path: Path, made: object, fledge: project.Fledge) -> None:
+    toml = made(tmp_path)  # type: ignore[operator]
+    make(toml, tmp_path / "a")
+    project.write(tmp_path, "payload/webserver.yaml", b"port: 81\n")
+    make(toml, tmp_path / "b")
+    report = diff(tmp_path / "a", tmp_path / "b")
+    [change] = report.changes
+    assert change.path == b"etc/webserver/config.yaml"
+    assert change.lines == ("@@ -1 +1 @@", "-port: 80", "+port: 81")
+    done = fledge("diff", "a", "b")
+    assert done.code == 1
+    assert "1 paths differ\n" in done.out
+    assert "    +port: 81\n" in done.out
+    document = json.loads(fledge("diff", "--json", "a", "b").out)
+    assert [change["path"] for change in document["changes"]] == ["etc/webserver/config.yaml"]
+    assert not document["same_tree"]
+
+
+def test_another_level_of_compression(tmp_path: Path) -> None:
+    artifact = make(project.make(tmp_path), tmp_path / "a.gz")
+    archive = gzip.decompress(artifact.read_bytes())
+    (tmp_path / "b.gz").write_bytes(gzip.compress(archive, 1, mtime=5))
+    report = diff(artifact, tmp_path / "b.gz")
+    assert (report.same_bytes, report.changes) == (False, ())
+    assert report.container.keys() == {"size", "first bytes"}
+    (tmp_path / "c").write_bytes(archive)
+    report = diff(artifact, tmp_path / "c")
+    assert report.container["archives"] == (["gzip"], ["uncompressed"])
+    assert report.changes == ()
+
+
+@pytest.mark.real
+def test_another_uuid(tmp_path: Path) -> None:
+    daemons.need("tune2fs")
+    artifact = make(project.make_rootfs(tmp_path), tmp_path / "a.img")
+    other = tmp_path / "b.img"
+    other.write_bytes(artifact.read_bytes())
+    subprocess.run(["tune2fs", "-U", "random", other], check=True, capture_output=True)
+    report = diff(artifact, other)
+    assert report.changes == ()
+    assert "superblock uuid" in report.container
+
+
+def test_bytes_that_mean_nothing(tmp_path: Path) -> None:
+    artifact = make(project.make_rootfs(tmp_path), tmp_path / "a.img")
+    data = bytearray(artifact.read_bytes())
+    data[-5] ^= 1
+    (tmp_path / "b.img").write_bytes(data)
+    report = diff(artifact, tmp_path / "b.img")
+    assert (report.changes, dict(report.container)) == ((), {})
+    assert report.first_difference == len(data) - 5
+
+
+def test_one_tree_in_two_kinds(tmp_path: Path) -> None:
+    one = tree()
+    motd = one.get(b"etc/motd")
+    assert motd
+    motd.xattrs, motd.mtime_ns = {b"user.a": b"b"}, 1_500_000_000
+    (tmp_path / "a.gz").write_bytes(b"".join(compress(newc.write(one))))
+    (tmp_path / "b.img").touch()
+    write(one, tmp_path / "b.img", Filesystem(size_buffer_mb=1), 5)
+    report = diff(tmp_path / "a.gz", tmp_path / "b.img")
+    assert report.changes == ()
+    assert report.container == {"kind": ("initramfs", "ext4")}
+    assert "extended attributes" in report.not_compared
+
+
+def test_what_is_no_artifact(tmp_path: Path, fledge: project.Fledge) -> None:
+    project.write(tmp_path, "a", b"text")
+    assert fledge("diff", "a", "a").code == 4
+    assert fledge("diff", "a", "missing").code == 4
+    assert "a is neither" in fledge("diff", "a", "missing").err

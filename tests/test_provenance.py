@@ -269,4 +269,11 @@ def test_the_command(tmp_path: Path, fledge: project.Fledge) -> None:
     done = fledge("verify", "x.gz")
     assert done.code == 1
     assert done.out.startswith("different: x.gz\n")
+    assert "cannot be told: x.gz is neither" in done.out
+    assert fledge("build", "-q", "-o", "x.gz").code == 0
+    project.write(tmp_path, "payload/site/index.html", b"<h1>bye</h1>\n")
+    done = fledge("verify", "x.gz")
+    assert done.code == 1
+    assert "mapping payload/site/index.html: recorded" in done.out
+    assert "    +<h1>bye</h1>\n" in done.out
     assert fledge("verify", "missing").code == 2
