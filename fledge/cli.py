@@ -551,7 +551,9 @@ def _told(report: Report) -> Iterator[str]:
     if report.same_bytes:
         yield "the same bytes"
         return
-    yield f"{len(report.changes)} paths differ" if report.changes else "the same tree, other bytes"
+    count = len(report.changes)
+    paths = "1 path differs" if count == 1 else f"{count} paths differ"
+    yield paths if count else "the same tree, other bytes"
     yield f"  the first other byte is at {report.first_difference}"
     for what in report.not_compared:
         yield f"  not compared, for only ext4 has them: {what}"

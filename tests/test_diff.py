@@ -139,7 +139,7 @@ def test_a_file_that_changed(tmp_path: Path, made: object, fledge: project.Fledg
     assert change.lines == ("@@ -1 +1 @@", "-port: 80", "+port: 81")
     done = fledge("diff", "a", "b")
     assert done.code == 1
-    assert "1 paths differ\n" in done.out
+    assert "1 path differs\n" in done.out
     assert "    +port: 81\n" in done.out
     document = json.loads(fledge("diff", "--json", "a", "b").out)
     assert [change["path"] for change in document["changes"]] == ["etc/webserver/config.yaml"]
