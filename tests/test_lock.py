@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import daemons
 import project
@@ -68,11 +69,13 @@ def artifact(folder: Path) -> str:
     return sha256((folder / "plugin.cpio.gz").read_bytes())
 
 
-def built(fledge: Fledge, *options: str) -> object:
+def built(fledge: Fledge, *options: str) -> dict[str, Any]:
     """Digest and inputs of what a build makes."""
     done = fledge("build", "--json", *AMD64, *options)
     assert done.code == 0, done.err
-    return json.loads(done.out)
+    answer = json.loads(done.out)
+    assert isinstance(answer, dict)
+    return answer
 
 
 @pytest.fixture
@@ -597,7 +600,12 @@ def test_moved_tag(fledge: Fledge, tmp_path: Path) -> None:
         assert done.code == 1
         assert f"manifest: sha256:{NEW.sha256}, was sha256:{OLD.sha256}" in done.err
         (tmp_path / "fledge.lock").rename(tmp_path / "aside")
+        old = shutil.copy(tmp_path / before["path"], tmp_path / "old.img")
         assert built(fledge) != before
+        done = fledge("diff", old, before["path"])
+        assert done.code == 1
+        assert "\n~ /a: content " in done.out
+        assert "    -old\n    +new\n" in done.out
 
 
 @pytest.mark.real
@@ -680,6 +688,8 @@ def test_another_user_without_a_network_builds_the_same(
             pytest.skip("a user may not have a namespace here")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == mine
+        record = f"{mine['path']}.provenance.json"
+        assert (user.home / record).read_bytes() == (tmp_path / record).read_bytes()
 
 
 @pytest.mark.real
