@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import sys
 import traceback
@@ -25,13 +24,9 @@ from fledge.tree import printable
 
 if TYPE_CHECKING:
     from fledge.artifact import Opened
-    from fledge.build import Artifact
     from fledge.diff import Report
-    from fledge.housekeeping import Amount
-    from fledge.inspection import Program, Summary
     from fledge.oci.manifest import Platform
     from fledge.tree import File, Node
-    from fledge.verify import Verdict
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 other failure, 2 usage or config, 3 network,"
@@ -105,6 +100,7 @@ def build(
     with _explained(verbose):
         import fledge.build
         import fledge.config
+        from fledge import render
         from fledge.cache import Cache
         from fledge.oci.manifest import parse_platform
         from fledge.report import Reporter
@@ -124,7 +120,8 @@ def build(
             terminal.inputs(artifact)
         if terminal:
             terminal.summary(artifact)
-        print(_as_json(artifact) if as_json else artifact.path)
+        document = render.artifact_document(artifact)
+        print(json.dumps(document, indent=2) if as_json else artifact.path)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -181,6 +178,7 @@ def verify(
         import tempfile
 
         import fledge.config
+        from fledge import render
         from fledge.cache import Cache
         from fledge.diff import diff
         from fledge.fetch import Fetcher
@@ -191,7 +189,7 @@ def verify(
         with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
             again = Path(folder, artifact.name)
             verdict = verify(artifact, fledge.config.load(config), again, fetcher)
-            for line in _verdict(artifact, verdict):
+            for line in render.verdict(artifact, verdict):
                 print(printable(line))
             if verdict.artifact != verdict.rebuilt:
                 try:
@@ -224,7 +222,7 @@ def inspect(
         raise typer.BadParameter("--list and --json exclude each other")
     with _explained(verbose), _piped():
         from fledge import artifact as artifacts
-        from fledge import inspection
+        from fledge import inspection, render
         from fledge.tree import Directory, File
 
         inside = os.fsencode(path or "/")
@@ -234,17 +232,17 @@ def inspect(
                 _print_json(opened, inside, top)
             elif as_list:
                 for name, node in inspection.below(inside, top):
-                    print(_listed(opened, b"/" + name, node))
+                    print(render.listed(opened, b"/" + name, node))
             elif path is None:
-                for line in _summary(opened, inspection.summarize(opened)):
+                for line in render.summary(opened, inspection.summarize(opened)):
                     print(printable(line))
             elif isinstance(top, File):
                 _print_content(top)
             elif isinstance(top, Directory):
                 for name, node in sorted(top.children.items()):
-                    print(_listed(opened, name, node))
+                    print(render.listed(opened, name, node))
             else:
-                print(_listed(opened, inside, top))
+                print(render.listed(opened, inside, top))
 
 
 @app.command(epilog=EXIT_CODES)
@@ -255,12 +253,13 @@ def diff(
     as_json: Annotated[bool, typer.Option("--json", help="Print all as one JSON object.")] = False,
 ) -> None:
     """Explain how two artifacts differ; 0 if not a byte does, 1 if they do."""
-    with _explained(verbose):
+    with _explained(verbose), _piped():
         import fledge.diff
+        from fledge import render
 
         report = fledge.diff.diff(before, after)
         if as_json:
-            print(json.dumps(_difference(report), indent=2))
+            print(json.dumps(render.difference_document(report), indent=2))
         else:
             _print_difference(report, verbose)
     if not report.same_bytes:
@@ -289,7 +288,7 @@ def show_cache(context: typer.Context) -> None:
     if context.invoked_subcommand:
         return
     with _explained(verbose=False):
-        from fledge import housekeeping
+        from fledge import housekeeping, render
         from fledge.cache import Cache
         from fledge.housekeeping import Amount
 
@@ -298,19 +297,19 @@ def show_cache(context: typer.Context) -> None:
         print(cache.root)
         total = sum(contents.values(), Amount())
         for kind, amount in {**contents, "all together": total}.items():
-            print(f"  {kind:<22}{_counted(amount)}")
+            print(f"  {kind:<22}{render.counted(amount)}")
 
 
 @cache_app.command("verify", epilog=EXIT_CODES)
 def verify_cache(verbose: VerboseOption = False) -> None:
     """Read all that the cache holds; remove and list what is damaged."""
     with _explained(verbose):
-        from fledge import housekeeping
+        from fledge import housekeeping, render
         from fledge.cache import Cache
         from fledge.terminal import TerminalReporter
 
         sound = housekeeping.verify(Cache.default(), TerminalReporter())
-        print(f"sound: {_counted(sound)}")
+        print(f"sound: {render.counted(sound)}")
 
 
 @cache_app.command("prune", epilog=EXIT_CODES)
@@ -328,7 +327,7 @@ def prune_cache(
     if older_than is None and max_size is None:
         raise typer.BadParameter("say what may go with --older-than or --max-size")
     with _explained(verbose):
-        from fledge import housekeeping
+        from fledge import housekeeping, render
         from fledge.cache import Cache
         from fledge.units import parse_duration, parse_size
 
@@ -337,10 +336,10 @@ def prune_cache(
             None if older_than is None else parse_duration(older_than),
             None if max_size is None else parse_size(max_size),
         )
-        print(f"removed: {_counted(pruned.removed)}")
+        print(f"removed: {render.counted(pruned.removed)}")
         if pruned.in_use.files:
-            print(f"in use: {_counted(pruned.in_use)}")
-        print(f"left: {_counted(pruned.left)}")
+            print(f"in use: {render.counted(pruned.in_use)}")
+        print(f"left: {render.counted(pruned.left)}")
 
 
 @app.command()
@@ -440,179 +439,18 @@ def _print_json(opened: Opened, path: bytes, top: Node) -> None:
     print("\n  ]\n}")
 
 
-def _listed(opened: Opened, path: bytes, node: Node) -> str:
-    """A line as of ls -l; times are UTC."""
-    from datetime import datetime, timedelta, timezone
-    from stat import filemode
-
-    from fledge import inspection
-    from fledge.tree import Device, Symlink
-
-    size = (
-        f"{node.major}, {node.minor}"
-        if isinstance(node, Device)
-        else str(inspection.size(opened, node))
-    )
-    time = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(0, node.mtime_ns // 1_000_000_000)
-    arrow = f" -> {printable(node.target)}" if isinstance(node, Symlink) else ""
-    return (
-        f"{filemode(node.file_type | node.mode)} {opened.links(node):>3} {node.uid:>5}"
-        f" {node.gid:>5} {size:>10} {time:%Y-%m-%d %H:%M:%S} {printable(path)}{arrow}"
-    )
-
-
-def _summary(opened: Opened, summary: Summary) -> Iterator[str]:
-    from fledge.ext4.reader import Image
-    from fledge.report import human_size
-
-    def program(found: Program | None, more: str | None) -> str:
-        if found is None:
-            return "none"
-        name = found.path.decode()
-        return ", ".join(filter(None, (name, more, found.format, human_size(found.size))))
-
-    def line(title: str, text: str) -> str:
-        return f"  {title:<13}{text}"
-
-    yield str(opened.path)
-    yield line("kind", opened.kind)
-    yield line("size", f"{human_size(opened.size)} ({opened.size} bytes)")
-    if isinstance(opened.holds, Image):
-        superblock = opened.holds.superblock
-        free = superblock.free_blocks_count * superblock.block_size
-        room = superblock.blocks_count * superblock.block_size
-        yield line("free", f"{human_size(free)} of {human_size(room)}")
-        yield line("inodes", f"{superblock.free_inodes_count} of {superblock.inodes_count} free")
-        yield line("features", " ".join(superblock.features))
-    else:
-        for archive in opened.holds.archives:
-            yield line(
-                "archive",
-                f"{archive.compression or 'not compressed'}, at byte {archive.offset},"
-                f" {human_size(archive.size)} unpacked, {archive.entries} entries",
-            )
-    yield line("holds", f"{human_size(summary.content_size)} in {_names(summary.names)}")
-    yield line("init", program(summary.init, "built into fledge" if summary.has_own_init else None))
-    yield line("agent", program(summary.agent, summary.agent_version))
-    if summary.image or summary.command is not None:
-        yield line("image", summary.image or "an image, which its provenance would tell")
-    if summary.command:
-        yield line("command", shlex.join(summary.command))
-    yield line(
-        "provenance",
-        "beside it, of these bytes" if summary.has_provenance else "none of these bytes",
-    )
-
-
-def _names(counts: dict[str, int]) -> str:
-    plurals = {"directory": "directories"}
-    return ", ".join(
-        f"{count} {kind if count == 1 else plurals.get(kind, kind + 's')}"
-        for kind, count in counts.items()
-        if count
-    )
-
-
 def _platforms(names: list[str] | None) -> list[Platform]:
     from fledge.oci.manifest import host_platform, parse_platform
 
     return [parse_platform(name) for name in names or ()] or [host_platform()]
 
 
-def _counted(amount: Amount) -> str:
-    from fledge.report import human_size
-
-    plural = "" if amount.files == 1 else "s"
-    return f"{amount.files} file{plural}, {human_size(amount.size)}"
-
-
-def _verdict(artifact: Path, verdict: Verdict) -> Iterator[str]:
-    if verdict.equal:
-        yield f"equal: {artifact} is what its provenance says, and building it again gives it"
-    else:
-        yield f"different: {artifact}"
-        yield f"  sha256 of the file      {verdict.artifact}"
-        yield f"  as its provenance says  {verdict.recorded}"
-        yield f"  as it was built now     {verdict.rebuilt}"
-    for line in (*verdict.inputs, *verdict.versions):
-        yield f"  {line}"
-
-
 def _print_difference(report: Report, verbose: bool) -> None:
-    lines = list(_told(report))
+    from fledge import render
+
+    lines = list(render.difference(report))
     shown = lines if verbose else lines[:MAX_DIFFERENCE]
     for line in shown:
         print(printable(line))
     if left := len(lines) - len(shown):
         print(f"… and {left} lines more; -v or --json shows all")
-
-
-def _told(report: Report) -> Iterator[str]:
-    if report.same_bytes:
-        yield "the same bytes"
-        return
-    count = len(report.changes)
-    paths = "1 path differs" if count == 1 else f"{count} paths differ"
-    yield paths if count else "the same tree, other bytes"
-    yield f"  the first other byte is at {report.first_difference}"
-    for what in report.not_compared:
-        yield f"  not compared, for only ext4 has them: {what}"
-    for name, (old, new) in report.container.items():
-        yield f"  {name}: {_value(old)} → {_value(new)}"
-    signs = {"added": "+", "removed": "-", "changed": "~"}
-    for change in report.changes:
-        fields = ", ".join(
-            f"{name} {_value(old)} → {_value(new)}" for name, (old, new) in change.fields.items()
-        )
-        yield f"{signs[change.kind]} /{printable(change.path)}{': ' if fields else ''}{fields}"
-        yield from (f"    {line}" for line in change.lines)
-
-
-def _value(value: object) -> str:
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-
-
-def _difference(report: Report) -> dict[str, object]:
-    def pair(both: tuple[object, object]) -> dict[str, object]:
-        return dict(zip(("before", "after"), map(_plain, both), strict=True))
-
-    return {
-        "same_bytes": report.same_bytes,
-        "first_difference": report.first_difference,
-        "same_tree": not report.changes,
-        "not_compared": list(report.not_compared),
-        "container": {name: pair(both) for name, both in report.container.items()},
-        "changes": [
-            {
-                "path": _plain(change.path),
-                "kind": change.kind,
-                "fields": {name: pair(both) for name, both in change.fields.items()},
-                "lines": list(change.lines),
-            }
-            for change in report.changes
-        ],
-    }
-
-
-def _plain(value: object) -> object:
-    """What JSON can hold; bytes that are no UTF-8 become lone surrogates (PEP 383)."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    if isinstance(value, dict):
-        return {str(_plain(key)): _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _as_json(artifact: Artifact) -> str:
-    return json.dumps(
-        {
-            "path": str(artifact.path),
-            "size": artifact.size,
-            "sha256": artifact.sha256,
-            "inputs": [
-                {"role": item.role, "uri": item.uri, "sha256": item.sha256}
-                for item in artifact.inputs
-            ],
-        },
-        indent=2,
-    )
