@@ -77,8 +77,7 @@ def opened(path: Path) -> Iterator[Opened]:
 
     A compressed initramfs is unpacked into a private temporary file, which goes with the
     context. Raises `CorruptError` for what is damaged, hostile or of no kind that is known;
-    `FledgeError` for what cannot
-    be read.
+    `FledgeError` for what cannot be read.
     """
     try:
         if not (path.is_file() or path.is_block_device()):
