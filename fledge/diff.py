@@ -15,14 +15,15 @@ from fledge.artifact import Opened, opened
 from fledge.content import READ_SIZE, Content, Span, content_size, read_content
 from fledge.cpio.reader import Initramfs
 from fledge.errors import FledgeError, reason
-from fledge.tree import Device, File, Node, Symlink, Tree
+from fledge.tree import Device, Directory, File, Node, Symlink, Tree
 
 MAX_TEXT = 1 << 20
 MAX_TEXT_LINES = 4000
 """Bytes and lines of a file whose lines are compared: that takes quadratic time at worst."""
 
 MAX_SHOWN = 200
-"""Lines that are shown of one file."""
+MAX_WIDTH = 400
+"""Lines that are shown of one file, and characters of each."""
 
 GZIP_HEADER = 10
 """Bytes that tell of time, level and system (RFC 1952)."""
@@ -37,7 +38,12 @@ FILE_TYPES = {
     stat.S_IFIFO: "fifo",
 }
 
+NO_NEWLINE = " (no newline at the end)"
+
 Fields = Mapping[str, object]
+
+_Contents = tuple[tuple[str, str], tuple[str, ...]]
+"""SHA-256 of two contents, and the lines that differ."""
 
 
 @dataclass(frozen=True)
@@ -142,35 +148,46 @@ def compare(before: Tree, after: Tree, *, coarse: bool = False) -> Iterator[Chan
     `fledge.content.read_content` does.
     """
     nodes = [dict(tree.walk()) for tree in (before, after)]
-    names = [_names(tree) for tree in (before, after)]
-    same: dict[tuple[Node, Node], tuple[bool, tuple[str, ...]]] = {}
+    firsts = [_first_names(each) for each in nodes]
+    contents: dict[tuple[Node, Node], _Contents] = {}
     for path in sorted(nodes[0].keys() | nodes[1].keys(), key=lambda path: path.split(b"/")):
-        if coarse and path == b"lost+found":
-            continue
         old, new = nodes[0].get(path), nodes[1].get(path)
+        if coarse and path == b"lost+found" and _is_empty(old) and _is_empty(new):
+            continue
         if old is None or new is None:
             yield Change(path, "added" if old is None else "removed")
             continue
         fields = _changed(_fields(old, coarse=coarse), _fields(new, coarse=coarse))
-        if names[0][old] != names[1][new]:
-            fields["names"] = (names[0][old], names[1][new])
+        linked = firsts[0][old], firsts[1][new]
+        if linked[0] != linked[1]:
+            fields["hard link of"] = (
+                linked[0] if linked[0] != path else None,
+                linked[1] if linked[1] != path else None,
+            )
         lines: tuple[str, ...] = ()
         if isinstance(old, File) and isinstance(new, File):
-            if (old, new) not in same:
-                same[old, new] = _compare_contents(old.content, new.content)
-            equal, lines = same[old, new]
-            if not equal:
-                fields["content"] = (_sha256(old.content), _sha256(new.content))
+            if (old, new) not in contents:
+                contents[old, new] = _compare_contents(old.content, new.content)
+            digests, lines = contents[old, new]
+            # The other names of the two have the same lines.
+            contents[old, new] = digests, ()
+            if digests[0] != digests[1]:
+                fields["content"] = digests
         if fields:
             yield Change(path, "changed", fields, lines)
 
 
-def _names(tree: Tree) -> dict[Node, list[bytes]]:
-    """All paths of each node."""
-    names: dict[Node, list[bytes]] = {}
-    for path, node in tree.walk():
-        names.setdefault(node, []).append(path)
-    return names
+def _first_names(nodes: Mapping[bytes, Node]) -> dict[Node, bytes]:
+    """The first path of each node: two paths with the same one are hard links."""
+    first: dict[Node, bytes] = {}
+    for path, node in nodes.items():
+        first.setdefault(node, path)
+    return first
+
+
+def _is_empty(node: Node | None) -> bool:
+    """Whether there is nothing, or a directory with nothing in it."""
+    return node is None or (isinstance(node, Directory) and not node.children)
 
 
 def _fields(node: Node, *, coarse: bool) -> Fields:
@@ -201,27 +218,42 @@ def _changed(old: Fields, new: Fields) -> dict[str, tuple[object, object]]:
     }
 
 
-def _compare_contents(old: Content, new: Content) -> tuple[bool, tuple[str, ...]]:
-    """Whether they are equal, and the lines that are not, of texts."""
-    if content_size(old) == content_size(new) and _sha256(old) == _sha256(new):
-        return True, ()
-    texts = _lines(old), _lines(new)
-    if texts[0] is None or texts[1] is None:
-        return False, ()
-    difference = difflib.unified_diff(texts[0], texts[1], lineterm="", n=2)
-    return False, tuple(islice(islice(difference, 2, None), MAX_SHOWN))
+def _compare_contents(old: Content, new: Content) -> _Contents:
+    """The digests of both and, if they are texts that differ, the lines that do."""
+    digests = _sha256(old), _sha256(new)
+    if digests[0] == digests[1]:
+        return digests, ()
+    before, after = _lines(old), _lines(new)
+    if before is None or after is None:
+        return digests, ()
+    difference = islice(difflib.unified_diff(before, after, lineterm="", n=2), 2, None)
+    lines = [_narrow(line) for line in islice(difference, MAX_SHOWN)]
+    left = sum(1 for _ in difference)
+    return digests, (*lines, *([f"… and {left} lines more"] if left else []))
 
 
 def _lines(content: Content) -> list[str] | None:
-    """The lines of a text; None for anything else, or too long a one."""
+    """The lines of a text; None for anything else, or too long a one.
+
+    Only a newline ends a line, as in diff(1), so that no other line end is lost.
+    """
     if content_size(content) > MAX_TEXT:
         return None
     try:
         text = b"".join(read_content(content)).decode()
     except UnicodeDecodeError:
         return None
-    lines = text.splitlines()
-    return None if "\0" in text or len(lines) > MAX_TEXT_LINES else lines
+    if "\0" in text or text.count("\n") >= MAX_TEXT_LINES:
+        return None
+    lines = text.split("\n")
+    if not lines[-1]:
+        return lines[:-1]
+    return [*lines[:-1], lines[-1] + NO_NEWLINE]
+
+
+def _narrow(line: str) -> str:
+    left = len(line) - MAX_WIDTH
+    return f"{line[:MAX_WIDTH]}… and {left} characters more" if left > 0 else line
 
 
 def _sha256(content: Content) -> str:

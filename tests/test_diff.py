@@ -5,20 +5,22 @@ from __future__ import annotations
 import gzip
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import daemons
 import project
 import pytest
 from hypothesis import given
-from trees import describe, trees
+from trees import Row, describe, trees
 
 from fledge import build, config
 from fledge.cache import Cache
 from fledge.config import Filesystem
+from fledge.content import Span
 from fledge.cpio import newc
 from fledge.cpio.gzip import compress
-from fledge.diff import compare, diff
+from fledge.diff import MAX_SHOWN, compare, diff
 from fledge.ext4 import write
 from fledge.oci.manifest import Platform
 from fledge.report import Reporter
@@ -45,18 +47,13 @@ def test_two_trees_differ_where_their_listings_do(one: Tree, two: Tree) -> None:
     changed = {
         path
         for path in rows[0].keys() | rows[1].keys()
-        if _without_group(rows[0].get(path)) != _without_group(rows[1].get(path))
+        if _without_mode_of_link(rows[0].get(path)) != _without_mode_of_link(rows[1].get(path))
     }
-    told = {change.path for change in compare(one, two) if set(change.fields) != {"names"}}
-    assert told == changed
+    assert {change.path for change in compare(one, two)} == changed
 
 
-def _without_group(row: object) -> object:
-    """Which names are of one file is told of each of them, not only of the later ones."""
-    if row is None:
-        return None
-    fields = row._replace(same_as=b"")  # type: ignore[attr-defined]
-    return fields._replace(mode=0) if fields.kind == "Symlink" else fields
+def _without_mode_of_link(row: Row | None) -> Row | None:
+    return row._replace(mode=0) if row and row.kind == "Symlink" else row
 
 
 def test_lines_of_a_text() -> None:
@@ -72,6 +69,52 @@ def test_no_lines_of_anything_else() -> None:
     long = b"line\n" * 10_000
     [change] = compare(tree(), tree(motd=long))
     assert change.lines == ()
+
+
+def test_line_ends_are_told() -> None:
+    [change] = compare(tree(motd=b"a\nb\n"), tree(motd=b"a\nb\r\n"))
+    assert change.lines[-2:] == ("-b", "+b\r")
+    [change] = compare(tree(motd=b"a\n"), tree(motd=b"a"))
+    assert change.lines[-2:] == ("-a", "+a (no newline at the end)")
+
+
+def test_what_is_left_out_is_told() -> None:
+    many = b"".join(b"%d\n" % number for number in range(300))
+    [change] = compare(tree(motd=b""), tree(motd=many))
+    assert len(change.lines) == MAX_SHOWN + 1
+    assert change.lines[-1] == "… and 101 lines more"
+    [change] = compare(tree(motd=b"x" * 1_000_000), tree(motd=b"y"))
+    assert sum(map(len, change.lines)) < 1000
+    assert "characters more" in change.lines[1]
+
+
+def test_many_hard_links_are_read_and_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(bytes(8 << 20))
+    trees = [Tree(mtime_ns=0), Tree(mtime_ns=0)]
+    for offset, each in enumerate(trees):
+        file = File(mode=0o644, content=Span(path, 0, (8 << 20) - offset))
+        each.root.children |= {b"%04d" % number: file for number in range(2000)}
+    start = time.perf_counter()
+    changes = list(compare(*trees))
+    assert time.perf_counter() - start < 5
+    assert {tuple(change.fields) for change in changes} == {("size", "content")}
+    text = Tree(mtime_ns=0), Tree(mtime_ns=0)
+    for each, content in zip(text, (b"a\n", b"b\n"), strict=True):
+        each.root.children = dict.fromkeys((b"1", b"2"), File(mode=0o644, content=content))
+    assert [bool(change.lines) for change in compare(*text)] == [True, False]
+
+
+def test_only_an_empty_lost_and_found_is_passed_over() -> None:
+    plain = tree()
+    for node, told in (
+        (Directory(mode=0o700), []),
+        (File(mode=0o4755, content=b"#!"), [b"lost+found"]),
+        (Directory(mode=0o700, children={b"x": tree().root}), [b"lost+found"]),
+    ):
+        other = tree()
+        other.add(b"lost+found", node)
+        assert [each.path for each in compare(plain, other, coarse=True)][:1] == told
 
 
 def test_every_field() -> None:
@@ -95,7 +138,7 @@ def test_every_field() -> None:
         "mtime_ns": (0, 5),
         "xattrs": ({}, {b"user.a": b"b"}),
     }
-    assert changes[b"bin/tool"].fields == {"names": ([b"bin/tool"], [b"bin/other", b"bin/tool"])}
+    assert changes[b"bin/tool"].fields == {"hard link of": (None, b"bin/other")}
     assert changes[b"link"].fields == {"target": (b"target", b"elsewhere")}
     assert changes[b"new"].kind == "added"
     assert {change.kind for change in compare(two, one)} == {"removed", "changed"}
