@@ -36,6 +36,7 @@ from fledge.report import human_size
 from fledge.tree import (
     MAX_NAME,
     MAX_PATH,
+    MAX_SHOWN,
     BlockDevice,
     CharDevice,
     Directory,
@@ -70,6 +71,9 @@ MAX_KEPT = 1 << 30
 have some thousand."""
 NAME_COST = 512
 """What each name in a path counts, for a directory may have to be made for it."""
+
+MAX_ARCHIVES = 1000
+"""Archives of an initramfs; there are hardly more than three."""
 
 MAX_STEPS = 1 << 25
 """How many names all paths may lead through, as in a layer of an image."""
@@ -154,7 +158,22 @@ class _Reader:
             position = _next_byte(self._file, self._lay(position))
         if not self._found.archives:
             raise _Malformed("there is no archive in it")
+        self._check_paths()
         return self._found
+
+    def _check_paths(self) -> None:
+        """Whoever walks the tree keeps its paths, and symlinks can make them longer than names."""
+        for path, node in self._found.tree.walk():
+            if len(path) >= MAX_PATH:
+                shown = printable(path[:MAX_SHOWN])
+                raise _Malformed(f"{shown}…: the path is longer than {MAX_PATH - 1} bytes")
+            if isinstance(node, Directory):
+                self._charge(len(node.children) * len(path))
+
+    def _charge(self, count: int) -> None:
+        self._kept += count
+        if self._kept > MAX_KEPT:
+            raise _Malformed(f"there are more than {MAX_KEPT} bytes of metadata")
 
     def _lay(self, position: int) -> int:
         """Lay what begins there over the tree; returns where it ends."""
@@ -214,10 +233,12 @@ class _Reader:
         offset: int | None = None,
     ) -> int:
         """Returns where the archive ends that begins at ``start`` of an uncompressed file."""
-        linked: dict[tuple[int, ...], Node] = {}
+        linked: dict[tuple[object, ...], Node] = {}
         count = 0
         if start % 4:
             raise _Malformed(f"the archive at byte {start} does not begin at a multiple of 4")
+        if len(self._found.archives) == MAX_ARCHIVES:
+            raise _Malformed(f"there are more than {MAX_ARCHIVES} archives in it")
         for entry, data in _entries(file, path, start):
             end = data.offset + data.size + padding(data.size)
             if entry.name == TRAILER:
@@ -233,16 +254,14 @@ class _Reader:
         self._found.archives.append(Archive(where, compression, end - start, count))
         return end
 
-    def _lay_entry(self, entry: Entry, data: Span, linked: dict[tuple[int, ...], Node]) -> None:
+    def _lay_entry(self, entry: Entry, data: Span, linked: dict[tuple[object, ...], Node]) -> None:
         """As in init/initramfs.c: what is there and of the same type stays and is written to."""
         parts = split_path(entry.name)
         if any(len(part) > MAX_NAME for part in parts):
             raise TreeError(f"a component of its name is longer than {MAX_NAME} bytes")
         file_type = S_IFMT(entry.mode)
-        self._kept += NAME_COST * (1 + len(parts))
-        self._kept += len(entry.name) + (data.size if file_type == S_IFLNK else 0)
-        if self._kept > MAX_KEPT:
-            raise TreeError(f"there are more than {MAX_KEPT} bytes of metadata before it")
+        self._charge(NAME_COST * (1 + len(parts)))
+        self._charge(len(entry.name) + (data.size if file_type == S_IFLNK else 0))
         if file_type == S_IFSOCK:
             self._found.sockets.append(b"/".join(parts))
             return
@@ -260,7 +279,9 @@ class _Reader:
         node = old if type(old) is type(new) and not isinstance(new, Symlink) else new
         first = True
         if entry.nlink > 1 and not isinstance(new, Directory):
-            identity = entry.devmajor, entry.devminor, entry.ino, file_type
+            # To the kernel each name of a symlink is one of its own, with its own target.
+            target = new.target if isinstance(new, Symlink) else None
+            identity = entry.devmajor, entry.devminor, entry.ino, file_type, target
             first = identity not in linked
             node = linked.setdefault(identity, node)
         if isinstance(node, File) and (first or data.size):
@@ -275,17 +296,21 @@ class _Reader:
 
 
 def _node(entry: Entry, data: Span) -> Node:
-    """A node of the entry's type, with what is only in nodes of that type."""
+    """A node of the entry's type, with what is only in nodes of that type.
+
+    Data of what has none is an error: the kernel passes over such an entry.
+    """
     file_type = S_IFMT(entry.mode)
-    if file_type == S_IFDIR:
-        return Directory(mode=0)
     if file_type == S_IFREG:
         return File(mode=0, content=data)
-    if file_type == S_IFIFO:
-        return Fifo(mode=0)
-    if file_type in (S_IFCHR, S_IFBLK):
-        kind = CharDevice if file_type == S_IFCHR else BlockDevice
-        return kind(mode=0, major=entry.rdevmajor, minor=entry.rdevminor)
+    if data.size == 0:
+        if file_type == S_IFDIR:
+            return Directory(mode=0)
+        if file_type == S_IFIFO:
+            return Fifo(mode=0)
+        if file_type in (S_IFCHR, S_IFBLK):
+            kind = CharDevice if file_type == S_IFCHR else BlockDevice
+            return kind(mode=0, major=entry.rdevmajor, minor=entry.rdevminor)
     # The kernel's own gen_init_cpio counts the NUL that ends a target.
     target = b"".join(read_content(data)) if data.size <= MAX_PATH else b""
     target = target.removesuffix(b"\0")
