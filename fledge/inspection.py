@@ -184,10 +184,10 @@ def describe_entries(opened: Opened, path: bytes, top: Node) -> Iterator[dict[st
     for name, node in below(path, top):
         if isinstance(node, File) and node not in sha256:
             sha256[node] = _sha256(node.content)
-        yield {**_text("path", b"/" + name), **_fields(opened, node, sha256.get(node))}
+        yield {**text("path", b"/" + name), **_fields(opened, node, sha256.get(node))}
     for name in opened.holds.sockets:
         if isinstance(top, Directory) and name.startswith(_as_prefix(path)):
-            yield {**_text("path", b"/" + name), "type": "socket"}
+            yield {**text("path", b"/" + name), "type": "socket"}
 
 
 def _as_prefix(path: bytes) -> bytes:
@@ -208,11 +208,11 @@ def _fields(opened: Opened, node: Node, sha256: str | None) -> dict[str, Any]:
     if sha256:
         fields["sha256"] = sha256
     elif isinstance(node, Symlink):
-        fields |= _text("target", node.target)
+        fields |= text("target", node.target)
     elif isinstance(node, Device):
         fields |= {"major": node.major, "minor": node.minor}
     fields["xattrs"] = [
-        {**_text("name", name), "value_base64": b64encode(value).decode()}
+        {**text("name", name), "value_base64": b64encode(value).decode()}
         for name, value in sorted(node.xattrs.items())
     ]
     if not isinstance(opened.holds, Initramfs):
@@ -228,12 +228,12 @@ def _fields(opened: Opened, node: Node, sha256: str | None) -> dict[str, Any]:
     return fields
 
 
-def _text(key: str, value: bytes) -> dict[str, str]:
+def text(key: str, value: bytes) -> dict[str, str]:
+    """Bytes as JSON has them: as `describe_entries` says of names."""
     try:
         return {key: value.decode()}
     except UnicodeDecodeError:
-        text = value.decode(errors="replace")
-        return {key: text, f"{key}_base64": b64encode(value).decode()}
+        return {key: value.decode(errors="replace"), f"{key}_base64": b64encode(value).decode()}
 
 
 def _filesystem(superblock: Superblock) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def difference_document(report: Report) -> dict[str, object]:
         "container": {name: pair(both) for name, both in report.container.items()},
         "changes": [
             {
-                "path": _plain(change.path),
+                **inspection.text("path", change.path),
                 "kind": change.kind,
                 "fields": {name: pair(both) for name, both in change.fields.items()},
                 "lines": list(change.lines),
@@ -156,11 +156,12 @@ def difference_document(report: Report) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    """What JSON can hold; bytes that are no UTF-8 become lone surrogates (PEP 383)."""
+    """What JSON can hold."""
     if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
+        found = inspection.text("text", value)
+        return found if len(found) > 1 else value.decode()
     if isinstance(value, dict):
-        return {str(_plain(key)): _plain(each) for key, each in value.items()}
+        return [{"name": _plain(key), "value": _plain(each)} for key, each in value.items()]
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
