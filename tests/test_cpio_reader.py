@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import lzma
 import os
 import re
@@ -10,12 +11,14 @@ import shutil
 import stat
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import pyzstd
+import vm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import describe, tree_on_disk, trees
@@ -25,7 +28,7 @@ from fledge.artifact import opened
 from fledge.content import read_content
 from fledge.cpio import newc, reader
 from fledge.errors import CorruptError, FledgeError
-from fledge.tree import CharDevice, Directory, File, Node, Symlink, Tree
+from fledge.tree import BlockDevice, CharDevice, Directory, File, Node, Symlink, Tree
 
 Compress = Callable[[bytes], bytes]
 
@@ -316,6 +319,83 @@ def test_gnu_cpio_and_the_commands(tmp_path: Path, archive_format: str, tool: st
     image.write_bytes(run(*tool.split(), "-c", stdin=data) if tool else data)
     with opened(image) as artifact:
         assert describe(artifact.tree) == describe(tree_on_disk(folder))
+
+
+INIT = b"""#!/bin/busybox sh
+busybox find /t | while read -r path; do
+    sum=
+    if [ -f "$path" ] && [ ! -L "$path" ]; then sum=$(busybox sha256sum <"$path"); fi
+    if [ -L "$path" ]; then sum=$(busybox readlink "$path"); fi
+    echo "entry $(busybox stat -c '%n %f %u %g %h' "$path") ${sum%% *}"
+done
+busybox poweroff -f
+"""
+
+
+def as_init_shows(tree: Tree) -> set[str]:
+    """What INIT says of /t."""
+    links = Counter(node for _, node in tree.walk())
+    shown: set[str] = set()
+    for path, node in tree.walk():
+        if path.split(b"/")[0] != b"t":
+            continue
+        count, holds = links[node], ""
+        if isinstance(node, Directory):
+            count = 2 + sum(isinstance(child, Directory) for child in node.children.values())
+        elif isinstance(node, File):
+            holds = hashlib.sha256(b"".join(read_content(node.content))).hexdigest()
+        elif isinstance(node, Symlink):
+            holds = node.target.decode()
+        mode = node.file_type | node.mode
+        shown.add(f"entry /{path.decode()} {mode:x} {node.uid} {node.gid} {count} {holds}")
+    return shown
+
+
+@pytest.mark.real
+@every_compression
+def test_the_kernel_lays_archives_over_each_other_so(tmp_path: Path, name: str | None) -> None:
+    busybox = Path(shutil.which("busybox") or "")
+    if not busybox.is_file():
+        pytest.skip("no busybox: run scripts/test-tools")
+    shared = file(b"shared")
+    first = archive(
+        bin__busybox=file(busybox.read_bytes(), 0o755),
+        init=file(INIT, 0o755),
+        dev__console=CharDevice(mode=0o600, major=5, minor=1),
+        t__full__x=file(b"x"),
+        t__empty=Directory(mode=0o700),
+        t__link1=shared,
+        t__link2=shared,
+        t__to_symlink=file(b"f"),
+        t__to_file=Symlink(target=b"link1"),
+        t__folder=Directory(mode=0o750),
+        t__folder__kept=file(b"kept", 0o4711),
+        t__retargeted=Symlink(target=b"here"),
+        t__through=Symlink(target=b"folder"),
+        t__device=CharDevice(mode=0o600, major=1, minor=3),
+    )
+    again = file(b"linked anew")
+    second = archive(
+        t__full=file(b"lost"),
+        t__empty=file(b"took its place"),
+        t__link1=File(mode=0o600, uid=7, gid=8, content=b"new, and longer"),
+        t__to_symlink=Symlink(target=b"y"),
+        t__to_file=file(b"no symlink any more"),
+        t__folder=Directory(mode=0o1777, uid=5),
+        t__retargeted=Symlink(target=b"there"),
+        t__device=BlockDevice(mode=0o660, major=7, minor=1),
+        t__linked1=again,
+        t__linked2=again,
+    )
+    third = entry(b"t/through/new", data=b"through a symlink") + TRAILER
+    image = tmp_path / "initrd"
+    data = first + bytes(512) + COMPRESSORS[name](second)
+    image.write_bytes(data + bytes(-len(data) % 4) + third)
+    console = vm.boot(image)
+    with opened(image) as artifact:
+        assert as_init_shows(artifact.tree) == {
+            line for line in console.splitlines() if line.startswith("entry ")
+        }
 
 
 @contextmanager

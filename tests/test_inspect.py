@@ -238,10 +238,11 @@ def seen_by_kernel(folder: Path) -> dict[bytes, dict[str, Any]]:
     """Every path in a mounted filesystem, as ``fledge inspect --json`` tells of it."""
     listed = subprocess.run(["find", folder, "-printf", "%P\\0"], capture_output=True, check=True)
     names = listed.stdout.split(b"\0")[:-1]
-    # What Python has no call for: when they were created.
     paths = [os.fsencode(folder) + b"/" + name for name in names]
-    command: list[str | bytes] = ["stat", "--printf", "%.9W\n", *paths]
-    births = subprocess.run(command, capture_output=True, check=True).stdout.split()
+    # What Python has no call for: when they were created.
+    command = ["xargs", "-0", "stat", "--printf", "%.9W\\n"]
+    lines = subprocess.run(command, input=b"\0".join(paths), capture_output=True, check=True)
+    births = lines.stdout.split()
     found: dict[bytes, dict[str, Any]] = {}
     for name, path, birth in zip(names, paths, births, strict=True):
         status = os.lstat(path)
@@ -326,8 +327,25 @@ def test_json_is_what_the_kernel_sees(fledge: Fledge, tmp_path: Path, kind: str)
     folder = tmp_path / "folder"
     folder.mkdir()
     fill(folder)
-    image = tmp_path / "image"
-    command: list[str | Path] = ["mke2fs", "-q", "-t", *kind.split(), "-d", folder, image, "32M"]
+    check(fledge, folder, tmp_path / "image", f"-t {kind}", "32M")
+
+
+@pytest.mark.real
+def test_json_of_a_debian_image(fledge: Fledge, tmp_path: Path) -> None:
+    if os.geteuid() != 0 or not shutil.which("umoci") or not shutil.which("debootstrap"):
+        pytest.skip("takes root, debootstrap and umoci: run scripts/test-tools")
+    checkout = Path(__file__).parents[1]
+    layout = checkout / ".cache/debian"
+    subprocess.run([checkout / "scripts/debian-image", layout], check=True)
+    bundle = tmp_path / "bundle"
+    command: list[str | Path] = ["umoci", "unpack", "--image", f"{layout}:debian", bundle]
+    subprocess.run(command, check=True, capture_output=True)
+    check(fledge, bundle / "rootfs", tmp_path / "image", "-t ext4", "1G")
+
+
+def check(fledge: Fledge, folder: Path, image: Path, options: str, size: str) -> None:
+    """Make an image of the folder, and have it explained by fledge and by the kernel."""
+    command: list[str | Path] = ["mke2fs", "-q", *options.split(), "-d", folder, image, size]
     subprocess.run(command, check=True)
     done = fledge("inspect", "--json", image)
     assert done.code == 0
