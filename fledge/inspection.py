@@ -48,13 +48,18 @@ INITS = (b"/sbin/init", b"/etc/init", b"/bin/init", b"/bin/sh")
 MAX_CONFIG_SIZE = 4 << 20
 """Bytes of an image's config that are read."""
 
+MAX_BEYOND = 1 << 35
+"""32 GiB, half a minute or two: bytes that all contents may have beyond the size of the artifact
+and still have digests. Files with holes can claim any size, and many may share their blocks."""
+
 
 @dataclass(frozen=True)
 class Program:
     """A file that is to be run."""
 
     path: bytes
-    sha256: str
+    sha256: str | None
+    """None if it is too large to be read, see `MAX_BEYOND`."""
     size: int
     format: str
     """The first line of a script, or what machine a program is for."""
@@ -91,9 +96,11 @@ def summarize(opened: Opened) -> Summary:
         if isinstance(node, File):
             files.add(node)
     names["socket"] = len(opened.holds.sockets)
+    digests = _Digests(opened)
     inits = (b"/init",) if isinstance(opened.holds, Initramfs) else INITS
-    first = next(filter(None, (_program(opened.tree, path) for path in inits)), None)
-    kestrel = _program(opened.tree, agent.PATH)
+    programs = (_program(opened.tree, path, digests) for path in inits)
+    first = next(filter(None, programs), None)
+    kestrel = _program(opened.tree, agent.PATH, digests)
     record = _provenance(opened)
     inputs = {item.role: item for item in record.inputs} if record else {}
     version = inputs["agent"].facts.get("version") if "agent" in inputs else None
@@ -178,13 +185,11 @@ def describe_entries(opened: Opened, path: bytes, top: Node) -> Iterator[dict[st
     """Every field of the entry at ``path`` and of those below it, as JSON has them.
 
     A name is text. If its bytes are not UTF-8, ``NAME_base64`` beside it holds them, and the
-    text has U+FFFD where they are not.
+    text has U+FFFD where they are not. Of contents too large to be read ``sha256`` is None.
     """
-    sha256: dict[Node, str] = {}
+    digests = _Digests(opened)
     for name, node in below(path, top):
-        if isinstance(node, File) and node not in sha256:
-            sha256[node] = _sha256(node.content)
-        yield {**text("path", b"/" + name), **_fields(opened, node, sha256.get(node))}
+        yield {**text("path", b"/" + name), **_fields(opened, node, digests)}
     for name in opened.holds.sockets:
         if isinstance(top, Directory) and name.startswith(_as_prefix(path)):
             yield {**text("path", b"/" + name), "type": "socket"}
@@ -194,7 +199,7 @@ def _as_prefix(path: bytes) -> bytes:
     return b"".join(part + b"/" for part in split_path(path))
 
 
-def _fields(opened: Opened, node: Node, sha256: str | None) -> dict[str, Any]:
+def _fields(opened: Opened, node: Node, digests: _Digests) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "type": TYPES[type(node)],
         "mode": f"{node.mode:04o}",
@@ -205,8 +210,8 @@ def _fields(opened: Opened, node: Node, sha256: str | None) -> dict[str, Any]:
         "links": opened.links(node),
         "inode": opened.inode(node),
     }
-    if sha256:
-        fields["sha256"] = sha256
+    if isinstance(node, File):
+        fields["sha256"] = digests.of(node)
     elif isinstance(node, Symlink):
         fields |= text("target", node.target)
     elif isinstance(node, Device):
@@ -252,7 +257,7 @@ def _filesystem(superblock: Superblock) -> dict[str, Any]:
     }
 
 
-def _program(tree: Tree, path: bytes) -> Program | None:
+def _program(tree: Tree, path: bytes, digests: _Digests) -> Program | None:
     node = tree.get(path, follow=True)
     if not isinstance(node, File):
         return None
@@ -261,7 +266,7 @@ def _program(tree: Tree, path: bytes) -> Program | None:
         kind = printable(start[:200].split(b"\n")[0])
     else:
         kind = architecture(start) or "no program"
-    return Program(path, _sha256(node.content), content_size(node.content), kind)
+    return Program(path, digests.of(node), content_size(node.content), kind)
 
 
 def _program_json(program: Program | None) -> dict[str, Any] | None:
@@ -273,6 +278,21 @@ def _program_json(program: Program | None) -> dict[str, Any] | None:
         "size": program.size,
         "format": program.format,
     }
+
+
+class _Digests:
+    """SHA-256 of the contents in an artifact, as long as they are not too much to be read."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._left = opened.size + MAX_BEYOND
+        self._known: dict[File, str] = {}
+
+    def of(self, file: File) -> str | None:
+        size = content_size(file.content)
+        if file not in self._known and size <= self._left:
+            self._left -= size
+            self._known[file] = _sha256(file.content)
+        return self._known.get(file)
 
 
 def _sha256(content: Content) -> str:

@@ -23,6 +23,9 @@ import pytest
 from mounted import mounted
 from project import Fledge
 
+from fledge import ext4
+from fledge.config import Filesystem
+from fledge.content import Sparse
 from fledge.cpio import newc
 from fledge.tree import CharDevice, Directory, File, Node, Symlink, Tree
 
@@ -206,6 +209,18 @@ def test_damaged(fledge: Fledge, small: Path) -> None:
     done = fledge("inspect", small)
     assert (done.code, done.out) == (4, "")
     assert "small.cpio.gz: what is gzip from byte 0 on" in done.err
+
+
+def test_files_that_claim_any_size_cost_no_time(fledge: Fledge, tmp_path: Path) -> None:
+    """As many zeros would take hours to digest, and come from 84 KiB."""
+    tree = Tree(mtime_ns=0)
+    tree.add(b"sbin/init", File(mode=0o755, content=Sparse(10 << 40, Path(os.devnull), ())))
+    tree.add(b"etc/small", File(mode=0o644, content=b"small"))
+    ext4.write(tree, tmp_path / "disk.img", Filesystem(), 0)
+    assert "/sbin/init, no program, 10.0 TiB" in fledge("inspect", "disk.img").out
+    found = entries(fledge("inspect", "--json", "disk.img").out)
+    assert found["/sbin/init"]["sha256"] is None
+    assert found["/etc/small"]["sha256"] == hashlib.sha256(b"small").hexdigest()
 
 
 def fill(folder: Path) -> None:
