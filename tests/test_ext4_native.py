@@ -25,12 +25,13 @@ from trees import MAX_ID, NAMES, trees
 
 from fledge import ext4
 from fledge.config import Builder, Filesystem
-from fledge.content import Content, Span, Sparse
+from fledge.content import Content, Span, Sparse, read_content, whole_file
 from fledge.cpio import newc
 from fledge.errors import CorruptError
 from fledge.ext4 import directory, structures, xattr
 from fledge.ext4.copy import Copier
 from fledge.ext4.plan import Space, geometry
+from fledge.ext4.reader import read
 from fledge.tree import Directory, File, Symlink, Tree
 
 MIB = 1 << 20
@@ -525,6 +526,22 @@ def test_copying_by_the_kernel_and_by_hand_is_the_same(
     first = digest(write(tree, tmp_path / "image"))
     monkeypatch.setattr(Copier, "_copy_file_range", lambda *_: 0)
     assert digest(write(tree, tmp_path / "image")) == first
+
+
+def test_long_runs_of_zeros_take_no_space_on_the_host(tmp_path: Path) -> None:
+    (tmp_path / "source").touch()
+    os.truncate(tmp_path / "source", 64 * MIB)
+    with (tmp_path / "source").open("r+b") as file:
+        file.seek(33 * MIB)
+        file.write(b"data")
+    tree = Tree(mtime_ns=0)
+    tree.add(b"f", File(mode=0o644, content=whole_file(tmp_path / "source")))
+    image = write(tree, tmp_path / "image")
+    assert image.stat().st_size > 64 * MIB
+    assert image.stat().st_blocks * 512 < 8 * MIB
+    found = read(image).tree.get(b"f")
+    assert isinstance(found, File)
+    assert b"".join(read_content(found.content)) == (tmp_path / "source").read_bytes()
 
 
 @pytest.mark.parametrize("inodes", [20, 4000, 100_000])

@@ -19,6 +19,9 @@ MAX_OPEN = 64
 UNSUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 """How copy_file_range(2) says that it cannot copy between these files."""
 
+ZEROS = bytes(READ_SIZE)
+"""What need not be written into a new image."""
+
 Part = tuple[int, int, int]
 """Where data is, where it goes, and how long it is, in bytes."""
 
@@ -39,9 +42,10 @@ class Copier:
         if isinstance(content, bytes) or (isinstance(content, Span) and content.sha256):
             position = 0
             for piece in read_content(content):
-                view = memoryview(piece)
-                for start, goal, length in _parts([(position, 0, len(piece))], extents):
-                    pwrite(self._target, view[start : start + length], goal)
+                if piece != ZEROS[: len(piece)]:
+                    view = memoryview(piece)
+                    for start, goal, length in _parts([(position, 0, len(piece))], extents):
+                        pwrite(self._target, view[start : start + length], goal)
                 position += len(piece)
             return
         if isinstance(content, Sparse):
