@@ -216,7 +216,9 @@ def test_files_that_claim_any_size_cost_no_time(fledge: Fledge, tmp_path: Path) 
     tree = Tree(mtime_ns=0)
     tree.add(b"sbin/init", File(mode=0o755, content=Sparse(10 << 40, Path(os.devnull), ())))
     tree.add(b"etc/small", File(mode=0o644, content=b"small"))
-    ext4.write(tree, tmp_path / "disk.img", Filesystem(), 0)
+    image = tmp_path / "disk.img"
+    image.touch()
+    ext4.write(tree, image, Filesystem(), 0)
     assert "/sbin/init, no program, 10.0 TiB" in fledge("inspect", "disk.img").out
     found = entries(fledge("inspect", "--json", "disk.img").out)
     assert found["/sbin/init"]["sha256"] is None
