@@ -9,12 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from struct import Struct
 from typing import Literal
 
 from fledge.artifact import Opened, opened
-from fledge.content import READ_SIZE, Content, Span, content_size, read_content
+from fledge.compression import GZIP_MAGIC
+from fledge.content import READ_SIZE, Content, Span, Sparse, content_size, read_content
 from fledge.cpio.reader import Initramfs
 from fledge.errors import FledgeError, reason
+from fledge.ext4.reader import Image
 from fledge.tree import Device, Directory, File, Node, Symlink, Tree
 
 MAX_TEXT = 1 << 20
@@ -25,8 +28,11 @@ MAX_SHOWN = 200
 MAX_WIDTH = 400
 """Lines that are shown of one file, and characters of each."""
 
-GZIP_HEADER = 10
-"""Bytes that tell of time, level and system (RFC 1952)."""
+_GZIP_HEADER = Struct("<2sBBIBB")
+GZIP_LEVELS = {2: "best", 4: "fastest"}
+
+UNCOMPRESSED = "uncompressed archives"
+"""The name of the fact that tells whether only the compression is another."""
 
 NANOSECONDS = 1_000_000_000
 FILE_TYPES = {
@@ -71,12 +77,15 @@ class Report:
     after. Between two kinds there is only that they are two."""
     not_compared: tuple[str, ...]
     """What only one of the two kinds can hold."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of the bytes that nothing above explains."""
 
     @property
     def same_bytes(self) -> bool:
         return self.first_difference is None
 
 
+UNNAMED = "what differs is in free space, padding, or structures that are not compared"
 ONLY_IN_EXT4 = ("extended attributes", "parts of a second", "/lost+found")
 
 
@@ -87,12 +96,14 @@ def diff(before: Path, after: Path) -> Report:
         if first is None:
             return Report(None, (), {}, ())
         mixed = old.kind != new.kind
-        return Report(
-            first_difference=first,
-            changes=tuple(compare(old.tree, new.tree, coarse=mixed)),
-            container=_changed(_facts(old, mixed=mixed), _facts(new, mixed=mixed)),
-            not_compared=ONLY_IN_EXT4 if mixed else (),
-        )
+        changes = tuple(compare(old.tree, new.tree, coarse=mixed))
+        container = _changed(_facts(old, mixed=mixed), _facts(new, mixed=mixed))
+        notes = []
+        if isinstance(old.holds, Initramfs) and not mixed and UNCOMPRESSED not in container:
+            notes.append("the archives are the same bytes uncompressed")
+        elif not changes and not container:
+            notes.append(UNNAMED)
+        return Report(first, changes, container, ONLY_IN_EXT4 if mixed else (), tuple(notes))
 
 
 def _first_difference(before: Path, after: Path) -> int | None:
@@ -112,32 +123,73 @@ def _first_difference(before: Path, after: Path) -> int | None:
 
 def _facts(artifact: Opened, *, mixed: bool) -> Fields:
     """What is around the tree, by names that people know."""
-    facts: dict[str, object] = {"kind": artifact.kind}
     if mixed:
-        return facts
-    facts["size"] = artifact.size
+        return {"kind": artifact.kind}
     holds = artifact.holds
-    if isinstance(holds, Initramfs):
-        if artifact.compression:
-            with artifact.path.open("rb") as file:
-                facts["first bytes"] = file.read(GZIP_HEADER).hex(" ")
-        facts["archives"] = [archive.compression or "uncompressed" for archive in holds.archives]
-        facts["uncompressed size"] = sum(archive.size for archive in holds.archives)
-        headers = holds.headers.values()
-        facts["order of entries"] = _fingerprint(header.name for header in headers)
-        facts["inode numbers"] = _fingerprint((header.name, header.ino) for header in headers)
-        return facts
-    fields = holds.superblock._asdict()
+    inside = _initramfs_facts(holds) if isinstance(holds, Initramfs) else _ext4_facts(holds)
+    return {"size": artifact.size, **_gzip_facts(artifact.path), **inside}
+
+
+def _gzip_facts(path: Path) -> Fields:
+    """The header of the first member (RFC 1952, section 2.3)."""
+    header = b"".join(read_content(Span(path, 0, _GZIP_HEADER.size)))
+    magic, _, flags, time, level, system = _GZIP_HEADER.unpack(header)
+    if magic != GZIP_MAGIC:
+        return {}
+    return {
+        "gzip flags": flags,
+        "gzip time": time,
+        "gzip level": GZIP_LEVELS.get(level, level),
+        "gzip system": system,
+    }
+
+
+def _initramfs_facts(initramfs: Initramfs) -> Fields:
+    archives, headers = initramfs.archives, initramfs.headers.values()
+    return {
+        "archives": [archive.compression or "uncompressed" for archive in archives],
+        UNCOMPRESSED: [_sha256(archive.data) for archive in archives],
+        "sockets": initramfs.sockets,
+        "names and order of entries": _fingerprint(header.name for header in headers),
+        "inode numbers": _fingerprint((header.name, header.ino) for header in headers),
+        "links and devices of entries": _fingerprint(
+            (header.name, header.nlink, header.devmajor, header.devminor) for header in headers
+        ),
+        "modes of symlinks": _fingerprint(
+            (header.name, header.mode) for header in headers if stat.S_ISLNK(header.mode)
+        ),
+    }
+
+
+def _ext4_facts(image: Image) -> Fields:
+    fields = image.superblock._asdict()
     for kind in ("compat", "incompat", "ro_compat"):
         del fields[f"feature_{kind}"]
-    facts["features"] = holds.superblock.features
-    facts |= {f"superblock {name}": _readable(value) for name, value in fields.items()}
-    inodes = [(path, holds.inodes[node]) for path, node in artifact.tree.walk()]
-    facts["inode numbers"] = _fingerprint((path, inode.number) for path, inode in inodes)
-    facts["other times"] = _fingerprint(
-        (path, inode.atime_ns, inode.ctime_ns, inode.crtime_ns) for path, inode in inodes
-    )
-    return facts
+    entries = list(image.tree.walk())
+    inodes = [(path, image.inodes[node]) for path, node in entries]
+    return {
+        "features": image.superblock.features,
+        **{f"superblock {name}": _readable(name, value) for name, value in fields.items()},
+        "sockets": image.sockets,
+        "inode numbers": _fingerprint((path, inode.number) for path, inode in inodes),
+        "inode flags": _fingerprint((path, inode.flags) for path, inode in inodes),
+        "generations": _fingerprint((path, inode.generation) for path, inode in inodes),
+        "other times": _fingerprint(
+            (path, inode.atime_ns, inode.ctime_ns, inode.crtime_ns) for path, inode in inodes
+        ),
+        "links and blocks of inodes": _fingerprint(
+            (path, inode.links, inode.blocks) for path, inode in inodes
+        ),
+        "where contents are": _fingerprint(
+            (path, _place(node.content)) for path, node in entries if isinstance(node, File)
+        ),
+    }
+
+
+def _place(content: Content) -> object:
+    if isinstance(content, Sparse):
+        return content.extents
+    return None if isinstance(content, bytes) else content.offset
 
 
 def compare(before: Tree, after: Tree, *, coarse: bool = False) -> Iterator[Change]:
@@ -273,5 +325,7 @@ def _fingerprint(values: Iterable[object]) -> str:
     return f"sha256 {digest.hexdigest()[:16]}…"
 
 
-def _readable(value: object) -> object:
-    return value.rstrip(b"\0").hex() if isinstance(value, bytes) else value
+def _readable(name: str, value: object) -> object:
+    if not isinstance(value, bytes):
+        return value
+    return value.rstrip(b"\0") if name in ("volume_name", "last_mounted") else value.hex()

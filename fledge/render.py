@@ -19,6 +19,9 @@ from fledge.report import human_size
 from fledge.tree import Device, Node, Symlink, printable
 from fledge.verify import Verdict
 
+MAX_VALUES = 20
+"""Items of a list that one line shows; JSON has all."""
+
 
 def listed(opened: Opened, path: bytes, node: Node) -> str:
     """A line as of ls -l; times are UTC."""
@@ -116,6 +119,8 @@ def difference(report: Report) -> Iterator[str]:
     yield f"  the first other byte is at {report.first_difference}"
     for what in report.not_compared:
         yield f"  not compared, for only ext4 has them: {what}"
+    for note in report.notes:
+        yield f"  {note}"
     for name, (old, new) in report.container.items():
         yield f"  {name}: {_value(old)} → {_value(new)}"
     signs = {"added": "+", "removed": "-", "changed": "~"}
@@ -128,7 +133,14 @@ def difference(report: Report) -> Iterator[str]:
 
 
 def _value(value: object) -> str:
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return _value([f"{_value(key)}={_value(each)}" for key, each in value.items()])
+    if isinstance(value, list):
+        more = [f"{len(value) - MAX_VALUES} more"] if len(value) > MAX_VALUES else []
+        return ", ".join([*map(_value, value[:MAX_VALUES]), *more]) or "none"
+    return "none" if value is None else str(value)
 
 
 def difference_document(report: Report) -> dict[str, object]:
@@ -142,6 +154,7 @@ def difference_document(report: Report) -> dict[str, object]:
         "first_difference": report.first_difference,
         "same_tree": not report.changes,
         "not_compared": list(report.not_compared),
+        "notes": list(report.notes),
         "container": {name: pair(both) for name, both in report.container.items()},
         "changes": [
             {

@@ -91,6 +91,8 @@ class Archive:
     """Uncompressed."""
     entries: int
     """Without the trailer."""
+    data: Span
+    """Its bytes, uncompressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,9 @@ class _Reader:
             except TreeError as error:
                 raise _Malformed(f"{printable(entry.name)}: {error}") from None
         where = start if offset is None else offset
-        self._found.archives.append(Archive(where, compression, end - start, count))
+        self._found.archives.append(
+            Archive(where, compression, end - start, count, Span(path, start, end - start))
+        )
         return end
 
     def _lay_entry(self, entry: Entry, data: Span, linked: dict[tuple[object, ...], Node]) -> None:
