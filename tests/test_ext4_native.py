@@ -32,7 +32,7 @@ from fledge.ext4 import directory, structures, xattr
 from fledge.ext4.copy import Copier
 from fledge.ext4.plan import Space, geometry
 from fledge.ext4.reader import read
-from fledge.tree import Directory, File, Symlink, Tree
+from fledge.tree import CharDevice, Directory, File, Symlink, Tree
 
 MIB = 1 << 20
 GOLDEN_SHA256 = "54a2c7f2799a22842e9203caf282fcc28a8aa01aadb32445f78fed49272a781e"
@@ -88,6 +88,12 @@ NEAR_BLOCKS = st.builds(
 )
 """Sizes about those of blocks."""
 
+
+NAMED_ACL = struct.pack(
+    "<I" + "HHI" * 5,
+    *(2, 1, 6, MAX_ID, 2, 7, 4_000_000_000, 4, 4, MAX_ID, 16, 7, MAX_ID, 32, 4, MAX_ID),
+)
+"""As system calls have it: user, user 4000000000, group, mask, other."""
 
 PIECES = (0, 0, 0, 1, 4, 5, 340, 341, 1360, 1361)
 """As many extents as fit into an inode, a block and four blocks, and one more."""
@@ -194,6 +200,36 @@ def test_the_kernel_sees_what_mke2fs_would_have_made(tmp_path: Path) -> None:
         fields.append(re.findall(r"(Links: \d+|[acm]time: .*|crtime: .*)", said))
     assert len(fields[0]) >= 100
     assert fields[0] == fields[1]
+
+
+@pytest.mark.real
+@as_root
+def test_the_kernel_sees_what_just_fits(tmp_path: Path) -> None:
+    tree = Tree(mtime_ns=0)
+    for length in (59, 60, 4095):
+        xattrs = {b"trusted.long": b"x" * 500}
+        tree.add(b"symlinks/%d" % length, Symlink(target=b"t" * length))
+        tree.add(b"symlinks/%d-block" % length, Symlink(target=b"t" * length, xattrs=xattrs))
+    for major, minor in ((0, 0), (0, 256), (255, 255), (256, 0), (4095, (1 << 20) - 1)):
+        tree.add(b"dev/%d-%d" % (major, minor), CharDevice(mode=0, major=major, minor=minor))
+    for number, xattrs in enumerate(
+        (
+            *({b"trusted.a": b"v" * size} for size in (0, 1, 68, 69, 72, 73, 4040)),
+            {b"trusted.a": b"v" * 68, b"trusted.b": b"w" * 4040},
+            {b"trusted.%d" % count: b"" for count in range(170)},
+            {b"user." + b"\xff" * 250: b"\x80", b"security.\xfe": b""},
+            {b"system.posix_acl_access": NAMED_ACL},
+        )
+    ):
+        tree.add(b"xattrs/%d" % number, File(mode=0o674, content=b"", xattrs=xattrs))
+    tree.add(b"xattrs/d", Directory(mode=0o755, xattrs={b"system.posix_acl_default": NAMED_ACL}))
+    for size in (1 << 27, (1 << 27) + 1):
+        content = Sparse(size, tmp_path / "data", ((size - 4097, 0, 4097),))
+        tree.add(b"sparse/%d" % size, File(mode=0o644, content=content))
+    (tmp_path / "data").write_bytes(b"d" * 4097)
+    image = write(tree, tmp_path / "image")
+    assert_clean(image)
+    assert list_image(image) == list_tree(tree)
 
 
 @pytest.mark.real
