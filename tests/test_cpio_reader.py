@@ -28,7 +28,7 @@ from fledge.artifact import opened
 from fledge.content import read_content
 from fledge.cpio import newc, reader
 from fledge.errors import CorruptError, FledgeError
-from fledge.tree import BlockDevice, CharDevice, Directory, File, Node, Symlink, Tree
+from fledge.tree import BlockDevice, CharDevice, Device, Directory, File, Node, Symlink, Tree
 
 Compress = Callable[[bytes], bytes]
 
@@ -247,6 +247,49 @@ def test_many_names_in_paths(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     refuse(path, deep + TRAILER, "more than 4194304 bytes of metadata")
 
 
+def test_symlinks_of_one_inode_keep_their_own_targets(path: Path) -> None:
+    names = ((b"a", b"x"), (b"b", b"y"), (b"c", b"y"))
+    links = (entry(name, stat.S_IFLNK, target, nlink=3) for name, target in names)
+    tree = read(path, b"".join(links) + TRAILER).tree
+    nodes = [tree.get(name) for name, _ in names]
+    assert [node.target for node in nodes if isinstance(node, Symlink)] == [b"x", b"y", b"y"]
+    assert nodes[1] is nodes[2]
+
+
+@pytest.mark.parametrize("file_type", [stat.S_IFDIR, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO])
+def test_data_of_what_has_none(path: Path, file_type: int) -> None:
+    refuse(path, entry(b"a", file_type, b"data") + TRAILER, "4 bytes of data are no file")
+
+
+@every_compression
+def test_endless_archives(path: Path, name: str | None) -> None:
+    start = time.monotonic()
+    refuse(path, COMPRESSORS[name](TRAILER * 100_000), "more than 1000 archives")
+    assert time.monotonic() - start < 10
+
+
+def test_endless_members(path: Path) -> None:
+    refuse(path, gzip.compress(TRAILER) * 2000, "more than 1000 archives")
+
+
+def test_paths_that_symlinks_make_long(path: Path) -> None:
+    """Each of the links leads 2,500 bytes further down."""
+    names = b"/".join([b"d" * 250] * 10)
+    far = [
+        entry(b"1", stat.S_IFLNK, names),
+        *(entry(b"%d" % n, stat.S_IFLNK, b"%d/" % (n - 1) + names) for n in range(2, 10)),
+        *(entry(b"%d/file" % n) for n in range(1, 10)),
+    ]
+    refuse(path, b"".join(far) + TRAILER, "the path is longer than 4095 bytes")
+
+
+def test_long_paths_of_many_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MAX_KEPT", 8 << 20)
+    link = entry(b"l", stat.S_IFLNK, b"/".join([b"d" * 250] * 16))
+    files = b"".join(entry(b"l/%d" % n) for n in range(4000))
+    refuse(path, link + files + TRAILER, "bytes of metadata")
+
+
 def test_paths_that_lead_far(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of 1,000 entries goes through 38 symlinks of 100 names."""
     monkeypatch.setattr(reader, "MAX_STEPS", 1 << 20)
@@ -326,7 +369,7 @@ busybox find /t | while read -r path; do
     sum=
     if [ -f "$path" ] && [ ! -L "$path" ]; then sum=$(busybox sha256sum <"$path"); fi
     if [ -L "$path" ]; then sum=$(busybox readlink "$path"); fi
-    echo "entry $(busybox stat -c '%n %f %u %g %h' "$path") ${sum%% *}"
+    echo "entry $(busybox stat -c '%n %f %u %g %h %t:%T' "$path") ${sum%% *}"
 done
 busybox poweroff -f
 """
@@ -346,8 +389,9 @@ def as_init_shows(tree: Tree) -> set[str]:
             holds = hashlib.sha256(b"".join(read_content(node.content))).hexdigest()
         elif isinstance(node, Symlink):
             holds = node.target.decode()
-        mode = node.file_type | node.mode
-        shown.add(f"entry /{path.decode()} {mode:x} {node.uid} {node.gid} {count} {holds}")
+        major, minor = (node.major, node.minor) if isinstance(node, Device) else (0, 0)
+        fields = f"{node.file_type | node.mode:x} {node.uid} {node.gid} {count} {major:x}:{minor:x}"
+        shown.add(f"entry /{path.decode()} {fields} {holds}")
     return shown
 
 
@@ -373,6 +417,7 @@ def test_the_kernel_lays_archives_over_each_other_so(tmp_path: Path, name: str |
         t__retargeted=Symlink(target=b"here"),
         t__through=Symlink(target=b"folder"),
         t__device=CharDevice(mode=0o600, major=1, minor=3),
+        t__null=CharDevice(mode=0o600, major=1, minor=3),
     )
     again = file(b"linked anew")
     second = archive(
@@ -387,7 +432,15 @@ def test_the_kernel_lays_archives_over_each_other_so(tmp_path: Path, name: str |
         t__linked1=again,
         t__linked2=again,
     )
-    third = entry(b"t/through/new", data=b"through a symlink") + TRAILER
+    third = (
+        entry(b"t/through/new", data=b"through a symlink")
+        + entry(b"t/symlink1", stat.S_IFLNK | 0o777, b"one", ino=4, nlink=2)
+        + entry(b"t/symlink2", stat.S_IFLNK | 0o777, b"two", ino=4, nlink=2)
+        + entry(b"t/first", data=b"data at the first name", ino=5, nlink=2)
+        + entry(b"t/last", ino=5, nlink=2)
+        + entry(b"t/null", stat.S_IFCHR | 0o666, rdevmajor=1, rdevminor=5)
+        + TRAILER
+    )
     image = tmp_path / "initrd"
     data = first + bytes(512) + COMPRESSORS[name](second)
     image.write_bytes(data + bytes(-len(data) % 4) + third)
