@@ -8,7 +8,6 @@ import os
 import shutil
 import stat
 import subprocess
-from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,47 +130,6 @@ def test_ext4_built_without_rights(unpacked: Listing) -> None:
         found = list_image(image)
         assert stat.S_IMODE(found.pop(b"lost+found").mode) == 0o700
         assert found == expected(unpacked)
-
-
-def test_what_inspect_tells_is_what_the_kernel_shows(
-    unpacked: Listing, tmp_path: Path, fledge: project.Fledge
-) -> None:
-    """Of an image that mke2fs made."""
-    daemons.need("mkfs.ext4")
-    toml = write_project(tmp_path, "ext4", f"oci:{LAYOUT}:debian")
-    toml.write_text(toml.read_text().replace('type = "ext4"', 'builder = "mkfs"'))
-    assert fledge("build", "-q", "-o", "x.img").code == 0
-    done = fledge("inspect", "--json", "x.img")
-    assert done.code == 0, done.err
-    shown = list_image(tmp_path / "x.img")
-    first: dict[int, bytes] = {}
-    told: Listing = {}
-    for entry in json.loads(done.out)["entries"]:
-        path = of_json(entry, "path").lstrip(b"/")
-        kind = entry["type"]
-        holds: str | bytes | tuple[int, int] | None = entry.get("sha256")
-        if kind == "symlink":
-            holds = of_json(entry, "target")
-        elif "major" in entry:
-            holds = entry["major"], entry["minor"]
-        told[path] = Entry(
-            shown[path].mode & ~0o7777 | int(entry["mode"], 8),
-            entry["uid"],
-            entry["gid"],
-            entry["mtime_ns"],
-            None if kind == "directory" else entry["links"],
-            entry["size"] if kind == "file" else None,
-            holds,
-            {of_json(each, "name"): b64decode(each["value_base64"]) for each in entry["xattrs"]},
-            first.setdefault(entry["inode"], path),
-        )
-    assert told == shown
-
-
-def of_json(entry: dict[str, str], key: str) -> bytes:
-    """A name as it is in the image."""
-    encoded = entry.get(f"{key}_base64")
-    return b64decode(encoded) if encoded else entry[key].encode()
 
 
 @pytest.mark.parametrize("filesystem", ["xfs", "btrfs"])

@@ -348,11 +348,14 @@ def test_json_is_what_the_kernel_sees(fledge: Fledge, tmp_path: Path, kind: str)
 
 
 @pytest.mark.real
-def test_json_of_a_debian_image(fledge: Fledge, tmp_path: Path) -> None:
+def test_json_of_a_debian_image(
+    fledge: Fledge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if os.geteuid() != 0 or not shutil.which("umoci") or not shutil.which("debootstrap"):
         pytest.skip("takes root, debootstrap and umoci: run scripts/test-tools")
     checkout = Path(__file__).parents[1]
     layout = checkout / ".cache/debian"
+    monkeypatch.delenv("DOCKER_CONFIG")  # whose file must exist for buildah
     subprocess.run([checkout / "scripts/debian-image", layout], check=True)
     bundle = tmp_path / "bundle"
     command: list[str | Path] = ["umoci", "unpack", "--image", f"{layout}:debian", bundle]

@@ -43,6 +43,9 @@ GROUPS_PER_FLEX = 16
 MAX_LINKS = 65000
 """Names of one inode (EXT4_LINK_MAX)."""
 
+MAX_BLOCKS = (1 << 32) - 1
+"""16 TiB: the pointers of the resize inode have 32 bits."""
+
 MAX_FILE_SIZE = ((1 << 32) - 1) * BLOCK_SIZE
 """16 TiB: block numbers in a file have 32 bits."""
 
@@ -95,7 +98,7 @@ class Geometry:
     @cached_property
     def reserved_blocks(self) -> int:
         """Blocks behind the descriptors, for those of more groups."""
-        largest = min(self.blocks * MAX_GROWTH, (1 << 32) - 1)
+        largest = min(self.blocks * MAX_GROWTH, MAX_BLOCKS)
         descriptors = -(-largest // BLOCKS_PER_GROUP)
         more = -(-descriptors // DESCRIPTORS_PER_BLOCK) - self.descriptor_blocks
         return min(max(more, 0), POINTERS_PER_BLOCK)
@@ -334,6 +337,12 @@ def plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
     needed = content + buffer
     while True:
         divided = geometry(needed + 1, inodes)
+        if divided.blocks > MAX_BLOCKS:
+            raise CorruptError(
+                f"the tree and its free space take {divided.blocks} blocks of {BLOCK_SIZE} bytes;"
+                f" ext4 takes {MAX_BLOCKS}",
+                "Lower size_buffer_mb, or leave the largest files out.",
+            )
         space, groups, journal, resize_block = _lay_metadata(divided)
         for place in places.values():
             _lay(place, space)

@@ -165,7 +165,7 @@ class _Writer:
             rev_level=structures.DYNAMIC_REVISION,
             first_ino=LOST_AND_FOUND,
             inode_size=structures.INODE_SIZE,
-            block_group_nr=group,
+            block_group_nr=group & 0xFFFF,  # as mke2fs truncates it
             feature_compat=structures.COMPAT,
             feature_incompat=structures.INCOMPAT,
             feature_ro_compat=structures.RO_COMPAT,
