@@ -300,6 +300,12 @@ def assert_refused(tree: Tree, image: Path, words: str, builder: Builder) -> Non
     assert os.listdir(image.parent) == [image.name]
 
 
+def test_too_large_a_filesystem_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "image").touch()
+    with pytest.raises(CorruptError, match="ext4 takes 4294967295"):
+        ext4.write(Tree(mtime_ns=0), tmp_path / "image", Filesystem(size_buffer_mb=1 << 24), EPOCH)
+
+
 @pytest.mark.real
 def test_line_breaks_in_names_are_no_commands(tmp_path: Path) -> None:
     tree = Tree(mtime_ns=0)

@@ -337,12 +337,7 @@ def plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
     needed = content + buffer
     while True:
         divided = geometry(needed + 1, inodes)
-        if divided.blocks > MAX_BLOCKS:
-            raise CorruptError(
-                f"the tree and its free space take {divided.blocks} blocks of {BLOCK_SIZE} bytes;"
-                f" ext4 takes {MAX_BLOCKS}",
-                "Lower size_buffer_mb, or leave the largest files out.",
-            )
+        _check_size(divided)
         space, groups, journal, resize_block = _lay_metadata(divided)
         for place in places.values():
             _lay(place, space)
@@ -362,6 +357,15 @@ def plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
         resize_block=resize_block,
         free=space.runs,
     )
+
+
+def _check_size(divided: Geometry) -> None:
+    if divided.blocks > MAX_BLOCKS:
+        raise CorruptError(
+            f"the tree and its free space take {divided.blocks} blocks of {BLOCK_SIZE} bytes;"
+            f" ext4 takes {MAX_BLOCKS}",
+            "Lower size_buffer_mb, or leave the largest files out.",
+        )
 
 
 def _check(path: bytes, node: Node, links: int) -> None:
