@@ -159,6 +159,17 @@ def _write_file(path: bytes, content: Content, root: int) -> None:
         os.close(file)
 
 
+def blocks(content: Content) -> Iterator[tuple[int, bytes]]:
+    """The blocks of a content that are not all zeros, and where they are, whatever is a hole.
+
+    Only the last may be shorter than `BLOCK_SIZE`. Raises as `read_content` does.
+    """
+    for start, piece in _data(content):
+        for begin, end in _runs(piece):
+            for position in range(begin, end, BLOCK_SIZE):
+                yield start + position, piece[position : min(position + BLOCK_SIZE, end)]
+
+
 def _data(content: Content) -> Iterator[tuple[int, bytes]]:
     """What is not in the holes of a `Sparse`, with its offset, in pieces of whole blocks.
 

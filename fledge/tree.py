@@ -21,6 +21,9 @@ MAX_STEPS = 4096
 """How many names one path may lead through, those in symlinks included: no longer path fits
 into PATH_MAX, and without a bound 40 symlinks could make a lookup cost 80,000 steps."""
 
+MADE_COST = 16
+"""What a directory that a lookup had to make counts of `Tree.steps`, for it stays in memory."""
+
 MAX_SHOWN = 200
 """Characters of a path that a message shows."""
 
@@ -187,6 +190,7 @@ class Tree:
                     return trail, None
                 child = Directory(mode=0o755, mtime_ns=self.mtime_ns)
                 trail[-1].children[name] = child
+                self.steps += MADE_COST
             if isinstance(child, Symlink):
                 links += 1
                 if links > MAX_SYMLINKS:

@@ -17,7 +17,7 @@ from trees import Row, describe, trees
 from fledge import build, config
 from fledge.cache import Cache
 from fledge.config import Filesystem
-from fledge.content import Span
+from fledge.content import Span, Sparse
 from fledge.cpio import newc
 from fledge.cpio.gzip import compress
 from fledge.diff import MAX_SHOWN, UNCOMPRESSED, UNNAMED, compare, diff
@@ -321,3 +321,27 @@ def test_what_is_no_artifact(tmp_path: Path, fledge: project.Fledge) -> None:
     assert fledge("diff", "a", "a").code == 4
     assert fledge("diff", "a", "missing").code == 4
     assert "a is neither" in fledge("diff", "a", "missing").err
+
+
+def test_holes_are_zeros_and_cost_nothing(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"x" * 5000)
+    huge = 1 << 43
+    one, two, three = Tree(mtime_ns=0), Tree(mtime_ns=0), Tree(mtime_ns=0)
+    for made, extents in (
+        (one, ((5, 0, 3000), (1 << 40, 0, 5000))),
+        (two, ((5, 0, 1500), (1505, 1500, 1500), (1 << 40, 0, 5000))),
+        (three, ((6, 0, 3000), (1 << 40, 0, 5000))),
+    ):
+        made.add(b"f", File(mode=0o644, content=Sparse(huge, tmp_path / "data", extents)))
+    assert list(compare(one, two)) == []
+    [change] = compare(one, three)
+    assert change.fields.keys() == {"content"}
+
+
+def test_a_hole_is_what_was_written_as_zeros(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"x" * 5000)
+    one, two = Tree(mtime_ns=0), Tree(mtime_ns=0)
+    sparse = Sparse(20_000, tmp_path / "data", ((9000, 0, 5000),))
+    one.add(b"f", File(mode=0o644, content=sparse))
+    two.add(b"f", File(mode=0o644, content=bytes(9000) + b"x" * 5000 + bytes(6000)))
+    assert list(compare(one, two)) == []
