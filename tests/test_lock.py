@@ -605,7 +605,8 @@ def test_moved_tag(fledge: Fledge, tmp_path: Path) -> None:
         done = fledge("diff", old, before["path"])
         assert done.code == 1
         assert "\n~ /a: content " in done.out
-        assert "    -old\n    +new\n" in done.out
+        assert "    -old" in done.out
+        assert "    +new" in done.out
 
 
 @pytest.mark.real
