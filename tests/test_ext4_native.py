@@ -17,20 +17,20 @@ from pathlib import Path
 import daemons
 import pytest
 import vm
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from mounted import list_folder, list_image, list_tree
 from test_ext4 import EPOCH, TIMES, sample
 from trees import MAX_ID, NAMES, trees
 
 from fledge import ext4
-from fledge.config import Builder, Filesystem
+from fledge.config import BUILDERS, Builder, Filesystem
 from fledge.content import Content, Span, Sparse, read_content, whole_file
 from fledge.cpio import newc
 from fledge.errors import CorruptError
 from fledge.ext4 import directory, structures, xattr
 from fledge.ext4.copy import Copier
-from fledge.ext4.plan import Space, geometry
+from fledge.ext4.plan import Space, geometry, plan
 from fledge.ext4.reader import read
 from fledge.tree import CharDevice, Directory, File, Symlink, Tree
 
@@ -66,7 +66,9 @@ def assert_clean(image: Path) -> None:
 
 
 def run(*command: str | Path) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="backslashreplace", check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -175,7 +177,7 @@ def test_a_thousand_trees(fast: Path) -> None:
             write(tree, fast / "image")
         except CorruptError as error:
             assert "extended attributes" in error.message
-            return
+            assume(False)
         assert_clean(fast / "image")
 
     check()
@@ -200,6 +202,21 @@ def test_the_kernel_sees_what_mke2fs_would_have_made(tmp_path: Path) -> None:
         fields.append(re.findall(r"(Links: \d+|[acm]time: .*|crtime: .*)", said))
     assert len(fields[0]) >= 100
     assert fields[0] == fields[1]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("size_buffer_mb", [40, 3000])
+def test_it_is_divided_as_by_mke2fs(tmp_path: Path, size_buffer_mb: int) -> None:
+    """But for zeros, which mke2fs makes holes, and bytes of names, which it takes as signed."""
+    differ = ("Filesystem flags:", "Free blocks:", "Lifetime writes:", "Checksum:")
+    divisions = []
+    for builder in BUILDERS:
+        image = write(sample(), tmp_path / builder, builder=builder, size_buffer_mb=size_buffer_mb)
+        header = run("dumpe2fs", "-h", image).splitlines()
+        copies = re.findall(r"(?:superblock|Reserved GDT blocks) at .*", run("dumpe2fs", image))
+        divisions.append([line for line in header if not line.startswith(differ)] + copies)
+    assert divisions[0] == divisions[1]
+    assert len(divisions[0]) > 40
 
 
 @pytest.mark.real
@@ -248,6 +265,12 @@ def test_a_system_can_live_on_it(tmp_path: Path) -> None:
         fill(root / "full")
     assert_clean(image)
     assert "needs_recovery" in before
+    shutil.copy(tmp_path / "dirty", tmp_path / "replayed")
+    done = subprocess.run(
+        ["e2fsck", "-fy", tmp_path / "replayed"], capture_output=True, check=False
+    )
+    assert done.returncode in (0, 1), done.stdout
+    assert_clean(tmp_path / "replayed")
     with writable(tmp_path / "dirty") as root:
         assert (root / "new/renamed").read_bytes() == b"created, appended"
         assert len(os.listdir(root / "many")) == 2000 - 500 + 3000
@@ -277,13 +300,17 @@ def workload(root: Path) -> None:
     os.sync()
 
 
-def fill(path: Path) -> None:
-    """Write until there is no space left, and make room again."""
-    with pytest.raises(OSError, match="No space left"), path.open("wb") as file:
+def fill(folder: Path) -> None:
+    """Make files until there is no inode left, then write until there is no space left."""
+    folder.mkdir()
+    with pytest.raises(OSError, match="No space left"):
+        for number in range(100_000):
+            (folder / str(number)).touch()
+    assert os.statvfs(folder).f_ffree == 0
+    with pytest.raises(OSError, match="No space left"), (folder / "0").open("wb") as file:
         while True:
             file.write(bytes(MIB))
             file.flush()
-    path.unlink()
 
 
 @pytest.mark.real
@@ -370,6 +397,35 @@ def test_large_directories_are_hash_trees(tmp_path: Path) -> None:
         (root / "large/new").write_bytes(b"")
         (root / "large" / os.fsdecode(names[0])).unlink()
     assert_clean(image)
+
+
+@pytest.mark.real
+@as_root
+@pytest.mark.parametrize("count", [507 * 12, 507 * 12 + 1])
+def test_a_full_index_takes_more_names(fast: Path, count: int) -> None:
+    """One level of index leads to 507 leaves, of twelve of the longest names each."""
+    tree = Tree(mtime_ns=0)
+    parent = tree.root.children[b"d"] = Directory(mode=0o755)
+    for number in range(count):
+        parent.children[long_name(number)] = Symlink(target=b"x")
+    image = write(tree, fast / "image", size_buffer_mb=60)
+    assert_clean(image)
+    levels = 0 if count == 507 * 12 else 1
+    assert f"Indirect levels: {levels}" in run("debugfs", "-R", "htree_dump /d", image)
+    with writable(image) as root:
+        for name in parent.children:
+            assert os.path.lexists(root / "d" / os.fsdecode(name))
+        for number in range(3000):
+            (root / "d" / os.fsdecode(long_name(count + number))).symlink_to("y")
+        for number in range(0, count, 3):
+            (root / "d" / os.fsdecode(long_name(number))).unlink()
+    assert_clean(image)
+
+
+def long_name(number: int) -> bytes:
+    """255 bytes of any value that names can have."""
+    drawn = hashlib.shake_256(b"%d" % number).digest(255)
+    return drawn.replace(b"/", b"|").replace(b"\0", b"0")
 
 
 COLLISIONS = (
@@ -578,6 +634,42 @@ def test_long_runs_of_zeros_take_no_space_on_the_host(tmp_path: Path) -> None:
     found = read(image).tree.get(b"f")
     assert isinstance(found, File)
     assert b"".join(read_content(found.content)) == (tmp_path / "source").read_bytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tree=trees(contents=NEAR_BLOCKS.map(bytes), xattrs=XATTRS),
+    size_buffer_mb=st.integers(1, 5000),
+)
+def test_free_space_is_exact_but_at_the_edge_of_a_group(tree: Tree, size_buffer_mb: int) -> None:
+    tree.root.children[b"lost+found"] = Directory(mode=0o700)
+    try:
+        planned = plan(tree, size_buffer_mb, EPOCH)
+    except CorruptError:
+        assume(False)
+    divided = planned.geometry
+    free = sum(length for _, length in planned.free)
+    wanted = size_buffer_mb * MIB // structures.BLOCK_SIZE
+    last = divided.blocks - (divided.groups - 1) * structures.BLOCKS_PER_GROUP
+    assert free == wanted or (free > wanted and last == divided.least_group)
+
+
+@settings(max_examples=30, deadline=None)
+@given(tree=trees(xattrs=XATTRS))
+def test_the_order_in_which_a_tree_was_made_does_not_matter(
+    tmp_path_factory: pytest.TempPathFactory, tree: Tree
+) -> None:
+    tree.root.children[b"lost+found"] = Directory(mode=0o700)
+    folder = tmp_path_factory.getbasetemp()
+    try:
+        first = digest(write(tree, folder / "image"))
+    except CorruptError:
+        assume(False)
+    for _, node in list(tree.walk()):
+        node.xattrs = dict(reversed(node.xattrs.items()))
+        if isinstance(node, Directory):
+            node.children = dict(reversed(node.children.items()))
+    assert digest(write(tree, folder / "image")) == first
 
 
 @pytest.mark.parametrize("inodes", [20, 4000, 100_000])

@@ -1,7 +1,7 @@
 """ext4 images from a tree, without privileges.
 
 fledge writes them itself. With ``builder = "mkfs"`` e2fsprogs do: the same plan gives both
-their size, their journal, their UUID and their inode numbers, so that one can check the other.
+their size, their journal, their UUID and their count of inodes, so that one can check the other.
 """
 
 from __future__ import annotations
