@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from struct import Struct
 from typing import Literal
@@ -16,14 +17,21 @@ from fledge import folder
 from fledge.artifact import Opened, opened
 from fledge.compression import GZIP_MAGIC
 from fledge.content import READ_SIZE, Content, Span, Sparse, content_size, read_content
-from fledge.cpio.reader import Initramfs
+from fledge.cpio.newc import TRAILER
+from fledge.cpio.reader import Initramfs, read_entries
 from fledge.errors import FledgeError, reason
 from fledge.ext4.reader import Image
-from fledge.tree import Device, Directory, File, Node, Symlink, Tree
+from fledge.tree import Device, Directory, File, Node, Symlink, Tree, split_path
 
 MAX_TEXT = 1 << 20
 MAX_TEXT_LINES = 4000
 """Bytes and lines of a file whose lines are compared: that takes quadratic time at worst."""
+
+MAX_PAIRS = 1 << 28
+"""Pairs of lines that may have to be compared in all files together. At worst, which is what an
+enemy can have, that takes two minutes."""
+LINE_COST = 1 << 11
+"""What a line that is kept counts, in pairs."""
 
 MAX_SHOWN = 200
 MAX_WIDTH = 400
@@ -46,6 +54,7 @@ FILE_TYPES = {
 }
 
 NO_NEWLINE = " (no newline at the end)"
+NOT_COMPARED = ("… its lines are not compared, for those before took too long",)
 
 Fields = Mapping[str, object]
 
@@ -66,6 +75,19 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Detail:
+    """A field of inodes, or of headers in an archive, that is another."""
+
+    paths: int
+    """How many of the paths that both artifacts have."""
+    path: bytes
+    """The first of them."""
+    before: object
+    after: object
+    """Its field, before and after."""
+
+
+@dataclass(frozen=True)
 class Report:
     """How two artifacts differ."""
 
@@ -75,7 +97,10 @@ class Report:
     """What is another in them."""
     container: Mapping[str, tuple[object, object]]
     """What is another around that: compression, order, the superblock; by name, before and
-    after. Between two kinds there is only that they are two."""
+    after. Between two kinds there is little to compare."""
+    details: Mapping[str, Detail]
+    """What is another in inodes or headers and does not show in the tree, by name; nothing
+    between two kinds."""
     not_compared: tuple[str, ...]
     """What only one of the two kinds can hold."""
     notes: tuple[str, ...] = ()
@@ -95,16 +120,20 @@ def diff(before: Path, after: Path) -> Report:
     with opened(before) as old, opened(after) as new:
         first = _first_difference(before, after)
         if first is None:
-            return Report(None, (), {}, ())
+            return Report(None, (), {}, {}, ())
         mixed = old.kind != new.kind
         changes = tuple(compare(old.tree, new.tree, coarse=mixed))
         container = _changed(_facts(old, mixed=mixed), _facts(new, mixed=mixed))
+        details = {} if mixed else _details(old, new)
+        if isinstance(old.holds, Initramfs) and isinstance(new.holds, Initramfs):
+            container |= _order(old.holds, new.holds)
         notes = []
         if isinstance(old.holds, Initramfs) and not mixed and UNCOMPRESSED not in container:
             notes.append("the archives are the same bytes uncompressed")
-        elif not changes and not container:
+        elif not changes and not container and not details:
             notes.append(UNNAMED)
-        return Report(first, changes, container, ONLY_IN_EXT4 if mixed else (), tuple(notes))
+        not_compared = ONLY_IN_EXT4 if mixed else ()
+        return Report(first, changes, container, details, not_compared, tuple(notes))
 
 
 def _first_difference(before: Path, after: Path) -> int | None:
@@ -124,9 +153,9 @@ def _first_difference(before: Path, after: Path) -> int | None:
 
 def _facts(artifact: Opened, *, mixed: bool) -> Fields:
     """What is around the tree, by names that people know."""
-    if mixed:
-        return {"kind": artifact.kind}
     holds = artifact.holds
+    if mixed:
+        return {"kind": artifact.kind, "sockets": sorted(holds.sockets)}
     inside = _initramfs_facts(holds) if isinstance(holds, Initramfs) else _ext4_facts(holds)
     return {"size": artifact.size, **_gzip_facts(artifact.path), **inside}
 
@@ -146,19 +175,12 @@ def _gzip_facts(path: Path) -> Fields:
 
 
 def _initramfs_facts(initramfs: Initramfs) -> Fields:
-    archives, headers = initramfs.archives, initramfs.headers.values()
+    archives = initramfs.archives
     return {
         "archives": [archive.compression or "uncompressed" for archive in archives],
+        "entries": [archive.entries for archive in archives],
         UNCOMPRESSED: [_sha256(archive.data) for archive in archives],
-        "sockets": initramfs.sockets,
-        "names and order of entries": _fingerprint(header.name for header in headers),
-        "inode numbers": _fingerprint((header.name, header.ino) for header in headers),
-        "links and devices of entries": _fingerprint(
-            (header.name, header.nlink, header.devmajor, header.devminor) for header in headers
-        ),
-        "modes of symlinks": _fingerprint(
-            (header.name, header.mode) for header in headers if stat.S_ISLNK(header.mode)
-        ),
+        "sockets": sorted(initramfs.sockets),
     }
 
 
@@ -166,31 +188,83 @@ def _ext4_facts(image: Image) -> Fields:
     fields = image.superblock._asdict()
     for kind in ("compat", "incompat", "ro_compat"):
         del fields[f"feature_{kind}"]
-    entries = list(image.tree.walk())
-    inodes = [(path, image.inodes[node]) for path, node in entries]
     return {
         "features": image.superblock.features,
         **{f"superblock {name}": _readable(name, value) for name, value in fields.items()},
-        "sockets": image.sockets,
-        "inode numbers": _fingerprint((path, inode.number) for path, inode in inodes),
-        "inode flags": _fingerprint((path, inode.flags) for path, inode in inodes),
-        "generations": _fingerprint((path, inode.generation) for path, inode in inodes),
-        "other times": _fingerprint(
-            (path, inode.atime_ns, inode.ctime_ns, inode.crtime_ns) for path, inode in inodes
-        ),
-        "links and blocks of inodes": _fingerprint(
-            (path, inode.links, inode.blocks) for path, inode in inodes
-        ),
-        "where contents are": _fingerprint(
-            (path, _place(node.content)) for path, node in entries if isinstance(node, File)
-        ),
+        "sockets": sorted(image.sockets),
+    }
+
+
+def _order(old: Initramfs, new: Initramfs) -> dict[str, tuple[object, object]]:
+    """The first two entries that have changed places, of those that both have."""
+    names = [list(_names(each)) for each in (old, new)]
+    common = set(names[0]) & set(names[1])
+    pairs = zip_longest(*([name for name in each if name in common] for each in names))
+    first = next(((before, after) for before, after in pairs if before != after), None)
+    return {"first entry in another place": first} if first else {}
+
+
+def _names(initramfs: Initramfs) -> Iterator[bytes]:
+    """Those of all entries as they come, each name of a hard link too."""
+    for archive in initramfs.archives:
+        with archive.data.path.open("rb") as file:
+            for entry, _ in read_entries(file, archive.data.path, archive.data.offset):
+                if entry.name != TRAILER:
+                    yield b"/" + _normal(entry.name)
+
+
+def _normal(name: bytes) -> bytes:
+    """Without what changes nothing: `./` before it, and the like."""
+    return b"/".join(split_path(name))
+
+
+def _details(old: Opened, new: Opened) -> dict[str, Detail]:
+    """What is another in inodes or headers, of the paths that both have."""
+    counts: Counter[str] = Counter()
+    firsts: dict[str, tuple[bytes, object, object]] = {}
+    others = dict(new.tree.walk())
+    for path, node in old.tree.walk():
+        if (other := others.get(path)) is None:
+            continue
+        for name, (before, after) in _changed(_hidden(old, node), _hidden(new, other)).items():
+            counts[name] += 1
+            firsts.setdefault(name, (path, before, after))
+    return {name: Detail(counts[name], *firsts[name]) for name in sorted(counts)}
+
+
+def _hidden(artifact: Opened, node: Node) -> Fields:
+    """What an artifact says of a node beside what the node does."""
+    if isinstance(artifact.holds, Initramfs):
+        header = artifact.holds.headers.get(node)
+        if header is None:
+            return {}
+        return {
+            "inode number": header.ino,
+            "links": header.nlink,
+            "device of its filesystem": f"{header.devmajor}:{header.devminor}",
+            "before its name": header.name.removesuffix(_normal(header.name)),
+            "mode of symlink": f"{node.mode:04o}" if isinstance(node, Symlink) else None,
+        }
+    inode = artifact.holds.inodes[node]
+    return {
+        "inode number": inode.number,
+        "links": inode.links,
+        "blocks": inode.blocks,
+        "flags": f"{inode.flags:#x}",
+        "generation": inode.generation,
+        "atime_ns": inode.atime_ns,
+        "ctime_ns": inode.ctime_ns,
+        "crtime_ns": inode.crtime_ns,
+        "size of directory": inode.size if isinstance(node, Directory) else None,
+        "place of content": _place(node.content) if isinstance(node, File) else None,
     }
 
 
 def _place(content: Content) -> object:
+    """Where it is in the image; of one in pieces as in `Sparse`."""
     if isinstance(content, Sparse):
-        return content.extents
-    return None if isinstance(content, bytes) else content.offset
+        return list(content.extents)
+    return content.offset if isinstance(content, Span) else None
 
 
 def compare(before: Tree, after: Tree, *, coarse: bool = False) -> Iterator[Change]:
@@ -200,6 +274,7 @@ def compare(before: Tree, after: Tree, *, coarse: bool = False) -> Iterator[Chan
     second, and ext4's own /lost+found. Contents are read piece by piece. Raises as
     `fledge.content.read_content` does.
     """
+    texts = _Texts()
     nodes = [dict(tree.walk()) for tree in (before, after)]
     firsts = [_first_names(each) for each in nodes]
     contents: dict[tuple[Node, Node], _Contents] = {}
@@ -220,7 +295,7 @@ def compare(before: Tree, after: Tree, *, coarse: bool = False) -> Iterator[Chan
         lines: tuple[str, ...] = ()
         if isinstance(old, File) and isinstance(new, File):
             if (old, new) not in contents:
-                contents[old, new] = _compare_contents(old.content, new.content)
+                contents[old, new] = _compare_contents(old.content, new.content, texts)
             digests, lines = contents[old, new]
             # The other names of the two have the same lines.
             contents[old, new] = digests, ()
@@ -271,7 +346,7 @@ def _changed(old: Fields, new: Fields) -> dict[str, tuple[object, object]]:
     }
 
 
-def _compare_contents(old: Content, new: Content) -> _Contents:
+def _compare_contents(old: Content, new: Content, texts: _Texts) -> _Contents:
     """The digests of both and, if they are texts that differ, the lines that do."""
     if isinstance(old, Sparse) or isinstance(new, Sparse):
         digests = _digest_of_blocks(old), _digest_of_blocks(new)
@@ -279,13 +354,27 @@ def _compare_contents(old: Content, new: Content) -> _Contents:
         digests = _sha256(old), _sha256(new)
     if digests[0] == digests[1]:
         return digests, ()
-    before, after = _lines(old), _lines(new)
-    if before is None or after is None:
-        return digests, ()
-    difference = islice(difflib.unified_diff(before, after, lineterm="", n=2), 2, None)
-    lines = [_narrow(line) for line in islice(difference, MAX_SHOWN)]
-    left = sum(1 for _ in difference)
-    return digests, (*lines, *([f"… and {left} lines more"] if left else []))
+    return digests, texts.compare(_lines(old), _lines(new))
+
+
+class _Texts:
+    """Compares texts, as long as they are not too much to be compared."""
+
+    def __init__(self) -> None:
+        self._left = MAX_PAIRS
+
+    def compare(self, before: list[str] | None, after: list[str] | None) -> tuple[str, ...]:
+        """The lines that differ; none if one of the two is no text."""
+        if before is None or after is None:
+            return ()
+        self._left -= len(before) * len(after)
+        if self._left < 0:
+            return NOT_COMPARED
+        difference = islice(difflib.unified_diff(before, after, lineterm="", n=2), 2, None)
+        lines = [_narrow(line) for line in islice(difference, MAX_SHOWN)]
+        self._left -= LINE_COST * len(lines)
+        left = sum(1 for _ in difference)
+        return (*lines, *([f"… and {left} lines more"] if left else []))
 
 
 def _lines(content: Content) -> list[str] | None:
@@ -327,14 +416,6 @@ def _sha256(content: Content) -> str:
     for piece in read_content(content):
         digest.update(piece)
     return digest.hexdigest()
-
-
-def _fingerprint(values: Iterable[object]) -> str:
-    """What tells many values from many others, where to list them would help nobody."""
-    digest = hashlib.sha256()
-    for value in values:
-        digest.update(repr(value).encode())
-    return f"sha256 {digest.hexdigest()[:16]}…"
 
 
 def _readable(name: str, value: object) -> object:

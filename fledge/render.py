@@ -11,7 +11,7 @@ from stat import filemode
 from fledge import inspection
 from fledge.artifact import Opened
 from fledge.build import Artifact
-from fledge.diff import Report
+from fledge.diff import NANOSECONDS, Report
 from fledge.ext4.reader import Image
 from fledge.housekeeping import Amount
 from fledge.inspection import Program, Summary
@@ -30,12 +30,23 @@ def listed(opened: Opened, path: bytes, node: Node) -> str:
         if isinstance(node, Device)
         else str(inspection.size(opened, node))
     )
-    time = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(0, node.mtime_ns // 1_000_000_000)
     arrow = f" -> {printable(node.target)}" if isinstance(node, Symlink) else ""
     return (
         f"{filemode(node.file_type | node.mode)} {opened.links(node):>3} {node.uid:>5}"
-        f" {node.gid:>5} {size:>10} {time:%Y-%m-%d %H:%M:%S} {printable(path)}{arrow}"
+        f" {node.gid:>5} {size:>10} {_second(node.mtime_ns)} {printable(path)}{arrow}"
     )
+
+
+def listed_socket(path: bytes) -> str:
+    """The same of a socket, of which no tree has more than the path."""
+    unknown = f"{'?':>3} {'?':>5} {'?':>5} {'?':>10} {'?':>19}"
+    return f"s????????? {unknown} {printable(path)}"
+
+
+def _second(time_ns: int) -> str:
+    """In UTC."""
+    time = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(0, time_ns // NANOSECONDS)
+    return f"{time:%Y-%m-%d %H:%M:%S}"
 
 
 def summary(opened: Opened, found: Summary) -> Iterator[str]:
@@ -122,14 +133,29 @@ def difference(report: Report) -> Iterator[str]:
     for note in report.notes:
         yield f"  {note}"
     for name, (old, new) in report.container.items():
-        yield f"  {name}: {_value(old)} → {_value(new)}"
+        yield f"  {_field(name, old, new, ':')}"
+    for name, detail in report.details.items():
+        where = "1 path" if detail.paths == 1 else f"{detail.paths} paths, first"
+        field = _field(name, detail.before, detail.after, ":")
+        yield f"  {field} ({where} /{printable(detail.path)})"
     signs = {"added": "+", "removed": "-", "changed": "~"}
     for change in report.changes:
-        fields = ", ".join(
-            f"{name} {_value(old)} → {_value(new)}" for name, (old, new) in change.fields.items()
-        )
+        fields = ", ".join(_field(name, *both) for name, both in change.fields.items())
         yield f"{signs[change.kind]} /{printable(change.path)}{': ' if fields else ''}{fields}"
         yield from (f"    {line}" for line in change.lines)
+
+
+def _field(name: str, old: object, new: object, colon: str = "") -> str:
+    if name.endswith("_ns"):
+        return f"{name.removesuffix('_ns')}{colon} {_time(old)} → {_time(new)}"
+    return f"{name}{colon} {_value(old)} → {_value(new)}"
+
+
+def _time(time_ns: object) -> str:
+    if not isinstance(time_ns, int):
+        return _value(time_ns)
+    part = time_ns % NANOSECONDS
+    return _second(time_ns) + (f".{part:09}" if part else "")
 
 
 def _value(value: object) -> str:
@@ -156,6 +182,14 @@ def difference_document(report: Report) -> dict[str, object]:
         "not_compared": list(report.not_compared),
         "notes": list(report.notes),
         "container": {name: pair(both) for name, both in report.container.items()},
+        "details": {
+            name: {
+                "paths": detail.paths,
+                **inspection.text("first", b"/" + detail.path),
+                **pair((detail.before, detail.after)),
+            }
+            for name, detail in report.details.items()
+        },
         "changes": [
             {
                 **inspection.text("path", change.path),

@@ -20,7 +20,7 @@ from fledge.config import Filesystem
 from fledge.content import Span, Sparse
 from fledge.cpio import newc
 from fledge.cpio.gzip import compress
-from fledge.diff import MAX_SHOWN, UNCOMPRESSED, UNNAMED, compare, diff
+from fledge.diff import MAX_SHOWN, NOT_COMPARED, UNCOMPRESSED, UNNAMED, Detail, compare, diff
 from fledge.ext4 import write
 from fledge.oci.manifest import Platform
 from fledge.report import Reporter
@@ -86,6 +86,44 @@ def test_what_is_left_out_is_told() -> None:
     [change] = compare(tree(motd=b"x" * 1_000_000), tree(motd=b"y"))
     assert sum(map(len, change.lines)) < 1000
     assert "characters more" in change.lines[1]
+
+
+def test_texts_that_take_long_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them takes seconds, and an archive of some hundred KiB can have a thousand."""
+    monkeypatch.setattr("fledge.diff.MAX_PAIRS", 5_000_000)
+    common = [f"x{number % 100}" for number in range(1000)]
+    texts = ["".join(f"{line}\n{each}{n}\n" for n, line in enumerate(common)) for each in "uv"]
+    trees = Tree(mtime_ns=0), Tree(mtime_ns=0)
+    for each, text in zip(trees, texts, strict=True):
+        for number in range(3):
+            content = f"{number}\n{text}".encode()
+            each.add(b"%d" % number, File(mode=0o644, content=content))
+    first, *others = compare(*trees)
+    assert len(first.lines) == MAX_SHOWN + 1
+    assert [change.lines for change in others] == [NOT_COMPARED, NOT_COMPARED]
+    assert others[0].fields.keys() == {"content"}
+
+
+def test_hard_links_in_another_order(tmp_path: Path) -> None:
+    names = (b"./x", b"./y")
+    links = [header(name, 0o100644, ino=3, nlink=2) for name in names]
+    (tmp_path / "a").write_bytes(b"".join(links) + END)
+    (tmp_path / "b").write_bytes(b"".join(reversed(links)) + END)
+    report = diff(tmp_path / "a", tmp_path / "b")
+    assert (report.changes, report.details) == ((), {})
+    assert report.container["first entry in another place"] == (b"/x", b"/y")
+
+
+def test_times_are_shown_as_dates(tmp_path: Path, fledge: project.Fledge) -> None:
+    for name, time_ns in (("a", 10**9), ("b", -1)):
+        one = tree()
+        one.root.mtime_ns = time_ns
+        (tmp_path / name).touch()
+        write(one, tmp_path / name, Filesystem(size_buffer_mb=1), 5)
+    lines = fledge("diff", "a", "b").out.splitlines()
+    assert "~ /: mtime 1970-01-01 00:00:01 → 1969-12-31 23:59:59.999999999" in lines
+    details = json.loads(fledge("diff", "--json", "a", "b").out)["details"]
+    assert details["atime_ns"] == {"paths": 1, "first": "/", "before": 10**9, "after": -1}
 
 
 def test_many_hard_links_are_read_and_told_once(tmp_path: Path) -> None:
@@ -263,32 +301,43 @@ def header(name: bytes, mode: int, **fields: int) -> bytes:
     return entry + bytes(-len(entry) % 4)
 
 
+D, E = header(b"d", 0o40755), header(b"e", 0o40755)
 END = header(b"TRAILER!!!", 0)
 
 
 @pytest.mark.parametrize(
-    ("one", "two", "told"),
+    ("one", "two", "container", "details"),
     [
-        (header(b"s", 0o140777), b"", {"sockets"}),
-        (header(b"d", 0o40755), header(b"d", 0o40755, ino=5), {"inode numbers"}),
+        (header(b"s", 0o140777), b"", {"sockets": ([b"s"], []), "entries": ([1], [0])}, {}),
+        (D, header(b"d", 0o40755, ino=5), {}, {"inode number": (900, 5)}),
+        (D, header(b"d", 0o40755, nlink=2), {}, {"links": (1, 2)}),
+        (D, header(b"d", 0o40755, devmajor=5), {}, {"device of its filesystem": ("0:0", "5:0")}),
+        (D, header(b"./d", 0o40755), {}, {"before its name": (b"", b"./")}),
+        (D + E, E + D, {"first entry in another place": (b"/d", b"/e")}, {}),
         (
-            header(b"d", 0o40755),
-            header(b"d", 0o40755, devmajor=5),
-            {"links and devices of entries"},
-        ),
-        (
-            header(b"a", 0o100644, ino=1) + header(b"b", 0o100644, ino=2),
-            header(b"b", 0o100644, ino=2) + header(b"a", 0o100644, ino=1),
-            {"names and order of entries", "inode numbers", "links and devices of entries"},
+            D + E,
+            D + E + E,
+            {"entries": ([2], [3]), "first entry in another place": (None, b"/e")},
+            {},
         ),
     ],
 )
-def test_archives_of_the_same_tree(tmp_path: Path, one: bytes, two: bytes, told: set[str]) -> None:
+def test_archives_of_the_same_tree(
+    tmp_path: Path,
+    one: bytes,
+    two: bytes,
+    container: dict[str, object],
+    details: dict[str, tuple[object, object]],
+) -> None:
     (tmp_path / "a").write_bytes(one + END)
     (tmp_path / "b").write_bytes(two + END)
     report = diff(tmp_path / "a", tmp_path / "b")
     assert report.changes == ()
-    assert report.container.keys() - {"size"} == {*told, UNCOMPRESSED}
+    found = dict(report.container)
+    assert found.pop(UNCOMPRESSED)
+    found.pop("size", None)
+    assert found == container
+    assert report.details == {name: Detail(1, b"d", *both) for name, both in details.items()}
     assert report.notes == ()
 
 
@@ -312,7 +361,12 @@ def test_one_tree_in_images_of_two_sizes(tmp_path: Path) -> None:
         write(tree(tool=b"t" * 5000), tmp_path / name, Filesystem(size_buffer_mb=size), 5)
     report = diff(tmp_path / "a", tmp_path / "b")
     assert report.changes == ()
-    assert {"size", "superblock free_blocks_count", "where contents are"} <= report.container.keys()
+    assert {"size", "superblock free_blocks_count"} <= report.container.keys()
+    place = report.details["place of content"]
+    assert (place.paths, place.path) == (2, b"bin/tool")
+    for image, offset in (("a", place.before), ("b", place.after)):
+        assert isinstance(offset, int)
+        assert (tmp_path / image).read_bytes()[offset:].startswith(b"t" * 5000)
     assert report.notes == ()
 
 
