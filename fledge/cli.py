@@ -234,6 +234,8 @@ def inspect(
             elif as_list:
                 for name, node in inspection.below(inside, top):
                     print(render.listed(opened, b"/" + name, node))
+                for name in inspection.sockets_below(opened, inside):
+                    print(render.listed_socket(b"/" + name))
             elif path is None:
                 for line in render.summary(opened, inspection.summarize(opened)):
                     print(printable(line))

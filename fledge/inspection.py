@@ -190,13 +190,14 @@ def describe_entries(opened: Opened, path: bytes, top: Node) -> Iterator[dict[st
     digests = _Digests(opened)
     for name, node in below(path, top):
         yield {**text("path", b"/" + name), **_fields(opened, node, digests)}
-    for name in opened.holds.sockets:
-        if isinstance(top, Directory) and name.startswith(_as_prefix(path)):
-            yield {**text("path", b"/" + name), "type": "socket"}
+    for name in sockets_below(opened, path):
+        yield {**text("path", b"/" + name), "type": "socket"}
 
 
-def _as_prefix(path: bytes) -> bytes:
-    return b"".join(part + b"/" for part in split_path(path))
+def sockets_below(opened: Opened, path: bytes) -> list[bytes]:
+    """Paths of sockets below ``path``, from the root; they are not in the tree."""
+    prefix = b"".join(part + b"/" for part in split_path(path))
+    return [name for name in opened.holds.sockets if name.startswith(prefix)]
 
 
 def _fields(opened: Opened, node: Node, digests: _Digests) -> dict[str, Any]:
@@ -220,7 +221,14 @@ def _fields(opened: Opened, node: Node, digests: _Digests) -> dict[str, Any]:
         {**text("name", name), "value_base64": b64encode(value).decode()}
         for name, value in sorted(node.xattrs.items())
     ]
-    if not isinstance(opened.holds, Initramfs):
+    if isinstance(opened.holds, Initramfs):
+        header = opened.holds.headers.get(node)
+        fields |= {
+            "nlink": header.nlink if header else None,
+            "devmajor": header.devmajor if header else None,
+            "devminor": header.devminor if header else None,
+        }
+    else:
         facts = opened.holds.inodes[node]
         fields |= {
             "atime_ns": facts.atime_ns,

@@ -18,6 +18,7 @@ from fcntl import ioctl
 from pathlib import Path
 from typing import Any
 
+import daemons
 import project
 import pytest
 from mounted import mounted
@@ -130,6 +131,29 @@ def test_list(fledge: Fledge, small: Path) -> None:
         "crw-------   1     0     0       5, 1 1970-01-01 00:00:00 /dev/console",
         "lrwxrwxrwx   1     0     0          3 1970-01-01 00:00:00 /link -> bin",
     ]
+
+
+@pytest.mark.real
+def test_sockets_and_headers_are_told(fledge: Fledge, tmp_path: Path) -> None:
+    daemons.need("cpio")
+    path = tmp_path / "theirs.cpio"
+    with socket.socket(socket.AF_UNIX) as server:
+        (tmp_path / "run").mkdir()
+        server.bind(str(tmp_path / "run/s"))
+    command = ["cpio", "-o", "-H", "newc", "--quiet"]
+    done = subprocess.run(
+        command, input=b"run\nrun/s\n", cwd=tmp_path, check=True, capture_output=True
+    )
+    path.write_bytes(done.stdout)
+    for below in ("/", "run"):
+        assert fledge("inspect", "-l", path, below).out.splitlines()[-1].split()[0] == "s?????????"
+    found = entries(fledge("inspect", "--json", path).out)
+    assert found["/run/s"] == {"path": "/run/s", "type": "socket"}
+    status = (tmp_path / "run").stat()
+    assert found["/run"]["nlink"] == status.st_nlink
+    assert found["/run"]["devmajor"] == os.major(status.st_dev)
+    assert found["/run"]["devminor"] == os.minor(status.st_dev)
+    assert found["/"]["nlink"] is None
 
 
 def test_folder(fledge: Fledge, small: Path) -> None:
