@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from fledge.cpio import reader as cpio
-from fledge.errors import ConfigError, CorruptError, FledgeError, reason
+from fledge.errors import ConfigError, CorruptError, unreadable
 from fledge.ext4 import reader as ext4
 from fledge.ext4.structures import MAGIC, SUPERBLOCK_OFFSET
 from fledge.tree import Directory, Node, Tree
@@ -88,7 +88,7 @@ def opened(path: Path) -> Iterator[Opened]:
             start = file.read(_START)
             size = file.seek(0, os.SEEK_END)
     except OSError as error:
-        raise FledgeError(f"{path} could not be read: {reason(error)}") from error
+        raise unreadable(path, error) from error
     # An initramfs can have any bytes where a superblock has its magic, and begin with zeros.
     if cpio.is_start(start) or (cpio.is_start(start.lstrip(b"\0")) and not _has_magic(start)):
         with tempfile.TemporaryDirectory(prefix="fledge-") as folder:

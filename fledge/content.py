@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fledge.errors import CorruptError, FledgeError, reason
+from fledge.errors import CorruptError, unreadable
 
 READ_SIZE = 1 << 20
 
@@ -123,7 +123,7 @@ def _open(path: Path) -> Iterator[io.FileIO]:
         with path.open("rb", buffering=0) as file:
             yield file
     except OSError as error:
-        raise FledgeError(f"{path} could not be read: {reason(error)}") from error
+        raise unreadable(path, error) from error
 
 
 def _pieces(file: io.FileIO, path: Path, offset: int, size: int) -> Iterator[bytes]:

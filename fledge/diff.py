@@ -19,7 +19,7 @@ from fledge.compression import GZIP_MAGIC
 from fledge.content import READ_SIZE, Content, Span, Sparse, content_size, read_content
 from fledge.cpio.newc import TRAILER
 from fledge.cpio.reader import Initramfs, read_entries
-from fledge.errors import FledgeError, reason
+from fledge.errors import unreadable
 from fledge.ext4.reader import Image
 from fledge.tree import Device, Directory, File, Node, Symlink, Tree, split_path
 
@@ -145,7 +145,7 @@ def _first_difference(before: Path, after: Path) -> int | None:
                     return None
                 position += len(old)
     except OSError as error:
-        raise FledgeError(f"{error.filename} could not be read: {reason(error)}") from error
+        raise unreadable(error.filename, error) from error
     pairs = zip(old, new, strict=False)
     equal = (number for number, (a, b) in enumerate(pairs) if a != b)
     return position + next(equal, min(len(old), len(new)))

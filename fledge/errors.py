@@ -7,6 +7,7 @@ from the class.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -50,3 +51,8 @@ def reason(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file or folder"
     return (error.strerror or str(error)).lower()
+
+
+def unreadable(path: Path, error: OSError) -> FledgeError:
+    """The error of a file of this machine that could not be read."""
+    return FledgeError(f"{path} could not be read: {reason(error)}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fledge.cache import Cache, Stored
 from fledge.compression import GZIP_MAGIC, ZSTD_MAGIC
 from fledge.content import whole_file
-from fledge.errors import CorruptError, FledgeError, reason
+from fledge.errors import CorruptError, reason, unreadable
 from fledge.report import Reporter
 
 TAR_MAGIC = slice(257, 262)
@@ -47,7 +47,7 @@ def contents(cache: Cache) -> dict[str, Amount]:
         except FileNotFoundError:  # it is gone meanwhile
             continue
         except OSError as error:
-            raise FledgeError(f"{stored.path} could not be read: {reason(error)}") from error
+            raise unreadable(stored.path, error) from error
         amounts[kind] = amounts.get(kind, Amount()) + _amount(stored)
     return dict(sorted(amounts.items()))
 

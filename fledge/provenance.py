@@ -17,7 +17,7 @@ from typing import Any
 from fledge import lock
 from fledge.cache import SHA256
 from fledge.config import Config
-from fledge.errors import ConfigError, CorruptError, FledgeError, reason
+from fledge.errors import ConfigError, CorruptError, unreadable
 from fledge.files import replacing
 from fledge.lock import AgentPin, BusyboxPin, ImagePin, Lock, Named
 
@@ -125,7 +125,7 @@ def load(artifact: Path) -> Provenance:
             "fledge build writes it beside the artifact; keep the two together.",
         ) from None
     except OSError as error:
-        raise FledgeError(f"{path} could not be read: {reason(error)}") from error
+        raise unreadable(path, error) from error
     try:
         if len(text) > MAX_SIZE:
             raise _Malformed(f"it is larger than {MAX_SIZE} bytes")

@@ -8,7 +8,7 @@ from pathlib import Path
 from fledge import build, provenance
 from fledge.config import Config
 from fledge.content import whole_file
-from fledge.errors import ConfigError, FledgeError, reason
+from fledge.errors import ConfigError, unreadable
 from fledge.fetch import Fetcher
 from fledge.provenance import Input, Provenance
 
@@ -70,7 +70,7 @@ def _digest(artifact: Path) -> str:
     try:
         return whole_file(artifact).sha256
     except OSError as error:
-        raise FledgeError(f"{artifact} could not be read: {reason(error)}") from error
+        raise unreadable(artifact, error) from error
 
 
 def _differences(recorded: object, here: object, key: str) -> list[str]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fledge.content import READ_SIZE, Content, Span, Sparse, changed, read_content
-from fledge.errors import FledgeError, reason
+from fledge.errors import unreadable
 from fledge.ext4.structures import BLOCK_SIZE, Extent
 from fledge.files import pwrite
 
@@ -120,4 +120,4 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FledgeError(f"{path} could not be read: {reason(error)}") from error
+        raise unreadable(path, error) from error

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.content import Content, Span, Sparse
-from fledge.errors import CorruptError, FledgeError, reason
+from fledge.errors import CorruptError, unreadable
 from fledge.ext4 import directory, xattr
 from fledge.ext4.structures import (
     ROOT,
@@ -99,7 +99,7 @@ def read(path: Path) -> Image:
     except Damage as damage:
         raise _corrupt(f"{path}: {damage}") from None
     except OSError as error:
-        raise FledgeError(f"{path} could not be read: {reason(error)}") from error
+        raise unreadable(path, error) from error
 
 
 def _corrupt(message: str) -> CorruptError:
