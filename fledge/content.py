@@ -81,6 +81,16 @@ def read_content(content: Content) -> Iterator[bytes]:
         yield from _read_span(content)
 
 
+def content_sha256(content: Content) -> str:
+    """The digest in hex, which is only computed where it is not known. Raises as `read_content`."""
+    if isinstance(content, Span) and content.sha256:
+        return content.sha256
+    digest = hashlib.sha256()
+    for piece in read_content(content):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
 def read_extents(content: Sparse) -> Iterator[tuple[int, bytes]]:
     """What is not in a hole, in pieces of at most `READ_SIZE`, and where each goes.
 

@@ -16,7 +16,15 @@ from typing import Literal
 from fledge import folder
 from fledge.artifact import Opened, opened
 from fledge.compression import GZIP_MAGIC
-from fledge.content import READ_SIZE, Content, Span, Sparse, content_size, read_content
+from fledge.content import (
+    READ_SIZE,
+    Content,
+    Span,
+    Sparse,
+    content_sha256,
+    content_size,
+    read_content,
+)
 from fledge.cpio.newc import TRAILER
 from fledge.cpio.reader import Initramfs, read_entries
 from fledge.errors import unreadable
@@ -179,7 +187,7 @@ def _initramfs_facts(initramfs: Initramfs) -> Fields:
     return {
         "archives": [archive.compression or "uncompressed" for archive in archives],
         "entries": [archive.entries for archive in archives],
-        UNCOMPRESSED: [_sha256(archive.data) for archive in archives],
+        UNCOMPRESSED: [content_sha256(archive.data) for archive in archives],
         "sockets": sorted(initramfs.sockets),
     }
 
@@ -351,7 +359,7 @@ def _compare_contents(old: Content, new: Content, texts: _Texts) -> _Contents:
     if isinstance(old, Sparse) or isinstance(new, Sparse):
         digests = _digest_of_blocks(old), _digest_of_blocks(new)
     else:
-        digests = _sha256(old), _sha256(new)
+        digests = content_sha256(old), content_sha256(new)
     if digests[0] == digests[1]:
         return digests, ()
     return digests, texts.compare(_lines(old), _lines(new))
@@ -407,15 +415,6 @@ def _digest_of_blocks(content: Content) -> str:
     for position, block in folder.blocks(content):
         digest.update(position.to_bytes(8, "little") + block)
     return f"blocks with sha256 {digest.hexdigest()}"
-
-
-def _sha256(content: Content) -> str:
-    if isinstance(content, Span) and content.sha256:
-        return content.sha256
-    digest = hashlib.sha256()
-    for piece in read_content(content):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _readable(name: str, value: object) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from base64 import b64encode
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 from fledge import agent, init, provenance
 from fledge.artifact import Opened
 from fledge.build import ENTRYPOINT
-from fledge.content import Content, Span, content_size, read_content, whole_file
+from fledge.content import Span, content_sha256, content_size, read_content, whole_file
 from fledge.cpio.reader import Initramfs
 from fledge.elf import architecture
 from fledge.errors import ConfigError, FledgeError
@@ -299,15 +298,8 @@ class _Digests:
         size = content_size(file.content)
         if file not in self._known and size <= self._left:
             self._left -= size
-            self._known[file] = _sha256(file.content)
+            self._known[file] = content_sha256(file.content)
         return self._known.get(file)
-
-
-def _sha256(content: Content) -> str:
-    digest = hashlib.sha256()
-    for piece in read_content(content):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _command(tree: Tree) -> list[str] | None:
@@ -333,4 +325,4 @@ def _provenance(opened: Opened) -> Provenance | None:
         record = provenance.load(opened.path)
     except FledgeError:
         return None
-    return record if record.sha256 == _sha256(Span(opened.path, 0, opened.size)) else None
+    return record if record.sha256 == content_sha256(Span(opened.path, 0, opened.size)) else None

@@ -16,7 +16,7 @@ from hashlib import sha256
 from itertools import islice
 from operator import itemgetter
 
-from fledge.content import Content, Span, Sparse, content_size, read_content, read_extents
+from fledge.content import Content, Span, Sparse, content_sha256, content_size, read_extents
 from fledge.errors import CorruptError
 from fledge.ext4 import directory, xattr
 from fledge.ext4.directory import Leaf
@@ -496,18 +496,14 @@ def _identity(entries: Iterable[tuple[bytes, Node]], buffer_mb: int, epoch: int)
 
 def _content_identity(content: Content) -> object:
     """What tells a content from all others: by a digest that is known, if there is one."""
-    if isinstance(content, Span) and content.sha256:
-        return content.sha256
-    if isinstance(content, Span) and content.file_sha256:
+    if isinstance(content, Span) and content.file_sha256 and not content.sha256:
         return content.file_sha256, content.offset, content.size
     if isinstance(content, Sparse) and content.file_sha256:
         return content.file_sha256, content.size, content.extents
-    digest = sha256()
     if isinstance(content, Sparse):
+        digest = sha256()
         for _, piece in read_extents(content):
             digest.update(piece)
         ends = [(offset, length) for offset, _, length in content.extents]
         return digest.hexdigest(), content.size, ends
-    for piece in read_content(content):
-        digest.update(piece)
-    return digest.hexdigest()
+    return content_sha256(content)
