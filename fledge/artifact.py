@@ -65,7 +65,7 @@ class Opened:
         links: dict[Node, int] = {}
         for _, node in self.tree.walk():
             if isinstance(node, Directory):
-                links[node] = 2 + sum(isinstance(c, Directory) for c in node.children.values())
+                links[node] = node.links
             else:
                 links[node] = links.get(node, 0) + 1
         return links

@@ -29,7 +29,7 @@ from fledge.oci.places import open_image
 from fledge.oci.reference import Name, default_name
 from fledge.provenance import Input, Provenance
 from fledge.report import Reporter, Step, Transfer, human_size
-from fledge.tree import File, Tree, TreeError
+from fledge.tree import NANOSECONDS, File, Tree, TreeError
 
 DEFAULT_EPOCH = 1704067200
 """2024-01-01T00:00:00Z: the time of all that fledge adds, without SOURCE_DATE_EPOCH."""
@@ -139,7 +139,7 @@ class _Work:
 
     @cached_property
     def tree(self) -> Tree:
-        return Tree(mtime_ns=self.epoch * 1_000_000_000)
+        return Tree(mtime_ns=self.epoch * NANOSECONDS)
 
     def step(self, title: str) -> AbstractContextManager[Step]:
         return self.fetcher.reporter.step(title)

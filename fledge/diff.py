@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +28,17 @@ from fledge.cpio.newc import TRAILER
 from fledge.cpio.reader import Initramfs, read_entries
 from fledge.errors import unreadable
 from fledge.ext4.reader import Image
-from fledge.tree import Device, Directory, File, Node, Symlink, Tree, split_path
+from fledge.tree import (
+    NANOSECONDS,
+    TYPE_NAMES,
+    Device,
+    Directory,
+    File,
+    Node,
+    Symlink,
+    Tree,
+    split_path,
+)
 
 MAX_TEXT = 1 << 20
 MAX_TEXT_LINES = 4000
@@ -50,16 +59,6 @@ GZIP_LEVELS = {2: "best", 4: "fastest"}
 
 UNCOMPRESSED = "uncompressed archives"
 """The name of the fact that tells whether only the compression is another."""
-
-NANOSECONDS = 1_000_000_000
-FILE_TYPES = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFCHR: "character device",
-    stat.S_IFBLK: "block device",
-    stat.S_IFIFO: "fifo",
-}
 
 NO_NEWLINE = " (no newline at the end)"
 NOT_COMPARED = ("… its lines are not compared, for those before took too long",)
@@ -328,7 +327,7 @@ def _is_empty(node: Node | None) -> bool:
 
 def _fields(node: Node, *, coarse: bool) -> Fields:
     fields: dict[str, object] = {
-        "type": FILE_TYPES[node.file_type],
+        "type": TYPE_NAMES[node.file_type],
         "uid": node.uid,
         "gid": node.gid,
         "mtime_ns": node.mtime_ns // NANOSECONDS * NANOSECONDS if coarse else node.mtime_ns,

@@ -19,11 +19,9 @@ from fledge.errors import ConfigError, FledgeError
 from fledge.ext4.structures import Superblock
 from fledge.provenance import Provenance
 from fledge.tree import (
-    BlockDevice,
-    CharDevice,
+    TYPE_NAMES,
     Device,
     Directory,
-    Fifo,
     File,
     Node,
     Symlink,
@@ -31,15 +29,6 @@ from fledge.tree import (
     printable,
     split_path,
 )
-
-TYPES: dict[type[Node], str] = {
-    Directory: "directory",
-    File: "file",
-    Symlink: "symlink",
-    CharDevice: "character device",
-    BlockDevice: "block device",
-    Fifo: "fifo",
-}
 
 INITS = (b"/sbin/init", b"/etc/init", b"/bin/init", b"/bin/sh")
 """What the kernel tries to run on a disk, in its order (init/main.c)."""
@@ -69,7 +58,7 @@ class Summary:
     """An artifact on one page. What cannot be told is None."""
 
     names: dict[str, int]
-    """How many of each of `TYPES`."""
+    """How many of each of `TYPE_NAMES`."""
     content_size: int
     """Bytes in all its files, each counted once."""
     init: Program | None
@@ -88,10 +77,10 @@ class Summary:
 
 def summarize(opened: Opened) -> Summary:
     """Raises `FledgeError` if a content or the provenance cannot be read."""
-    names = dict.fromkeys(TYPES.values(), 0)
+    names = dict.fromkeys(TYPE_NAMES.values(), 0)
     files: set[File] = set()
     for _, node in opened.tree.walk():
-        names[TYPES[type(node)]] += 1
+        names[TYPE_NAMES[node.file_type]] += 1
         if isinstance(node, File):
             files.add(node)
     names["socket"] = len(opened.holds.sockets)
@@ -201,7 +190,7 @@ def sockets_below(opened: Opened, path: bytes) -> list[bytes]:
 
 def _fields(opened: Opened, node: Node, digests: _Digests) -> dict[str, Any]:
     fields: dict[str, Any] = {
-        "type": TYPES[type(node)],
+        "type": TYPE_NAMES[node.file_type],
         "mode": f"{node.mode:04o}",
         "uid": node.uid,
         "gid": node.gid,

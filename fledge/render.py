@@ -11,12 +11,12 @@ from stat import filemode
 from fledge import inspection
 from fledge.artifact import Opened
 from fledge.build import Artifact
-from fledge.diff import NANOSECONDS, Report
+from fledge.diff import Report
 from fledge.ext4.reader import Image
 from fledge.housekeeping import Amount
 from fledge.inspection import Program, Summary
 from fledge.report import human_size
-from fledge.tree import Device, Node, Symlink, printable
+from fledge.tree import NANOSECONDS, Device, Node, Symlink, printable
 from fledge.verify import Verdict
 
 MAX_VALUES = 20

@@ -34,6 +34,20 @@ MAX_PATH = 4096
 """The longest path or link target in bytes, with the closing NUL, as in Linux (PATH_MAX)."""
 
 
+NANOSECONDS = 1_000_000_000
+"""In a second."""
+
+TYPE_NAMES = {
+    stat.S_IFDIR: "directory",
+    stat.S_IFREG: "file",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+    stat.S_IFIFO: "fifo",
+}
+"""What people call each `Node.file_type`."""
+
+
 class TreeError(Exception):
     """A path cannot be what it is asked to be. The caller knows whose fault that is."""
 
@@ -58,6 +72,11 @@ class Node:
 class Directory(Node):
     file_type: ClassVar[int] = stat.S_IFDIR
     children: dict[bytes, Node] = field(default_factory=dict)
+
+    @property
+    def links(self) -> int:
+        """As stat(2) counts them: by its name, ``.``, and the ``..`` of each directory in it."""
+        return 2 + sum(isinstance(child, Directory) for child in self.children.values())
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

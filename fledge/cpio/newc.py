@@ -15,6 +15,7 @@ from fledge.content import Content, content_size, read_content
 from fledge.errors import CorruptError
 from fledge.tree import (
     MAX_PATH,
+    NANOSECONDS,
     Device,
     Directory,
     File,
@@ -77,7 +78,7 @@ def write(tree: Tree) -> Iterator[bytes]:
     for path, node in tree.walk():
         ino = inodes.setdefault(node, len(inodes) + 1)
         if isinstance(node, Directory):
-            nlink = 2 + sum(isinstance(child, Directory) for child in node.children.values())
+            nlink = node.links
             last = True
         else:
             nlink = names[node]
@@ -95,7 +96,7 @@ def write(tree: Tree) -> Iterator[bytes]:
             uid=node.uid,
             gid=node.gid,
             nlink=nlink,
-            mtime=min(max(node.mtime_ns // 1_000_000_000, 0), MAX_FIELD),
+            mtime=min(max(node.mtime_ns // NANOSECONDS, 0), MAX_FIELD),
             filesize=content_size(data),
             rdevmajor=node.major if isinstance(node, Device) else 0,
             rdevminor=node.minor if isinstance(node, Device) else 0,

@@ -37,6 +37,7 @@ from fledge.tree import (
     MAX_NAME,
     MAX_PATH,
     MAX_SHOWN,
+    NANOSECONDS,
     BlockDevice,
     CharDevice,
     Directory,
@@ -295,7 +296,7 @@ class _Reader:
 
     def _describe(self, node: Node, entry: Entry) -> None:
         node.mode, node.uid, node.gid = entry.mode & 0o7777, entry.uid, entry.gid
-        node.mtime_ns = entry.mtime * 1_000_000_000
+        node.mtime_ns = entry.mtime * NANOSECONDS
         self._found.headers[node] = entry
 
 

@@ -14,8 +14,8 @@ from fledge import folder
 from fledge.config import Filesystem
 from fledge.ext4 import mkfs, writer
 from fledge.ext4.plan import LOST_AND_FOUND_PATH, plan
-from fledge.ext4.structures import BLOCK_SIZE, NANOSECONDS
-from fledge.tree import Directory, Tree
+from fledge.ext4.structures import BLOCK_SIZE
+from fledge.tree import NANOSECONDS, Directory, Tree
 
 
 def check(filesystem: Filesystem) -> None:

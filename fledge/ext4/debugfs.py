@@ -87,7 +87,7 @@ def _problem(path: bytes, node: Node) -> str | None:
     if len(path) == OVERRUN:
         return f"mke2fs corrupts its memory at paths of exactly {OVERRUN} bytes"
     if isinstance(node, Directory):
-        subdirectories = sum(isinstance(child, Directory) for child in node.children.values())
+        subdirectories = node.links - 2
         if subdirectories > MAX_SUBDIRECTORIES:
             return f"{subdirectories} directories in one; mke2fs puts {MAX_SUBDIRECTORIES} there"
     return _xattr_problem(node)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
+from fledge.tree import NANOSECONDS
+
 BLOCK_SIZE = 4096
 """Bytes in a block of what fledge writes."""
 LOG_BLOCK_SIZE = 2
@@ -452,7 +454,6 @@ _CHECKSUM_HIGH = 130
 
 MIN_SECONDS, MAX_SECONDS = -(1 << 31), (1 << 34) - (1 << 31) - 1
 """Times from 1901 to 2446; the kernel too moves others to the nearest of these."""
-NANOSECONDS = 1_000_000_000
 
 
 @lru_cache(maxsize=1024)

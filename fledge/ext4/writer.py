@@ -30,7 +30,6 @@ from fledge.ext4.structures import (
     BLOCKS_PER_GROUP,
     JOURNAL,
     LOST_AND_FOUND,
-    NANOSECONDS,
     RESIZE,
     SECTOR_SIZE,
     SUPERBLOCK_OFFSET,
@@ -46,7 +45,7 @@ from fledge.ext4.structures import (
     pack_journal,
 )
 from fledge.files import pwrite
-from fledge.tree import Device, Directory, File, Node, Symlink
+from fledge.tree import NANOSECONDS, Device, Directory, File, Node, Symlink
 
 SECTORS_PER_BLOCK = BLOCK_SIZE // SECTOR_SIZE
 FAST_SYMLINK_SPACE = 60
@@ -306,9 +305,8 @@ class _Writer:
     def _links(self, node: Node) -> int:
         if not isinstance(node, Directory):
             return self.plan.links[node]
-        links = 2 + sum(isinstance(child, Directory) for child in node.children.values())
         # With dir_nlink one stands for more than can be counted.
-        return links if links <= MAX_LINKS else 1
+        return node.links if node.links <= MAX_LINKS else 1
 
     def _extents(self, place: Place) -> tuple[bytes, list[bytes]]:
         return pack_extents(place.extents, place.tree_blocks, inode_seed(self.seed, place.number))

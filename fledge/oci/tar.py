@@ -23,6 +23,7 @@ from fledge.errors import CorruptError, FledgeError
 from fledge.tree import (
     MAX_NAME,
     MAX_PATH,
+    NANOSECONDS,
     BlockDevice,
     CharDevice,
     Directory,
@@ -419,11 +420,11 @@ def _mtime_ns(record: bytes | None, field: bytes) -> int:
         if not match:
             raise _Malformed(f"{record[:32]!r} is no time")
         sign, seconds, fraction = match.groups()
-        nanoseconds = int(seconds) * 1_000_000_000 + int((fraction or b"")[:9].ljust(9, b"0"))
+        nanoseconds = int(seconds) * NANOSECONDS + int((fraction or b"")[:9].ljust(9, b"0"))
         if sign:
             nanoseconds = -nanoseconds
     else:
-        nanoseconds = _number(field) * 1_000_000_000
+        nanoseconds = _number(field) * NANOSECONDS
     return nanoseconds if abs(nanoseconds) < 1 << 63 else 0
 
 
