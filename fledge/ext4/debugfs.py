@@ -8,15 +8,24 @@ staged, and the names of xattrs, are spelled out.
 from __future__ import annotations
 
 import re
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from fledge import tools
 from fledge.errors import CorruptError, FledgeError
+from fledge.ext4 import xattr
 from fledge.ext4.plan import LOST_AND_FOUND_PATH, MAX_LINKS
-from fledge.ext4.structures import BLOCK_SIZE, LOST_AND_FOUND, ROOT, SUPERBLOCK_OFFSET, pack_time
+from fledge.ext4.structures import (
+    BLOCK_SIZE,
+    LOST_AND_FOUND,
+    ROOT,
+    SUPERBLOCK_OFFSET,
+    SUPERBLOCK_SIZE,
+    Superblock,
+    new_device,
+    pack_time,
+)
 from fledge.tree import BlockDevice, Device, Directory, Node, Symlink, Tree, printable
 
 MAX_SUBDIRECTORIES = MAX_LINKS - 2
@@ -26,15 +35,11 @@ OVERRUN = 2039
 2040: path_append in create_inode.c has no room for the slash. Other lengths are rounded up
 by the allocator."""
 
+XATTR_END = 4
+"""Zeros behind the last entry of a block."""
+
 LINE_BREAK = re.compile(rb"[\r\n]")
 """What no quotes protect in a script: debugfs ends the line there."""
-
-XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")
-ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
-MAX_XATTR_NAME = 255
-
-XATTR_BLOCK_HEADER = 32 + 4
-XATTR_ENTRY_HEADER = 16
 
 
 def clock(epoch: int) -> dict[str, str]:
@@ -73,7 +78,10 @@ def unstaged(tree: Tree) -> dict[bytes, Node]:
 
 
 def check_fits(tree: Tree) -> None:
-    """Raise `CorruptError`, with the path, for what fits into ext4 but not through e2fsprogs."""
+    """Raise `CorruptError`, with the path, for what fits into ext4 but not through e2fsprogs.
+
+    The tree must have a plan: that is what tells that it fits into ext4.
+    """
     late = unstaged(tree)
     for path, node in tree.walk():
         problem = _problem(path, node)
@@ -94,13 +102,12 @@ def _problem(path: bytes, node: Node) -> str | None:
 
 
 def _xattr_problem(node: Node) -> str | None:
-    size = XATTR_BLOCK_HEADER
+    size = xattr.HEADER.size + XATTR_END
     for name, value in node.xattrs.items():
         suffix = name.partition(b".")[2]
-        known = name in ACLS or name.startswith(XATTR_PREFIXES)
-        if not known or not 0 < len(suffix) <= MAX_XATTR_NAME or LINE_BREAK.search(name):
+        if LINE_BREAK.search(name):
             return f"ext4 has no place for the extended attribute {printable(name)}"
-        size += XATTR_ENTRY_HEADER + len(suffix) + 3 + len(value) + 3
+        size += xattr.ENTRY.size + len(suffix) + 3 + len(value) + 3
     if size > BLOCK_SIZE:
         return f"extended attributes of {size} bytes; ext4 has {BLOCK_SIZE} for them"
     return None
@@ -110,11 +117,11 @@ def _check_numbering(image: Path, last: int) -> None:
     """Raise `FledgeError` if mke2fs has not used the inodes up to ``last``, and no other."""
     with image.open("rb") as file:
         file.seek(SUPERBLOCK_OFFSET)
-        superblock = file.read(20)
-    total, free = struct.unpack_from("<I12xI", superblock)
-    if total - free != last:
+        superblock = Superblock.unpack(file.read(SUPERBLOCK_SIZE))
+    made = superblock.inodes_count - superblock.free_inodes_count
+    if made != last:
         raise FledgeError(
-            f"mkfs.ext4 made {total - free} inodes where fledge expects {last}",
+            f"mkfs.ext4 made {made} inodes where fledge expects {last}",
             "This version of e2fsprogs differs from those that fledge knows; try 1.47.0.",
         )
 
@@ -173,9 +180,8 @@ def _fields(node: Node) -> Iterator[tuple[bytes, bytes]]:
     yield b"gid", b"%d" % node.gid
     if isinstance(node, Device):
         # mknod takes no minor above 65535, so the number is set like any field, in the
-        # kernel's new encoding (new_encode_dev), which stands in the second word.
-        minor = (node.minor & 0xFF) | (node.minor & ~0xFF) << 12
-        yield b"block[1]", b"%d" % (node.major << 8 | minor)
+        # new encoding, which stands in the second word.
+        yield b"block[1]", b"%d" % new_device(node.major, node.minor)
     low, extra = pack_time(node.mtime_ns)
     for field in (b"atime", b"ctime", b"mtime", b"crtime"):
         yield field, b"@%d" % low

@@ -24,6 +24,7 @@ from fledge.ext4.structures import (
     BLOCK_SIZE,
     BLOCKS_PER_GROUP,
     DESCRIPTORS_PER_BLOCK,
+    INODE_BLOCK_SIZE,
     INODES_PER_BLOCK,
     JOURNAL,
     LOST_AND_FOUND,
@@ -48,9 +49,6 @@ MAX_BLOCKS = (1 << 32) - 1
 
 MAX_FILE_SIZE = ((1 << 32) - 1) * BLOCK_SIZE
 """16 TiB: block numbers in a file have 32 bits."""
-
-FAST_SYMLINK = 60
-"""A symlink whose target is shorter than this is in its inode."""
 
 LOST_AND_FOUND_BLOCKS = 4
 """So that e2fsck can put something there without allocating (mke2fs's create_lost_and_found)."""
@@ -405,7 +403,7 @@ def _runs(node: Node, indexes: dict[Directory, list[Leaf]]) -> tuple[Run, ...]:
         return _dense(-(-content_size(node.content) // BLOCK_SIZE))
     if isinstance(node, Directory):
         return _dense(directory.tree_size(len(indexes[node])) if node in indexes else 1)
-    return _dense(isinstance(node, Symlink) and len(node.target) >= FAST_SYMLINK)
+    return _dense(isinstance(node, Symlink) and len(node.target) >= INODE_BLOCK_SIZE)
 
 
 @lru_cache

@@ -16,6 +16,7 @@ from fledge.content import Content, Span, Sparse
 from fledge.errors import CorruptError, unreadable
 from fledge.ext4 import directory, xattr
 from fledge.ext4.structures import (
+    INODE_BLOCK_SIZE,
     ROOT,
     SECTOR_SIZE,
     Damage,
@@ -39,9 +40,6 @@ from fledge.tree import (
     Tree,
     printable,
 )
-
-FAST_SYMLINK = 60
-"""A symlink whose target is shorter than this is in its inode."""
 
 MAX_XATTR_SIZE = 1 << 16
 """Bytes in the value of an extended attribute, as in Linux (XATTR_SIZE_MAX)."""
@@ -240,7 +238,7 @@ class _Reader:
     def _target(self, number: int, inode: Inode) -> bytes:
         if not 0 < inode.size < MAX_PATH:
             raise Damage(f"a symlink's target cannot have {inode.size} bytes")
-        if inode.size < FAST_SYMLINK and not inode.flags & InodeFlag.INLINE_DATA:
+        if inode.size < INODE_BLOCK_SIZE and not inode.flags & InodeFlag.INLINE_DATA:
             target = inode.block[: inode.size]
         else:
             target = self._whole(number, inode)

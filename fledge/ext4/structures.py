@@ -41,6 +41,9 @@ JOURNAL = 8
 LOST_AND_FOUND = 11
 """The first inode that is not reserved."""
 
+INODE_BLOCK_SIZE = 60
+"""Bytes of i_block. A symlink whose target is shorter is in there."""
+
 MAGIC = 0xEF53
 DYNAMIC_REVISION = 1
 CLEAN = 1
@@ -522,7 +525,7 @@ def pack_extents(
         ]
         depth += 1
     header = EXTENT_HEADER.pack(EXTENT_MAGIC, len(entries), EXTENTS_IN_INODE, depth, 0)
-    return (header + b"".join(entries)).ljust(60, b"\0"), blocks
+    return (header + b"".join(entries)).ljust(INODE_BLOCK_SIZE, b"\0"), blocks
 
 
 _LOW = 0xFFFFFFFF
@@ -540,8 +543,13 @@ def extent_tree_blocks(extents: int) -> int:
 def pack_device(major: int, minor: int) -> bytes:
     """A device number in the 60 bytes of its inode: the old or the new encoding."""
     if major < 256 and minor < 256:
-        return _U32.pack(major << 8 | minor).ljust(60, b"\0")
-    return bytes(4) + _U32.pack(minor & 0xFF | major << 8 | (minor & ~0xFF) << 12).ljust(56, b"\0")
+        return _U32.pack(major << 8 | minor).ljust(INODE_BLOCK_SIZE, b"\0")
+    return (bytes(4) + _U32.pack(new_device(major, minor))).ljust(INODE_BLOCK_SIZE, b"\0")
+
+
+def new_device(major: int, minor: int) -> int:
+    """A device number in the kernel's new encoding (new_encode_dev)."""
+    return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
 
 
 def unpack_device(block: bytes) -> tuple[int, int]:

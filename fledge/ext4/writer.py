@@ -6,6 +6,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from heapq import merge
 from itertools import islice
@@ -28,6 +29,7 @@ from fledge.ext4.plan import (
 from fledge.ext4.structures import (
     BLOCK_SIZE,
     BLOCKS_PER_GROUP,
+    INODE_BLOCK_SIZE,
     JOURNAL,
     LOST_AND_FOUND,
     RESIZE,
@@ -48,7 +50,6 @@ from fledge.files import pwrite
 from fledge.tree import NANOSECONDS, Device, Directory, File, Node, Symlink
 
 SECTORS_PER_BLOCK = BLOCK_SIZE // SECTOR_SIZE
-FAST_SYMLINK_SPACE = 60
 DIRECT_BLOCKS = 12
 DOUBLY_INDIRECT = 13
 """Which of an inode's 15 pointers leads to a block of pointers to blocks of pointers."""
@@ -65,11 +66,8 @@ def write(plan: Plan, path: Path, epoch: int, advance: Callable[[int], None]) ->
         if file.seek(0, os.SEEK_END):
             file.truncate(0)
         file.truncate(plan.geometry.blocks * BLOCK_SIZE)
-        copier = Copier(file.fileno())
-        try:
+        with closing(Copier(file.fileno())) as copier:
             _Writer(plan, file.fileno(), copier, epoch).write(advance)
-        finally:
-            copier.close()
 
 
 _Job = tuple[int, Callable[[], None]]
@@ -270,12 +268,12 @@ class _Writer:
         if isinstance(node, Device):
             block = pack_device(node.major, node.minor)
         elif isinstance(node, Symlink) and not place.runs:
-            size, block = len(node.target), node.target.ljust(FAST_SYMLINK_SPACE, b"\0")
+            size, block = len(node.target), node.target.ljust(INODE_BLOCK_SIZE, b"\0")
         elif isinstance(node, Directory | File | Symlink):
             size, flags = self._size(node, place), InodeFlag.EXTENTS
             block, _ = self._extents(place)
         else:
-            block = bytes(60)
+            block = bytes(INODE_BLOCK_SIZE)
         if node in self.plan.indexes:
             flags |= InodeFlag.INDEX
         return Inode(
