@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -80,7 +80,7 @@ def build(
     recorded = provenance.path_beside(output)
     for path in (output, recorded):
         check_output(path)
-        _keep_sources(config, path)
+    _keep_sources(config, (output, recorded))
     pins = lock.pins(config, reporter, strict=locked)
     fetcher = Fetcher(cache, reporter, offline)
     work = _Work(config, pins, fetcher, platform or host_platform(), _epoch())
@@ -316,12 +316,18 @@ def _epoch() -> int:
     )
 
 
-def _keep_sources(config: Config, output: Path) -> None:
-    """Raise `ConfigError` if the output would overwrite a source, or become one."""
-    target = output.resolve()
-    taken = {_identity(path) for path in (target, *target.parents) if path.exists()}
+def _keep_sources(config: Config, outputs: Sequence[Path]) -> None:
+    """Raise `ConfigError` if an output would overwrite a source, or become one."""
+    taken = {
+        _identity(path): output
+        for output in reversed(outputs)
+        for path in (output.resolve(), *output.resolve().parents)
+        if path.exists()
+    }
     for placement in config.placements:
-        if placement.file_type != S_IFLNK and _identity(placement.source) in taken:
+        if placement.file_type == S_IFLNK:
+            continue
+        if output := taken.get(_identity(placement.source)):
             raise ConfigError(
                 f"{output} lies in what [mappings] takes from {placement.source},"
                 " so that every build would contain the one before",
@@ -330,8 +336,9 @@ def _keep_sources(config: Config, output: Path) -> None:
     own_init = config.init.path if config.init else None
     own_agent = config.agent.path if isinstance(config.agent, LocalAgent) else None
     inputs = (config.path, lock.path_beside(config.path), own_init, own_agent)
-    if any(path and path.exists() and _identity(path) in taken for path in inputs):
-        raise ConfigError(f"{output} is an input of this build", "Choose another with -o FILE.")
+    for path in inputs:
+        if path and path.exists() and (output := taken.get(_identity(path))):
+            raise ConfigError(f"{output} is an input of this build", "Choose another with -o FILE.")
 
 
 def _identity(path: Path) -> tuple[int, int]:
