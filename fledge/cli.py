@@ -101,7 +101,6 @@ def build(
     with _explained(verbose):
         import fledge.build
         import fledge.config
-        from fledge import render
         from fledge.cache import Cache
         from fledge.oci.manifest import parse_platform
         from fledge.report import Reporter
@@ -121,8 +120,12 @@ def build(
             terminal.inputs(artifact)
         if terminal:
             terminal.summary(artifact)
-        document = render.artifact_document(artifact)
-        print(json.dumps(document, indent=2) if as_json else artifact.path)
+        if as_json:
+            from fledge import render
+
+            print(json.dumps(render.artifact_document(artifact), indent=2))
+        else:
+            print(artifact.path)
 
 
 @app.command(epilog=EXIT_CODES)
