@@ -34,6 +34,12 @@ MAX_PATH = 4096
 """The longest path or link target in bytes, with the closing NUL, as in Linux (PATH_MAX)."""
 
 
+MAX_XATTR_SIZE = 1 << 16
+"""Bytes in the value of an extended attribute, as in Linux (XATTR_SIZE_MAX)."""
+
+POSIX_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+"""The extended attributes that hold access control lists (acl(5))."""
+
 NANOSECONDS = 1_000_000_000
 """In a second."""
 

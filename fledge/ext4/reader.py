@@ -30,6 +30,8 @@ from fledge.ext4.volume import Volume
 from fledge.tree import (
     MAX_NAME,
     MAX_PATH,
+    MAX_XATTR_SIZE,
+    POSIX_ACLS,
     BlockDevice,
     CharDevice,
     Directory,
@@ -40,9 +42,6 @@ from fledge.tree import (
     Tree,
     printable,
 )
-
-MAX_XATTR_SIZE = 1 << 16
-"""Bytes in the value of an extended attribute, as in Linux (XATTR_SIZE_MAX)."""
 
 ENTRY_COST = 512
 """What a name, and the node it may be the first of, counts of `volume.MAX_KEPT`."""
@@ -334,7 +333,7 @@ class _Reader:
 def _shown(stored: Iterator[tuple[xattr.Stored, bytes]]) -> Iterator[tuple[bytes, bytes]]:
     for entry, value in stored:
         name = xattr.full_name(entry.prefix, entry.name)
-        if name in xattr.ACLS:
+        if name in POSIX_ACLS:
             yield name, xattr.unpack_acl(value)
         elif name is not None:
             yield name, value

@@ -41,6 +41,8 @@ JOURNAL = 8
 LOST_AND_FOUND = 11
 """The first inode that is not reserved."""
 
+DIRECT_BLOCKS = 12
+"""Pointers of an inode without extents that lead to blocks of the file itself."""
 INODE_BLOCK_SIZE = 60
 """Bytes of i_block. A symlink whose target is shorter is in there."""
 
@@ -413,8 +415,8 @@ class Inode:
         )
         fields += self.xattrs.ljust(INODE_SIZE - len(fields), b"\0")
         total = checksum(inode_seed(seed, number, self.generation), fields)
-        _U16.pack_into(fields, _CHECKSUM_LOW, total & 0xFFFF)
-        _U16.pack_into(fields, _CHECKSUM_HIGH, total >> 16)
+        _U16.pack_into(fields, INODE_CHECKSUM_LOW, total & 0xFFFF)
+        _U16.pack_into(fields, INODE_CHECKSUM_HIGH, total >> 16)
         return bytes(fields)
 
     @classmethod
@@ -452,8 +454,8 @@ OLD_INODE_SIZE = 128
 EXTRA_ISIZE = _INODE.size - OLD_INODE_SIZE
 XATTR_SPACE = INODE_SIZE - _INODE.size
 """Bytes of an inode that its extended attributes can have."""
-_CHECKSUM_LOW = 124
-_CHECKSUM_HIGH = 130
+INODE_CHECKSUM_LOW = 124
+INODE_CHECKSUM_HIGH = 130
 
 MIN_SECONDS, MAX_SECONDS = -(1 << 31), (1 << 34) - (1 << 31) - 1
 """Times from 1901 to 2446; the kernel too moves others to the nearest of these."""

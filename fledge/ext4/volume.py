@@ -16,11 +16,14 @@ from fledge.errors import CorruptError, FledgeError
 from fledge.ext4.structures import (
     CRC32C,
     DESCRIPTOR_SIZE,
+    DIRECT_BLOCKS,
     DYNAMIC_REVISION,
     EXTENT,
     EXTENT_HEADER,
     EXTENT_INDEX,
     EXTENT_MAGIC,
+    INODE_CHECKSUM_HIGH,
+    INODE_CHECKSUM_LOW,
     LOST_AND_FOUND,
     MAGIC,
     MAX_EXTENT,
@@ -69,13 +72,10 @@ MAX_LOG_BLOCK_SIZE = 6
 MAX_DESCRIPTOR_SIZE = 1024
 MAX_EXTENT_DEPTH = 5
 MAX_BLOCKS_IN_FILE = 1 << 32
-DIRECT_BLOCKS = 12
 
 _BACKUP_GROUPS = 588
 _SUPERBLOCK_CHECKSUM = SUPERBLOCK_SIZE - 4
 _DESCRIPTOR_CHECKSUM = 30
-_INODE_CHECKSUM_LOW = 124
-_INODE_CHECKSUM_HIGH = 130
 _U16 = Struct("<H")
 _U32 = Struct("<I")
 _TWO_U32 = Struct("<II")
@@ -363,8 +363,8 @@ def _is_power_of_two(number: int) -> bool:
 
 def _is_intact_inode(data: bytes, seed: int, *, has_high: bool) -> bool:
     """``has_high``: the extra fields hold the other half of the checksum."""
-    low = slice(_INODE_CHECKSUM_LOW, _INODE_CHECKSUM_LOW + 2)
-    high = slice(_INODE_CHECKSUM_HIGH, _INODE_CHECKSUM_HIGH + 2)
+    low = slice(INODE_CHECKSUM_LOW, INODE_CHECKSUM_LOW + 2)
+    high = slice(INODE_CHECKSUM_HIGH, INODE_CHECKSUM_HIGH + 2)
     zeroed = bytearray(data)
     zeroed[low] = bytes(2)
     if has_high:

@@ -29,6 +29,7 @@ from fledge.ext4.plan import (
 from fledge.ext4.structures import (
     BLOCK_SIZE,
     BLOCKS_PER_GROUP,
+    DIRECT_BLOCKS,
     INODE_BLOCK_SIZE,
     JOURNAL,
     LOST_AND_FOUND,
@@ -50,7 +51,6 @@ from fledge.files import pwrite
 from fledge.tree import NANOSECONDS, Device, Directory, File, Node, Symlink
 
 SECTORS_PER_BLOCK = BLOCK_SIZE // SECTOR_SIZE
-DIRECT_BLOCKS = 12
 DOUBLY_INDIRECT = 13
 """Which of an inode's 15 pointers leads to a block of pointers to blocks of pointers."""
 

@@ -11,7 +11,7 @@ from struct import error as StructError
 from typing import NamedTuple
 
 from fledge.ext4.structures import BLOCK_SIZE, XATTR_SPACE, Damage, checksum
-from fledge.tree import printable
+from fledge.tree import POSIX_ACLS, printable
 
 MAGIC = 0xEA020000
 HEADER = Struct("<5I12x")
@@ -28,7 +28,6 @@ PREFIXES = {
 }
 """What stands for the beginning of a name. The ACLs' names have nothing behind it."""
 _SHOWN = {number: name for name, number in PREFIXES.items()}
-ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 MAX_NAME = 255
 """The longest name in bytes that the kernel takes (XATTR_NAME_MAX)."""
 
@@ -138,7 +137,7 @@ def full_name(prefix: int, name: bytes) -> bytes | None:
     beginning = _SHOWN.get(prefix)
     if beginning is None:
         return None
-    if bool(name) == (beginning in ACLS):
+    if bool(name) == (beginning in POSIX_ACLS):
         raise Damage("an extended attribute has an impossible name")
     return beginning + name
 
@@ -168,7 +167,7 @@ def unpack_acl(value: bytes) -> bytes:
 
 
 def _split(name: bytes, value: bytes) -> _Xattr:
-    if name in ACLS:
+    if name in POSIX_ACLS:
         return _Xattr(PREFIXES[name], b"", _acl(name, value))
     prefix, dot, suffix = name.partition(b".")
     number = PREFIXES.get(prefix + dot)

@@ -23,7 +23,9 @@ from fledge.errors import CorruptError, FledgeError
 from fledge.tree import (
     MAX_NAME,
     MAX_PATH,
+    MAX_XATTR_SIZE,
     NANOSECONDS,
+    POSIX_ACLS,
     BlockDevice,
     CharDevice,
     Directory,
@@ -79,9 +81,6 @@ REGULAR = (b"0", OLD_REGULAR, b"7", GNU_SPARSE)
 PAX_TIME = re.compile(rb"(-?)(\d{1,18})(?:\.(\d*))?")
 
 XATTR = b"SCHILY.xattr."
-POSIX_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
-MAX_XATTR_SIZE = 1 << 16
-"""Bytes in the value of an extended attribute, as in Linux (XATTR_SIZE_MAX)."""
 
 
 @dataclass(frozen=True, slots=True)
