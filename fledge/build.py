@@ -6,27 +6,27 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from stat import S_IFLNK
 from typing import BinaryIO
 
 from fledge import agent, busybox, ext4, init, lock, loop, mappings, provenance
-from fledge.cache import Cache
+from fledge.cache import Cache, Verification
 from fledge.config import Agent, Config, Filesystem, LocalAgent
-from fledge.content import content_size, whole_file
+from fledge.content import content_size, update, whole_file
 from fledge.cpio import gzip, newc
-from fledge.errors import ConfigError, CorruptError
+from fledge.errors import ConfigError, CorruptError, FledgeError
 from fledge.fetch import Fetcher
 from fledge.files import check_output, replacing
-from fledge.following import Following
 from fledge.oci import layers
 from fledge.oci.image import Image
 from fledge.oci.manifest import Platform, host_platform, parse_platform
 from fledge.oci.pinned import open_pinned
 from fledge.oci.places import open_image
 from fledge.oci.reference import Name, default_name
+from fledge.output import Output
 from fledge.provenance import Input, Provenance
 from fledge.report import Reporter, Step, Transfer, human_size
 from fledge.tree import NANOSECONDS, File, Tree, TreeError
@@ -101,6 +101,18 @@ def rebuild(record: Provenance, config: Config, output: Path, fetcher: Fetcher) 
 
 
 def _make(work: _Work, output: Path) -> Artifact:
+    """Layers from the cache are used while they are verified; one is hardly ever damaged."""
+    with Verification(work.fetcher.cache) as verification:
+        try:
+            return _attempt(replace(work, verification=verification), output)
+        except FledgeError:
+            if verification.passes():
+                raise
+    work.fetcher.reporter.note("a layer in the cache is damaged: beginning again without it")
+    return _attempt(replace(work, inputs=[]), output)
+
+
+def _attempt(work: _Work, output: Path) -> Artifact:
     config = work.config
     if config.strategy == "oci_rootfs":
         _check_tools(config.filesystem)
@@ -136,6 +148,8 @@ class _Work:
     epoch: int
     """The time of all that fledge adds, in seconds."""
     inputs: list[Input] = field(default_factory=list)
+    verification: Verification | None = None
+    """Of what is used unverified; without it nothing is."""
 
     @cached_property
     def tree(self) -> Tree:
@@ -157,7 +171,7 @@ def _lay_image(work: _Work) -> str:
                 if pin
                 else open_image(reference, platform, fetcher)
             )
-            layers.unpack(image, tree, fetcher.cache, fetcher.reporter)
+            layers.unpack(image, tree, fetcher.cache, fetcher.reporter, work.verification)
             entrypoint = File(mode=0o644, mtime_ns=tree.mtime_ns, content=image.config)
             tree.add(ENTRYPOINT, entrypoint)
             work.inputs.append(_image_input(image, work))
@@ -239,19 +253,23 @@ def _write(work: _Work, output: Path) -> Artifact:
     files = {node for _, node in tree.walk() if isinstance(node, File)}
     total = sum(content_size(file.content) for file in files)
     cpio_sha256 = None
-    with Following() as digest:
-        with replacing(output) as file:
-            digest.follow(Path(file.name))
-            if config.strategy == "initramfs":
-                cpio_sha256 = _write_initramfs(tree, file, digest, total, work.fetcher.reporter)
-            elif config.filesystem.type == "ext4":
-                ext4.write(tree, Path(file.name), config.filesystem, work.epoch, digest.advance)
-            else:
-                loop.write(tree, Path(file.name), config.filesystem)
-            digest.advance(size := Path(file.name).stat().st_size)
-        sha256 = digest.sha256()
+    digest = hashlib.sha256()
+    with replacing(output) as file:
+        path = Path(file.name)
+        if config.strategy == "initramfs":
+            cpio_sha256 = _write_initramfs(tree, file, digest, total, work.fetcher.reporter)
+        elif config.filesystem.type == "ext4":
+            ext4.write(tree, path, config.filesystem, work.epoch, digest)
+        else:
+            loop.write(tree, path, config.filesystem)
+            update(digest, path)
+        size = path.stat().st_size
+        if work.verification and not work.verification.passes():
+            raise CorruptError("a layer in the cache is damaged")
     entries = sum(1 for _ in tree.walk())
-    return Artifact(output, size, sha256, entries, total, tuple(work.inputs), cpio_sha256)
+    return Artifact(
+        output, size, digest.hexdigest(), entries, total, tuple(work.inputs), cpio_sha256
+    )
 
 
 def _record(work: _Work, artifact: Artifact) -> Provenance:
@@ -268,19 +286,20 @@ def _record(work: _Work, artifact: Artifact) -> Provenance:
 
 
 def _write_initramfs(
-    tree: Tree, file: BinaryIO, digest: Following, total: int, reporter: Reporter
+    tree: Tree, file: BinaryIO, digest: hashlib._Hash, total: int, reporter: Reporter
 ) -> str:
-    """Returns the SHA-256 of the archive before compression."""
+    """Returns the SHA-256 of the archive before compression; ``digest`` gets the file."""
     lost = sum(bool(node.xattrs) for node in {node for _, node in tree.walk()})
     if lost:
         reporter.note(f"{lost} files lose extended attributes, which an initramfs cannot hold")
     archive = hashlib.sha256()
-    with reporter.transfer("writing") as transfer:
+    size = 0
+    with reporter.transfer("writing") as transfer, Output(file.fileno(), digest) as compressed:
         transfer.restart(0, total)
         for block in gzip.compress(_counted(newc.write(tree), transfer, archive)):
-            file.write(block)
-            file.flush()
-            digest.advance(file.tell())
+            compressed.write(block, size)
+            size += len(block)
+        compressed.finish(size)
     return archive.hexdigest()
 
 

@@ -21,12 +21,17 @@ import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 from fledge.content import READ_SIZE, Blob, whole_file
 from fledge.errors import CorruptError, FledgeError, HostError
+
+CHUNK = 4 << 20
+"""Bytes that a thread reads and digests at once."""
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 USABLE_FOLDER = "Set FLEDGE_CACHE_DIR to a folder that you can write to."
@@ -150,18 +155,24 @@ class Cache:
         Reads all of it (about 1 GB/s) and trusts nothing but that. A damaged blob stays until
         a good one takes its place: to remove it could hit one that another build just put there.
         """
+        found = self.claim(sha256)
+        with _explained(self.root), suppress(FileNotFoundError):
+            if found and whole_file(found.path) == found:
+                return found
+        return None
+
+    def claim(self, sha256: str) -> Blob | None:
+        """The blob of that digest, or None if it is missing; it may be damaged."""
         path = self.path(sha256)
         with _explained(self.root):
             try:
                 self._use(sha256)
-                found = whole_file(path)
+                size = path.stat().st_size
             except FileNotFoundError:
                 return None
-        if found.sha256 != sha256:
-            return None
-        with suppress(OSError):  # whoever may only read a cache does not prune it either
-            os.utime(path)
-        return found
+            with suppress(OSError):  # whoever may only read a cache does not prune it either
+                os.utime(path)
+        return Blob(path, 0, size, sha256)
 
     @contextmanager
     def partial(self, sha256: str | None, waiting: Callable[[], None]) -> Iterator[Partial]:
@@ -243,6 +254,50 @@ class Cache:
 
     def _use(self, sha256: str) -> None:
         self._uses.add(self._in_use, sha256)
+
+
+class Verification:
+    """A thread that verifies blobs of a cache while they are in use already.
+
+    Leaving the block ends it.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._stopped = False
+        self._thread = ThreadPoolExecutor(1)
+        self._intact: list[Future[bool]] = []
+
+    def __enter__(self) -> Verification:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._stopped = True
+        self._thread.shutdown(cancel_futures=True)
+
+    def claim(self, sha256: str) -> Blob | None:
+        """As `Cache.claim`. What is made of the blob is worth nothing unless `passes`."""
+        blob = self._cache.claim(sha256)
+        if blob:
+            self._intact.append(self._thread.submit(self._is_intact, blob))
+        return blob
+
+    def passes(self) -> bool:
+        """Whether all are as they must be; waits for it."""
+        return all(future.result() for future in self._intact)
+
+    def _is_intact(self, blob: Blob) -> bool:
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(CHUNK))
+        try:
+            with blob.path.open("rb", buffering=0) as file:
+                while not self._stopped and (count := file.readinto(buffer)):
+                    digest.update(buffer[:count])
+        except OSError:
+            return False
+        return digest.hexdigest() == blob.sha256
 
 
 def _open_to_read(path: str, flags: int) -> int:

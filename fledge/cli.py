@@ -362,6 +362,9 @@ def main() -> None:
             signal.signal(number, _interrupt)
     # A tree is many objects and no cycles: looking for them took a twentieth of a build.
     gc.set_threshold(100_000)
+    # Threads that digest need the interpreter often, and shortly: by default each time up to 5 ms
+    # too late.
+    sys.setswitchinterval(0.0005)
     app()
 
 

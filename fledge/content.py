@@ -119,10 +119,16 @@ def _read_span(content: Span) -> Iterator[bytes]:
             if digest:
                 digest.update(piece)
             yield piece
-    if digest and digest.hexdigest() != content.sha256:
+    if digest:
+        check_sha256(content, digest.hexdigest())
+
+
+def check_sha256(content: Span, actual: str) -> None:
+    """Raise `CorruptError` if what was read of a content has another digest than it must have."""
+    if actual != content.sha256:
         raise CorruptError(
             f"{content.path} changed while it was read, or is damaged: it has sha256"
-            f" {digest.hexdigest()}, expected {content.sha256}",
+            f" {actual}, expected {content.sha256}",
             "Build again when nothing else writes to that file; if that does not help, replace it.",
         )
 
@@ -149,12 +155,18 @@ def _pieces(file: io.FileIO, path: Path, offset: int, size: int) -> Iterator[byt
 def whole_file(path: Path) -> Blob:
     """A file as it is now, with its digest."""
     digest = hashlib.sha256()
+    size = update(digest, path)
+    return Blob(path, 0, size, digest.hexdigest())
+
+
+def update(digest: hashlib._Hash, path: Path) -> int:
+    """Let a digest have all of a file; returns its size."""
     size = 0
     with path.open("rb", buffering=0) as file:
         while piece := file.read(READ_SIZE):
             digest.update(piece)
             size += len(piece)
-    return Blob(path, 0, size, digest.hexdigest())
+    return size
 
 
 def changed(path: Path) -> CorruptError:

@@ -82,8 +82,7 @@ def fetch(config: Config, platforms: Sequence[Platform], fetcher: Fetcher) -> No
         if (reference := config.source.image) and (pin := pins.image(platform)):
             with fetcher.reporter.step("image") as step:
                 image = open_pinned(reference, pin, platform, fetcher)
-                for _ in layers.prepare(image, fetcher.cache, fetcher.reporter):
-                    pass
+                layers.unpack(image, Tree(mtime_ns=0), fetcher.cache, fetcher.reporter)
                 step.detail = f"{image.uri}, {len(image.layers)} layers"
     if config.strategy == "initramfs":
         pins.check_busybox()

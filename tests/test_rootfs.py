@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import daemons
@@ -18,6 +19,7 @@ from pythons import nobody
 
 from fledge import build, config
 from fledge.cache import Cache
+from fledge.content import whole_file
 from fledge.errors import ConfigError, HostError
 from fledge.fetch import Fetcher
 from fledge.oci import layers, places, reference
@@ -45,6 +47,43 @@ def build_image(toml: Path, output: Path) -> build.Artifact:
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
     return make_layout(tmp_path / "layout")
+
+
+@pytest.mark.parametrize("damage", ["header", "content", "size"])
+def test_a_layer_that_is_damaged_in_the_cache_is_replaced(
+    damage: str, layout: Path, tmp_path: Path, fledge: project.Fledge
+) -> None:
+    toml, output = rootfs(tmp_path, f"oci:{layout}:hello"), tmp_path / "x.img"
+    good = build_image(toml, output)
+    root = Cache.default().root
+    diff_ids = good.inputs[0].facts["diff_ids"]
+    assert isinstance(diff_ids, list)
+    digest = diff_ids[0].removeprefix("sha256:")
+    blob = Cache(root).path(digest)
+    data = bytearray(blob.read_bytes())
+    with tarfile.open(blob) as tar:
+        [first, *_] = [entry for entry in tar if entry.isreg() and entry.size]
+    data[{"header": first.offset, "content": first.offset_data, "size": 0}[damage]] ^= 1
+    blob.chmod(0o644)
+    blob.write_bytes(data[:700] if damage == "size" else data)
+    output.unlink()
+    done = fledge("build", "-c", str(toml), "-o", str(output), "--platform", "linux/amd64")
+    assert done.code == 0
+    assert "a layer in the cache is damaged: beginning again without it" in done.err
+    assert whole_file(output).sha256 == good.sha256
+    assert Cache(root).find(digest)
+
+
+def test_a_mistake_is_told_though_the_cache_is_intact(
+    layout: Path, tmp_path: Path, fledge: project.Fledge
+) -> None:
+    build_image(rootfs(tmp_path, f"oci:{layout}:hello"), tmp_path / "x.img")
+    extra = '[mappings]\n"app.conf" = "/bin/kestrel/x"\n'
+    project.write(tmp_path, "app.conf", b"x")
+    toml = rootfs(tmp_path, f"oci:{layout}:hello", extra)
+    done = fledge("build", "-c", str(toml), "-o", "y.img", "--platform", "linux/amd64")
+    assert done.code == 2
+    assert "damaged" not in done.err
 
 
 @pytest.mark.real

@@ -6,12 +6,13 @@ their size, their journal, their UUID and their count of inodes, so that one can
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from fledge import folder
 from fledge.config import Filesystem
+from fledge.content import update
 from fledge.ext4 import mkfs, writer
 from fledge.ext4.plan import LOST_AND_FOUND_PATH, plan
 from fledge.ext4.structures import BLOCK_SIZE
@@ -29,13 +30,14 @@ def write(
     path: Path,
     filesystem: Filesystem,
     epoch: int,
-    advance: Callable[[int], None] = lambda _: None,
+    digest: hashlib._Hash | None = None,
 ) -> None:
     """Make the file at ``path`` an ext4 image of the tree, which gets a /lost+found.
 
+
     ``epoch``, in seconds, is when the filesystem says it was made. The same tree,
     ``filesystem`` and ``epoch`` give the same bytes, with ``builder = "mkfs"`` if e2fsprogs
-    are the same. ``advance`` hears, in bytes, how far the image is finished.
+    are the same. ``digest`` gets all of them.
 
     Raises `CorruptError`, with the path, for what ext4 cannot hold; `FledgeError` if a content
     cannot be read or a tool fails; `HostError` without e2fsprogs; `OSError` if the disk refuses.
@@ -46,8 +48,10 @@ def write(
     planned = plan(tree, filesystem.size_buffer_mb, epoch)
     if filesystem.builder == "mkfs":
         mkfs.write(tree, planned, path, epoch)
+        if digest:
+            update(digest, path)
     else:
-        writer.write(planned, path, epoch, advance)
+        writer.write(planned, path, epoch, digest)
     if filesystem.preallocate:
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, planned.geometry.blocks * BLOCK_SIZE)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from heapq import merge
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -47,7 +47,7 @@ from fledge.ext4.structures import (
     pack_extents,
     pack_journal,
 )
-from fledge.files import pwrite
+from fledge.output import Output
 from fledge.tree import NANOSECONDS, Device, Directory, File, Node, Symlink
 
 SECTORS_PER_BLOCK = BLOCK_SIZE // SECTOR_SIZE
@@ -55,19 +55,18 @@ DOUBLY_INDIRECT = 13
 """Which of an inode's 15 pointers leads to a block of pointers to blocks of pointers."""
 
 
-def write(plan: Plan, path: Path, epoch: int, advance: Callable[[int], None]) -> None:
-    """Make the file at ``path`` what is planned.
+def write(plan: Plan, path: Path, epoch: int, digest: hashlib._Hash | None = None) -> None:
+    """Make the file at ``path`` what is planned; ``digest`` gets all of it.
 
-    ``advance`` hears, in bytes, how far it is finished. Raises `FledgeError` if a content
-    cannot be read, `OSError` if the disk refuses.
+    Raises `FledgeError` if a content cannot be read, `OSError` if the disk refuses.
     """
     with path.open("r+b", buffering=0) as file:
         # Truncating an empty file would make closing it wait for the disk.
         if file.seek(0, os.SEEK_END):
             file.truncate(0)
-        file.truncate(plan.geometry.blocks * BLOCK_SIZE)
-        with closing(Copier(file.fileno())) as copier:
-            _Writer(plan, file.fileno(), copier, epoch).write(advance)
+        with Output(file.fileno(), digest) as output, closing(Copier(output)) as copier:
+            _Writer(plan, output, copier, epoch).write()
+            output.finish(plan.geometry.blocks * BLOCK_SIZE)
 
 
 _Job = tuple[int, Callable[[], None]]
@@ -75,9 +74,9 @@ _Job = tuple[int, Callable[[], None]]
 
 
 class _Writer:
-    def __init__(self, plan: Plan, target: int, copier: Copier, epoch: int) -> None:
+    def __init__(self, plan: Plan, output: Output, copier: Copier, epoch: int) -> None:
         self.plan = plan
-        self.target = target
+        self.output = output
         self.copier = copier
         self.epoch = epoch
         self.seed = filesystem_seed(plan.uuid)
@@ -93,37 +92,58 @@ class _Writer:
         )
         """How many each group has."""
 
-    def write(self, advance: Callable[[int], None]) -> None:
+    def write(self) -> None:
         """Everything, in the order of where it goes."""
-        jobs: list[_Job] = []
-        divided, places = self.plan.geometry, self.plan.places
+        plan = self.plan
+        divided = plan.geometry
         descriptors = b"".join(map(self._descriptor, range(divided.groups)))
-        for group in divided.copies:
-            jobs.append((group * BLOCKS_PER_GROUP, partial(self._copy, group, descriptors)))
-        for group, place in enumerate(self.plan.groups):
-            jobs.append((place.block_bitmap, partial(self._put_block_bitmap, group)))
-            jobs.append((place.inode_bitmap, partial(self._put_inode_bitmap, group)))
-            jobs.append((place.inode_table, partial(self._put_inode_table, group)))
-        jobs.append((self.plan.journal.first, self._put_journal))
-        jobs.append((self.plan.resize_block, self._put_resize_block))
+        jobs: list[_Job] = []
+        for number in divided.copies:
+            jobs.append((number * BLOCKS_PER_GROUP, partial(self._put_copy, number, descriptors)))
+        for number, group in enumerate(plan.groups):
+            jobs.append((group.block_bitmap, partial(self._put_block_bitmap, number)))
+            jobs.append((group.inode_bitmap, partial(self._put_inode_bitmap, number)))
+            jobs.append((group.inode_table, partial(self._put_inode_table, number)))
+        jobs.extend(self._tree_jobs(plan.journal))
+        jobs.append((plan.journal.extents[0].physical, self._put_journal))
+        jobs.append((plan.resize_block, self._put_resize_block))
+        for node, place in plan.places.items():
+            if place.blocks:
+                jobs.extend(self._node_jobs(node, place))
         jobs.sort(key=itemgetter(0))
-        nodes = [node for node, place in places.items() if place.blocks]
-        nodes.sort(key=lambda node: places[node].first)
-        contents: Iterator[_Job] = (
-            (places[node].first, partial(self._put_node, node)) for node in nodes
-        )
-        for block, job in merge(jobs, contents, key=itemgetter(0)):
-            advance(block * BLOCK_SIZE)
+        for _, job in jobs:
             job()
 
-    def _put(self, data: bytes, block: int) -> None:
-        pwrite(self.target, data, block * BLOCK_SIZE)
+    def _node_jobs(self, node: Node, place: Place) -> Iterator[_Job]:
+        if place.has_xattr_block:
+            yield place.xattr_block, partial(self._put_xattrs, node, place.xattr_block)
+        if place.tree_blocks:
+            yield from self._tree_jobs(place)
+        if isinstance(node, File):
+            for extent in place.extents:
+                yield extent.physical, partial(self.copier.copy, node, extent)
+        elif isinstance(node, Directory):
+            blocks = self._directory(node, place)
+            for extent in place.extents:
+                job = partial(self._put_blocks, blocks, extent.length, extent.physical)
+                yield extent.physical, job
+        elif isinstance(node, Symlink) and place.extents:
+            first = place.extents[0].physical
+            yield first, partial(self._put, node.target, first)
 
-    def _copy(self, group: int, descriptors: bytes) -> None:
+    def _tree_jobs(self, place: Place) -> Iterator[_Job]:
+        blocks = self._tree_blocks(place)
+        for position in place.tree_blocks:
+            yield position, partial(self._put_blocks, blocks, 1, position)
+
+    def _put(self, data: bytes, block: int) -> None:
+        self.output.write(data, block * BLOCK_SIZE)
+
+    def _put_copy(self, group: int, descriptors: bytes) -> None:
         """A superblock, and what follows it."""
         block = group * BLOCKS_PER_GROUP
         superblock = self._superblock(group).pack()
-        pwrite(self.target, superblock, block * BLOCK_SIZE + (0 if group else SUPERBLOCK_OFFSET))
+        self.output.write(superblock, block * BLOCK_SIZE + (0 if group else SUPERBLOCK_OFFSET))
         self._put(descriptors, block + 1)
         if group == 0:
             others = self.plan.geometry.copies[1:]
@@ -309,23 +329,16 @@ class _Writer:
     def _extents(self, place: Place) -> tuple[bytes, list[bytes]]:
         return pack_extents(place.extents, place.tree_blocks, inode_seed(self.seed, place.number))
 
-    def _put_tree_blocks(self, place: Place) -> None:
-        for position, data in zip(place.tree_blocks, self._extents(place)[1], strict=True):
-            self._put(data, position)
+    def _tree_blocks(self, place: Place) -> Iterator[bytes]:
+        yield from self._extents(place)[1]
 
-    def _put_node(self, node: Node) -> None:
-        place = self.plan.places[node]
-        if place.xattr_block:
-            block = xattr.pack(node.xattrs).block
-            self._put(xattr.with_checksum(block, place.xattr_block, self.seed), place.xattr_block)
-        if place.tree_blocks:
-            self._put_tree_blocks(place)
-        if isinstance(node, File):
-            self.copier.copy(node.content, place.extents)
-        elif isinstance(node, Symlink) and place.runs:
-            self.copier.copy(node.target, place.extents)
-        elif isinstance(node, Directory):
-            self.copier.copy(b"".join(self._directory(node, place)), place.extents)
+    def _put_xattrs(self, node: Node, position: int) -> None:
+        block = xattr.pack(node.xattrs).block
+        self._put(xattr.with_checksum(block, position, self.seed), position)
+
+    def _put_blocks(self, blocks: Iterator[bytes], count: int, position: int) -> None:
+        """Put the next ``count`` blocks there: the parts of one thing are in ascending order."""
+        self._put(b"".join(islice(blocks, count)), position)
 
     def _directory(self, node: Directory, place: Place) -> Iterator[bytes]:
         places = self.plan.places
@@ -346,7 +359,6 @@ class _Writer:
 
     def _put_journal(self) -> None:
         place = self.plan.journal
-        self._put_tree_blocks(place)
         self._put(pack_journal(place.runs[0][1], self.plan.uuid), place.extents[0].physical)
 
     def _put_resize_block(self) -> None:

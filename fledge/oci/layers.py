@@ -13,7 +13,7 @@ from contextlib import closing
 from itertools import chain
 from queue import Empty, SimpleQueue
 
-from fledge.cache import Cache
+from fledge.cache import Cache, Verification
 from fledge.compression import (
     GZIP_MAGIC,
     MAX_SIZE,
@@ -48,14 +48,21 @@ METADATA = b".wh..wh."
 OPAQUE = b".wh..wh..opq"
 
 
-def unpack(image: Image, tree: Tree, cache: Cache, reporter: Reporter) -> None:
+def unpack(
+    image: Image,
+    tree: Tree,
+    cache: Cache,
+    reporter: Reporter,
+    verification: Verification | None = None,
+) -> None:
     """Apply all layers of an image to a tree, lowest first.
 
-    File contents become spans of the uncompressed layers in the cache. Raises `CorruptError`,
-    with the layer's position, for a layer that is not what it claims to be or makes no tree;
+    File contents become spans of the uncompressed layers in the cache; those that are there
+    already need not have passed the ``verification`` yet. Raises `CorruptError`, with the
+    layer's position, for a layer that is not what it claims to be or makes no tree;
     `FledgeError` for a layer that cannot be had.
     """
-    with closing(prepare(image, cache, reporter)) as blobs:
+    with closing(prepare(image, cache, reporter, verification)) as blobs:
         for number, blob in enumerate(blobs, start=1):
             try:
                 apply(tree, blob)
@@ -63,21 +70,27 @@ def unpack(image: Image, tree: Tree, cache: Cache, reporter: Reporter) -> None:
                 raise _in_layer(error, number, image) from None
 
 
-def prepare(image: Image, cache: Cache, reporter: Reporter) -> Generator[Blob]:
+def prepare(
+    image: Image, cache: Cache, reporter: Reporter, verification: Verification | None = None
+) -> Generator[Blob]:
     """The uncompressed layers of an image, verified, several at once; lowest first.
 
-    While the caller has one, others are made ready. Raises the first `FledgeError` of any of
-    them. What the others inflate meanwhile is given up; a download that runs may go on in the
-    background until the process ends, which does not wait for it.
+    With a ``verification`` those in the cache are as `Verification.claim` gives them. While the
+    caller has one, others are made ready. Raises the first `FledgeError` of any of them. What
+    the others inflate meanwhile is given up; a download that runs may go on in the background
+    until the process ends, which does not wait for it.
     """
     # An image may have one layer several times; mostly it is an empty one.
     positions: dict[str, int] = {}
     for number, layer in enumerate(image.layers, start=1):
         positions.setdefault(layer.diff_id, number)
     queue: SimpleQueue[int] = SimpleQueue()
-    for number in positions.values():
-        queue.put(number)
     done = {diff_id: Future[Blob]() for diff_id in positions}
+    for diff_id, number in positions.items():
+        if verification and (blob := verification.claim(diff_id)):
+            done[diff_id].set_result(blob)
+        else:
+            queue.put(number)
     stop = threading.Event()
 
     def work() -> None:
@@ -95,7 +108,9 @@ def prepare(image: Image, cache: Cache, reporter: Reporter) -> Generator[Blob]:
                 done[layer.diff_id].set_exception(error)
 
     # Daemons, for neither Ctrl-C nor the end of the process shall wait for a download.
-    threads = [threading.Thread(target=work, daemon=True) for _ in positions][:MAX_THREADS]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(queue.qsize())][
+        :MAX_THREADS
+    ]
     for thread in threads:
         thread.start()
     try:
@@ -117,9 +132,9 @@ def prepare(image: Image, cache: Cache, reporter: Reporter) -> Generator[Blob]:
 def uncompressed(layer: Layer, cache: Cache, reporter: Reporter, stop: threading.Event) -> Blob:
     """The tar of a layer, from the cache if it is there; else its blob is fetched and inflated.
 
-    Digest, diff_id and the structure of the tar are verified before it is in the cache.
-    Setting ``stop`` ends the inflating with a `FledgeError`. Raises `CorruptError`, and
-    `FledgeError` if the layer cannot be had.
+    Its digest and diff_id are verified before it is in the cache. Setting ``stop`` ends the
+    inflating with a `FledgeError`. Raises `CorruptError`, and `FledgeError` if the layer cannot
+    be had.
     """
     if blob := cache.find(layer.diff_id):
         return blob
@@ -146,8 +161,6 @@ def uncompressed(layer: Layer, cache: Cache, reporter: Reporter, stop: threading
                     f"its tar has sha256 {partial.sha256}, and the image's config says"
                     f" {layer.diff_id}"
                 )
-            for _ in tar.read(Span(partial.path, 0, partial.size)):
-                pass
         except BaseException:
             partial.restart()
             raise

@@ -1,0 +1,179 @@
+"""A file written once, from front to back, and digested on the way."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from mmap import mmap
+from types import TracebackType
+
+from fledge.files import pwrite
+
+BUFFER_SIZE = 4 << 20
+"""Bytes handed to the threads at once. After each they have to wait until the interpreter lets
+them run (sys.getswitchinterval)."""
+
+BUFFERS = 3
+"""One that is filled, one that is digested, one that is written."""
+
+MIN_HOLE = 1 << 16
+"""Bytes of zeros that are worth two writes instead of one."""
+
+UNIT = 4096
+"""What positions, sizes and addresses are multiples of for O_DIRECT, on all common disks."""
+
+ZEROS = memoryview(bytes(BUFFER_SIZE))
+
+
+class Output:
+    """Buffers that are filled in order, while others of them are digested and written.
+
+    hashlib and the kernel work without the interpreter's lock, so both take cores that would
+    idle. Where the filesystem can, data goes to the disk directly: at the end nothing is left
+    to be synced, and the page cache keeps what else was in it. What is not written is zeros;
+    where there are many they are a hole. Leaving the block ends the threads.
+    """
+
+    def __init__(self, descriptor: int, digest: hashlib._Hash | None = None) -> None:
+        """Of a file that is empty, open for writing; ``digest`` gets all that is in it."""
+        self._file = descriptor
+        self._digest = digest
+        self._direct = _set_direct(descriptor, True)
+        self._stopped = False
+        self._digesting = ThreadPoolExecutor(1)
+        self._writing = ThreadPoolExecutor(1)
+        self._buffers = deque(memoryview(mmap(-1, BUFFER_SIZE)) for _ in range(BUFFERS))
+        self._pending: deque[list[Future[None]]] = deque([] for _ in range(BUFFERS))
+        """What is still done with each of them."""
+        self._start = 0
+        """Where the first of them goes to in the file."""
+        self._runs: list[list[int]] = []
+        """Begin and end of what is to be written of it, in whole units."""
+        self._filled = 0
+        """The end of what was put into it."""
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._stopped = True
+        for threads in (self._digesting, self._writing):
+            threads.shutdown(cancel_futures=True)
+
+    def space(self, position: int, length: int) -> Iterator[memoryview]:
+        """Where to put the ``length`` bytes from ``position`` on, piece by piece.
+
+        Each piece has to be filled before the next is asked for, and nothing that lies before
+        can be asked for again. Raises `OSError` if the disk refuses what was put before.
+        """
+        while length:
+            start = position - self._start
+            if start >= BUFFER_SIZE:
+                self._go_to(position - position % BUFFER_SIZE)
+                continue
+            end = min(start + length, BUFFER_SIZE)
+            buffer = self._buffers[0]
+            buffer[self._filled : start] = ZEROS[self._filled : start]
+            self._add_run(start - start % UNIT, end + -end % UNIT)
+            self._filled = end
+            yield buffer[start:end]
+            position += end - start
+            length -= end - start
+
+    def write(self, data: bytes, position: int) -> None:
+        """Put ``data`` there. Raises as `space` does."""
+        view = memoryview(data)
+        for piece in self.space(position, len(data)):
+            piece[:] = view[: len(piece)]
+            view = view[len(piece) :]
+
+    def finish(self, size: int) -> None:
+        """Make the file ``size`` bytes long. Raises as `space` does."""
+        if size > self._start + BUFFER_SIZE:
+            self._go_to(size - size % BUFFER_SIZE)
+        self._flush(size - self._start)
+        for futures in self._pending:
+            for future in futures:
+                future.result()
+        os.truncate(self._file, size)
+
+    def _add_run(self, start: int, end: int) -> None:
+        if self._runs and start - self._runs[-1][1] < MIN_HOLE:
+            self._runs[-1][1] = end
+        else:
+            self._runs.append([start, end])
+
+    def _go_to(self, position: int) -> None:
+        """Let the next buffer be that of ``position``."""
+        self._flush(BUFFER_SIZE)
+        zeros = position - self._start - BUFFER_SIZE
+        if zeros:
+            self._pending[-1].append(self._digesting.submit(self._update_zeros, zeros))
+        for future in self._pending[0]:
+            future.result()
+        self._start = position
+
+    def _flush(self, size: int) -> None:
+        """Hand over the buffer with ``size`` bytes, and turn to the one handed over first."""
+        buffer = self._buffers[0]
+        end = size + -size % UNIT
+        buffer[self._filled : end] = ZEROS[self._filled : end]
+        self._pending[0] = [
+            self._digesting.submit(self._update, buffer[:size]),
+            self._writing.submit(self._write_runs, buffer, self._runs, self._start),
+        ]
+        self._buffers.rotate(-1)
+        self._pending.rotate(-1)
+        self._runs, self._filled = [], 0
+
+    def _update(self, data: memoryview) -> None:
+        if self._digest:
+            self._digest.update(data)
+
+    def _update_zeros(self, count: int) -> None:
+        while self._digest and count and not self._stopped:
+            self._digest.update(ZEROS[:count])
+            count -= min(count, BUFFER_SIZE)
+
+    def _write_runs(self, buffer: memoryview, runs: list[list[int]], position: int) -> None:
+        for first, last in runs:
+            start = first
+            for chunk in range(first, last, MIN_HOLE):
+                end = min(chunk + MIN_HOLE, last)
+                if _is_zero(buffer[chunk:end]):
+                    self._write(buffer[start:chunk], position + start)
+                    start = end
+            self._write(buffer[start:last], position + start)
+
+    def _write(self, data: memoryview, position: int) -> None:
+        try:
+            pwrite(self._file, data, position)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self._direct:
+                raise
+            # A filesystem that has O_DIRECT, but not for such positions.
+            self._direct = _set_direct(self._file, False)
+            pwrite(self._file, data, position)
+
+
+def _set_direct(descriptor: int, on: bool) -> bool:
+    """Write past the page cache or not, where this can be chosen; whether it is so now."""
+    direct = getattr(os, "O_DIRECT", 0)
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | direct if on else flags & ~direct)
+    except OSError:
+        return False
+    return on and bool(direct)
+
+
+def _is_zero(data: memoryview) -> bool:
+    # Comparing views takes every byte for itself: only after the first ones are zeros.
+    return data[:UNIT] == ZEROS[:UNIT] and bytes(data) == bytes(len(data))
