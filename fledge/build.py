@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import BinaryIO
 from fledge import agent, busybox, ext4, init, lock, loop, mappings, provenance
 from fledge.cache import Cache, Verification
 from fledge.config import Agent, Config, Filesystem, LocalAgent
-from fledge.content import content_size, update, whole_file
+from fledge.content import content_size, digest_file, whole_file
 from fledge.cpio import gzip, newc
 from fledge.errors import ConfigError, CorruptError, FledgeError
 from fledge.fetch import Fetcher
@@ -102,7 +102,7 @@ def rebuild(record: Provenance, config: Config, output: Path, fetcher: Fetcher) 
 
 def _make(work: _Work, output: Path) -> Artifact:
     """Layers from the cache are used while they are verified; one is hardly ever damaged."""
-    with Verification(work.fetcher.cache) as verification:
+    with closing(Verification(work.fetcher.cache)) as verification:
         try:
             return _attempt(replace(work, verification=verification), output)
         except FledgeError:
@@ -262,7 +262,7 @@ def _write(work: _Work, output: Path) -> Artifact:
             ext4.write(tree, path, config.filesystem, work.epoch, digest)
         else:
             loop.write(tree, path, config.filesystem)
-            update(digest, path)
+            digest_file(path, digest)
         size = path.stat().st_size
         if work.verification and not work.verification.passes():
             raise CorruptError("a layer in the cache is damaged")
@@ -294,12 +294,13 @@ def _write_initramfs(
         reporter.note(f"{lost} files lose extended attributes, which an initramfs cannot hold")
     archive = hashlib.sha256()
     size = 0
-    with reporter.transfer("writing") as transfer, Output(file.fileno(), digest) as compressed:
+    output = Output(file.fileno(), digest)
+    with reporter.transfer("writing") as transfer, closing(output):
         transfer.restart(0, total)
         for block in gzip.compress(_counted(newc.write(tree), transfer, archive)):
-            compressed.write(block, size)
+            output.write(block, size)
             size += len(block)
-        compressed.finish(size)
+        output.finish(size)
     return archive.hexdigest()
 
 

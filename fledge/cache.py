@@ -25,7 +25,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 from fledge.content import READ_SIZE, Blob, whole_file
 from fledge.errors import CorruptError, FledgeError, HostError
@@ -257,10 +256,7 @@ class Cache:
 
 
 class Verification:
-    """A thread that verifies blobs of a cache while they are in use already.
-
-    Leaving the block ends it.
-    """
+    """A thread that verifies blobs of a cache while they are in use already."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
@@ -268,12 +264,8 @@ class Verification:
         self._thread = ThreadPoolExecutor(1)
         self._intact: list[Future[bool]] = []
 
-    def __enter__(self) -> Verification:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the thread."""
         self._stopped = True
         self._thread.shutdown(cancel_futures=True)
 
@@ -289,6 +281,7 @@ class Verification:
         return all(future.result() for future in self._intact)
 
     def _is_intact(self, blob: Blob) -> bool:
+        # Not by read_content: in its smaller pieces the thread waits for the interpreter more.
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(CHUNK))
         try:

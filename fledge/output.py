@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from mmap import mmap
-from types import TracebackType
 
 from fledge.files import pwrite
 
@@ -36,7 +35,7 @@ class Output:
     hashlib and the kernel work without the interpreter's lock, so both take cores that would
     idle. Where the filesystem can, data goes to the disk directly: at the end nothing is left
     to be synced, and the page cache keeps what else was in it. What is not written is zeros;
-    where there are many they are a hole. Leaving the block ends the threads.
+    where there are many they are a hole.
     """
 
     def __init__(self, descriptor: int, digest: hashlib._Hash | None = None) -> None:
@@ -57,12 +56,8 @@ class Output:
         self._filled = 0
         """The end of what was put into it."""
 
-    def __enter__(self) -> Output:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the threads."""
         self._stopped = True
         for threads in (self._digesting, self._writing):
             threads.shutdown(cancel_futures=True)

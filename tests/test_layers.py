@@ -126,6 +126,7 @@ def test_a_layer_that_is_no_tar_is_refused_again_and_again(
     for _ in range(2):
         with pytest.raises(CorruptError, match=r"^layer 2 of 2 of oci:test: the tar entry"):
             layers.unpack(image(layer(tmp_path, pack()), bad), Tree(0), cache, Reporter())
+        assert not list((cache.root / "partial").iterdir())
 
 
 def test_a_bomb_ends(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

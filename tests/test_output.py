@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def put(path: Path, parts: Parts, rest: int) -> tuple[bytes, str]:
     """What should be in the file, and the digest that was told."""
     expected = bytearray()
     digest = hashlib.sha256()
-    with path.open("wb", buffering=0) as file, Output(file.fileno(), digest) as output:
+    with path.open("wb", buffering=0) as file, closing(Output(file.fileno(), digest)) as output:
         for seed, (gap, length) in enumerate(parts):
             expected += bytes(gap)
             output.write(data := noise(length, seed), len(expected))
@@ -70,7 +71,7 @@ def test_a_filesystem_that_refuses_a_direct_write_gets_another(
 
 def test_many_zeros_are_a_hole_whether_put_or_not(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with path.open("wb", buffering=0) as file, Output(file.fileno()) as output:
+    with path.open("wb", buffering=0) as file, closing(Output(file.fileno())) as output:
         output.write(b"a" * 4096, 0)
         output.write(bytes(5 * BUFFER_SIZE), 3 * BUFFER_SIZE)
         output.write(b"b" * 4096, 9 * BUFFER_SIZE)
@@ -82,7 +83,7 @@ def test_many_zeros_are_a_hole_whether_put_or_not(tmp_path: Path) -> None:
 def test_a_full_disk_is_told() -> None:
     with (
         open("/dev/full", "wb", buffering=0) as full,  # noqa: PTH123
-        Output(full.fileno()) as output,
+        closing(Output(full.fileno())) as output,
         pytest.raises(OSError) as caught,
     ):
         for number in range(100):
@@ -96,7 +97,7 @@ def test_an_interrupt_ends_the_threads_at_once(tmp_path: Path) -> None:
     with (
         path.open("wb", buffering=0) as file,
         pytest.raises(KeyboardInterrupt),
-        Output(file.fileno(), hashlib.sha256()) as output,
+        closing(Output(file.fileno(), hashlib.sha256())) as output,
     ):
         output.write(b"x", 1 << 43)  # to digest the zeros before it takes hours
         raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fledge import folder
 from fledge.config import Filesystem
-from fledge.content import update
+from fledge.content import digest_file
 from fledge.ext4 import mkfs, writer
 from fledge.ext4.plan import LOST_AND_FOUND_PATH, plan
 from fledge.ext4.structures import BLOCK_SIZE
@@ -34,7 +34,6 @@ def write(
 ) -> None:
     """Make the file at ``path`` an ext4 image of the tree, which gets a /lost+found.
 
-
     ``epoch``, in seconds, is when the filesystem says it was made. The same tree,
     ``filesystem`` and ``epoch`` give the same bytes, with ``builder = "mkfs"`` if e2fsprogs
     are the same. ``digest`` gets all of them.
@@ -49,7 +48,7 @@ def write(
     if filesystem.builder == "mkfs":
         mkfs.write(tree, planned, path, epoch)
         if digest:
-            update(digest, path)
+            digest_file(path, digest)
     else:
         writer.write(planned, path, epoch, digest)
     if filesystem.preallocate:

@@ -64,7 +64,8 @@ def write(plan: Plan, path: Path, epoch: int, digest: hashlib._Hash | None = Non
         # Truncating an empty file would make closing it wait for the disk.
         if file.seek(0, os.SEEK_END):
             file.truncate(0)
-        with Output(file.fileno(), digest) as output, closing(Copier(output)) as copier:
+        output = Output(file.fileno(), digest)
+        with closing(output), closing(Copier(output)) as copier:
             _Writer(plan, output, copier, epoch).write()
             output.finish(plan.geometry.blocks * BLOCK_SIZE)
 

@@ -108,9 +108,8 @@ def prepare(
                 done[layer.diff_id].set_exception(error)
 
     # Daemons, for neither Ctrl-C nor the end of the process shall wait for a download.
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(queue.qsize())][
-        :MAX_THREADS
-    ]
+    count = min(queue.qsize(), MAX_THREADS)
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
     try:
