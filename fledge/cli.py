@@ -26,6 +26,7 @@ from fledge.tree import printable
 if TYPE_CHECKING:
     from fledge.artifact import Opened
     from fledge.diff import Report
+    from fledge.lines import LineReporter
     from fledge.oci.manifest import Platform
     from fledge.tree import File, Node
 
@@ -104,22 +105,21 @@ def build(
         from fledge.cache import Cache
         from fledge.oci.manifest import parse_platform
         from fledge.report import Reporter
-        from fledge.terminal import TerminalReporter
 
-        terminal = None if quiet else TerminalReporter()
+        lines = None if quiet else _line_reporter()
         artifact = fledge.build.build(
             fledge.config.load(config),
             output,
             cache=Cache.default(),
-            reporter=terminal or Reporter(),
+            reporter=lines or Reporter(),
             offline=offline,
             platform=parse_platform(platform) if platform else None,
             locked=locked,
         )
-        if terminal and verbose:
-            terminal.inputs(artifact)
-        if terminal:
-            terminal.summary(artifact)
+        if lines and verbose:
+            lines.inputs(artifact)
+        if lines:
+            lines.summary(artifact)
         if as_json:
             from fledge import render
 
@@ -143,10 +143,9 @@ def lock(
         from fledge import resolve
         from fledge.cache import Cache
         from fledge.fetch import Fetcher
-        from fledge.terminal import TerminalReporter
 
         update = resolve.check if check else resolve.update
-        fetcher = Fetcher(Cache.default(), TerminalReporter())
+        fetcher = Fetcher(Cache.default(), _line_reporter())
         print(update(fledge.config.load(config), _platforms(platform), fetcher))
 
 
@@ -162,9 +161,8 @@ def fetch(
         from fledge import resolve
         from fledge.cache import Cache
         from fledge.fetch import Fetcher
-        from fledge.terminal import TerminalReporter
 
-        fetcher = Fetcher(Cache.default(), TerminalReporter())
+        fetcher = Fetcher(Cache.default(), _line_reporter())
         resolve.fetch(fledge.config.load(config), _platforms(platform), fetcher)
 
 
@@ -186,10 +184,9 @@ def verify(
         from fledge.cache import Cache
         from fledge.diff import diff
         from fledge.fetch import Fetcher
-        from fledge.terminal import TerminalReporter
         from fledge.verify import verify
 
-        fetcher = Fetcher(Cache.default(), TerminalReporter(), offline)
+        fetcher = Fetcher(Cache.default(), _line_reporter(), offline)
         with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
             again = Path(folder, artifact.name)
             verdict = verify(artifact, fledge.config.load(config), again, fetcher)
@@ -312,9 +309,8 @@ def verify_cache(verbose: VerboseOption = False) -> None:
     with _explained(verbose):
         from fledge import housekeeping, render
         from fledge.cache import Cache
-        from fledge.terminal import TerminalReporter
 
-        sound = housekeeping.verify(Cache.default(), TerminalReporter())
+        sound = housekeeping.verify(Cache.default(), _line_reporter())
         print(f"sound: {render.counted(sound)}")
 
 
@@ -390,6 +386,16 @@ def _explained(verbose: bool) -> Iterator[None]:
         reason = f"{type(error).__name__}: {error}"
         _fail(f"fledge itself failed: {reason}", "Run again with -v and report what it shows.")
         raise typer.Exit(1) from None
+
+
+def _line_reporter() -> LineReporter:
+    if not sys.stderr.isatty():
+        from fledge.lines import LineReporter
+
+        return LineReporter()
+    from fledge.terminal import TerminalReporter
+
+    return TerminalReporter()
 
 
 def _fail(message: str, hint: str = "") -> None:
