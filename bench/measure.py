@@ -23,13 +23,16 @@ class Run:
 
 
 def measure(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> Run:
-    """Run a command to its end, which must be a good one."""
+    """Run a command to its end, which must be a good one.
+
+    Python may keep the bytecode of a checkout, as pip does of what it installs.
+    """
     with (folder / "stderr").open("w+b") as stderr:
         start = time.perf_counter()
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | variables,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": ""} | variables,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
         )
