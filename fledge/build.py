@@ -15,7 +15,7 @@ from typing import BinaryIO
 from fledge import agent, busybox, ext4, init, lock, loop, mappings, provenance
 from fledge.cache import Cache, Verification
 from fledge.config import Agent, Config, Filesystem, LocalAgent
-from fledge.content import content_size, digest_file, whole_file
+from fledge.content import content_size, whole_file
 from fledge.cpio import gzip, newc
 from fledge.errors import ConfigError, CorruptError, FledgeError
 from fledge.fetch import Fetcher
@@ -26,10 +26,10 @@ from fledge.oci.manifest import Platform, host_platform, parse_platform
 from fledge.oci.pinned import open_pinned
 from fledge.oci.places import open_image
 from fledge.oci.reference import Name, default_name
-from fledge.output import Output
+from fledge.output import Digest, Output
 from fledge.provenance import Input, Provenance
 from fledge.report import Reporter, Step, Transfer, human_size
-from fledge.tree import NANOSECONDS, File, Tree, TreeError
+from fledge.tree import NANOSECONDS, File, Node, Tree, TreeError
 
 DEFAULT_EPOCH = 1704067200
 """2024-01-01T00:00:00Z: the time of all that fledge adds, without SOURCE_DATE_EPOCH."""
@@ -250,26 +250,30 @@ def _lay_mappings(work: _Work) -> None:
 
 def _write(work: _Work, output: Path) -> Artifact:
     tree, config = work.tree, work.config
-    files = {node for _, node in tree.walk() if isinstance(node, File)}
-    total = sum(content_size(file.content) for file in files)
     cpio_sha256 = None
-    digest = hashlib.sha256()
-    with replacing(output) as file:
-        path = Path(file.name)
-        if config.strategy == "initramfs":
-            cpio_sha256 = _write_initramfs(tree, file, digest, total, work.fetcher.reporter)
-        elif config.filesystem.type == "ext4":
-            ext4.write(tree, path, config.filesystem, work.epoch, digest)
-        else:
-            loop.write(tree, path, config.filesystem)
-            digest_file(path, digest)
-        size = path.stat().st_size
-        if work.verification and not work.verification.passes():
-            raise CorruptError("a layer in the cache is damaged")
-    entries = sum(1 for _ in tree.walk())
-    return Artifact(
-        output, size, digest.hexdigest(), entries, total, tuple(work.inputs), cpio_sha256
-    )
+    with closing(Digest()) as digest:
+        with replacing(output) as file:
+            path = Path(file.name)
+            if config.strategy == "initramfs":
+                cpio_sha256 = _write_initramfs(tree, file, digest, work.fetcher.reporter)
+            elif config.filesystem.type == "ext4":
+                ext4.write(tree, path, config.filesystem, work.epoch, digest)
+            else:
+                loop.write(tree, path, config.filesystem)
+                digest.update_file(path)
+            size = path.stat().st_size
+            if work.verification and not work.verification.passes():
+                raise CorruptError("a layer in the cache is damaged")
+        nodes = [node for _, node in tree.walk()]
+        total = _content_size(nodes)
+        # The last, for it goes on while the disk lets go of the old file.
+        sha256 = digest.hexdigest()
+    return Artifact(output, size, sha256, len(nodes), total, tuple(work.inputs), cpio_sha256)
+
+
+def _content_size(nodes: Iterable[Node]) -> int:
+    """Bytes in all files; those with several names count once."""
+    return sum(content_size(node.content) for node in set(nodes) if isinstance(node, File))
 
 
 def _record(work: _Work, artifact: Artifact) -> Provenance:
@@ -285,18 +289,17 @@ def _record(work: _Work, artifact: Artifact) -> Provenance:
     )
 
 
-def _write_initramfs(
-    tree: Tree, file: BinaryIO, digest: hashlib._Hash, total: int, reporter: Reporter
-) -> str:
+def _write_initramfs(tree: Tree, file: BinaryIO, digest: Digest, reporter: Reporter) -> str:
     """Returns the SHA-256 of the archive before compression; ``digest`` gets the file."""
-    lost = sum(bool(node.xattrs) for node in {node for _, node in tree.walk()})
+    nodes = {node for _, node in tree.walk()}
+    lost = sum(bool(node.xattrs) for node in nodes)
     if lost:
         reporter.note(f"{lost} files lose extended attributes, which an initramfs cannot hold")
     archive = hashlib.sha256()
     size = 0
     output = Output(file.fileno(), digest)
     with reporter.transfer("writing") as transfer, closing(output):
-        transfer.restart(0, total)
+        transfer.restart(0, _content_size(nodes))
         for block in gzip.compress(_counted(newc.write(tree), transfer, archive)):
             output.write(block, size)
             size += len(block)

@@ -155,18 +155,12 @@ def _pieces(file: io.FileIO, path: Path, offset: int, size: int) -> Iterator[byt
 def whole_file(path: Path) -> Blob:
     """A file as it is now, with its digest."""
     digest = hashlib.sha256()
-    size = digest_file(path, digest)
-    return Blob(path, 0, size, digest.hexdigest())
-
-
-def digest_file(path: Path, digest: hashlib._Hash) -> int:
-    """Let a digest have all of a file; returns its size in bytes."""
     size = 0
     with path.open("rb", buffering=0) as file:
         while piece := file.read(READ_SIZE):
             digest.update(piece)
             size += len(piece)
-    return size
+    return Blob(path, 0, size, digest.hexdigest())
 
 
 def changed(path: Path) -> CorruptError:

@@ -9,8 +9,11 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from mmap import mmap
+from pathlib import Path
 
+from fledge.content import READ_SIZE
 from fledge.files import pwrite
 
 BUFFER_SIZE = 4 << 20
@@ -29,6 +32,50 @@ UNIT = 4096
 ZEROS = memoryview(bytes(BUFFER_SIZE))
 
 
+class Digest:
+    """A SHA-256, computed by a thread of its own, of what is handed over in that order."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1)
+        self._stopped = False
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stopped = True
+        self._thread.shutdown(cancel_futures=True)
+
+    def update(self, data: bytes | memoryview) -> Future[None]:
+        """Hand over ``data``, which has to stay as it is until that is done."""
+        return self._thread.submit(self._sha256.update, data)
+
+    def update_zeros(self, count: int) -> None:
+        """Hand over that many bytes."""
+        self._thread.submit(self._take_zeros, count)
+
+    def update_file(self, path: Path) -> None:
+        """Hand over what is in a file."""
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(READ_SIZE):
+                self.update(piece).result()
+
+    def hexdigest(self) -> str:
+        """Of all that was handed over, when that is done."""
+        return self._thread.submit(self._sha256.hexdigest).result()
+
+    def _take_zeros(self, count: int) -> None:
+        while count and not self._stopped:
+            self._sha256.update(ZEROS[:count])
+            count -= min(count, BUFFER_SIZE)
+
+
+@dataclass(slots=True)
+class _Buffer:
+    memory: memoryview
+    pending: tuple[Future[None], ...] = ()
+    """What is still done with it; the first writes it."""
+
+
 class Output:
     """Buffers that are filled in order, while others of them are digested and written.
 
@@ -38,17 +85,13 @@ class Output:
     where there are many they are a hole.
     """
 
-    def __init__(self, descriptor: int, digest: hashlib._Hash | None = None) -> None:
+    def __init__(self, descriptor: int, digest: Digest | None = None) -> None:
         """Of a file that is empty, open for writing; ``digest`` gets all that is in it."""
         self._file = descriptor
         self._digest = digest
         self._direct = _set_direct(descriptor, True)
-        self._stopped = False
-        self._digesting = ThreadPoolExecutor(1)
-        self._writing = ThreadPoolExecutor(1)
-        self._buffers = deque(memoryview(mmap(-1, BUFFER_SIZE)) for _ in range(BUFFERS))
-        self._pending: deque[list[Future[None]]] = deque([] for _ in range(BUFFERS))
-        """What is still done with each of them."""
+        self._thread = ThreadPoolExecutor(1)
+        self._buffers = deque(_Buffer(memoryview(mmap(-1, BUFFER_SIZE))) for _ in range(BUFFERS))
         self._start = 0
         """Where the first of them goes to in the file."""
         self._runs: list[list[int]] = []
@@ -57,10 +100,8 @@ class Output:
         """The end of what was put into it."""
 
     def close(self) -> None:
-        """End the threads."""
-        self._stopped = True
-        for threads in (self._digesting, self._writing):
-            threads.shutdown(cancel_futures=True)
+        """End the thread that writes."""
+        self._thread.shutdown(cancel_futures=True)
 
     def space(self, position: int, length: int) -> Iterator[memoryview]:
         """Where to put the ``length`` bytes from ``position`` on, piece by piece.
@@ -74,7 +115,7 @@ class Output:
                 self._go_to(position - position % BUFFER_SIZE)
                 continue
             end = min(start + length, BUFFER_SIZE)
-            buffer = self._buffers[0]
+            buffer = self._buffers[0].memory
             buffer[self._filled : start] = ZEROS[self._filled : start]
             self._add_run(start - start % UNIT, end + -end % UNIT)
             self._filled = end
@@ -90,13 +131,13 @@ class Output:
             view = view[len(piece) :]
 
     def finish(self, size: int) -> None:
-        """Make the file ``size`` bytes long. Raises as `space` does."""
+        """Make the file ``size`` bytes long; the digest comes later. Raises as `space` does."""
         if size > self._start + BUFFER_SIZE:
             self._go_to(size - size % BUFFER_SIZE)
         self._flush(size - self._start)
-        for futures in self._pending:
-            for future in futures:
-                future.result()
+        for buffer in self._buffers:
+            for writing in buffer.pending[:1]:
+                writing.result()
         os.truncate(self._file, size)
 
     def _add_run(self, start: int, end: int) -> None:
@@ -109,33 +150,23 @@ class Output:
         """Let the next buffer be that of ``position``."""
         self._flush(BUFFER_SIZE)
         zeros = position - self._start - BUFFER_SIZE
-        if zeros:
-            self._pending[-1].append(self._digesting.submit(self._update_zeros, zeros))
-        for future in self._pending[0]:
+        if zeros and self._digest:
+            self._digest.update_zeros(zeros)
+        for future in self._buffers[0].pending:
             future.result()
         self._start = position
 
     def _flush(self, size: int) -> None:
         """Hand over the buffer with ``size`` bytes, and turn to the one handed over first."""
         buffer = self._buffers[0]
+        data = buffer.memory
         end = size + -size % UNIT
-        buffer[self._filled : end] = ZEROS[self._filled : end]
-        self._pending[0] = [
-            self._digesting.submit(self._update, buffer[:size]),
-            self._writing.submit(self._write_runs, buffer, self._runs, self._start),
-        ]
-        self._buffers.rotate(-1)
-        self._pending.rotate(-1)
-        self._runs, self._filled = [], 0
-
-    def _update(self, data: memoryview) -> None:
+        data[self._filled : end] = ZEROS[self._filled : end]
+        buffer.pending = (self._thread.submit(self._write_runs, data, self._runs, self._start),)
         if self._digest:
-            self._digest.update(data)
-
-    def _update_zeros(self, count: int) -> None:
-        while self._digest and count and not self._stopped:
-            self._digest.update(ZEROS[:count])
-            count -= min(count, BUFFER_SIZE)
+            buffer.pending += (self._digest.update(data[:size]),)
+        self._buffers.rotate(-1)
+        self._runs, self._filled = [], 0
 
     def _write_runs(self, buffer: memoryview, runs: list[list[int]], position: int) -> None:
         for first, last in runs:

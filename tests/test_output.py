@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge import output
-from fledge.output import BUFFER_SIZE, MIN_HOLE, Output
+from fledge.output import BUFFER_SIZE, MIN_HOLE, Digest, Output
 
 Parts = list[tuple[int, int]]
 """Bytes left out, and bytes written after them."""
@@ -35,15 +35,18 @@ def noise(length: int, seed: int) -> bytes:
 def put(path: Path, parts: Parts, rest: int) -> tuple[bytes, str]:
     """What should be in the file, and the digest that was told."""
     expected = bytearray()
-    digest = hashlib.sha256()
-    with path.open("wb", buffering=0) as file, closing(Output(file.fileno(), digest)) as output:
+    with (
+        path.open("wb", buffering=0) as file,
+        closing(Digest()) as digest,
+        closing(Output(file.fileno(), digest)) as output,
+    ):
         for seed, (gap, length) in enumerate(parts):
             expected += bytes(gap)
             output.write(data := noise(length, seed), len(expected))
             expected += data
         expected += bytes(rest)
         output.finish(len(expected))
-    return bytes(expected), digest.hexdigest()
+        return bytes(expected), digest.hexdigest()
 
 
 @settings(deadline=None, max_examples=40)
@@ -97,7 +100,8 @@ def test_an_interrupt_ends_the_threads_at_once(tmp_path: Path) -> None:
     with (
         path.open("wb", buffering=0) as file,
         pytest.raises(KeyboardInterrupt),
-        closing(Output(file.fileno(), hashlib.sha256())) as output,
+        closing(Digest()) as digest,
+        closing(Output(file.fileno(), digest)) as output,
     ):
         output.write(b"x", 1 << 43)  # to digest the zeros before it takes hours
         raise KeyboardInterrupt

@@ -6,16 +6,15 @@ their size, their journal, their UUID and their count of inodes, so that one can
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 from fledge import folder
 from fledge.config import Filesystem
-from fledge.content import digest_file
 from fledge.ext4 import mkfs, writer
 from fledge.ext4.plan import LOST_AND_FOUND_PATH, plan
 from fledge.ext4.structures import BLOCK_SIZE
+from fledge.output import Digest
 from fledge.tree import NANOSECONDS, Directory, Tree
 
 
@@ -30,7 +29,7 @@ def write(
     path: Path,
     filesystem: Filesystem,
     epoch: int,
-    digest: hashlib._Hash | None = None,
+    digest: Digest | None = None,
 ) -> None:
     """Make the file at ``path`` an ext4 image of the tree, which gets a /lost+found.
 
@@ -48,7 +47,7 @@ def write(
     if filesystem.builder == "mkfs":
         mkfs.write(tree, planned, path, epoch)
         if digest:
-            digest_file(path, digest)
+            digest.update_file(path)
     else:
         writer.write(planned, path, epoch, digest)
     if filesystem.preallocate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 from collections import Counter
@@ -47,7 +46,7 @@ from fledge.ext4.structures import (
     pack_extents,
     pack_journal,
 )
-from fledge.output import Output
+from fledge.output import Digest, Output
 from fledge.tree import NANOSECONDS, Device, Directory, File, Node, Symlink
 
 SECTORS_PER_BLOCK = BLOCK_SIZE // SECTOR_SIZE
@@ -55,7 +54,7 @@ DOUBLY_INDIRECT = 13
 """Which of an inode's 15 pointers leads to a block of pointers to blocks of pointers."""
 
 
-def write(plan: Plan, path: Path, epoch: int, digest: hashlib._Hash | None = None) -> None:
+def write(plan: Plan, path: Path, epoch: int, digest: Digest | None = None) -> None:
     """Make the file at ``path`` what is planned; ``digest`` gets all of it.
 
     Raises `FledgeError` if a content cannot be read, `OSError` if the disk refuses.
