@@ -32,7 +32,7 @@ def measure(command: Sequence[str], folder: Path, variables: Mapping[str, str]) 
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | {"PYTHONDONTWRITEBYTECODE": ""} | variables,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **variables},
             stdout=subprocess.DEVNULL,
             stderr=stderr,
         )

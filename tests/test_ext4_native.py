@@ -713,7 +713,11 @@ def test_space_is_taken_where_it_first_fits() -> None:
 )
 def test_hashes_are_those_of_debugfs(name: bytes, expected: tuple[int, int]) -> None:
     seed = bytes.fromhex("a230415ee3b64be69f11dffe843336d3")
-    assert directory.half_md4(name, struct.unpack("<4I", seed)) == expected
+    others = [b"%0*d" % (length, length) for length in range(1, 256)]
+    words = struct.unpack("<4I", seed)
+    hashes = directory.half_md4([*others, name], words)
+    assert hashes[name] == expected
+    assert all(directory.half_md4([other], words) == {other: hashes[other]} for other in others)
 
 
 def test_structures_are_what_mke2fs_wrote(tmp_path: Path) -> None:
