@@ -356,8 +356,9 @@ def main() -> None:
         # What is ignored stays so: nohup means it.
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)
-    # A tree is many objects and no cycles: looking for them took a twentieth of a build.
-    gc.set_threshold(100_000)
+    # Only cycles need it, and of those a whole build makes some hundred objects. To look through
+    # a tree for them took a twentieth of a build.
+    gc.disable()
     # Threads that digest need the interpreter often, and shortly: by default each time up to 5 ms
     # too late.
     sys.setswitchinterval(0.0005)
