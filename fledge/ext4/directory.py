@@ -205,7 +205,8 @@ def _entries_block(entries: Sequence[Entry], seed: int) -> bytes:
     for name, number, file_type in entries:
         start = len(records)
         size = record_size(name)
-        records += ENTRY.pack(number, size, len(name), file_type) + name + bytes(-len(name) % 4)
+        record = ENTRY.pack(number, size, len(name), file_type) + name
+        records += record.ljust(size, b"\0")
     name, number, file_type = entries[-1]
     ENTRY.pack_into(records, start, number, ENTRY_SPACE - start, len(name), file_type)
     records += bytes(ENTRY_SPACE - len(records))

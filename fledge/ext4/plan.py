@@ -236,8 +236,10 @@ class Place:
     """Where an inode and its content are."""
 
     number: int
+    size: int = 0
+    """Bytes of the content: a file's, a symlink's target, the blocks of a directory."""
     runs: tuple[Run, ...] = ()
-    """Blocks of the file that are not holes."""
+    """Blocks of the content that are not holes."""
     has_xattr_block: bool = False
     extents: Sequence[Extent] = ()
     tree_blocks: Sequence[int] = ()
@@ -247,14 +249,10 @@ class Place:
     @property
     def blocks(self) -> int:
         """All that the inode uses."""
-        data = sum(length for _, length in self.runs)
-        return data + len(self.tree_blocks) + self.has_xattr_block
-
-    @property
-    def first(self) -> int:
-        """The lowest block that it uses."""
-        data = [extent.physical for extent in self.extents[:1]]
-        return min([*data, *self.tree_blocks, *[self.xattr_block] * self.has_xattr_block])
+        blocks = len(self.tree_blocks) + self.has_xattr_block
+        for _, length in self.runs:
+            blocks += length
+        return blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,23 +299,12 @@ def plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
     """
     entries = list(tree.walk())
     links = Counter(node for _, node in entries)
-    for path, node in entries:
-        _check(path, node, links[node])
-    identity = _identity(entries, buffer_mb, epoch)
-    hash_seed = uuid.UUID(bytes=identity[16:], version=4).bytes
-    indexes: dict[Directory, list[Leaf]] = {}
-    places: dict[Node, Place] = {}
     parents = {tree.root: tree.root}
+    places: dict[Node, Place] = {}
     number = LOST_AND_FOUND + 1
     for path, node in entries:
         if node in places:
             continue
-        if isinstance(node, Directory):
-            parents.update(
-                (child, node) for child in node.children.values() if isinstance(child, Directory)
-            )
-            if not directory.is_linear(node.children):
-                indexes[node] = _leaves(path, node, hash_seed)
         place = places[node] = Place(number)
         if path == LOST_AND_FOUND_PATH:
             place.number = LOST_AND_FOUND
@@ -325,10 +312,27 @@ def plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
             place.number = ROOT
         else:
             number += 1
-        place.runs = _runs(node, indexes)
-        if place.number == LOST_AND_FOUND and node not in indexes:
-            place.runs = ((0, LOST_AND_FOUND_BLOCKS),)
-        place.has_xattr_block = bool(node.xattrs) and _has_xattr_block(path, node)
+        if isinstance(node, Directory):
+            for child in node.children.values():
+                if isinstance(child, Directory):
+                    parents[child] = node
+        else:
+            place.size = _size(node)
+            place.runs = _runs(node, place.size)
+        _check(path, node, place.size, links[node])
+        if node.xattrs:
+            place.has_xattr_block = _has_xattr_block(path, node)
+    identity = _identity(entries, buffer_mb, epoch)
+    hash_seed = uuid.UUID(bytes=identity[16:], version=4).bytes
+    indexes: dict[Directory, list[Leaf]] = {}
+    for path, node in entries:
+        if isinstance(node, Directory):
+            blocks = LOST_AND_FOUND_BLOCKS if path == LOST_AND_FOUND_PATH else 1
+            if not directory.is_linear(node.children):
+                indexes[node] = _leaves(path, node, hash_seed)
+                blocks = directory.tree_size(len(indexes[node]))
+            places[node].size = blocks * BLOCK_SIZE
+            places[node].runs = _dense(blocks)
     content = sum(place.blocks for place in places.values())
     buffer = -(-free_space(buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE)
     inodes = number + buffer * BLOCK_SIZE // BYTES_PER_SPARE_INODE
@@ -366,14 +370,14 @@ def _check_size(divided: Geometry) -> None:
         )
 
 
-def _check(path: bytes, node: Node, links: int) -> None:
+def _check(path: bytes, node: Node, size: int, links: int) -> None:
     problem = None
     if links > MAX_LINKS:
         problem = f"{links} hard links; ext4 takes {MAX_LINKS}"
     elif path == LOST_AND_FOUND_PATH and not isinstance(node, Directory):
         problem = "ext4 needs a directory there"
-    elif isinstance(node, File) and content_size(node.content) > MAX_FILE_SIZE:
-        problem = f"a file of {content_size(node.content)} bytes; ext4 takes {MAX_FILE_SIZE}"
+    elif size > MAX_FILE_SIZE:
+        problem = f"a file of {size} bytes; ext4 takes {MAX_FILE_SIZE}"
     if problem:
         raise CorruptError(f"/{printable(path)}: {problem}")
 
@@ -395,15 +399,19 @@ def _has_xattr_block(path: bytes, node: Node) -> bool:
         raise CorruptError(f"/{printable(path)}: {error}") from None
 
 
-def _runs(node: Node, indexes: dict[Directory, list[Leaf]]) -> tuple[Run, ...]:
+def _size(node: Node) -> int:
+    if isinstance(node, File):
+        return content_size(node.content)
+    return len(node.target) if isinstance(node, Symlink) else 0
+
+
+def _runs(node: Node, size: int) -> tuple[Run, ...]:
     """The blocks of a node's content that are not holes."""
     if isinstance(node, File):
         if isinstance(node.content, Sparse):
             return tuple(_merged(node.content.extents))
-        return _dense(-(-content_size(node.content) // BLOCK_SIZE))
-    if isinstance(node, Directory):
-        return _dense(directory.tree_size(len(indexes[node])) if node in indexes else 1)
-    return _dense(isinstance(node, Symlink) and len(node.target) >= INODE_BLOCK_SIZE)
+        return _dense(-(-size // BLOCK_SIZE))
+    return _dense(size >= INODE_BLOCK_SIZE)
 
 
 @lru_cache
@@ -437,7 +445,8 @@ def _lay_metadata(divided: Geometry) -> tuple[Space, list[Group], Place, int]:
         inode_bitmaps = [space.take_from(start, 1) for _ in members]
         tables = [space.take_from(start, divided.table_blocks) for _ in members]
         groups += map(Group, block_bitmaps, inode_bitmaps, tables)
-    journal = Place(JOURNAL, ((0, divided.journal_blocks),))
+    blocks = divided.journal_blocks
+    journal = Place(JOURNAL, blocks * BLOCK_SIZE, _dense(blocks))
     _lay(journal, space)
     return space, groups, journal, space.take(1)[0][0]
 

@@ -385,15 +385,18 @@ class Inode:
 
     def pack(self, number: int, seed: int) -> bytes:
         """256 bytes, with their checksum."""
-        (ctime, ctime_extra), (mtime, mtime_extra), (atime, atime_extra), (crtime, crtime_extra) = (
-            pack_time(time) for time in (self.ctime, self.mtime, self.atime, self.crtime)
-        )
+        ctime, ctime_extra = pack_time(self.ctime)
+        mtime, mtime_extra = pack_time(self.mtime)
+        atime, atime_extra = pack_time(self.atime)
+        crtime, crtime_extra = pack_time(self.crtime)
         fields = bytearray(
             _INODE.pack(
                 self.mode,
                 self.uid & 0xFFFF,
                 self.size & 0xFFFFFFFF,
-                *(atime, ctime, mtime),
+                atime,
+                ctime,
+                mtime,
                 self.dtime,
                 self.gid & 0xFFFF,
                 self.links,
@@ -410,10 +413,14 @@ class Inode:
                 0,
                 EXTRA_ISIZE,
                 0,
-                *(ctime_extra, mtime_extra, atime_extra, crtime, crtime_extra),
+                ctime_extra,
+                mtime_extra,
+                atime_extra,
+                crtime,
+                crtime_extra,
             )
         )
-        fields += self.xattrs.ljust(INODE_SIZE - len(fields), b"\0")
+        fields += self.xattrs.ljust(XATTR_SPACE, b"\0")
         total = checksum(inode_seed(seed, number, self.generation), fields)
         _U16.pack_into(fields, INODE_CHECKSUM_LOW, total & 0xFFFF)
         _U16.pack_into(fields, INODE_CHECKSUM_HIGH, total >> 16)
@@ -506,8 +513,8 @@ def pack_extents(
     There must be `extent_tree_blocks` of them; ``seed`` is the `inode_seed`.
     """
     entries = [
-        EXTENT.pack(extent.logical, extent.length, extent.physical >> 32, extent.physical & _LOW)
-        for extent in extents
+        EXTENT.pack(logical, length, physical >> 32, physical & _LOW)
+        for logical, physical, length in extents
     ]
     firsts = [extent.logical for extent in extents]
     blocks: list[bytes] = []

@@ -13,7 +13,6 @@ from operator import itemgetter
 from pathlib import Path
 from stat import S_IFREG
 
-from fledge.content import content_size
 from fledge.ext4 import directory, structures, xattr
 from fledge.ext4.copy import Copier
 from fledge.ext4.directory import FILE_TYPES, Entry
@@ -284,24 +283,29 @@ class _Writer:
 
     def _node_inode(self, node: Node) -> Inode:
         place = self.plan.places[node]
-        size, flags = 0, 0
-        if isinstance(node, Device):
-            block = pack_device(node.major, node.minor)
-        elif isinstance(node, Symlink) and not place.runs:
-            size, block = len(node.target), node.target.ljust(INODE_BLOCK_SIZE, b"\0")
-        elif isinstance(node, Directory | File | Symlink):
-            size, flags = self._size(node, place), InodeFlag.EXTENTS
+        mode, flags, links = node.mode, 0, self.plan.links[node]
+        if place.runs or isinstance(node, File):
+            flags = InodeFlag.EXTENTS
             block, _ = self._extents(place)
+        elif isinstance(node, Symlink):
+            block = node.target.ljust(INODE_BLOCK_SIZE, b"\0")
+        elif isinstance(node, Device):
+            block = pack_device(node.major, node.minor)
         else:
             block = bytes(INODE_BLOCK_SIZE)
-        if node in self.plan.indexes:
-            flags |= InodeFlag.INDEX
+        if isinstance(node, Symlink):
+            mode = 0o777
+        elif isinstance(node, Directory):
+            # With dir_nlink one stands for more than can be counted.
+            links = node.links if node.links <= MAX_LINKS else 1
+            if node in self.plan.indexes:
+                flags |= InodeFlag.INDEX
         return Inode(
-            mode=node.file_type | (0o777 if isinstance(node, Symlink) else node.mode),
+            mode=node.file_type | mode,
             uid=node.uid,
             gid=node.gid,
-            size=size,
-            links=self._links(node),
+            size=place.size,
+            links=links,
             sectors=place.blocks * SECTORS_PER_BLOCK,
             flags=flags,
             block=block,
@@ -313,21 +317,9 @@ class _Writer:
             xattrs=xattr.pack(node.xattrs).inode if node.xattrs else b"",
         )
 
-    def _size(self, node: Directory | File | Symlink, place: Place) -> int:
-        if isinstance(node, File):
-            return content_size(node.content)
-        if isinstance(node, Symlink):
-            return len(node.target)
-        return place.runs[0][1] * BLOCK_SIZE
-
-    def _links(self, node: Node) -> int:
-        if not isinstance(node, Directory):
-            return self.plan.links[node]
-        # With dir_nlink one stands for more than can be counted.
-        return node.links if node.links <= MAX_LINKS else 1
-
     def _extents(self, place: Place) -> tuple[bytes, list[bytes]]:
-        return pack_extents(place.extents, place.tree_blocks, inode_seed(self.seed, place.number))
+        seed = inode_seed(self.seed, place.number) if place.tree_blocks else 0
+        return pack_extents(place.extents, place.tree_blocks, seed)
 
     def _tree_blocks(self, place: Place) -> Iterator[bytes]:
         yield from self._extents(place)[1]
@@ -354,12 +346,12 @@ class _Writer:
         yield directory.linear_block(
             place.number, parent, [entries[name] for name in sorted(entries)], seed
         )
-        for _ in range(place.runs[0][1] - 1):
+        for _ in range(place.size // BLOCK_SIZE - 1):
             yield directory.empty_block(seed)
 
     def _put_journal(self) -> None:
         place = self.plan.journal
-        self._put(pack_journal(place.runs[0][1], self.plan.uuid), place.extents[0].physical)
+        self._put(pack_journal(place.size // BLOCK_SIZE, self.plan.uuid), place.extents[0].physical)
 
     def _put_resize_block(self) -> None:
         pointers = [0] * POINTERS_PER_BLOCK
@@ -372,7 +364,7 @@ class _Writer:
         return self._hidden_inode(
             mode=S_IFREG | 0o600,
             links=1,
-            size=place.runs[0][1] * BLOCK_SIZE,
+            size=place.size,
             sectors=place.blocks * SECTORS_PER_BLOCK,
             flags=InodeFlag.EXTENTS,
             block=self._extents(place)[0],
