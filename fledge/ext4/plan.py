@@ -6,6 +6,7 @@ numbered and file data is laid out in the order of `Tree.walk`.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from bisect import bisect_right
 from collections import Counter
@@ -13,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
-from itertools import islice
 from operator import itemgetter
 
 from fledge.content import Content, Span, Sparse, content_sha256, content_size, read_extents
@@ -216,7 +216,7 @@ class Space:
 
     def take_from(self, start: int, length: int) -> int:
         """The first of adjacent blocks that come after ``start``."""
-        for first, count in islice(self.runs, run_before(self.runs, start), None):
+        for first, count in itertools.islice(self.runs, run_before(self.runs, start), None):
             begin = max(first, start)
             if first + count - begin >= length:
                 self.reserve(begin, length)
@@ -299,32 +299,11 @@ def plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
     """
     entries = list(tree.walk())
     links = Counter(node for _, node in entries)
-    parents = {tree.root: tree.root}
-    places: dict[Node, Place] = {}
-    number = LOST_AND_FOUND + 1
-    for path, node in entries:
-        if node in places:
-            continue
-        place = places[node] = Place(number)
-        if path == LOST_AND_FOUND_PATH:
-            place.number = LOST_AND_FOUND
-        elif path == b"":
-            place.number = ROOT
-        else:
-            number += 1
-        if isinstance(node, Directory):
-            for child in node.children.values():
-                if isinstance(child, Directory):
-                    parents[child] = node
-        else:
-            place.size = _size(node)
-            place.runs = _runs(node, place.size)
-        _check(path, node, place.size, links[node])
-        if node.xattrs:
-            place.has_xattr_block = _has_xattr_block(path, node)
+    places = _places(entries, links)
     identity = _identity(entries, buffer_mb, epoch)
     hash_seed = uuid.UUID(bytes=identity[16:], version=4).bytes
     indexes: dict[Directory, list[Leaf]] = {}
+    parents = {tree.root: tree.root}
     for path, node in entries:
         if isinstance(node, Directory):
             blocks = LOST_AND_FOUND_BLOCKS if path == LOST_AND_FOUND_PATH else 1
@@ -333,9 +312,12 @@ def plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
                 blocks = directory.tree_size(len(indexes[node]))
             places[node].size = blocks * BLOCK_SIZE
             places[node].runs = _dense(blocks)
+            below = (child for child in node.children.values() if isinstance(child, Directory))
+            parents.update(dict.fromkeys(below, node))
     content = sum(place.blocks for place in places.values())
     buffer = -(-free_space(buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE)
-    inodes = number + buffer * BLOCK_SIZE // BYTES_PER_SPARE_INODE
+    # The root's number is below that of /lost+found.
+    inodes = LOST_AND_FOUND + len(places) - 1 + buffer * BLOCK_SIZE // BYTES_PER_SPARE_INODE
     needed = content + buffer
     while True:
         divided = geometry(needed + 1, inodes)
@@ -359,6 +341,27 @@ def plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
         resize_block=resize_block,
         free=space.runs,
     )
+
+
+def _places(entries: Iterable[tuple[bytes, Node]], links: Counter[Node]) -> dict[Node, Place]:
+    """An inode for each node; with the size and the blocks of its content, if no directory."""
+    places: dict[Node, Place] = {}
+    numbers = itertools.count(LOST_AND_FOUND + 1)
+    own = {b"": ROOT, LOST_AND_FOUND_PATH: LOST_AND_FOUND}
+    for path, node in entries:
+        if node in places:
+            continue
+        place = places[node] = Place(own.get(path) or next(numbers))
+        if isinstance(node, File):
+            place.size = content_size(node.content)
+            place.runs = _runs(node.content)
+        elif isinstance(node, Symlink):
+            place.size = len(node.target)
+            place.runs = _dense(place.size >= INODE_BLOCK_SIZE)
+        _check(path, node, place.size, links[node])
+        if node.xattrs:
+            place.has_xattr_block = _has_xattr_block(path, node)
+    return places
 
 
 def _check_size(divided: Geometry) -> None:
@@ -399,19 +402,11 @@ def _has_xattr_block(path: bytes, node: Node) -> bool:
         raise CorruptError(f"/{printable(path)}: {error}") from None
 
 
-def _size(node: Node) -> int:
-    if isinstance(node, File):
-        return content_size(node.content)
-    return len(node.target) if isinstance(node, Symlink) else 0
-
-
-def _runs(node: Node, size: int) -> tuple[Run, ...]:
-    """The blocks of a node's content that are not holes."""
-    if isinstance(node, File):
-        if isinstance(node.content, Sparse):
-            return tuple(_merged(node.content.extents))
-        return _dense(-(-size // BLOCK_SIZE))
-    return _dense(size >= INODE_BLOCK_SIZE)
+def _runs(content: Content) -> tuple[Run, ...]:
+    """The blocks of a file that are not holes."""
+    if isinstance(content, Sparse):
+        return tuple(_merged(content.extents))
+    return _dense(-(-content_size(content) // BLOCK_SIZE))
 
 
 @lru_cache
