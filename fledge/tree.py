@@ -251,11 +251,14 @@ def _copy_metadata(source: Node, target: Node) -> None:
 
 def split_path(path: bytes) -> list[bytes]:
     """The components of a path, normalised as text: ``..`` never climbs above the root."""
+    named = [part for part in path.split(b"/") if part not in (b"", b".")]
+    if b".." not in named:
+        return named
     parts: list[bytes] = []
-    for part in path.split(b"/"):
+    for part in named:
         if part == b"..":
             del parts[-1:]
-        elif part not in (b"", b"."):
+        else:
             parts.append(part)
     return parts
 

@@ -226,7 +226,7 @@ class _Upper:
         now = parent.children[name]
         if isinstance(now, Directory):
             self.names.setdefault(now, set())
-        if now is not old and isinstance(old, Directory | Symlink):
+        if old is not None and now is not old and isinstance(old, Directory | Symlink):
             self._forget_parent()
 
     def _parent(self, parents: list[bytes]) -> Directory:

@@ -62,8 +62,8 @@ MAX_ID = (1 << 32) - 2
 MAX_MAJOR = (1 << 12) - 1
 MAX_MINOR = (1 << 20) - 1
 
-HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64s8s8s155s12x")
-CHECKSUM = slice(148, 156)
+HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
+"""Without the names of user and group."""
 POSIX_MAGIC = b"ustar\x0000"
 SPARSE_ENTRY = struct.Struct("12s12s")
 
@@ -71,7 +71,9 @@ EXTENDED = b"x"
 GLOBAL = b"g"
 LONG_NAME = b"L"
 LONG_LINK = b"K"
-VOLUME = b"V"
+BEFORE_ENTRY = (EXTENDED, LONG_NAME, LONG_LINK)
+NO_ENTRY = (GLOBAL, b"V")
+"""V is the label of a volume."""
 HARD_LINK = b"1"
 OLD_REGULAR = b"\0"
 GNU_SPARSE = b"S"
@@ -147,10 +149,10 @@ class _Header:
     uid: bytes
     gid: bytes
     mtime: bytes
-    typeflag: bytes
-    linkname: bytes
     major: bytes
     minor: bytes
+    typeflag: bytes
+    linkname: bytes
     size: int
     """Bytes that follow in the archive, without padding."""
     records: dict[bytes, bytes]
@@ -190,14 +192,15 @@ def _next_header(blocks: _Blocks) -> _Header | None:
     records: dict[bytes, bytes] = {}
     long: dict[bytes, bytes] = {}
     while block := blocks.header():
-        name, mode, uid, gid, size_field, mtime, checksum, typeflag, *rest = HEADER.unpack(block)
-        linkname, magic, _, major, minor, prefix = rest
-        if not _has_checksum(block, _number(checksum)):
+        fields = HEADER.unpack(block)
+        name, mode, uid, gid, size_field, mtime, checksum = fields[:7]
+        typeflag, linkname, magic, major, minor, prefix = fields[7:]
+        if not _has_checksum(block, checksum):
             raise _Malformed("its checksum is wrong; that is no tar, or a damaged one")
-        size = _number(size_field)
+        size = _parsed(size_field)
         if size < 0:
             raise _Malformed("its size is negative")
-        if typeflag in (EXTENDED, LONG_NAME, LONG_LINK):
+        if typeflag in BEFORE_ENTRY:
             if size > MAX_EXTENDED:
                 raise _Malformed(f"{size} bytes are too many for an extended header")
             data = blocks.take(size)
@@ -205,7 +208,7 @@ def _next_header(blocks: _Blocks) -> _Header | None:
                 records = _records(data)
             else:
                 long[typeflag] = _text(data)
-        elif typeflag in (GLOBAL, VOLUME):
+        elif typeflag in NO_ENTRY:
             blocks.skip(size)
         else:
             name = _text(name)
@@ -215,20 +218,10 @@ def _next_header(blocks: _Blocks) -> _Header | None:
                 name = records.get(b"path") or name
                 linkname = records.get(b"linkpath") or linkname
                 size = _decimal(records.get(b"size") or b"%d" % size)
-            return _Header(
-                block=block,
-                name=_checked(long.get(LONG_NAME, name)),
-                mode=mode,
-                uid=uid,
-                gid=gid,
-                mtime=mtime,
-                typeflag=typeflag,
-                linkname=long.get(LONG_LINK) or linkname,
-                major=major,
-                minor=minor,
-                size=size,
-                records=records,
-            )
+            name = _checked(long.get(LONG_NAME, name))
+            linkname = long.get(LONG_LINK) or linkname
+            numbers = mode, uid, gid, mtime, major, minor
+            return _Header(block, name, *numbers, typeflag, linkname, size, records)
     if records or long:
         raise _Malformed("the archive ends after an extended header")
     return None
@@ -347,21 +340,27 @@ def _extents(
     return tuple(extents)
 
 
-def _has_checksum(block: bytes, stored: int) -> bool:
+def _has_checksum(block: bytes, field: bytes) -> bool:
     """The sum of all bytes, its own field taken as blanks; old programs took bytes as signed."""
-    blanked = block[: CHECKSUM.start] + b" " * 8 + block[CHECKSUM.stop :]
-    # The lower half of an Adler-32 is the sum plus one (RFC 1950), modulo 65521, which 256 bytes
-    # do not reach: 20 times as fast as sum().
-    total = (adler32(blanked[:256]) & 0xFFFF) + (adler32(blanked[256:]) & 0xFFFF) - 2
-    return stored == total or stored == total - 256 * sum(byte > 127 for byte in blanked)
+    stored = _parsed(field)
+    total = _sum(block[:256]) + _sum(block[256:]) - _sum(field) + len(field) * ord(" ")
+    if stored == total:
+        return True
+    negative = sum(byte > 127 for byte in block) - sum(byte > 127 for byte in field)
+    return stored == total - 256 * negative
 
 
-@lru_cache(maxsize=1024)
-def _number(field: bytes) -> int:
-    """Octal digits, or GNU's base-256: the first bit is set, the rest two's complement.
+def _sum(data: bytes) -> int:
+    """Of up to 256 bytes, 20 times as fast as sum().
 
-    Most fields are those of the entry before.
+    The lower half of an Adler-32 is the sum plus one (RFC 1950), modulo 65521, which so few do
+    not reach.
     """
+    return (adler32(data) & 0xFFFF) - 1
+
+
+def _parsed(field: bytes) -> int:
+    """Octal digits, or GNU's base-256: the first bit is set, the rest two's complement."""
     if field[0] & 0x80:
         bits = 8 * len(field) - 1
         value = int.from_bytes(field, "big") & (1 << bits) - 1
@@ -373,6 +372,10 @@ def _number(field: bytes) -> int:
         return int(digits, 8) if digits.isdigit() else int("not a number")
     except ValueError:
         raise _Malformed(f"{digits!r} is no octal number") from None
+
+
+_number = lru_cache(maxsize=1024)(_parsed)
+"""For a field that is mostly that of the entry before."""
 
 
 def _decimal(text: bytes | None) -> int:
