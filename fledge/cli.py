@@ -5,6 +5,7 @@ Imports that take time happen in the commands that need them.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -356,9 +357,10 @@ def main() -> None:
         # What is ignored stays so: nohup means it.
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)
-    # Only cycles need it, and of those a whole build makes some hundred objects. To look through
-    # a tree for them took a twentieth of a build.
+    # Only cycles need it, and of those a whole build makes some hundred objects. To look for them
+    # took a twentieth of a build, and as long at the end, where Python looks once more.
     gc.disable()
+    atexit.register(gc.freeze)
     # Threads that digest need the interpreter often, and shortly: by default each time up to 5 ms
     # too late.
     sys.setswitchinterval(0.0005)
