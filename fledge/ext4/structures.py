@@ -516,7 +516,7 @@ def pack_extents(
         EXTENT.pack(logical, length, physical >> 32, physical & _LOW)
         for logical, physical, length in extents
     ]
-    firsts = [extent.logical for extent in extents]
+    firsts = [extent.logical for extent in extents] if tree_blocks else []
     blocks: list[bytes] = []
     depth = 0
     while len(entries) > EXTENTS_IN_INODE:
