@@ -235,13 +235,18 @@ class Tree:
         return trail, trail[-1]
 
 
-def put(parent: Directory, name: bytes, node: Node) -> None:
-    """Put a node into a directory under a name, by the rules of `Tree.add`."""
-    old = parent.children.get(name)
-    if isinstance(old, Directory) and isinstance(node, Directory):
-        _copy_metadata(node, old)
-    else:
-        parent.children[name] = node
+def put(parent: Directory, name: bytes, node: Node) -> Node:
+    """Put a node into a directory under a name, by the rules of `Tree.add`; returns what is there.
+
+    Of two directories that is the old one.
+    """
+    if isinstance(node, Directory):
+        old = parent.children.get(name)
+        if isinstance(old, Directory):
+            _copy_metadata(node, old)
+            return old
+    parent.children[name] = node
+    return node
 
 
 def _copy_metadata(source: Node, target: Node) -> None:

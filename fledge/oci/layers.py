@@ -196,24 +196,31 @@ class _Upper:
 
     def apply(self, path: bytes, node: Node | tar.HardLink) -> None:
         *parents, name = split_path(path) or [b""]
+        if WHITEOUT in path and self._is_no_entry(parents, name):
+            return
+        if isinstance(node, tar.HardLink):
+            target = self.tree.get(node.target)
+            if target is None:
+                raise TreeError(f"it links to {printable(node.target)}, which is not there")
+            if isinstance(target, Directory):
+                raise TreeError(f"it links to {printable(node.target)}, which is a directory")
+            node = target
+        self._put(parents, name, node)
+
+    def _is_no_entry(self, parents: list[bytes], name: bytes) -> bool:
+        """Whether the path is no entry of the tree, but a whiteout, which is applied."""
         if name == OPAQUE:
             self._whiteout(parents, None)
-        elif METADATA in path and any(part.startswith(METADATA) for part in (*parents, name)):
+        elif any(part.startswith(METADATA) for part in (*parents, name)):
             pass  # bookkeeping of aufs
         elif name.startswith(WHITEOUT):
             hidden = name[len(WHITEOUT) :]
             if hidden in (b"", b".", b".."):
                 raise TreeError("that whiteout names nothing in its directory")
             self._whiteout(parents, hidden)
-        elif isinstance(node, tar.HardLink):
-            target = self.tree.get(node.target)
-            if target is None:
-                raise TreeError(f"it links to {printable(node.target)}, which is not there")
-            if isinstance(target, Directory):
-                raise TreeError(f"it links to {printable(node.target)}, which is a directory")
-            self._put(parents, name, target)
         else:
-            self._put(parents, name, node)
+            return False
+        return True
 
     def _put(self, parents: list[bytes], name: bytes, node: Node) -> None:
         if not name:
@@ -221,9 +228,8 @@ class _Upper:
             return
         parent = self._parent(parents)
         old = parent.children.get(name)
-        put(parent, name, node)
+        now = put(parent, name, node)
         self.names[parent].add(name)
-        now = parent.children[name]
         if isinstance(now, Directory):
             self.names.setdefault(now, set())
         if old is not None and now is not old and isinstance(old, Directory | Symlink):

@@ -197,7 +197,7 @@ def _next_header(blocks: _Blocks) -> _Header | None:
         typeflag, linkname, magic, major, minor, prefix = fields[7:]
         if not _has_checksum(block, checksum):
             raise _Malformed("its checksum is wrong; that is no tar, or a damaged one")
-        size = _parsed(size_field)
+        size = _number(size_field)
         if size < 0:
             raise _Malformed("its size is negative")
         if typeflag in BEFORE_ENTRY:
@@ -232,14 +232,12 @@ def _entry(header: _Header, blocks: _Blocks, tar: Span) -> Node | HardLink:
     if typeflag == HARD_LINK:
         return HardLink(_checked(_link_target(header)))
     records = header.records
-    mode = _number(header.mode) & 0o7777
-    uid = _id(records.get(b"uid"), header.uid)
-    gid = _id(records.get(b"gid"), header.gid)
-    mtime_ns = _mtime_ns(records.get(b"mtime"), header.mtime)
-    owned = typeflag in REGULAR or typeflag == b"5"
-    xattrs = _xattrs(records, owned) if records else {}
+    pax = (records.get(b"uid"), records.get(b"gid"), records.get(b"mtime"))
+    mode, uid, gid, mtime_ns = _metadata(header.mode, header.uid, header.gid, header.mtime, *pax)
+    regular = typeflag in REGULAR
+    xattrs = _xattrs(records, regular or typeflag == b"5") if records else {}
     node: Node
-    if typeflag in REGULAR and not (typeflag == OLD_REGULAR and header.name.endswith(b"/")):
+    if regular and not (typeflag == OLD_REGULAR and header.name.endswith(b"/")):
         node = File(mode=mode, content=_content(header, blocks, tar))
     elif typeflag in (b"5", OLD_REGULAR):
         node = Directory(mode=mode)
@@ -275,7 +273,7 @@ def _content(header: _Header, blocks: _Blocks, tar: Span) -> Content:
         numbers = _sparse_map_in_data(blocks)
         header.name = _checked(records.get(b"GNU.sparse.name") or header.name)
     else:
-        content = Span(tar.path, blocks.position, header.size, file_sha256=tar.sha256)
+        content = Span(tar.path, blocks.position, header.size, None, tar.sha256)
         blocks.skip(header.size)
         return content
     start, stored = blocks.position, after - blocks.position
@@ -342,7 +340,7 @@ def _extents(
 
 def _has_checksum(block: bytes, field: bytes) -> bool:
     """The sum of all bytes, its own field taken as blanks; old programs took bytes as signed."""
-    stored = _parsed(field)
+    stored = _number(field)
     total = _sum(block[:256]) + _sum(block[256:]) - _sum(field) + len(field) * ord(" ")
     if stored == total:
         return True
@@ -359,7 +357,7 @@ def _sum(data: bytes) -> int:
     return (adler32(data) & 0xFFFF) - 1
 
 
-def _parsed(field: bytes) -> int:
+def _number(field: bytes) -> int:
     """Octal digits, or GNU's base-256: the first bit is set, the rest two's complement."""
     if field[0] & 0x80:
         bits = 8 * len(field) - 1
@@ -372,10 +370,6 @@ def _parsed(field: bytes) -> int:
         return int(digits, 8) if digits.isdigit() else int("not a number")
     except ValueError:
         raise _Malformed(f"{digits!r} is no octal number") from None
-
-
-_number = lru_cache(maxsize=1024)(_parsed)
-"""For a field that is mostly that of the entry before."""
 
 
 def _decimal(text: bytes | None) -> int:
@@ -406,6 +400,21 @@ def _link_target(header: _Header) -> bytes:
     if not target or b"\0" in target or len(target) >= MAX_PATH:
         raise _Malformed(f"its link target is empty, contains a NUL or has {MAX_PATH} bytes")
     return target
+
+
+@lru_cache(maxsize=1024)
+def _metadata(
+    mode: bytes,
+    uid: bytes,
+    gid: bytes,
+    mtime: bytes,
+    pax_uid: bytes | None,
+    pax_gid: bytes | None,
+    pax_mtime: bytes | None,
+) -> tuple[int, int, int, int]:
+    """Permissions, owner, group and nanoseconds, which are mostly those of an entry before."""
+    permissions = _number(mode) & 0o7777
+    return permissions, _id(pax_uid, uid), _id(pax_gid, gid), _mtime_ns(pax_mtime, mtime)
 
 
 def _id(record: bytes | None, field: bytes) -> int:
