@@ -247,12 +247,17 @@ class Place:
     xattr_block: int = 0
 
     @property
-    def blocks(self) -> int:
-        """All that the inode uses."""
-        blocks = len(self.tree_blocks) + self.has_xattr_block
+    def data_blocks(self) -> int:
+        """How many the runs have."""
+        blocks = 0
         for _, length in self.runs:
             blocks += length
         return blocks
+
+    @property
+    def blocks(self) -> int:
+        """All that the inode uses."""
+        return self.data_blocks + len(self.tree_blocks) + self.has_xattr_block
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,7 +456,7 @@ def _lay(place: Place, space: Space) -> None:
         place.xattr_block = space.take(1)[0][0]
     if not place.runs:
         return
-    pieces = space.take(sum(length for _, length in place.runs))
+    pieces = space.take(place.data_blocks)
     if len(pieces) == len(place.runs) == 1 and pieces[0][1] <= MAX_EXTENT:
         place.extents = (Extent(place.runs[0][0], *pieces[0]),)
         return
@@ -491,7 +496,7 @@ def _identity(entries: Iterable[tuple[bytes, Node]], buffer_mb: int, epoch: int)
         elif isinstance(node, Device):
             holds = node.major, node.minor
         metadata = (node.file_type, node.mode, node.uid, node.gid, node.mtime_ns)
-        xattrs = sorted(node.xattrs.items())
+        xattrs = sorted(node.xattrs.items()) if node.xattrs else []
         digest.update(repr((path, metadata, xattrs, holds)).encode())
     return digest.digest()
 
