@@ -25,8 +25,10 @@ class Run:
 def measure(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> Run:
     """Run a command to its end, which must be a good one.
 
+    It begins when the disk has what others wrote, which it would have to wait for otherwise.
     Python may keep the bytecode of a checkout, as pip does of what it installs.
     """
+    os.sync()
     with (folder / "stderr").open("w+b") as stderr:
         start = time.perf_counter()
         process = subprocess.Popen(
