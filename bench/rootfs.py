@@ -33,7 +33,7 @@ sys.path.insert(0, str(CHECKOUT / "tests"))
 
 import registry  # noqa: E402
 
-RUNS = 3
+RUNS = 5
 CLASSIC_SIDE = "skopeo, umoci, mkfs.ext4 -d"
 TITLES = {
     "cold": "fledge build, empty cache",
@@ -45,7 +45,6 @@ LARGE_FILE_SIZE = 256 << 20
 
 CLASSIC = """
 set -e
-rm -rf copy bundle classic.img
 skopeo --insecure-policy copy --quiet --src-tls-verify=false docker://$IMAGE oci:copy:x
 umoci unpack --image copy:x bundle 2>umoci.log
 truncate -s "$SIZE" classic.img
@@ -86,11 +85,17 @@ def _compare(folder: Path, source: str) -> None:
         sides: dict[str, list[Run]] = {CLASSIC_SIDE: [], "cold": [], "warm": [], "mkfs": []}
         size = 0
         for _ in range(RUNS):
-            shutil.rmtree(folder / "cache", ignore_errors=True)
-            sides["cold"].append(_fledge(folder))
-            sides["warm"].append(_fledge(folder))
-            sides["mkfs"].append(_fledge(folder, "mkfs.toml"))
+            _remove(folder / "cache")
+            for side, config in (
+                ("cold", "fledge.toml"),
+                ("warm", "fledge.toml"),
+                ("mkfs", "mkfs.toml"),
+            ):
+                _remove(folder / "fledge.img")
+                sides[side].append(_fledge(folder, config))
             size = (folder / "fledge.img").stat().st_size
+            for name in ("copy", "bundle", "classic.img"):
+                _remove(folder / name)
             variables = {"IMAGE": image, "SIZE": str(size)}
             classic = measure(["sh", "-c", CLASSIC], folder, variables)
             sides[CLASSIC_SIDE].append(classic)
@@ -110,6 +115,14 @@ def _compare(folder: Path, source: str) -> None:
             *(_step(step, runs) for step in ("image", "write")),
         ]
         print(f"| {' | '.join(cells)} |")
+
+
+def _remove(path: Path) -> None:
+    """What is left of the run before, so that none takes the time to remove it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _step(name: str, runs: Sequence[Run]) -> str:
