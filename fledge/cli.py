@@ -357,6 +357,9 @@ def main() -> None:
         # What is ignored stays so: nohup means it.
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    if not sys.stderr:
+        # It is closed. Nothing else that is opened shall take its place.
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     # Only cycles need it, and of those a whole build makes some hundred objects. To look for them
     # took a twentieth of a build, and as long at the end, where Python looks once more.
     gc.disable()

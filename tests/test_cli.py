@@ -449,6 +449,13 @@ def test_progress_on_a_terminal(server: Server, tmp_path: Path) -> None:
     assert re.search(r"\d:\d\d:\d\d", shown)
 
 
+def test_standard_error_may_be_closed(tmp_path: Path) -> None:
+    project.make(tmp_path)
+    closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", *FLEDGE, "build"]
+    done = subprocess.run(closed, cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "plugin.cpio.gz\n"
+
+
 def test_no_colour_in_a_log(tmp_path: Path) -> None:
     project.make(tmp_path)
     done = subprocess.run(
