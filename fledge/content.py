@@ -156,11 +156,17 @@ def whole_file(path: Path) -> Blob:
     """A file as it is now, with its digest."""
     digest = hashlib.sha256()
     size = 0
+    for piece in read_file(path):
+        digest.update(piece)
+        size += len(piece)
+    return Blob(path, 0, size, digest.hexdigest())
+
+
+def read_file(path: Path) -> Iterator[bytes]:
+    """All of a file, in pieces of at most `READ_SIZE`. Raises `OSError`."""
     with path.open("rb", buffering=0) as file:
         while piece := file.read(READ_SIZE):
-            digest.update(piece)
-            size += len(piece)
-    return Blob(path, 0, size, digest.hexdigest())
+            yield piece
 
 
 def changed(path: Path) -> CorruptError:

@@ -63,10 +63,12 @@ class LineReporter(Reporter):
 
     def _line(self, *parts: str | tuple[str, str]) -> None:
         """A line of texts, some of them with a style."""
-        self._print([(part, "") if isinstance(part, str) else part for part in parts])
+        styled = [(part, "") if isinstance(part, str) else part for part in parts]
+        self._print([(printable(text), style) for text, style in styled])
 
     def _print(self, parts: list[tuple[str, str]]) -> None:
-        print("".join(printable(text) for text, _ in parts), file=sys.stderr)
+        """``parts`` are what any terminal may get, each with its style."""
+        print("".join(text for text, _ in parts), file=sys.stderr)
 
 
 class _Lines(Transfer):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
 
-from fledge.content import READ_SIZE
+from fledge.content import read_file
 from fledge.files import pwrite
 
 BUFFER_SIZE = 4 << 20
@@ -55,9 +55,8 @@ class Digest:
 
     def update_file(self, path: Path) -> None:
         """Hand over what is in a file."""
-        with path.open("rb", buffering=0) as file:
-            while piece := file.read(READ_SIZE):
-                self.update(piece).result()
+        for piece in read_file(path):
+            self.update(piece).result()
 
     def hexdigest(self) -> str:
         """Of all that was handed over, when that is done."""
@@ -72,8 +71,8 @@ class Digest:
 @dataclass(slots=True)
 class _Buffer:
     memory: memoryview
-    pending: tuple[Future[None], ...] = ()
-    """What is still done with it; the first writes it."""
+    writing: Future[None] | None = None
+    digesting: Future[None] | None = None
 
 
 class Output:
@@ -136,8 +135,8 @@ class Output:
             self._go_to(size - size % BUFFER_SIZE)
         self._flush(size - self._start)
         for buffer in self._buffers:
-            for writing in buffer.pending[:1]:
-                writing.result()
+            if buffer.writing:
+                buffer.writing.result()
         os.truncate(self._file, size)
 
     def _add_run(self, start: int, end: int) -> None:
@@ -152,8 +151,9 @@ class Output:
         zeros = position - self._start - BUFFER_SIZE
         if zeros and self._digest:
             self._digest.update_zeros(zeros)
-        for future in self._buffers[0].pending:
-            future.result()
+        for future in (self._buffers[0].writing, self._buffers[0].digesting):
+            if future:
+                future.result()
         self._start = position
 
     def _flush(self, size: int) -> None:
@@ -162,9 +162,9 @@ class Output:
         data = buffer.memory
         end = size + -size % UNIT
         data[self._filled : end] = ZEROS[self._filled : end]
-        buffer.pending = (self._thread.submit(self._write_runs, data, self._runs, self._start),)
+        buffer.writing = self._thread.submit(self._write_runs, data, self._runs, self._start)
         if self._digest:
-            buffer.pending += (self._digest.update(data[:size]),)
+            buffer.digesting = self._digest.update(data[:size])
         self._buffers.rotate(-1)
         self._runs, self._filled = [], 0
 

@@ -20,7 +20,6 @@ from rich.text import Text
 
 from fledge.lines import LineReporter
 from fledge.report import Transfer, human_size
-from fledge.tree import printable
 
 
 class TerminalReporter(LineReporter):
@@ -40,7 +39,7 @@ class TerminalReporter(LineReporter):
             yield _Bar(progress, label)
 
     def _print(self, parts: list[tuple[str, str]]) -> None:
-        self.console.print(Text.assemble(*((printable(text), style) for text, style in parts)))
+        self.console.print(Text.assemble(*parts))
 
 
 class _Speed(ProgressColumn):
