@@ -15,7 +15,8 @@ from fledge.errors import CorruptError, unreadable
 READ_SIZE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, for that takes four times as long to make, and a tree has thousands.
+@dataclass(slots=True)
 class Span:
     """``size`` bytes from ``offset`` of a file on disk.
 
@@ -31,7 +32,7 @@ class Span:
     file_sha256: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Blob(Span):
     """A whole file whose digest is known."""
 

@@ -256,16 +256,19 @@ def _copy_metadata(source: Node, target: Node) -> None:
 
 def split_path(path: bytes) -> list[bytes]:
     """The components of a path, normalised as text: ``..`` never climbs above the root."""
-    named = [part for part in path.split(b"/") if part not in (b"", b".")]
-    if b".." not in named:
+    named = path.split(b"/")
+    if _NO_NAMES.isdisjoint(named):
         return named
     parts: list[bytes] = []
     for part in named:
         if part == b"..":
             del parts[-1:]
-        else:
+        elif part not in _NO_NAMES:
             parts.append(part)
     return parts
+
+
+_NO_NAMES = frozenset((b"", b".", b".."))
 
 
 def printable(name: bytes | str) -> str:

@@ -232,7 +232,7 @@ class _Upper:
         self.names[parent].add(name)
         if isinstance(now, Directory):
             self.names.setdefault(now, set())
-        if now is not old and isinstance(old, Directory | Symlink):
+        if old and now is not old and isinstance(old, Directory | Symlink):
             self._forget_parent()
 
     def _parent(self, parents: list[bytes]) -> Directory:

@@ -62,17 +62,22 @@ MAX_ID = (1 << 32) - 2
 MAX_MAJOR = (1 << 12) - 1
 MAX_MINOR = (1 << 20) - 1
 
-HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
-"""Without the names of user and group."""
+HEADER = struct.Struct("100s24x12s12x8sc100s8s80x155s12x")
+"""Name, size, checksum, typeflag, linkname, magic, prefix."""
+OWNERSHIP = slice(100, 124)
+"""Mode, uid and gid, 8 bytes each."""
+MTIME = slice(136, 148)
+MAJOR, MINOR = slice(329, 337), slice(337, 345)
 POSIX_MAGIC = b"ustar\x0000"
+ADLER_MODULUS = 65521
 SPARSE_ENTRY = struct.Struct("12s12s")
 
 EXTENDED = b"x"
 GLOBAL = b"g"
 LONG_NAME = b"L"
 LONG_LINK = b"K"
-BEFORE_ENTRY = (EXTENDED, LONG_NAME, LONG_LINK)
-NO_ENTRY = (GLOBAL, b"V")
+BEFORE_ENTRY = frozenset((EXTENDED, LONG_NAME, LONG_LINK))
+NO_ENTRY = frozenset((GLOBAL, b"V"))
 """V is the label of a volume."""
 HARD_LINK = b"1"
 OLD_REGULAR = b"\0"
@@ -82,6 +87,7 @@ REGULAR = (b"0", OLD_REGULAR, b"7", GNU_SPARSE)
 
 PAX_TIME = re.compile(rb"(-?)(\d{1,18})(?:\.(\d*))?")
 
+PAX_METADATA = (b"uid", b"gid", b"mtime")
 XATTR = b"SCHILY.xattr."
 
 
@@ -145,12 +151,6 @@ class _Header:
 
     block: bytes
     name: bytes
-    mode: bytes
-    uid: bytes
-    gid: bytes
-    mtime: bytes
-    major: bytes
-    minor: bytes
     typeflag: bytes
     linkname: bytes
     size: int
@@ -192,9 +192,7 @@ def _next_header(blocks: _Blocks) -> _Header | None:
     records: dict[bytes, bytes] = {}
     long: dict[bytes, bytes] = {}
     while block := blocks.header():
-        fields = HEADER.unpack(block)
-        name, mode, uid, gid, size_field, mtime, checksum = fields[:7]
-        typeflag, linkname, magic, major, minor, prefix = fields[7:]
+        name, size_field, checksum, typeflag, linkname, magic, prefix = HEADER.unpack(block)
         if not _has_checksum(block, checksum):
             raise _Malformed("its checksum is wrong; that is no tar, or a damaged one")
         size = _number(size_field)
@@ -214,14 +212,11 @@ def _next_header(blocks: _Blocks) -> _Header | None:
             name = _text(name)
             if magic == POSIX_MAGIC and prefix[0]:
                 name = _text(prefix) + b"/" + name
-            if records:
-                name = records.get(b"path") or name
-                linkname = records.get(b"linkpath") or linkname
+            if records or long:
+                name = long.get(LONG_NAME, records.get(b"path") or name)
+                linkname = long.get(LONG_LINK) or records.get(b"linkpath") or linkname
                 size = _decimal(records.get(b"size") or b"%d" % size)
-            name = _checked(long.get(LONG_NAME, name))
-            linkname = long.get(LONG_LINK) or linkname
-            numbers = mode, uid, gid, mtime, major, minor
-            return _Header(block, name, *numbers, typeflag, linkname, size, records)
+            return _Header(block, _checked(name), typeflag, linkname, size, records)
     if records or long:
         raise _Malformed("the archive ends after an extended header")
     return None
@@ -231,9 +226,9 @@ def _entry(header: _Header, blocks: _Blocks, tar: Span) -> Node | HardLink:
     typeflag = header.typeflag
     if typeflag == HARD_LINK:
         return HardLink(_checked(_link_target(header)))
-    records = header.records
-    pax = (records.get(b"uid"), records.get(b"gid"), records.get(b"mtime"))
-    mode, uid, gid, mtime_ns = _metadata(header.mode, header.uid, header.gid, header.mtime, *pax)
+    block, records = header.block, header.records
+    pax = tuple(map(records.get, PAX_METADATA)) if records else ()
+    mode, uid, gid, mtime_ns = _metadata(block[OWNERSHIP], block[MTIME], pax)
     regular = typeflag in REGULAR
     xattrs = _xattrs(records, regular or typeflag == b"5") if records else {}
     node: Node
@@ -245,7 +240,7 @@ def _entry(header: _Header, blocks: _Blocks, tar: Span) -> Node | HardLink:
         node = Symlink(target=_link_target(header))
     elif typeflag in (b"3", b"4"):
         kind = CharDevice if typeflag == b"3" else BlockDevice
-        major, minor = _number(header.major), _number(header.minor)
+        major, minor = _number(block[MAJOR]), _number(block[MINOR])
         if not (0 <= major <= MAX_MAJOR and 0 <= minor <= MAX_MINOR):
             raise _Malformed(f"{major}:{minor} is no device number of Linux")
         node = kind(mode=mode, major=major, minor=minor)
@@ -259,8 +254,8 @@ def _entry(header: _Header, blocks: _Blocks, tar: Span) -> Node | HardLink:
 
 def _content(header: _Header, blocks: _Blocks, tar: Span) -> Content:
     """The content of a regular file, behind which the archive goes on."""
-    after = blocks.position + header.size
     records = header.records
+    after = blocks.position + header.size
     if header.typeflag == GNU_SPARSE:
         size, numbers = _old_sparse_map(header.block, blocks)
         after = blocks.position + header.size
@@ -339,33 +334,30 @@ def _extents(
 
 
 def _has_checksum(block: bytes, field: bytes) -> bool:
-    """The sum of all bytes, its own field taken as blanks; old programs took bytes as signed."""
-    stored = _number(field)
-    total = _sum(block[:256]) + _sum(block[256:]) - _sum(field) + len(field) * ord(" ")
-    if stored == total:
+    """The sum of all bytes, its own field taken as blanks; old programs took bytes as signed.
+
+    Compared modulo 65521, for the lower half of an Adler-32 is that of the sum plus one
+    (RFC 1950), and comes 20 times as fast as sum() of a whole block.
+    """
+    total = (adler32(block) & 0xFFFF) - 1 - sum(field) + len(field) * ord(" ")
+    excess = (total - _number(field)) % ADLER_MODULUS
+    if not excess:
         return True
     negative = sum(byte > 127 for byte in block) - sum(byte > 127 for byte in field)
-    return stored == total - 256 * negative
-
-
-def _sum(data: bytes) -> int:
-    """Of up to 256 bytes, 20 times as fast as sum().
-
-    The lower half of an Adler-32 is the sum plus one (RFC 1950), modulo 65521, which so few do
-    not reach.
-    """
-    return (adler32(data) & 0xFFFF) - 1
+    return (excess - 256 * negative) % ADLER_MODULUS == 0
 
 
 def _number(field: bytes) -> int:
     """Octal digits, or GNU's base-256: the first bit is set, the rest two's complement."""
-    if field[0] & 0x80:
-        bits = 8 * len(field) - 1
-        value = int.from_bytes(field, "big") & (1 << bits) - 1
-        return value - (1 << bits) if value >> bits - 1 else value
-    digits = _text(field.strip(b" \0"))
-    if not digits:
-        return 0
+    digits = field.strip(b" \0")
+    if not digits.isdigit():
+        if field[0] & 0x80:
+            bits = 8 * len(field) - 1
+            value = int.from_bytes(field, "big") & (1 << bits) - 1
+            return value - (1 << bits) if value >> bits - 1 else value
+        digits = _text(digits)
+        if not digits:
+            return 0
     try:
         return int(digits, 8) if digits.isdigit() else int("not a number")
     except ValueError:
@@ -404,15 +396,14 @@ def _link_target(header: _Header) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _metadata(
-    mode: bytes,
-    uid: bytes,
-    gid: bytes,
-    mtime: bytes,
-    pax_uid: bytes | None,
-    pax_gid: bytes | None,
-    pax_mtime: bytes | None,
+    ownership: bytes, mtime: bytes, pax: tuple[bytes | None, ...]
 ) -> tuple[int, int, int, int]:
-    """Permissions, owner, group and nanoseconds, which are mostly those of an entry before."""
+    """Permissions, owner, group and nanoseconds, which are mostly those of an entry before.
+
+    ``pax`` are the records of `PAX_METADATA`, if there are any.
+    """
+    mode, uid, gid = ownership[:8], ownership[8:16], ownership[16:]
+    pax_uid, pax_gid, pax_mtime = pax or (None, None, None)
     permissions = _number(mode) & 0o7777
     return permissions, _id(pax_uid, uid), _id(pax_gid, gid), _mtime_ns(pax_mtime, mtime)
 
