@@ -15,7 +15,6 @@ from http import HTTPStatus
 from urllib.parse import SplitResult, urlencode, urlsplit
 
 import requests
-from oras.auth.utils import authHeader, get_basic_auth, parse_auth_header
 
 from fledge.content import Span, read_content
 from fledge.errors import CorruptError, FledgeError, NetworkError
@@ -194,7 +193,7 @@ class _Login:
                 self._credentials = credentials.find(self._name.host)
             challenge = refusal.headers.get("WWW-Authenticate", "")[:MAX_CHALLENGE]
             if bearer := BEARER.search(challenge):
-                self._authorization = f"Bearer {self._token(parse_auth_header(bearer[0]))}"
+                self._authorization = f"Bearer {self._token(bearer[0])}"
             elif self._credentials and not refused:
                 self._authorization = f"Basic {self._basic(self._credentials)}"
             else:
@@ -213,7 +212,11 @@ class _Login:
             f"{'' if host == DOCKER_HUB else ' ' + host}.",
         )
 
-    def _token(self, challenge: authHeader) -> str:
+    def _token(self, header: str) -> str:
+        # Late, for it takes as long as reading a layer of a thousand files.
+        from oras.auth.utils import parse_auth_header  # noqa: PLC0415
+
+        challenge = parse_auth_header(header)
         realm = _split_url(challenge.realm or "")
         # Anything else could be a file of this machine, or give a password away.
         if not realm or realm.scheme not in self._schemes:
@@ -242,6 +245,8 @@ class _Login:
 
     @staticmethod
     def _basic(login: credentials.Credentials) -> str:
+        from oras.auth.utils import get_basic_auth  # noqa: PLC0415
+
         return str(get_basic_auth(login.username, login.password))
 
 
