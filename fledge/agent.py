@@ -6,9 +6,10 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import quote, urlsplit
+
+import msgspec
 
 from fledge import elf
 from fledge.config import Agent, HttpAgent, LocalAgent, ReleaseAgent
@@ -30,8 +31,7 @@ CHECKSUMS = "checksums.txt"
 ALIASES = {"amd64": ("amd64", "x86_64"), "arm64": ("arm64", "aarch64"), "386": ("386", "i386")}
 
 
-@dataclass(frozen=True)
-class FetchedAgent:
+class FetchedAgent(msgspec.Struct, frozen=True):
     content: Blob
     url: str | None
     """Where it came from; None for a file of this machine."""
@@ -137,8 +137,7 @@ def _fetch_release(agent: ReleaseAgent, architecture: str, fetcher: Fetcher) -> 
     return FetchedAgent(blob, release.assets[asset], release.version)
 
 
-@dataclass(frozen=True)
-class _Release:
+class _Release(msgspec.Struct, frozen=True):
     version: str
     assets: dict[str, str]
     """Download URL by name."""

@@ -6,10 +6,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from fledge.cpio import reader as cpio
 from fledge.errors import ConfigError, CorruptError, unreadable
@@ -22,8 +23,7 @@ _START = 1 << 16
 """Bytes by which the kind is told."""
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True, dict=True):
     """An artifact that was read. The contents of its files are to be had while it is open."""
 
     path: Path

@@ -6,11 +6,12 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from stat import S_IFLNK
 from typing import BinaryIO
+
+import msgspec
 
 from fledge import agent, busybox, ext4, init, lock, loop, mappings, provenance
 from fledge.cache import Cache, Verification
@@ -40,8 +41,7 @@ ENTRYPOINT = b"/etc/fsify-entrypoint"
 """Where the engine looks for the image's config, byte for byte."""
 
 
-@dataclass(frozen=True)
-class Artifact:
+class Artifact(msgspec.Struct, frozen=True):
     """What a build wrote."""
 
     path: Path
@@ -104,12 +104,12 @@ def _make(work: _Work, output: Path) -> Artifact:
     """Layers from the cache are used while they are verified; one is hardly ever damaged."""
     with closing(Verification(work.fetcher.cache)) as verification:
         try:
-            return _attempt(replace(work, verification=verification), output)
+            return _attempt(msgspec.structs.replace(work, verification=verification), output)
         except FledgeError:
             if verification.passes():
                 raise
     work.fetcher.reporter.note("a layer in the cache is damaged: beginning again without it")
-    return _attempt(replace(work, inputs=[]), output)
+    return _attempt(msgspec.structs.replace(work, inputs=[]), output)
 
 
 def _attempt(work: _Work, output: Path) -> Artifact:
@@ -137,8 +137,7 @@ def _attempt(work: _Work, output: Path) -> Artifact:
     return artifact
 
 
-@dataclass(frozen=True)
-class _Work:
+class _Work(msgspec.Struct, frozen=True, dict=True):
     """A build on its way: what lays something over the tree says what it was."""
 
     config: Config
@@ -147,7 +146,7 @@ class _Work:
     platform: Platform
     epoch: int
     """The time of all that fledge adds, in seconds."""
-    inputs: list[Input] = field(default_factory=list)
+    inputs: list[Input] = msgspec.field(default_factory=list)
     verification: Verification | None = None
     """Of what is used unverified; without it nothing is."""
 

@@ -23,8 +23,9 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from fledge.content import READ_SIZE, Blob, whole_file
 from fledge.errors import CorruptError, FledgeError, HostError
@@ -77,8 +78,7 @@ class Partial:
         self._digest.update(piece)
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """A file in the cache as it was when somebody looked."""
 
     path: Path
@@ -108,8 +108,7 @@ class _Uses:
         _lock_byte(self._file, fcntl.F_OFD_SETLKW, fcntl.F_RDLCK, sha256)
 
 
-@dataclass(frozen=True, slots=True)
-class Cache:
+class Cache(msgspec.Struct, frozen=True):
     """The store in the folder ``root``, which comes into being when it is first written to.
 
     What `find` and `add` return stays in place as long as the object does. Every method raises
@@ -117,7 +116,7 @@ class Cache:
     """
 
     root: Path
-    _uses: _Uses = field(default_factory=_Uses, init=False, repr=False, compare=False)
+    _uses: _Uses = msgspec.field(default_factory=_Uses)
 
     @classmethod
     def default(cls) -> Cache:

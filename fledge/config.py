@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
+
+import msgspec
 
 from fledge import mappings, toml
 from fledge.init import MOUNT_POINTS
@@ -29,8 +30,7 @@ MAX_BUFFER_MB = 1 << 24
 """MiB; the 16 TiB that ext4 with blocks of 4 KiB and 32-bit block numbers can have."""
 
 
-@dataclass(frozen=True)
-class ReleaseAgent:
+class ReleaseAgent(msgspec.Struct, frozen=True):
     """A release of kestrel on GitHub: ``version`` is its tag, or "latest"."""
 
     version: str = "latest"
@@ -38,16 +38,14 @@ class ReleaseAgent:
     """The sha256 (hex) that the agent must have; None leaves it open."""
 
 
-@dataclass(frozen=True)
-class LocalAgent:
+class LocalAgent(msgspec.Struct, frozen=True):
     """A file on this machine."""
 
     path: Path
     checksum: str | None = None
 
 
-@dataclass(frozen=True)
-class HttpAgent:
+class HttpAgent(msgspec.Struct, frozen=True):
     """Any URL: http, https or file."""
 
     url: str
@@ -57,24 +55,21 @@ class HttpAgent:
 Agent = ReleaseAgent | LocalAgent | HttpAgent
 
 
-@dataclass(frozen=True)
-class Init:
+class Init(msgspec.Struct, frozen=True):
     """The user's own init, instead of the built-in one and the agent."""
 
     path: Path | None
     """The file that becomes ``/init``; None: a mapping provides it."""
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     image: Reference | None = None
     """With strategy "initramfs" the tree that busybox is laid over."""
     busybox_url: str = DEFAULT_BUSYBOX_URL
     busybox_sha256: str = DEFAULT_BUSYBOX_SHA256
 
 
-@dataclass(frozen=True)
-class Filesystem:
+class Filesystem(msgspec.Struct, frozen=True):
     type: FilesystemType = "ext4"
     size_buffer_mb: int = 0
     """Free space after everything is in, in MiB; 0 lets fledge choose."""
@@ -84,8 +79,7 @@ class Filesystem:
     """Allocate the whole image instead of leaving free space as holes."""
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(msgspec.Struct, frozen=True):
     """A ``fledge.toml`` without mistakes, its relative paths resolved against its folder."""
 
     path: Path
@@ -98,7 +92,7 @@ class Config:
     filesystem: Filesystem
     placements: tuple[Placement, ...]
     """What ``[mappings]`` puts where, expanded to files."""
-    data: dict[str, object] = field(default_factory=dict, compare=False)
+    data: dict[str, object] = msgspec.field(default_factory=dict)
     """All this as TOML has it."""
 
 

@@ -6,11 +6,12 @@ import difflib
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from pathlib import Path
 from struct import Struct
 from typing import Literal
+
+import msgspec
 
 from fledge import folder
 from fledge.artifact import Opened, opened
@@ -69,20 +70,18 @@ _Contents = tuple[tuple[str, str], tuple[str, ...]]
 """SHA-256 of two contents, and the lines that differ."""
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """How one path differs."""
 
     path: bytes
     kind: Literal["added", "removed", "changed"]
-    fields: Mapping[str, tuple[object, object]] = field(default_factory=dict)
+    fields: Mapping[str, tuple[object, object]] = msgspec.field(default_factory=dict)
     """What is another in a changed one, before and after."""
     lines: tuple[str, ...] = ()
     """The difference of two texts, as ``diff -u`` shows it."""
 
 
-@dataclass(frozen=True)
-class Detail:
+class Detail(msgspec.Struct, frozen=True):
     """A field of inodes, or of headers in an archive, that is another."""
 
     paths: int
@@ -94,8 +93,7 @@ class Detail:
     """Its field, before and after."""
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """How two artifacts differ."""
 
     first_difference: int | None

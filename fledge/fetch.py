@@ -13,12 +13,13 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes, urlsplit
+
+import msgspec
 
 from fledge.cache import Cache, Partial
 from fledge.content import Blob
@@ -50,8 +51,7 @@ CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(msgspec.Struct, frozen=True):
     """What to ask for, and how many bytes of it to take at most."""
 
     url: str
@@ -59,8 +59,7 @@ class _Wanted:
     limit: int
 
 
-@dataclass(frozen=True)
-class Fetcher:
+class Fetcher(msgspec.Struct, frozen=True):
     """What all downloads of a build share. Threads may use one together.
 
     Every method takes an http, https or file URL, raises `ConfigError` for any other or if
@@ -73,7 +72,7 @@ class Fetcher:
     reporter: Reporter
     offline: bool = False
     backoff: float = 0.5
-    _transport: Transport = field(default_factory=Transport, init=False, repr=False)
+    _transport: Transport = msgspec.field(default_factory=Transport)
 
     def fetch(
         self,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+
+import msgspec
 
 from fledge.cache import Cache, Stored
 from fledge.compression import GZIP_MAGIC, ZSTD_MAGIC
@@ -16,8 +17,7 @@ TAR_MAGIC = slice(257, 262)
 Format")."""
 
 
-@dataclass(frozen=True, slots=True)
-class Amount:
+class Amount(msgspec.Struct, frozen=True):
     """So many files of so many bytes together."""
 
     files: int = 0
@@ -27,8 +27,7 @@ class Amount:
         return Amount(self.files + other.files, self.size + other.size)
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(msgspec.Struct, frozen=True):
     """What `prune` did."""
 
     removed: Amount

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
+
+import msgspec
 
 from fledge import agent, init, provenance
 from fledge.artifact import Opened
@@ -41,8 +42,7 @@ MAX_BEYOND = 1 << 35
 and still have digests. Files with holes can claim any size, and many may share their blocks."""
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(msgspec.Struct, frozen=True):
     """A file that is to be run."""
 
     path: bytes
@@ -53,8 +53,7 @@ class Program:
     """The first line of a script, or what machine a program is for."""
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True):
     """An artifact on one page. What cannot be told is None."""
 
     names: dict[str, int]

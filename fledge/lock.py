@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import msgspec
 import tomli_w
 
 from fledge import toml
@@ -35,8 +35,7 @@ ARCHITECTURE = re.compile(r"[a-z0-9]+")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class ImagePin:
+class ImagePin(msgspec.Struct, frozen=True):
     """What an image is on one platform, to the byte. Digests are hex."""
 
     manifest: str | None
@@ -46,22 +45,19 @@ class ImagePin:
     diff_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class AgentPin:
+class AgentPin(msgspec.Struct, frozen=True):
     version: str | None
     """The tag of the release, if it is one."""
     url: str
     sha256: str
 
 
-@dataclass(frozen=True)
-class BusyboxPin:
+class BusyboxPin(msgspec.Struct, frozen=True):
     url: str
     sha256: str
 
 
-@dataclass(frozen=True)
-class Named(Generic[T]):
+class Named(msgspec.Struct, Generic[T], frozen=True):
     """What one name stands for."""
 
     name: str
@@ -70,15 +66,13 @@ class Named(Generic[T]):
     """By platform for an image, by architecture for an agent, both as OCI has them."""
 
 
-@dataclass(frozen=True)
-class Lock:
+class Lock(msgspec.Struct, frozen=True):
     image: Named[ImagePin] | None = None
     agent: Named[AgentPin] | None = None
     busybox: BusyboxPin | None = None
 
 
-@dataclass(frozen=True)
-class Pins:
+class Pins(msgspec.Struct, frozen=True):
     """A lock in use: what it pins for a config, and what happens where it does not.
 
     Every method raises `ConfigError` then if ``strict``, and else tells the reporter.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from fledge.content import Blob, whole_file
 from fledge.errors import ConfigError, reason
@@ -29,8 +30,7 @@ EXECUTABLE_FOLDERS = (
 """What is mapped below these is 0755 whatever the source's permissions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(msgspec.Struct, frozen=True):
     """One line of ``[mappings]``."""
 
     source: Path
@@ -39,8 +39,7 @@ class Mapping:
     """Absolute path in the artifact; one that ends in a slash takes a file's own name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True):
     """One file, folder or symlink that a mapping puts into the artifact."""
 
     path: bytes

@@ -9,9 +9,10 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
+
+import msgspec
 
 from fledge.content import read_file
 from fledge.files import pwrite
@@ -69,8 +70,7 @@ class Digest:
             count -= min(count, BUFFER_SIZE)
 
 
-@dataclass(slots=True)
-class _Buffer:
+class _Buffer(msgspec.Struct):
     memory: memoryview
     writing: Future[None] | None = None
     digesting: Future[None] | None = None

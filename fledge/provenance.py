@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from fledge import lock
 from fledge.cache import SHA256
@@ -35,8 +36,7 @@ MAX_SIZE = 64 << 20
 """Bytes of a statement that are read: some 200,000 mapped files."""
 
 
-@dataclass(frozen=True)
-class Input:
+class Input(msgspec.Struct, frozen=True):
     """One thing that an artifact was made from."""
 
     role: str
@@ -45,12 +45,11 @@ class Input:
     """A URL, or a path as the config has it."""
     sha256: str
     """Of the content; of an image, of its config, which pins the layers by their diff_ids."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """What else pins it, or tells what it is."""
 
 
-@dataclass(frozen=True)
-class Provenance:
+class Provenance(msgspec.Struct, frozen=True):
     """What is recorded of one build."""
 
     name: str
@@ -173,8 +172,7 @@ class _Malformed(Exception):
     """What is wrong with a statement."""
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(msgspec.Struct, frozen=True):
     """A value in the statement, and where."""
 
     where: str

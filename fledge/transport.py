@@ -12,13 +12,13 @@ import ssl
 import string
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Protocol, runtime_checkable
 from urllib.parse import quote, urljoin, urlsplit
 
+import msgspec
 import requests
 import urllib3.exceptions
 from requests.utils import select_proxy
@@ -104,11 +104,10 @@ def _new_session() -> requests.Session:
     return session
 
 
-@dataclass(frozen=True)
-class Transport:
+class Transport(msgspec.Struct, frozen=True):
     """Sends requests; connections are kept for the next one. Threads may use one together."""
 
-    _session: requests.Session = field(default_factory=_new_session, init=False, repr=False)
+    _session: requests.Session = msgspec.field(default_factory=_new_session)
 
     @contextmanager
     def open(
@@ -219,8 +218,7 @@ def printable_url(url: str) -> str:
     return quote(re.sub(r"//[^/?#]*@", "//", url), safe=string.punctuation)
 
 
-@dataclass(frozen=True, slots=True)
-class _Trouble:
+class _Trouble(msgspec.Struct, frozen=True):
     """How to explain that a request got no answer, by the exception behind it."""
 
     cause: type[Exception]

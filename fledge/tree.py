@@ -58,6 +58,8 @@ class TreeError(Exception):
     """A path cannot be what it is asked to be. The caller knows whose fault that is."""
 
 
+# Dataclasses, for isinstance() of a msgspec.Struct takes five times as long where it is false,
+# and nodes are told apart by it all the time.
 @dataclass(slots=True, kw_only=True, eq=False)
 class Node:
     """What all inodes have. A hard link is one node under two names."""

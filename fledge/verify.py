@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from fledge import build, provenance
 from fledge.config import Config
@@ -13,8 +14,7 @@ from fledge.fetch import Fetcher
 from fledge.provenance import Input, Provenance
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """Digests are hex."""
 
     artifact: str

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mounted import list_folder, list_tree, mounted
+from msgspec.structs import replace
 from trees import MAX_ID, NAMES, Row, describe, trees
 
 from fledge import ext4

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from stat import S_IFLNK, S_IFMT
+
+import msgspec
 
 from fledge.content import Content, content_size, read_content
 from fledge.errors import CorruptError
@@ -35,8 +36,7 @@ TRAILER = b"TRAILER!!!"
 BLOCK_SIZE = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One header of an archive with its name; the fields have the names of cpio(5)."""
 
     name: bytes

@@ -11,11 +11,12 @@ import os
 import struct
 from binascii import unhexlify
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK
 from typing import BinaryIO
+
+import msgspec
 
 from fledge.compression import (
     GZIP_MAGIC,
@@ -80,8 +81,7 @@ MAX_STEPS = 1 << 25
 """How many names all paths may lead through, as in a layer of an image."""
 
 
-@dataclass(frozen=True, slots=True)
-class Archive:
+class Archive(msgspec.Struct, frozen=True):
     """One archive of an initramfs. Sizes and positions are bytes."""
 
     offset: int
@@ -96,15 +96,14 @@ class Archive:
     """Its bytes, uncompressed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Initramfs:
+class Initramfs(msgspec.Struct, frozen=True):
     """All that an initramfs holds."""
 
     tree: Tree
-    archives: list[Archive] = field(default_factory=list)
-    headers: dict[Node, Entry] = field(default_factory=dict)
+    archives: list[Archive] = msgspec.field(default_factory=list)
+    headers: dict[Node, Entry] = msgspec.field(default_factory=dict)
     """The last that each node has; directories that no archive has are missing."""
-    sockets: list[bytes] = field(default_factory=list)
+    sockets: list[bytes] = msgspec.field(default_factory=list)
     """Paths of sockets, which are not in the tree: they mean nothing without their process."""
 
 

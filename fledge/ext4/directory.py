@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from struct import Struct, unpack
 from typing import NamedTuple
+
+import msgspec
 
 from fledge.ext4.structures import BLOCK_SIZE, HALF_MD4, Damage, checksum
 
@@ -62,8 +63,7 @@ class Entry(NamedTuple):
     file_type: int
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(msgspec.Struct, frozen=True):
     """One block of a hash tree."""
 
     hash: int

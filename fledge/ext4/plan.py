@@ -11,10 +11,11 @@ import uuid
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from operator import itemgetter
+
+import msgspec
 
 from fledge.content import Content, Span, Sparse, content_sha256, content_size, read_extents
 from fledge.errors import CorruptError
@@ -69,8 +70,7 @@ Run = tuple[int, int]
 """The first of some adjacent blocks, and how many they are."""
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(msgspec.Struct, frozen=True, dict=True):
     """How a filesystem is divided."""
 
     blocks: int
@@ -231,8 +231,7 @@ class Space:
             self.runs[position] = first + length, count - length
 
 
-@dataclass(slots=True)
-class Place:
+class Place(msgspec.Struct):
     """Where an inode and its content are."""
 
     number: int
@@ -260,8 +259,7 @@ class Place:
         return self.data_blocks + len(self.tree_blocks) + self.has_xattr_block
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     """Where the metadata of a group is."""
 
     block_bitmap: int
@@ -269,8 +267,7 @@ class Group:
     inode_table: int
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """All decisions."""
 
     uuid: bytes

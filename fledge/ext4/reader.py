@@ -9,8 +9,9 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from fledge.content import Content, Span, Sparse
 from fledge.errors import CorruptError, unreadable
@@ -53,8 +54,7 @@ INLINE_PARENT = 4
 """Bytes at the beginning of an inline directory that name its parent."""
 
 
-@dataclass(frozen=True, slots=True)
-class InodeFacts:
+class InodeFacts(msgspec.Struct, frozen=True):
     """What an inode says beside what its node does. Times are nanoseconds since 1970."""
 
     number: int
@@ -72,8 +72,7 @@ class InodeFacts:
     """0 in inodes of 128 bytes, which have no place for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """All that an image holds."""
 
     tree: Tree

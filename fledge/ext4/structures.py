@@ -8,12 +8,12 @@ writes nor reads are padding here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntFlag
 from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
+import msgspec
 from crc32c import crc32c
 
 from fledge.tree import NANOSECONDS
@@ -356,8 +356,7 @@ class InodeFlag(IntFlag):
     CASEFOLD = 0x40000000
 
 
-@dataclass(slots=True)
-class Inode:
+class Inode(msgspec.Struct):
     """struct ext4_inode and, behind it, extended attributes."""
 
     mode: int

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from fledge.cache import Cache
 from fledge.compression import GZIP_MAGIC, ZSTD_MAGIC
@@ -35,13 +36,12 @@ MAX_LINKS = 8
 """How many links may lead to one another."""
 
 
-@dataclass(slots=True)
-class Files:
+class Files(msgspec.Struct):
     """What an archive holds, by normalised name; the last entry of a name counts."""
 
     uri: str
-    spans: dict[str, Span] = field(default_factory=dict)
-    links: dict[str, str] = field(default_factory=dict)
+    spans: dict[str, Span] = msgspec.field(default_factory=dict)
+    links: dict[str, str] = msgspec.field(default_factory=dict)
     """Symlinks and hard links: older ``docker save`` writes a layer that it has twice once."""
 
     def find(self, name: str) -> Span | None:

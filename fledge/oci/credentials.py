@@ -10,9 +10,10 @@ import base64
 import json
 import os
 import subprocess
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import msgspec
 
 from fledge.errors import ConfigError, FledgeError, HostError
 from fledge.oci.reference import DOCKER_HUB
@@ -31,12 +32,14 @@ TOKEN_USER = "<token>"  # noqa: S105
 NOT_FOUND = "credentials not found in native keychain"
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(msgspec.Struct, frozen=True):
     username: str
-    password: str = field(repr=False)
+    password: str
     source: str
     """The file or helper that has them; for people."""
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.username!r}, ..., {self.source!r})"
 
 
 def find(host: str) -> Credentials | None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from fledge.content import Span
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(msgspec.Struct, frozen=True):
     """One layer: a tar, perhaps compressed."""
 
     diff_id: str
@@ -28,8 +28,7 @@ class Layer:
     """
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """What a reference stands for on one platform."""
 
     uri: str

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from platform import machine
+
+import msgspec
 
 from fledge.content import Span
 from fledge.errors import ConfigError, CorruptError
@@ -61,8 +62,7 @@ VARIANTS = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
 """What no variant means."""
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(msgspec.Struct, frozen=True):
     """What an image runs on, in Go's words (config.md: os, architecture, variant)."""
 
     os: str
@@ -90,8 +90,7 @@ class Platform:
         ) and its_number <= number
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(msgspec.Struct, frozen=True):
     """Names a blob (OCI image-spec, descriptor.md)."""
 
     media_type: str
@@ -105,8 +104,7 @@ class Descriptor:
     """The annotation ``org.opencontainers.image.ref.name``; only in the index of a layout."""
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True):
     """One image on one platform."""
 
     sha256: str
@@ -116,15 +114,13 @@ class Manifest:
     """Lowest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(msgspec.Struct, frozen=True):
     """Images to choose from."""
 
     manifests: tuple[Descriptor, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(msgspec.Struct, frozen=True):
     """What fledge needs of an image's config."""
 
     platform: Platform

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from fledge.content import Span
 from fledge.errors import ConfigError, CorruptError, FledgeError, NetworkError

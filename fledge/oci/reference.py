@@ -7,8 +7,9 @@ registries have in common), transports are spelled as in containers-transports(5
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from fledge.errors import ConfigError
 
@@ -26,8 +27,7 @@ TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(msgspec.Struct, frozen=True):
     """``host/repository:tag@sha256:digest``; by itself, an image of the daemon or a registry."""
 
     host: str
@@ -44,8 +44,7 @@ class Name:
         return f"{self.host}/{self.repository}{tag}{digest}"
 
 
-@dataclass(frozen=True, slots=True)
-class InRegistry:
+class InRegistry(msgspec.Struct, frozen=True):
     """``docker://NAME``"""
 
     name: Name
@@ -54,8 +53,7 @@ class InRegistry:
         return f"docker://{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class InDaemon:
+class InDaemon(msgspec.Struct, frozen=True):
     """``docker-daemon:NAME``"""
 
     name: Name
@@ -64,8 +62,7 @@ class InDaemon:
         return f"docker-daemon:{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class OciLayout:
+class OciLayout(msgspec.Struct, frozen=True):
     """``oci:DIR[:TAG]``"""
 
     path: Path
@@ -76,8 +73,7 @@ class OciLayout:
         return _stored("oci:", self.path, self.tag)
 
 
-@dataclass(frozen=True, slots=True)
-class OciArchive:
+class OciArchive(msgspec.Struct, frozen=True):
     """``oci-archive:FILE[:TAG]``: a tar of an OCI layout."""
 
     path: Path
@@ -87,8 +83,7 @@ class OciArchive:
         return _stored("oci-archive:", self.path, self.tag)
 
 
-@dataclass(frozen=True, slots=True)
-class DockerArchive:
+class DockerArchive(msgspec.Struct, frozen=True):
     """``docker-archive:FILE[:TAG]``: what ``docker save`` writes."""
 
     path: Path
@@ -154,7 +149,7 @@ def relative(reference: Reference, folder: Path) -> Reference:
     if isinstance(reference, Name | InRegistry | InDaemon):
         return reference
     path, folder = reference.path.absolute(), folder.absolute()
-    return replace(
+    return msgspec.structs.replace(
         reference, path=path.relative_to(folder) if path.is_relative_to(folder) else path
     )
 

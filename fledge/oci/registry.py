@@ -9,11 +9,11 @@ import re
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from urllib.parse import SplitResult, urlencode, urlsplit
 
+import msgspec
 import requests
 
 from fledge.content import Span, read_content
@@ -76,8 +76,7 @@ def open_image(name: Name, platform: Platform, fetcher: Fetcher) -> Image:
     return make_image(str(pinned), config, blobs, platform, manifest.sha256)
 
 
-@dataclass(frozen=True)
-class _Repository:
+class _Repository(msgspec.Struct, frozen=True):
     """One repository of a registry, as the user's login sees it."""
 
     name: Name
@@ -250,8 +249,7 @@ class _Login:
         return str(get_basic_auth(login.username, login.password))
 
 
-@dataclass(frozen=True)
-class _Fixed:
+class _Fixed(msgspec.Struct, frozen=True):
     """A `transport.Login` that is what it is.
 
     Unlike plain headers it keeps the Fetcher from taking a login out of ~/.netrc, which a

@@ -14,9 +14,10 @@ import os
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from zlib import adler32
+
+import msgspec
 
 from fledge.content import Content, Span, Sparse
 from fledge.errors import CorruptError, FledgeError
@@ -91,8 +92,7 @@ PAX_METADATA = (b"uid", b"gid", b"mtime")
 XATTR = b"SCHILY.xattr."
 
 
-@dataclass(frozen=True, slots=True)
-class HardLink:
+class HardLink(msgspec.Struct, frozen=True):
     """Another name for the node at the path ``target``."""
 
     target: bytes
@@ -145,8 +145,7 @@ class _Blocks:
             raise _Malformed(f"there are more than {MAX_METADATA} bytes of headers before it")
 
 
-@dataclass(slots=True)
-class _Header:
+class _Header(msgspec.Struct):
     """A header with what the extended headers before it say instead."""
 
     block: bytes
