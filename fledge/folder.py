@@ -22,6 +22,9 @@ from fledge.content import (
 from fledge.errors import CorruptError
 from fledge.files import pwrite
 from fledge.tree import (
+    MAX_ID,
+    MAX_MAJOR,
+    MAX_MINOR,
     MAX_NAME,
     MAX_PATH,
     Device,
@@ -36,9 +39,6 @@ from fledge.tree import (
 
 BLOCK_SIZE = 4096
 """Bytes; what is zero in steps of it becomes a hole."""
-
-NO_ID = 0xFFFFFFFF
-"""What chown(2) takes for "leave it", and the kernel for an invalid user or group."""
 
 REFUSALS = (errno.EINVAL, errno.ENAMETOOLONG, errno.EMLINK, errno.EFBIG)
 """How a filesystem says that it cannot represent something: xfs has shorter symlinks and
@@ -60,14 +60,22 @@ def check_fits(tree: Tree) -> None:
                 f"/{printable(path[:200])}…: the name is longer than the {MAX_NAME} bytes that"
                 " Linux takes"
             )
-        if NO_ID in (node.uid, node.gid):
+        if not (0 <= node.uid <= MAX_ID and 0 <= node.gid <= MAX_ID):
             raise CorruptError(
-                f"/{printable(path)}: its owner {NO_ID} stands for no owner at all in Linux"
+                f"/{printable(path)}: its owner {node.uid}:{node.gid} is none that Linux can have;"
+                f" the highest number is {MAX_ID}"
             )
         if isinstance(node, Symlink) and not 0 < len(node.target) < MAX_PATH:
             raise CorruptError(
                 f"/{printable(path)}: the symlink's target is {len(node.target)} bytes long;"
                 f" Linux takes 1 to {MAX_PATH - 1}"
+            )
+        if isinstance(node, Device) and not (
+            0 <= node.major <= MAX_MAJOR and 0 <= node.minor <= MAX_MINOR
+        ):
+            raise CorruptError(
+                f"/{printable(path)}: Linux has no device {node.major}:{node.minor}; the highest"
+                f" is {MAX_MAJOR}:{MAX_MINOR}"
             )
 
 

@@ -40,6 +40,13 @@ MAX_XATTR_SIZE = 1 << 16
 POSIX_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 """The extended attributes that hold access control lists (acl(5))."""
 
+MAX_ID = (1 << 32) - 2
+"""The highest user or group; the one above it stands for none."""
+
+MAX_MAJOR = (1 << 12) - 1
+MAX_MINOR = (1 << 20) - 1
+"""Of device numbers in Linux."""
+
 NANOSECONDS = 1_000_000_000
 """In a second."""
 

@@ -19,7 +19,7 @@ import msgspec
 from fledge.cache import Cache
 from fledge.compression import GZIP_MAGIC, ZSTD_MAGIC
 from fledge.content import Blob, Span, read_content
-from fledge.errors import ConfigError, CorruptError, FledgeError
+from fledge.errors import ConfigError, CorruptError, unreadable
 from fledge.oci import layout, reference, tar
 from fledge.oci.document import Document, parse_list
 from fledge.oci.image import Image
@@ -146,7 +146,7 @@ def _plain(path: Path, uri: str, cache: Cache, reporter: Reporter) -> Span:
         with path.open("rb") as file:
             compressed = file.read(4).startswith((GZIP_MAGIC, ZSTD_MAGIC))
     except OSError as error:
-        raise FledgeError(f"{path} could not be read: {error.strerror}") from error
+        raise unreadable(path, error) from error
     if not compressed:
         return archive
     try:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from fledge.content import Span, read_content
-from fledge.errors import ConfigError, CorruptError, FledgeError
+from fledge.errors import ConfigError, CorruptError, unreadable
 from fledge.oci import document
 from fledge.oci.image import Image
 from fledge.oci.manifest import (
@@ -110,7 +110,7 @@ def _file(folder: Path, name: str) -> Span | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise FledgeError(f"{path} could not be read: {error.strerror}") from error
+        raise unreadable(path, error) from error
     if not stat.S_ISREG(status.st_mode):
         raise CorruptError(f"{path} is not a regular file")
     return Span(path, 0, status.st_size)

@@ -20,8 +20,11 @@ from zlib import adler32
 import msgspec
 
 from fledge.content import Content, Span, Sparse
-from fledge.errors import CorruptError, FledgeError
+from fledge.errors import CorruptError, unreadable
 from fledge.tree import (
+    MAX_ID,
+    MAX_MAJOR,
+    MAX_MINOR,
     MAX_NAME,
     MAX_PATH,
     MAX_XATTR_SIZE,
@@ -58,10 +61,6 @@ MAX_FILE_SIZE = 1 << 44
 
 MAX_DIGITS = 19
 """Decimal digits in a number: enough for 63 bits."""
-
-MAX_ID = (1 << 32) - 2
-MAX_MAJOR = (1 << 12) - 1
-MAX_MINOR = (1 << 20) - 1
 
 HEADER = struct.Struct("100s24x12s12x8sc100s8s80x155s12x")
 """Name, size, checksum, typeflag, linkname, magic, prefix."""
@@ -183,7 +182,7 @@ def read(tar: Span) -> Iterator[tuple[bytes, Node | HardLink]]:
                     ) from None
                 yield header.name, node
     except OSError as error:
-        raise FledgeError(f"{tar.path} could not be read: {error.strerror}") from error
+        raise unreadable(tar.path, error) from error
 
 
 def _next_header(blocks: _Blocks) -> _Header | None:
