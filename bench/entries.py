@@ -13,6 +13,7 @@ COUNTS = (10_000, 50_000, 100_000, 200_000, 500_000)
 PER_DIRECTORY = 1000
 
 SCRIPT = """
+import gc
 import sys
 from pathlib import Path
 from fledge import ext4
@@ -20,8 +21,9 @@ from fledge.config import Filesystem
 from fledge.content import Span
 from fledge.tree import Directory, File, Tree
 
+gc.disable()  # as the command does
 count, per_directory = int(sys.argv[1]), int(sys.argv[2])
-content = Span(Path("data"), 0, 1500)
+content = Span(Path("data"), 0, 1500, file_sha256="0" * 64)  # as a layer's
 tree = Tree(mtime_ns=0)
 for number in range(count):
     if number % per_directory == 0:

@@ -21,9 +21,8 @@ BUFFER_SIZE = 4 << 20
 """Bytes handed to the threads at once. After each they have to wait until the interpreter lets
 them run (sys.getswitchinterval)."""
 
-BUFFERS = 8
-"""One that is filled, one that is digested, one that is written, and others in between: disks
-are not always as fast, and the digest can go on while one is not."""
+BUFFERS = 3
+"""One that is filled, one that is digested, one that is written. More give nothing."""
 
 MIN_HOLE = 1 << 16
 """Bytes of zeros that are worth two writes instead of one."""
