@@ -21,6 +21,10 @@ MAX_STEPS = 4096
 """How many names one path may lead through, those in symlinks included: no longer path fits
 into PATH_MAX, and without a bound 40 symlinks could make a lookup cost 80,000 steps."""
 
+MAX_SOURCE_STEPS = 1 << 25
+"""How many names all paths of a layer or an initramfs may lead through, 16 for each of two million
+entries. That takes ten seconds or so; `MAX_STEPS` alone would let one cost hours."""
+
 MADE_COST = 16
 """What a directory that a lookup had to make counts of `Tree.steps`, for it stays in memory."""
 
@@ -176,6 +180,11 @@ class Tree:
         if end is not trail[-1]:
             raise TreeError(f"{_show(parts)} is not a directory")
         return trail
+
+    def check_steps(self, since: int) -> None:
+        """Raise `TreeError` if lookups cost more than a source may since ``steps`` was that."""
+        if self.steps - since > MAX_SOURCE_STEPS:
+            raise TreeError(f"paths up to here lead through more than {MAX_SOURCE_STEPS} names")
 
     def walk(self) -> Iterator[tuple[bytes, Node]]:
         """Every path and node, sorted by component as bytes, parents before children.

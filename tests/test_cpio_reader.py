@@ -292,7 +292,7 @@ def test_long_paths_of_many_files(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_paths_that_lead_far(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of 1,000 entries goes through 38 symlinks of 100 names."""
-    monkeypatch.setattr(reader, "MAX_STEPS", 1 << 20)
+    monkeypatch.setattr("fledge.tree.MAX_SOURCE_STEPS", 1 << 20)
     links = b"".join(
         entry(b"%d" % n, stat.S_IFLNK, b"./" * 99 + b"%d" % (n + 1)) for n in range(38)
     )

@@ -77,9 +77,6 @@ NAME_COST = 512
 MAX_ARCHIVES = 1000
 """Archives of an initramfs; there are hardly more than three."""
 
-MAX_STEPS = 1 << 25
-"""How many names all paths may lead through, as in a layer of an image."""
-
 
 class Archive(msgspec.Struct, frozen=True):
     """One archive of an initramfs. Sizes and positions are bytes."""
@@ -248,8 +245,7 @@ class _Reader:
             count += 1
             try:
                 self._lay_entry(entry, data, linked)
-                if self._found.tree.steps > MAX_STEPS:
-                    raise TreeError(f"paths up to here lead through more than {MAX_STEPS} names")
+                self._found.tree.check_steps(since=0)
             except TreeError as error:
                 raise _Malformed(f"{printable(entry.name)}: {error}") from None
         where = start if offset is None else offset

@@ -30,10 +30,6 @@ from fledge.oci.image import Image, Layer
 from fledge.report import Reporter, Transfer, human_size
 from fledge.tree import Directory, Node, Symlink, Tree, TreeError, printable, put, split_path
 
-MAX_LAYER_STEPS = 1 << 25
-"""How many names all paths of a layer may lead through, 16 for each of two million entries.
-That takes ten seconds or so; `tree.MAX_STEPS` alone would let such a layer cost hours."""
-
 MAX_THREADS = 4
 """Layers that are fetched and inflated at once."""
 
@@ -172,12 +168,11 @@ def apply(tree: Tree, blob: Span) -> None:
     Raises `CorruptError` for a malformed archive or entries that make no tree.
     """
     upper = _Upper(tree)
-    last_step = tree.steps + MAX_LAYER_STEPS
+    before = tree.steps
     for path, node in tar.read(blob):
         try:
             upper.apply(path, node)
-            if tree.steps > last_step:
-                raise TreeError(f"paths up to here lead through more than {MAX_LAYER_STEPS} names")
+            tree.check_steps(since=before)
         except TreeError as error:
             raise CorruptError(f"{printable(path)}: {error}") from None
 
