@@ -213,7 +213,7 @@ def _next_header(blocks: _Blocks) -> _Header | None:
             if records or long:
                 name = long.get(LONG_NAME, records.get(b"path") or name)
                 linkname = long.get(LONG_LINK) or records.get(b"linkpath") or linkname
-                size = _decimal(records.get(b"size") or b"%d" % size)
+                size = _decimal(records[b"size"]) if records.get(b"size") else size
             return _Header(block, _checked(name), typeflag, linkname, size, records)
     if records or long:
         raise _Malformed("the archive ends after an extended header")
