@@ -85,7 +85,8 @@ GNU_SPARSE = b"S"
 REGULAR = (b"0", OLD_REGULAR, b"7", GNU_SPARSE)
 """7 is "contiguous", which POSIX lets a reader treat as a regular file."""
 
-PAX_TIME = re.compile(rb"(-?)(\d{1,18})(?:\.(\d*))?")
+PAX_TIME = re.compile(rb"(-?)(\d{1,18})(?:\.(\d{0,40}))?")
+"""With a bound, for the times of a thousand entries are kept at once (`_metadata`)."""
 
 PAX_METADATA = (b"uid", b"gid", b"mtime")
 XATTR = b"SCHILY.xattr."
