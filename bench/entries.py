@@ -17,8 +17,8 @@ import gc
 import sys
 from pathlib import Path
 from fledge import ext4
-from fledge.config import Filesystem
-from fledge.content import Span
+from fledge.project.config import Filesystem
+from fledge.tree.content import Span
 from fledge.tree import Directory, File, Tree
 
 gc.disable()  # as the command does

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from measure import Run, measure, mib
 
-from fledge.content import whole_file
+from fledge.tree.content import whole_file
 
 CHECKOUT = Path(__file__).parents[1]
 sys.path.insert(0, str(CHECKOUT / "tests"))

@@ -1,5 +1,5 @@
 """``python -m fledge``."""
 
-from fledge.cli import main
+from fledge.cli.app import main
 
 main()

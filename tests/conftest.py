@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from project import Fledge, Outcome
 
-from fledge import cli
+from fledge.cli import app as cli
 
 # Whoever runs the tests in the background may have these ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fledge.cache import Cache
-from fledge.content import read_content
 from fledge.oci import layers
 from fledge.oci.image import Image
 from fledge.oci.manifest import Platform
 from fledge.report import Reporter
+from fledge.store.cache import Cache
 from fledge.tree import File, Tree
+from fledge.tree.content import read_content
 
 AMD64 = Platform("linux", "amd64")
 SCRIPT = Path(__file__).parents[1] / "fixtures" / "image" / "make-layout"

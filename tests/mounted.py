@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
-from fledge.content import read_content
 from fledge.tree import Device, Directory, File, Node, Symlink, Tree
+from fledge.tree.content import read_content
 
 
 class Entry(NamedTuple):

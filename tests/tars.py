@@ -9,9 +9,9 @@ import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fledge.content import Span
 from fledge.oci.image import Image, Layer
 from fledge.tree import Directory, File, Node, Symlink, Tree
+from fledge.tree.content import Span
 
 
 @dataclass

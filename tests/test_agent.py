@@ -12,12 +12,12 @@ import project
 import pytest
 from httpd import Answer, Server, content, redirect, status
 
-from fledge import agent
-from fledge.cache import Cache
-from fledge.config import Agent, HttpAgent, LocalAgent, ReleaseAgent
 from fledge.errors import CorruptError, NetworkError
-from fledge.fetch import Fetcher
+from fledge.net.fetch import Fetcher
+from fledge.project.config import Agent, HttpAgent, LocalAgent, ReleaseAgent
 from fledge.report import Reporter
+from fledge.sources import agent
+from fledge.store.cache import Cache
 
 KESTREL = project.program(body=b"kestrel for amd64")
 KESTREL_ARM64 = project.program(183, body=b"kestrel for arm64")

@@ -11,7 +11,6 @@ import pytest
 from daemons import podman_command, run, skopeo_copy
 from layouts import AMD64, make_layout, verified
 
-from fledge.cache import Cache
 from fledge.errors import ConfigError, CorruptError
 from fledge.oci import archive as archive_module
 from fledge.oci import layout
@@ -19,6 +18,7 @@ from fledge.oci.archive import open_docker_archive, open_oci_archive
 from fledge.oci.image import Image
 from fledge.oci.manifest import Platform
 from fledge.report import Reporter
+from fledge.store.cache import Cache
 
 
 def docker_archive(path: Path, tag: str | None = None, platform: Platform = AMD64) -> Image:

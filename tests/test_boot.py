@@ -9,9 +9,10 @@ import project
 import pytest
 import vm
 
-from fledge import build, config
-from fledge.cache import Cache
+from fledge.operations import build
+from fledge.project import config
 from fledge.report import Reporter
+from fledge.store.cache import Cache
 
 pytestmark = pytest.mark.real
 

@@ -17,13 +17,14 @@ import project
 import pytest
 from pythons import nobody, pythons, venv_with_fledge
 
-from fledge import build, config
-from fledge.cache import Cache
-from fledge.content import read_content
 from fledge.cpio import reader
 from fledge.errors import ConfigError, CorruptError
+from fledge.operations import build
+from fledge.project import config
 from fledge.report import Reporter
+from fledge.store.cache import Cache
 from fledge.tree import CharDevice, Directory, File, Symlink, Tree
+from fledge.tree.content import read_content
 
 GOLDEN_SHA256 = "893f000b6000b3aba34e92c4600ed9e4669e5919160eaa16b4e09d2998928876"
 """Of the artifact of `project.make`. A change of it needs an entry in CHANGELOG.md."""

@@ -12,11 +12,11 @@ import project
 import pytest
 from trees import describe
 
-from fledge import busybox
-from fledge.content import Span, whole_file
-from fledge.elf import architecture
 from fledge.errors import CorruptError, FledgeError
+from fledge.sources import busybox
 from fledge.tree import Directory, File, Symlink, Tree
+from fledge.tree.content import Span, whole_file
+from fledge.tree.elf import architecture
 
 MARK = b"\0BusyBox v1.37.0 (test)\0"
 

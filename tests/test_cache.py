@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_files import without_rights
 
-from fledge.cache import Cache
-from fledge.content import Blob, read_content
 from fledge.errors import CorruptError, FledgeError, HostError
+from fledge.store.cache import Cache
+from fledge.tree.content import Blob, read_content
 
 DATA = b"the bytes of a blob"
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -220,7 +220,7 @@ def test_many_builds_at_once(cache: Cache) -> None:
 
 def test_killed_build_leaves_its_partial_and_no_lock(cache: Cache) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from fledge.cache import Cache\n"
+        "import sys, time; from pathlib import Path; from fledge.store.cache import Cache\n"
         "with Cache(Path(sys.argv[1])).partial(sys.argv[2], lambda: None) as partial:\n"
         "    partial.write(b'the b'); print('ready', flush=True); time.sleep(60)"
     )

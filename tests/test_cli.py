@@ -24,7 +24,8 @@ from httpd import Exchange, Server, content, in_turn, status
 from project import Fledge
 from pythons import nobody
 
-from fledge import __version__, cli
+from fledge import __version__
+from fledge.cli import app as cli
 
 FLEDGE = [sys.executable, "-m", "fledge"]
 
@@ -90,7 +91,7 @@ def test_version(fledge: Fledge) -> None:
 
 def test_version_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nsys.argv = ['fledge', 'version']\nfrom fledge.cli import main\n"
+        "import sys\nsys.argv = ['fledge', 'version']\nfrom fledge.cli.app import main\n"
         "try: main()\nexcept SystemExit: pass\n"
         "heavy = {'requests', 'rich', 'pydantic', 'deflate', 'tomli', 'asyncio'}\n"
         "print(heavy & set(sys.modules))"
@@ -285,7 +286,7 @@ def test_failure_of_fledge_itself(
     def broken(path: Path) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("fledge.config.load", broken)
+    monkeypatch.setattr("fledge.project.config.load", broken)
     done = fledge("check")
     assert done.code == 1
     assert "ZeroDivisionError: oops" in done.err

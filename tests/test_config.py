@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from test_files import without_rights
 
-from fledge import config
-from fledge.config import (
+from fledge.errors import ConfigError
+from fledge.oci import reference
+from fledge.project import config
+from fledge.project.config import (
     DEFAULT_BUSYBOX_SHA256,
     DEFAULT_BUSYBOX_URL,
     MAX_BUFFER_MB,
@@ -26,10 +28,8 @@ from fledge.config import (
     ReleaseAgent,
     Source,
 )
-from fledge.errors import ConfigError
-from fledge.mappings import Placement
-from fledge.oci import reference
-from fledge.toml import MAX_SIZE, InvalidConfig
+from fledge.project.toml import MAX_SIZE, InvalidConfig
+from fledge.sources.mappings import Placement
 
 INITRAMFS = 'version = "1"\nstrategy = "initramfs"\n'
 OCI_ROOTFS = 'version = "1"\nstrategy = "oci_rootfs"\nsource.image = "nginx:alpine"\n'

@@ -23,12 +23,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import describe, tree_on_disk, trees
 
-from fledge import compression
 from fledge.artifact import opened
-from fledge.content import read_content
 from fledge.cpio import newc, reader
 from fledge.errors import CorruptError, FledgeError
-from fledge.tree import BlockDevice, CharDevice, Device, Directory, File, Node, Symlink, Tree
+from fledge.tree import (
+    BlockDevice,
+    CharDevice,
+    Device,
+    Directory,
+    File,
+    Node,
+    Symlink,
+    Tree,
+    compression,
+)
+from fledge.tree.content import read_content
 
 Compress = Callable[[bytes], bytes]
 
@@ -292,7 +301,7 @@ def test_long_paths_of_many_files(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_paths_that_lead_far(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of 1,000 entries goes through 38 symlinks of 100 names."""
-    monkeypatch.setattr("fledge.tree.MAX_SOURCE_STEPS", 1 << 20)
+    monkeypatch.setattr("fledge.tree.nodes.MAX_SOURCE_STEPS", 1 << 20)
     links = b"".join(
         entry(b"%d" % n, stat.S_IFLNK, b"./" * 99 + b"%d" % (n + 1)) for n in range(38)
     )

@@ -12,12 +12,12 @@ from httpd import Answer, Server, content, status
 from layouts import AMD64, make_layout, verified
 from tars import file, pack
 
-from fledge.cache import Cache
 from fledge.errors import ConfigError, CorruptError, HostError, NetworkError
 from fledge.oci import daemon, layout, reference
 from fledge.oci.image import Image
 from fledge.oci.manifest import Platform
 from fledge.report import Reporter
+from fledge.store.cache import Cache
 
 ARM64 = Platform("linux", "arm64")
 HELLO = reference.Name("example.com", "hello", "v1")

@@ -14,17 +14,26 @@ import pytest
 from hypothesis import given
 from trees import Row, describe, trees
 
-from fledge import build, config
-from fledge.cache import Cache
-from fledge.config import Filesystem
-from fledge.content import Span, Sparse
 from fledge.cpio import newc
 from fledge.cpio.gzip import compress
-from fledge.diff import MAX_SHOWN, NOT_COMPARED, UNCOMPRESSED, UNNAMED, Detail, compare, diff
 from fledge.ext4 import write
 from fledge.oci.manifest import Platform
+from fledge.operations import build
+from fledge.operations.diff import (
+    MAX_SHOWN,
+    NOT_COMPARED,
+    UNCOMPRESSED,
+    UNNAMED,
+    Detail,
+    compare,
+    diff,
+)
+from fledge.project import config
+from fledge.project.config import Filesystem
 from fledge.report import Reporter
+from fledge.store.cache import Cache
 from fledge.tree import CharDevice, Directory, File, Symlink, Tree
+from fledge.tree.content import Span, Sparse
 
 
 def tree(**changes: bytes) -> Tree:
@@ -90,7 +99,7 @@ def test_what_is_left_out_is_told() -> None:
 
 def test_texts_that_take_long_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them takes seconds, and an archive of some hundred KiB can have a thousand."""
-    monkeypatch.setattr("fledge.diff.MAX_PAIRS", 5_000_000)
+    monkeypatch.setattr("fledge.operations.diff.MAX_PAIRS", 5_000_000)
     common = [f"x{number % 100}" for number in range(1000)]
     texts = ["".join(f"{line}\n{each}{n}\n" for n, line in enumerate(common)) for each in "uv"]
     trees = Tree(mtime_ns=0), Tree(mtime_ns=0)

@@ -19,20 +19,11 @@ from pythons import nobody
 from trees import MAX_ID, NAMES, trees
 
 from fledge import ext4
-from fledge.config import BUILDERS, Builder, Filesystem
-from fledge.content import Span, Sparse
 from fledge.errors import CorruptError, HostError
 from fledge.ext4.structures import MAX_SECONDS, MIN_SECONDS
-from fledge.tree import (
-    BlockDevice,
-    CharDevice,
-    Directory,
-    Fifo,
-    File,
-    Node,
-    Symlink,
-    Tree,
-)
+from fledge.project.config import BUILDERS, Builder, Filesystem
+from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink, Tree
+from fledge.tree.content import Span, Sparse
 
 EPOCH = 1704067200
 MIB = 1 << 20
@@ -157,7 +148,7 @@ def test_root_and_a_user_without_rights_give_the_same_bytes(
 import pickle
 from pathlib import Path
 from fledge import ext4
-from fledge.config import BUILDERS, Builder, Filesystem
+from fledge.project.config import BUILDERS, Builder, Filesystem
 Path("image").touch()
 filesystem = Filesystem("ext4", 1, {builder!r})
 ext4.write(pickle.load(open("tree", "rb")), Path("image"), filesystem, {EPOCH})
@@ -319,7 +310,7 @@ def test_line_breaks_in_names_are_no_commands(tmp_path: Path) -> None:
 
 def test_missing_e2fsprogs_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr("fledge.tools.SYSTEM_FOLDERS", "/nowhere")
+    monkeypatch.setattr("fledge.host.programs.SYSTEM_FOLDERS", "/nowhere")
     with pytest.raises(HostError) as error:
         ext4.check(Filesystem(builder="mkfs"))
     assert "e2fsprogs" in error.value.hint

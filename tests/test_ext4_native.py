@@ -23,15 +23,16 @@ from mounted import list_folder, list_image, list_tree
 from test_ext4 import EPOCH, TIMES, sample
 from trees import MAX_ID, NAMES, trees
 
-from fledge import ext4, output
-from fledge.config import BUILDERS, Builder, Filesystem
-from fledge.content import Content, Span, Sparse, read_content, whole_file
+from fledge import ext4
 from fledge.cpio import newc
 from fledge.errors import CorruptError
 from fledge.ext4 import directory, structures, xattr
 from fledge.ext4.plan import Space, geometry, plan
 from fledge.ext4.reader import read
+from fledge.host import output
+from fledge.project.config import BUILDERS, Builder, Filesystem
 from fledge.tree import CharDevice, Directory, File, Symlink, Tree
+from fledge.tree.content import Content, Span, Sparse, read_content, whole_file
 
 MIB = 1 << 20
 GOLDEN_SHA256 = "54a2c7f2799a22842e9203caf282fcc28a8aa01aadb32445f78fed49272a781e"
@@ -598,7 +599,7 @@ def test_nothing_at_all(tmp_path: Path) -> None:
 def test_golden(tmp_path: Path, fast: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On this disk and in memory, without e2fsprogs."""
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr("fledge.tools.SYSTEM_FOLDERS", "/nowhere")
+    monkeypatch.setattr("fledge.host.programs.SYSTEM_FOLDERS", "/nowhere")
     for folder in (tmp_path, fast):
         assert digest(write(sample(), folder / "image")) == GOLDEN_SHA256
 

@@ -22,8 +22,6 @@ from msgspec.structs import replace
 from trees import MAX_ID, NAMES, Row, describe, trees
 
 from fledge import ext4
-from fledge.config import Filesystem
-from fledge.content import Span, Sparse, content_size, read_content
 from fledge.errors import CorruptError, FledgeError
 from fledge.ext4 import directory, reader, volume
 from fledge.ext4.reader import Image, read
@@ -44,7 +42,9 @@ from fledge.ext4.structures import (
     inode_seed,
     pack_extents,
 )
+from fledge.project.config import Filesystem
 from fledge.tree import CharDevice, Directory, File, Node, Symlink, Tree
+from fledge.tree.content import Span, Sparse, content_size, read_content
 
 EPOCH = 1704067200
 ACL = struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 2, 4, 1000, 4, 4, 0xFFFFFFFF) + struct.pack(

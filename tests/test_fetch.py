@@ -20,14 +20,14 @@ from httpd import Answer, Exchange, Server, content, in_turn, redirect, status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import fledge.connection
-import fledge.fetch
-import fledge.transport
-from fledge.cache import Cache
+import fledge.net.connection
+import fledge.net.fetch
+import fledge.net.transport
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
-from fledge.fetch import Fetcher
+from fledge.net.fetch import Fetcher
+from fledge.net.transport import HttpStatusError, printable_url
 from fledge.report import Reporter, Transfer
-from fledge.transport import HttpStatusError, printable_url
+from fledge.store.cache import Cache
 
 DATA = hashlib.shake_256().digest(1_000_000)
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -207,7 +207,7 @@ def test_memory_does_not_grow_with_the_file(server: Server, fetcher: Fetcher) ->
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("code", sorted(fledge.transport.RETRIED))
+@pytest.mark.parametrize("code", sorted(fledge.net.transport.RETRIED))
 def test_passing_status_is_tried_again(
     server: Server, fetcher: Fetcher, reporter: Recorder, code: int
 ) -> None:
@@ -223,7 +223,7 @@ def test_tries_are_bounded(server: Server, fetcher: Fetcher, cache: Cache) -> No
     with pytest.raises(HttpStatusError) as caught:
         fetcher.fetch(server.url("/file"), "file", DIGEST)
     assert caught.value.status == 503
-    assert len(server.seen) == fledge.fetch.MAX_TRIES
+    assert len(server.seen) == fledge.net.fetch.MAX_TRIES
     assert stored(cache) == []
 
 
@@ -253,7 +253,7 @@ def test_retry_after(
     server: Server, monkeypatch: pytest.MonkeyPatch, cache: Cache, value: str, pause: str
 ) -> None:
     paused: list[float] = []
-    monkeypatch.setattr(fledge.fetch, "MAX_WAIT", 1.5)
+    monkeypatch.setattr(fledge.net.fetch, "MAX_WAIT", 1.5)
     monkeypatch.setattr(time, "sleep", paused.append)
     reporter = Recorder()
     server.answers["/file"] = in_turn(status(429, headers={"Retry-After": value}), content(DATA))
@@ -265,16 +265,16 @@ def test_retry_after(
 @settings(max_examples=50, deadline=None)
 @given(st.text(st.characters(codec="latin-1")) | st.from_regex(r"\w+, \d+ \w+ \d+ \d+:\d+ [-+\w]+"))
 def test_hostile_dates(value: str) -> None:
-    pause = fledge.transport._retry_after(value)
+    pause = fledge.net.transport._retry_after(value)
     assert pause is None or pause >= 0
-    assert isinstance(fledge.fetch._validator({"Last-Modified": value, "Date": value}), str)
+    assert isinstance(fledge.net.fetch._validator({"Last-Modified": value, "Date": value}), str)
 
 
 def test_download_that_is_cut_again_and_again(server: Server, fetcher: Fetcher) -> None:
     cuts = 70_000
     server.answers["/file"] = content(DATA, cut=cuts)
     assert fetcher.fetch(server.url("/file"), "file", DIGEST).path.read_bytes() == DATA
-    assert len(server.seen) > fledge.fetch.MAX_TRIES
+    assert len(server.seen) > fledge.net.fetch.MAX_TRIES
     assert ranges(server)[:3] == [None, f"bytes={cuts}-", f"bytes={2 * cuts}-"]
 
 
@@ -301,7 +301,7 @@ def test_one_byte_per_connection_is_no_progress(server: Server, fetcher: Fetcher
     server.answers["/file"] = content(DATA, cut=1)
     with pytest.raises(NetworkError, match="stopped after 5 of 1000000 bytes"):
         fetcher.fetch(server.url("/file"), "file", DIGEST)
-    assert len(server.seen) == fledge.fetch.MAX_TRIES
+    assert len(server.seen) == fledge.net.fetch.MAX_TRIES
 
 
 def test_small_steps_add_up_to_progress(server: Server, fetcher: Fetcher) -> None:
@@ -315,13 +315,13 @@ def test_going_back_and_forth_is_no_progress(server: Server, fetcher: Fetcher) -
     server.answers["/file"] = in_turn(*[forth, back] * 50)
     with pytest.raises(NetworkError):
         fetcher.fetch(server.url("/file"), "file", DIGEST)
-    assert len(server.seen) <= 2 * fledge.fetch.MAX_TRIES
+    assert len(server.seen) <= 2 * fledge.net.fetch.MAX_TRIES
 
 
 def test_stalled_transfer_is_resumed(
     server: Server, fetcher: Fetcher, reporter: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fledge.connection, "READ_TIMEOUT", 0.1)
+    monkeypatch.setattr(fledge.net.connection, "READ_TIMEOUT", 0.1)
 
     def stall(exchange: Exchange) -> None:
         exchange.reply(200, headers={"Content-Length": str(len(DATA))})
@@ -348,7 +348,7 @@ def released() -> Iterator[threading.Event]:
 def test_trickle_is_a_stall(
     server: Server, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fledge.connection, "READ_TIMEOUT", 0.1)
+    monkeypatch.setattr(fledge.net.connection, "READ_TIMEOUT", 0.1)
 
     def trickle(exchange: Exchange) -> None:
         exchange.reply(200, headers={"Content-Length": "1000"})
@@ -359,7 +359,7 @@ def test_trickle_is_a_stall(
         server.answers["/file"] = trickle
         with pytest.raises(NetworkError, match=r"stalled after \d+ of 1000 bytes"):
             fetcher.fetch(server.url("/file"), "file")
-    assert len(server.seen) == fledge.fetch.MAX_TRIES
+    assert len(server.seen) == fledge.net.fetch.MAX_TRIES
 
 
 def dribble(exchange: Exchange, start: bytes, endless: bytes, over: threading.Event) -> None:
@@ -384,8 +384,8 @@ def test_head_that_never_ends(
     start: bytes,
     endless: bytes,
 ) -> None:
-    monkeypatch.setattr(fledge.connection, "READ_TIMEOUT", 0.1)
-    monkeypatch.setattr(fledge.fetch, "MAX_TRIES", 2)
+    monkeypatch.setattr(fledge.net.connection, "READ_TIMEOUT", 0.1)
+    monkeypatch.setattr(fledge.net.fetch, "MAX_TRIES", 2)
     with released() as over:
         slow = partial(dribble, start=start, endless=endless, over=over)
         server.answers["/file"] = in_turn(slow, content(DATA))
@@ -400,8 +400,8 @@ def test_head_that_never_ends_over_tls(
     fetcher: Fetcher, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    monkeypatch.setattr(fledge.connection, "READ_TIMEOUT", 0.1)
-    monkeypatch.setattr(fledge.fetch, "MAX_TRIES", 2)
+    monkeypatch.setattr(fledge.net.connection, "READ_TIMEOUT", 0.1)
+    monkeypatch.setattr(fledge.net.fetch, "MAX_TRIES", 2)
     with Server(certificate) as server, released() as over:
         server.answers["/file"] = lambda exchange: dribble(exchange, b"", b"x", over)
         with pytest.raises(NetworkError, match="did not answer in time"):
@@ -422,8 +422,8 @@ def test_chunks_that_never_end_are_a_stall(
     start: bytes,
     endless: bytes,
 ) -> None:
-    monkeypatch.setattr(fledge.connection, "READ_TIMEOUT", 0.1)
-    monkeypatch.setattr(fledge.fetch, "MAX_TRIES", 2)
+    monkeypatch.setattr(fledge.net.connection, "READ_TIMEOUT", 0.1)
+    monkeypatch.setattr(fledge.net.fetch, "MAX_TRIES", 2)
 
     def answer(exchange: Exchange) -> None:
         chunked(b"body", end=start)(exchange)
@@ -554,7 +554,7 @@ def test_unpinned_download_is_resumed_if_it_is_the_same_file(
 def test_time_of_change_must_be_older_than_the_answer(second: str, strong: bool) -> None:
     """Else the file may have changed twice in that second."""
     sent, modified = (f"Sun, 06 Nov 1994 08:49:{s} GMT" for s in ("09", second))
-    validator = fledge.fetch._validator({"Date": sent, "Last-Modified": modified})
+    validator = fledge.net.fetch._validator({"Date": sent, "Last-Modified": modified})
     assert validator == (modified if strong else "")
 
 
@@ -643,7 +643,7 @@ def test_what_an_error_says_is_kept_in_part(server: Server, fetcher: Fetcher) ->
     server.answers["/file"] = status(403, b"\xff" + b"x" * 100_000)
     with pytest.raises(HttpStatusError) as caught:
         fetcher.fetch(server.url("/file"), "file")
-    assert caught.value.body == "\ufffd" + "x" * (fledge.transport.MAX_EXCERPT - 1)
+    assert caught.value.body == "\ufffd" + "x" * (fledge.net.transport.MAX_EXCERPT - 1)
 
 
 def test_redirect(server: Server, fetcher: Fetcher) -> None:
@@ -861,7 +861,7 @@ def test_server_that_speaks_something_else(server: Server, fetcher: Fetcher) -> 
 def test_server_that_does_not_answer(
     server: Server, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fledge.connection, "READ_TIMEOUT", 0.05)
+    monkeypatch.setattr(fledge.net.connection, "READ_TIMEOUT", 0.05)
 
     def silence(exchange: Exchange) -> None:
         over.wait(10)
@@ -964,7 +964,7 @@ def test_local_file_that_cannot_be_read(fetcher: Fetcher, url: str, said: str) -
 def test_local_file_that_is_too_large(
     fetcher: Fetcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fledge.fetch, "MAX_SIZE", 10)
+    monkeypatch.setattr(fledge.net.fetch, "MAX_SIZE", 10)
     (tmp_path / "file").write_bytes(bytes(11))
     with pytest.raises(ConfigError, match="more than 10 bytes"):
         fetcher.fetch(f"file://{tmp_path}/file", "file")
@@ -1058,8 +1058,8 @@ def halting(halted: threading.Event, go_on: threading.Event) -> Answer:
 SCRIPT = """
 import sys
 from pathlib import Path
-from fledge.cache import Cache
-from fledge.fetch import Fetcher
+from fledge.store.cache import Cache
+from fledge.net.fetch import Fetcher
 from fledge.report import Reporter
 Fetcher(Cache(Path(sys.argv[1])), Reporter()).fetch(sys.argv[2], "file", sys.argv[3])
 """

@@ -17,7 +17,7 @@ import pytest
 from mounted import Entry, Listing, list_folder, list_image
 from pythons import nobody
 
-from fledge.build import DEFAULT_EPOCH
+from fledge.operations.build import DEFAULT_EPOCH
 
 pytestmark = pytest.mark.real
 

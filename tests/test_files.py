@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fledge.errors import ConfigError, FledgeError, HostError
-from fledge.files import check_output, replacing
+from fledge.host.files import check_output, replacing
 
 NOBODY = 65534
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fledge import folder
-from fledge.content import READ_SIZE, Content, Span, Sparse
+from fledge.host import folder
 from fledge.tree import File, Symlink, Tree
+from fledge.tree.content import READ_SIZE, Content, Span, Sparse
 
 
 def populated(path: Path, content: Content) -> tuple[bytes, int]:

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tars import Entry, file, folder, hard_link, listing, pack, span, symlink
 
-from fledge.content import Span
 from fledge.errors import CorruptError
 from fledge.oci import layers, tar
 from fledge.tree import File, Tree
+from fledge.tree.content import Span
 
 
 def applied(tmp_path: Path, *tars: bytes) -> Tree:
@@ -172,7 +172,7 @@ def test_parents_that_lead_far_do_not_cost_much(
     target: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In turn, for a parent that is the one of the entry before costs nothing."""
-    monkeypatch.setattr("fledge.tree.MAX_SOURCE_STEPS", 100_000)
+    monkeypatch.setattr("fledge.tree.nodes.MAX_SOURCE_STEPS", 100_000)
     links = [folder("d"), file("a"), symlink("l", target), symlink("m", target)]
     entries = [file(f"{parent}/{name}") for parent in ("l", "m") * 100]
     refused(tmp_path, pack(*links, *entries), match="more than 100000 names")
@@ -182,14 +182,14 @@ def test_parents_that_nothing_describes_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A path of 4 KiB can ask for 2,000 of them."""
-    monkeypatch.setattr("fledge.tree.MAX_SOURCE_STEPS", 100_000)
+    monkeypatch.setattr("fledge.tree.nodes.MAX_SOURCE_STEPS", 100_000)
     entries = [file(f"{number}{'/d' * 500}") for number in range(20)]
     refused(tmp_path, pack(*entries), match="more than 100000 names")
     assert listing(applied(tmp_path, pack(*entries[:5])))
 
 
 def test_many_entries_in_changing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fledge.tree.MAX_SOURCE_STEPS", 20_000)
+    monkeypatch.setattr("fledge.tree.nodes.MAX_SOURCE_STEPS", 20_000)
     entries = [file(f"{'ab'[n % 2]}{'/d' * 15}/{n}") for n in range(1000)]
     assert len(listing(applied(tmp_path, pack(*entries)))) == 2 * 16 + 1000
 

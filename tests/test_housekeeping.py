@@ -17,12 +17,12 @@ from httpd import Exchange, Server
 from project import Fledge
 from tars import file, pack
 
-from fledge.cache import Cache
-from fledge.content import Blob
+from fledge.cli.units import parse_duration, parse_size
 from fledge.errors import ConfigError, CorruptError
-from fledge.housekeeping import Amount, contents, prune, verify
 from fledge.report import Reporter
-from fledge.units import parse_duration, parse_size
+from fledge.store.cache import Cache
+from fledge.store.housekeeping import Amount, contents, prune, verify
+from fledge.tree.content import Blob
 
 DAY = 86400
 
@@ -167,7 +167,7 @@ def test_what_is_used_between_look_and_removal_stays(cache: Cache) -> None:
 def test_killed_build_keeps_nothing(cache: Cache) -> None:
     blob = store(b"used")
     code = (
-        "import sys, time\nfrom fledge.cache import Cache\ncache = Cache.default()\n"
+        "import sys, time\nfrom fledge.store.cache import Cache\ncache = Cache.default()\n"
         f"cache.find('{blob.sha256}')\nprint(flush=True)\ntime.sleep(100)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as user:

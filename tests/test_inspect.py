@@ -25,10 +25,10 @@ from mounted import mounted
 from project import Fledge
 
 from fledge import ext4
-from fledge.config import Filesystem
-from fledge.content import Sparse
 from fledge.cpio import newc
+from fledge.project.config import Filesystem
 from fledge.tree import CharDevice, Directory, File, Node, Symlink, Tree
+from fledge.tree.content import Sparse
 
 FLEDGE = [sys.executable, "-m", "fledge"]
 GETVERSION, GETFLAGS = 0x80087601, 0x80086601

@@ -20,13 +20,13 @@ import pytest
 import pyzstd
 from tars import Entry, file, folder, hard_link, image, layer, listing, pack, span, symlink
 
-from fledge.cache import Cache
-from fledge.content import Span, Sparse, read_content
 from fledge.errors import CorruptError, NetworkError
 from fledge.oci import layers
 from fledge.oci.image import Layer
 from fledge.report import Reporter
+from fledge.store.cache import Cache
 from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Symlink, Tree
+from fledge.tree.content import Span, Sparse, read_content
 
 TAR = pack(folder("etc"), file("etc/hosts", b"127.0.0.1 localhost\n" * 100))
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from layouts import AMD64, edit, make_layout, unpacked
 
-from fledge.cache import Cache
 from fledge.errors import ConfigError, CorruptError, FledgeError
 from fledge.oci.layout import open_image
 from fledge.oci.manifest import REF_NAME, Platform
+from fledge.store.cache import Cache
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from pythons import nobody
 from tars import file, pack
 from test_agent import KESTREL, KESTREL_ARM64, github, publish
 
-from fledge import lock
-from fledge.lock import AgentPin, BusyboxPin, ImagePin, Lock, Named
+from fledge.project import lock
+from fledge.project.lock import AgentPin, BusyboxPin, ImagePin, Lock, Named
 
 __all__ = ["github"]
 

@@ -12,20 +12,12 @@ from pathlib import Path
 import pytest
 from mounted import list_image, list_tree, mounted
 
-from fledge import loop, tools
-from fledge.config import Filesystem, FilesystemType
-from fledge.content import Span, Sparse
 from fledge.errors import CorruptError, FledgeError, HostError
-from fledge.tree import (
-    BlockDevice,
-    CharDevice,
-    Directory,
-    Fifo,
-    File,
-    Node,
-    Symlink,
-    Tree,
-)
+from fledge.host import programs as tools
+from fledge.loopfs import writer as loop
+from fledge.project.config import Filesystem, FilesystemType
+from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink, Tree
+from fledge.tree.content import Span, Sparse
 
 MIB = 1 << 20
 CAPABILITIES = {b"security.capability": bytes.fromhex("0100000200040000000000000000000000000000")}
@@ -139,8 +131,8 @@ def test_a_signal_releases_all(tmp_path: Path, kind: signal.Signals) -> None:
     script = f"""
 from pathlib import Path
 from fledge import loop
-from fledge.config import Filesystem
-from fledge.content import Span
+from fledge.project.config import Filesystem
+from fledge.tree.content import Span
 from fledge.tree import File, Tree
 folder = Path({str(tmp_path)!r})
 tree = Tree(mtime_ns=0)
@@ -182,7 +174,7 @@ def test_a_missing_mkfs_is_explained(
     monkeypatch: pytest.MonkeyPatch, filesystem_type: FilesystemType, package: str
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr("fledge.tools.SYSTEM_FOLDERS", "/nowhere")
+    monkeypatch.setattr("fledge.host.programs.SYSTEM_FOLDERS", "/nowhere")
     with pytest.raises(HostError, match=f"mkfs.{filesystem_type}") as error:
         loop.check(Filesystem(filesystem_type))
     assert package in error.value.hint
@@ -197,7 +189,7 @@ def test_missing_loop_devices_are_explained(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from fledge import loop
-from fledge.config import Filesystem
+from fledge.project.config import Filesystem
 from fledge.errors import HostError
 from fledge.tree import Tree
 try:

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.content import Span
 from fledge.errors import ConfigError, CorruptError, FledgeError
 from fledge.oci import document
 from fledge.oci.manifest import (
@@ -22,6 +21,7 @@ from fledge.oci.manifest import (
     parse_manifest,
     parse_platform,
 )
+from fledge.tree.content import Span
 
 OCI = "application/vnd.oci.image"
 DOCKER = "application/vnd.docker"

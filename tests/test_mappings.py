@@ -15,9 +15,9 @@ import pytest
 from test_files import without_rights
 from trees import describe
 
-from fledge import mappings
 from fledge.errors import ConfigError
-from fledge.mappings import Mapping, Placement
+from fledge.sources import mappings
+from fledge.sources.mappings import Mapping, Placement
 from fledge.tree import CharDevice, Directory, File, Node, Symlink, Tree
 
 MTIME = 7

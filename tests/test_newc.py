@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import PLAIN_NAMES, describe, tree_on_disk, trees
 
-from fledge.content import READ_SIZE, Content, Span, content_size, read_content, whole_file
 from fledge.cpio import gzip, newc, reader
 from fledge.errors import CorruptError, FledgeError
 from fledge.tree import BlockDevice, CharDevice, Device, Directory, Fifo, File, Node, Symlink, Tree
+from fledge.tree.content import READ_SIZE, Content, Span, content_size, read_content, whole_file
 
 SECOND = 1_000_000_000
 FIELDS = (

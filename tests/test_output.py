@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge import output
-from fledge.output import BUFFER_SIZE, MIN_HOLE, Digest, Output
+from fledge.host import output
+from fledge.host.output import BUFFER_SIZE, MIN_HOLE, Digest, Output
 
 Parts = list[tuple[int, int]]
 """Bytes left out, and bytes written after them."""

@@ -14,13 +14,14 @@ import project
 import pytest
 from pythons import nobody
 
-from fledge import build, config, provenance
-from fledge.cache import Cache
 from fledge.errors import ConfigError, CorruptError
-from fledge.fetch import Fetcher
+from fledge.net.fetch import Fetcher
 from fledge.oci.manifest import Platform
+from fledge.operations import build
+from fledge.operations.verify import Verdict, verify
+from fledge.project import config, provenance
 from fledge.report import Reporter
-from fledge.verify import Verdict, verify
+from fledge.store.cache import Cache
 
 DIGEST = {"type": "object", "patternProperties": {"^[a-z0-9_]+$": {"type": "string"}}}
 TEXT = {"type": "string"}

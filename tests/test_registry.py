@@ -19,16 +19,16 @@ from httpd import Answer, Server, content, in_turn, redirect, status
 from project import write
 from tars import file, pack
 
-from fledge.cache import Cache
-from fledge.content import read_content
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
-from fledge.fetch import Fetcher
+from fledge.net.fetch import Fetcher
 from fledge.oci import credentials
 from fledge.oci.image import Image
 from fledge.oci.manifest import parse_platform
 from fledge.oci.reference import Name, parse
 from fledge.oci.registry import open_image
 from fledge.report import Reporter
+from fledge.store.cache import Cache
+from fledge.tree.content import read_content
 
 AMD64 = parse_platform("linux/amd64")
 LOGIN = base64.b64encode(b"alice:wonder").decode()

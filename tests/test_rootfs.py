@@ -17,15 +17,16 @@ from layouts import make_layout
 from mounted import list_image, list_tree
 from pythons import nobody
 
-from fledge import build, config
-from fledge.cache import Cache
-from fledge.content import whole_file
 from fledge.errors import ConfigError, HostError
-from fledge.fetch import Fetcher
+from fledge.net.fetch import Fetcher
 from fledge.oci import layers, places, reference
 from fledge.oci.manifest import Platform
+from fledge.operations import build
+from fledge.project import config
 from fledge.report import Reporter
+from fledge.store.cache import Cache
 from fledge.tree import Directory, File, Tree
+from fledge.tree.content import whole_file
 
 AMD64 = Platform("linux", "amd64")
 AGENT = project.LOCAL_AGENT
@@ -208,7 +209,7 @@ def test_busybox_for_another_architecture_than_the_image(layout: Path, tmp_path:
 
 
 def test_missing_e2fsprogs_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fledge.tools.SYSTEM_FOLDERS", str(tmp_path))
+    monkeypatch.setattr("fledge.host.programs.SYSTEM_FOLDERS", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     builder = '[filesystem]\nbuilder = "mkfs"\n'
     toml = rootfs(tmp_path, "docker://registry.invalid/never-asked", builder)

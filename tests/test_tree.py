@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from trees import NAMES, describe, trees
 
 from fledge.tree import (
-    MAX_SYMLINKS,
     CharDevice,
     Directory,
     Fifo,
@@ -25,9 +24,9 @@ from fledge.tree import (
     Symlink,
     Tree,
     TreeError,
-    printable,
-    split_path,
 )
+from fledge.tree.names import printable, split_path
+from fledge.tree.nodes import MAX_SYMLINKS
 
 
 def file(content: bytes = b"") -> File:

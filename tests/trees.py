@@ -7,18 +7,8 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from fledge.content import Content, read_content
-from fledge.tree import (
-    BlockDevice,
-    CharDevice,
-    Device,
-    Directory,
-    Fifo,
-    File,
-    Node,
-    Symlink,
-    Tree,
-)
+from fledge.tree import BlockDevice, CharDevice, Device, Directory, Fifo, File, Node, Symlink, Tree
+from fledge.tree.content import Content, read_content
 
 MAX_ID = 0xFFFFFFFF
 

@@ -12,19 +12,11 @@ from stat import S_IFLNK, S_IFMT
 
 import msgspec
 
-from fledge.content import Content, content_size, read_content
 from fledge.errors import CorruptError
-from fledge.tree import (
-    MAX_PATH,
-    NANOSECONDS,
-    Device,
-    Directory,
-    File,
-    Node,
-    Symlink,
-    Tree,
-    printable,
-)
+from fledge.tree import NANOSECONDS, Device, Directory, File, Node, Symlink, Tree
+from fledge.tree.content import Content, content_size, read_content
+from fledge.tree.limits import MAX_PATH
+from fledge.tree.names import printable
 
 MAX_FIELD = 0xFFFFFFFF
 """Every field of a header is eight hexadecimal digits."""

@@ -18,7 +18,22 @@ from typing import BinaryIO
 
 import msgspec
 
-from fledge.compression import (
+from fledge.cpio.newc import HEADER_SIZE, MAGIC, MAX_FIELD, TRAILER, Entry, padding
+from fledge.errors import CorruptError, FledgeError, reason
+from fledge.report import human_size
+from fledge.tree import (
+    NANOSECONDS,
+    BlockDevice,
+    CharDevice,
+    Directory,
+    Fifo,
+    File,
+    Node,
+    Symlink,
+    Tree,
+    TreeError,
+)
+from fledge.tree.compression import (
     GZIP_MAGIC,
     INPUT_SIZE,
     MAX_SIZE,
@@ -30,27 +45,9 @@ from fledge.compression import (
     unxz,
     unzstd,
 )
-from fledge.content import Span, read_content
-from fledge.cpio.newc import HEADER_SIZE, MAGIC, MAX_FIELD, TRAILER, Entry, padding
-from fledge.errors import CorruptError, FledgeError, reason
-from fledge.report import human_size
-from fledge.tree import (
-    MAX_NAME,
-    MAX_PATH,
-    MAX_SHOWN,
-    NANOSECONDS,
-    BlockDevice,
-    CharDevice,
-    Directory,
-    Fifo,
-    File,
-    Node,
-    Symlink,
-    Tree,
-    TreeError,
-    printable,
-    split_path,
-)
+from fledge.tree.content import Span, read_content
+from fledge.tree.limits import MAX_NAME, MAX_PATH
+from fledge.tree.names import MAX_SHOWN, printable, split_path
 
 MAGIC_WITH_CHECKSUM = b"070702"
 

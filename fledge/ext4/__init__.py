@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fledge import folder
-from fledge.config import Filesystem
 from fledge.ext4 import mkfs, writer
 from fledge.ext4.plan import LOST_AND_FOUND_PATH, plan
 from fledge.ext4.structures import BLOCK_SIZE
-from fledge.output import Digest
+from fledge.host.output import Digest
+from fledge.project.config import Filesystem
 from fledge.tree import NANOSECONDS, Directory, Tree
+from fledge.tree.limits import check_fits
 
 
 def check(filesystem: Filesystem) -> None:
@@ -42,7 +42,7 @@ def write(
     """
     lost_and_found = Directory(mode=0o700, mtime_ns=epoch * NANOSECONDS)
     tree.root.children.setdefault(LOST_AND_FOUND_PATH, lost_and_found)
-    folder.check_fits(tree)
+    check_fits(tree)
     planned = plan(tree, filesystem.size_buffer_mb, epoch)
     if filesystem.builder == "mkfs":
         mkfs.write(tree, planned, path, epoch)

@@ -14,11 +14,11 @@ from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 
-from fledge.content import Sparse, changed, check_sha256, content_size
 from fledge.errors import unreadable
 from fledge.ext4.structures import BLOCK_SIZE, Extent
-from fledge.output import Output
+from fledge.host.output import Output
 from fledge.tree import File
+from fledge.tree.content import Sparse, changed, check_sha256, content_size
 
 MAX_OPEN = 64
 """Files that are kept open at once: an image has rarely more layers."""

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from fledge import tools
 from fledge.errors import CorruptError, FledgeError
 from fledge.ext4 import xattr
 from fledge.ext4.plan import LOST_AND_FOUND_PATH, MAX_LINKS
@@ -26,7 +25,9 @@ from fledge.ext4.structures import (
     new_device,
     pack_time,
 )
-from fledge.tree import BlockDevice, Device, Directory, Node, Symlink, Tree, printable
+from fledge.host import programs as tools
+from fledge.tree import BlockDevice, Device, Directory, Node, Symlink, Tree
+from fledge.tree.names import printable
 
 MAX_SUBDIRECTORIES = MAX_LINKS - 2
 

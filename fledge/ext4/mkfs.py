@@ -12,10 +12,11 @@ import uuid
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fledge import folder, tools
 from fledge.ext4 import debugfs
 from fledge.ext4.plan import GROUPS_PER_FLEX, Plan
 from fledge.ext4.structures import BLOCK_SIZE, INODE_SIZE
+from fledge.host import folder
+from fledge.host import programs as tools
 from fledge.tree import Tree
 
 CONFIG = f"""\

@@ -17,7 +17,6 @@ from operator import itemgetter
 
 import msgspec
 
-from fledge.content import Content, Span, Sparse, content_sha256, content_size, read_extents
 from fledge.errors import CorruptError
 from fledge.ext4 import directory, xattr
 from fledge.ext4.directory import Leaf
@@ -36,8 +35,10 @@ from fledge.ext4.structures import (
     extent_tree_blocks,
     has_superblock,
 )
-from fledge.sizes import free_space
-from fledge.tree import Device, Directory, File, Node, Symlink, Tree, printable
+from fledge.tree import Device, Directory, File, Node, Symlink, Tree
+from fledge.tree.content import Content, Span, Sparse, content_sha256, content_size, read_extents
+from fledge.tree.names import printable
+from fledge.tree.space import free_space
 
 GROUPS_PER_FLEX = 16
 """Groups that keep their bitmaps and inode tables together (flex_bg)."""

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import msgspec
 
-from fledge.content import Content, Span, Sparse
 from fledge.errors import CorruptError, unreadable
 from fledge.ext4 import directory, xattr
 from fledge.ext4.structures import (
@@ -28,21 +27,10 @@ from fledge.ext4.structures import (
     unpack_device,
 )
 from fledge.ext4.volume import Volume
-from fledge.tree import (
-    MAX_NAME,
-    MAX_PATH,
-    MAX_XATTR_SIZE,
-    POSIX_ACLS,
-    BlockDevice,
-    CharDevice,
-    Directory,
-    Fifo,
-    File,
-    Node,
-    Symlink,
-    Tree,
-    printable,
-)
+from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink, Tree
+from fledge.tree.content import Content, Span, Sparse
+from fledge.tree.limits import MAX_NAME, MAX_PATH, MAX_XATTR_SIZE, POSIX_ACLS
+from fledge.tree.names import printable
 
 ENTRY_COST = 512
 """What a name, and the node it may be the first of, counts of `volume.MAX_KEPT`."""

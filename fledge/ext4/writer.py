@@ -16,14 +16,7 @@ from stat import S_IFREG
 from fledge.ext4 import directory, structures, xattr
 from fledge.ext4.copy import Copier
 from fledge.ext4.directory import FILE_TYPES, Entry
-from fledge.ext4.plan import (
-    GROUPS_PER_FLEX,
-    MAX_LINKS,
-    POINTERS_PER_BLOCK,
-    Place,
-    Plan,
-    run_before,
-)
+from fledge.ext4.plan import GROUPS_PER_FLEX, MAX_LINKS, POINTERS_PER_BLOCK, Place, Plan, run_before
 from fledge.ext4.structures import (
     BLOCK_SIZE,
     BLOCKS_PER_GROUP,
@@ -45,7 +38,7 @@ from fledge.ext4.structures import (
     pack_extents,
     pack_journal,
 )
-from fledge.output import Digest, Output
+from fledge.host.output import Digest, Output
 from fledge.tree import NANOSECONDS, Device, Directory, File, Node, Symlink
 
 SECTORS_PER_BLOCK = BLOCK_SIZE // SECTOR_SIZE

@@ -11,7 +11,8 @@ from struct import error as StructError
 from typing import NamedTuple
 
 from fledge.ext4.structures import BLOCK_SIZE, XATTR_SPACE, Damage, checksum
-from fledge.tree import POSIX_ACLS, printable
+from fledge.tree.limits import POSIX_ACLS
+from fledge.tree.names import printable
 
 MAGIC = 0xEA020000
 HEADER = Struct("<5I12x")

@@ -16,9 +16,6 @@ from pathlib import Path
 
 import msgspec
 
-from fledge.cache import Cache
-from fledge.compression import GZIP_MAGIC, ZSTD_MAGIC
-from fledge.content import Blob, Span, read_content
 from fledge.errors import ConfigError, CorruptError, unreadable
 from fledge.oci import layout, reference, tar
 from fledge.oci.document import Document, parse_list
@@ -26,7 +23,11 @@ from fledge.oci.image import Image
 from fledge.oci.layers import inflated
 from fledge.oci.manifest import Platform, make_image
 from fledge.report import Reporter, human_size
-from fledge.tree import File, Symlink, printable
+from fledge.store.cache import Cache
+from fledge.tree import File, Symlink
+from fledge.tree.compression import GZIP_MAGIC, ZSTD_MAGIC
+from fledge.tree.content import Blob, Span, read_content
+from fledge.tree.names import printable
 
 MAX_SIZE = 1 << 38
 """Bytes in an archive that is written to the cache (256 GiB); one of zeros deflates well."""

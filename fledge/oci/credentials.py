@@ -17,7 +17,7 @@ import msgspec
 
 from fledge.errors import ConfigError, FledgeError, HostError
 from fledge.oci.reference import DOCKER_HUB
-from fledge.tree import printable
+from fledge.tree.names import printable
 
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 """What Docker calls its own registry, for historical reasons."""

@@ -11,8 +11,6 @@ from typing import Any
 import requests
 import urllib3.exceptions
 
-from fledge.cache import Cache
-from fledge.content import Span
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
 from fledge.oci import archive, layout
 from fledge.oci.document import Document, parse_digest
@@ -20,7 +18,9 @@ from fledge.oci.image import Image, once
 from fledge.oci.manifest import Platform, make_image, parse_config, require_platform
 from fledge.oci.reference import Name
 from fledge.report import Reporter
-from fledge.tree import printable
+from fledge.store.cache import Cache
+from fledge.tree.content import Span
+from fledge.tree.names import printable
 
 ANSWER_TIMEOUT = 30
 EXPORT_TIMEOUT = 600

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from fledge.content import Span
+from fledge.tree.content import Span
 
 
 class Layer(msgspec.Struct, frozen=True):

@@ -13,8 +13,13 @@ from contextlib import closing
 from itertools import chain
 from queue import Empty, SimpleQueue
 
-from fledge.cache import Cache, Verification
-from fledge.compression import (
+from fledge.errors import CorruptError, FledgeError
+from fledge.oci import tar
+from fledge.oci.image import Image, Layer
+from fledge.report import Reporter, Transfer, human_size
+from fledge.store.cache import Cache, Verification
+from fledge.tree import Directory, Node, Symlink, Tree, TreeError, put
+from fledge.tree.compression import (
     GZIP_MAGIC,
     MAX_SIZE,
     SKIPPABLE_MAGIC,
@@ -23,12 +28,8 @@ from fledge.compression import (
     members,
     unzstd,
 )
-from fledge.content import Blob, Span, read_content
-from fledge.errors import CorruptError, FledgeError
-from fledge.oci import tar
-from fledge.oci.image import Image, Layer
-from fledge.report import Reporter, Transfer, human_size
-from fledge.tree import Directory, Node, Symlink, Tree, TreeError, printable, put, split_path
+from fledge.tree.content import Blob, Span, read_content
+from fledge.tree.names import printable, split_path
 
 MAX_THREADS = 4
 """Layers that are fetched and inflated at once."""

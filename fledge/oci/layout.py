@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from fledge.content import Span, read_content
 from fledge.errors import ConfigError, CorruptError, unreadable
 from fledge.oci import document
 from fledge.oci.image import Image
@@ -21,6 +20,7 @@ from fledge.oci.manifest import (
     make_image,
     parse_manifest,
 )
+from fledge.tree.content import Span, read_content
 
 Files = Callable[[str], Span | None]
 """Finds a file of a layout by its path, such as ``blobs/sha256/HEX``; None: there is none."""

@@ -14,11 +14,11 @@ from platform import machine
 
 import msgspec
 
-from fledge.content import Span
 from fledge.errors import ConfigError, CorruptError
 from fledge.oci.document import Document, parse, parse_digest
 from fledge.oci.image import Image, Layer
-from fledge.tree import printable
+from fledge.tree.content import Span
+from fledge.tree.names import printable
 
 MAX_NESTING = 8
 """How many indexes may lead to one another."""

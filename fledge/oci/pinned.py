@@ -7,15 +7,15 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from fledge.content import Span
 from fledge.errors import ConfigError, CorruptError, FledgeError, NetworkError
-from fledge.fetch import Fetcher
-from fledge.lock import ImagePin
+from fledge.net.fetch import Fetcher
 from fledge.oci import layout, registry
 from fledge.oci.image import Image, once
 from fledge.oci.manifest import Platform, make_image, parse_config
 from fledge.oci.places import open_image
 from fledge.oci.reference import InDaemon, InRegistry, Name, Reference
+from fledge.project.lock import ImagePin
+from fledge.tree.content import Span
 
 
 def open_pinned(reference: Reference, pin: ImagePin, platform: Platform, fetcher: Fetcher) -> Image:

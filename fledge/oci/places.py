@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fledge.fetch import Fetcher
+from fledge.net.fetch import Fetcher
 from fledge.oci import archive, layout, registry
 from fledge.oci.image import Image
 from fledge.oci.manifest import Platform

@@ -16,9 +16,9 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 import msgspec
 import requests
 
-from fledge.content import Span, read_content
 from fledge.errors import CorruptError, FledgeError, NetworkError
-from fledge.fetch import Fetcher
+from fledge.net.fetch import Fetcher
+from fledge.net.transport import HttpStatusError, TooLargeError, printable_url
 from fledge.oci import credentials
 from fledge.oci.document import MAX_SIZE, Document
 from fledge.oci.image import Image
@@ -31,7 +31,7 @@ from fledge.oci.manifest import (
     make_image,
 )
 from fledge.oci.reference import DOCKER_HUB, Name
-from fledge.transport import HttpStatusError, TooLargeError, printable_url
+from fledge.tree.content import Span, read_content
 
 DOCKER_HUB_SERVER = "registry-1.docker.io"
 

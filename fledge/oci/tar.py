@@ -19,26 +19,19 @@ from zlib import adler32
 
 import msgspec
 
-from fledge.content import Content, Span, Sparse
 from fledge.errors import CorruptError, unreadable
-from fledge.tree import (
+from fledge.tree import NANOSECONDS, BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink
+from fledge.tree.content import Content, Span, Sparse
+from fledge.tree.limits import (
     MAX_ID,
     MAX_MAJOR,
     MAX_MINOR,
     MAX_NAME,
     MAX_PATH,
     MAX_XATTR_SIZE,
-    NANOSECONDS,
     POSIX_ACLS,
-    BlockDevice,
-    CharDevice,
-    Directory,
-    Fifo,
-    File,
-    Node,
-    Symlink,
-    printable,
 )
+from fledge.tree.names import printable
 
 BLOCK_SIZE = 512
 ZEROS = bytes(BLOCK_SIZE)

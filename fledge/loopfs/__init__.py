@@ -1,0 +1,1 @@
+"""xfs and btrfs images, filled by the kernel through a loop mount."""

@@ -1,0 +1,1 @@
+"""Downloads: connections, requests, and tries."""

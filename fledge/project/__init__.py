@@ -1,0 +1,1 @@
+"""What stands in a project's folder: fledge.toml, fledge.lock, provenance."""

@@ -1,0 +1,35 @@
+"""A filesystem held in memory: what every source becomes and every artifact is written from."""
+
+from fledge.tree.nodes import (
+    MAX_SOURCE_STEPS,
+    NANOSECONDS,
+    TYPE_NAMES,
+    BlockDevice,
+    CharDevice,
+    Device,
+    Directory,
+    Fifo,
+    File,
+    Node,
+    Symlink,
+    Tree,
+    TreeError,
+    put,
+)
+
+__all__ = [
+    "MAX_SOURCE_STEPS",
+    "NANOSECONDS",
+    "TYPE_NAMES",
+    "BlockDevice",
+    "CharDevice",
+    "Device",
+    "Directory",
+    "Fifo",
+    "File",
+    "Node",
+    "Symlink",
+    "Tree",
+    "TreeError",
+    "put",
+]

@@ -1,0 +1,68 @@
+"""The parts of a content that are not zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fledge.tree.content import READ_SIZE, Content, Sparse, content_size, read_content, read_extents
+
+BLOCK_SIZE = 4096
+"""Bytes; what is zero in steps of it becomes a hole."""
+
+ZERO_BLOCK = bytes(BLOCK_SIZE)
+
+
+def blocks(content: Content) -> Iterator[tuple[int, bytes]]:
+    """The blocks of a content that are not all zeros, and where they are, whatever is a hole.
+
+    Only the last may be shorter than `BLOCK_SIZE`. Raises as `read_content` does.
+    """
+    for start, piece in data_pieces(content):
+        for begin, end in nonzero_runs(piece):
+            for position in range(begin, end, BLOCK_SIZE):
+                yield start + position, piece[position : min(position + BLOCK_SIZE, end)]
+
+
+def data_pieces(content: Content) -> Iterator[tuple[int, bytes]]:
+    """What is not in the holes of a `Sparse`, with its offset, in pieces of whole blocks.
+
+    Only the last may end within a block.
+    """
+    pieces = read_extents(content) if isinstance(content, Sparse) else _consecutive(content)
+    buffer = bytearray()
+    start = 0
+    for offset, piece in pieces:
+        if offset >= start + len(buffer) + BLOCK_SIZE:
+            yield start, bytes(buffer) + bytes(-len(buffer) % BLOCK_SIZE)
+            buffer.clear()
+            start = offset - offset % BLOCK_SIZE
+        buffer += bytes(offset - start - len(buffer))
+        buffer += piece
+        whole = len(buffer) - len(buffer) % BLOCK_SIZE
+        if whole >= READ_SIZE:
+            yield start, bytes(buffer[:whole])
+            del buffer[:whole]
+            start += whole
+    left = content_size(content) - start - len(buffer)
+    yield start, bytes(buffer) + bytes(min(-len(buffer) % BLOCK_SIZE, left))
+
+
+def _consecutive(content: Content) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    for piece in read_content(content):
+        yield offset, piece
+        offset += len(piece)
+
+
+def nonzero_runs(piece: bytes) -> Iterator[tuple[int, int]]:
+    """Where adjacent blocks begin and end that are not all zeros."""
+    begin = None
+    for block in range(0, len(piece), BLOCK_SIZE):
+        if piece.startswith(ZERO_BLOCK[: len(piece) - block], block):
+            if begin is not None:
+                yield begin, block
+            begin = None
+        elif begin is None:
+            begin = block
+    if begin is not None:
+        yield begin, len(piece)
