@@ -46,6 +46,14 @@ class HostError(FledgeError):
     exit_code = 5
 
 
+class MalformedError(Exception):
+    """Bytes or text that break the rules of their format.
+
+    What reads a format raises it and says what is wrong; the caller knows which file, layer or
+    URL it was, and turns it into a `CorruptError` or `ConfigError` in words of its own.
+    """
+
+
 def reason(error: OSError) -> str:
     """Why the host refused, in the words of its own."""
     if isinstance(error, FileNotFoundError):
