@@ -1,8 +1,15 @@
-"""What can go wrong, as exceptions that a person can act on.
+"""The exceptions that fledge raises, and the exit codes of the command line.
 
-Each error says what happened and where (file and key, URL, path in the image) in its
-message, and what to do about it in its hint. The exit code of the command line follows
-from the class.
+    FledgeError              exit code 1: any other failure, such as a full disk
+    ├── ConfigError                   2: the command line, fledge.toml or a file it names is wrong
+    │   └── InvalidConfig             2: lists every problem of a file (fledge.project.toml)
+    ├── NetworkError                  3: a server is unreachable, or refuses or fails a request
+    ├── CorruptError                  4: an input is damaged, or does not match its checksum
+    └── HostError                     5: this machine lacks a tool or a privilege
+
+The ``message`` of an exception says what happened and where: file and key, URL, or path in the
+image. Its ``hint`` says what to do about it. ``str()`` returns both. The command line exits with
+the ``exit_code`` of the class.
 """
 
 from __future__ import annotations
@@ -12,14 +19,17 @@ from typing import ClassVar
 
 
 class FledgeError(Exception):
-    """Any failure that fledge explains. ``hint`` says what to do; it may be empty."""
+    """A failure that fledge explains. ``hint`` says what to do about it; it may be empty."""
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
+        super().__init__(message, hint)
         self.message = message
         self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
 class ConfigError(FledgeError):
@@ -29,13 +39,13 @@ class ConfigError(FledgeError):
 
 
 class NetworkError(FledgeError):
-    """A server cannot be reached, or does not give what it was asked for."""
+    """A server cannot be reached, or does not answer a request as it should."""
 
     exit_code = 3
 
 
 class CorruptError(FledgeError):
-    """An input is not what it claims to be: wrong checksum, truncated, malformed."""
+    """An input is damaged, malformed, hostile, or does not match its checksum."""
 
     exit_code = 4
 
@@ -47,20 +57,20 @@ class HostError(FledgeError):
 
 
 class MalformedError(Exception):
-    """Bytes or text that break the rules of their format.
+    """Bytes or text that violate their format.
 
-    What reads a format raises it and says what is wrong; the caller knows which file, layer or
-    URL it was, and turns it into a `CorruptError` or `ConfigError` in words of its own.
+    Parsers raise it and say what is wrong. The caller, which knows the file, layer or URL, turns
+    it into a `CorruptError` or `ConfigError`.
     """
 
 
 def reason(error: OSError) -> str:
-    """Why the host refused, in the words of its own."""
+    """Return the reason that the operating system gave for ``error``."""
     if isinstance(error, FileNotFoundError):
         return "no such file or folder"
     return (error.strerror or str(error)).lower()
 
 
 def unreadable(path: Path, error: OSError) -> FledgeError:
-    """The error of a file of this machine that could not be read."""
+    """Make the error for a file of this machine that cannot be read."""
     return FledgeError(f"{path} could not be read: {reason(error)}")

@@ -1,7 +1,7 @@
-"""How the library tells its caller what it is doing.
+"""Progress reports from the library to its caller.
 
-The library calls a `Reporter`; this base class ignores everything, and the command line
-passes one that draws. Nothing below the command line prints.
+The library calls the methods of a `Reporter`. The base class ignores every call; the command
+line passes a subclass that draws. The library itself prints nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 class Step:
-    """One step of a build. ``detail`` is what it found out, for the line that closes it."""
+    """One step of a build. ``detail`` is its result, shown on the line that closes the step."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -19,32 +19,34 @@ class Step:
 
 
 class Transfer:
-    """One piece of work that is counted in bytes, such as a download."""
+    """Work whose progress is counted in bytes, such as a download."""
 
     def advance(self, count: int) -> None:
-        """``count`` more bytes are done."""
+        """Report that ``count`` more bytes are done."""
 
     def restart(self, done: int, total: int | None) -> None:
-        """Count from ``done`` again, of ``total`` bytes (None: unknown)."""
+        """Restart the count at ``done`` bytes of ``total``; None if the total is unknown."""
 
 
 class Reporter:
+    """Receives progress reports and ignores them. Subclasses show them."""
+
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
-        """Wrap one step of a build; an exception leaves it unfinished."""
+        """Wrap one step of a build. If the block raises, the step counts as unfinished."""
         yield Step(title)
 
     @contextmanager
     def transfer(self, label: str) -> Iterator[Transfer]:
-        """Wrap work of a size that may only become known later."""
+        """Wrap work that is counted in bytes; `Transfer.restart` sets the total."""
         yield Transfer()
 
     def note(self, message: str) -> None:
-        """Something worth knowing that is no error: a retry, an input without checksum."""
+        """Report an event that is not an error: a retry, an input without a checksum."""
 
 
 def human_size(size: int) -> str:
-    """A number of bytes as people read it: ``1.5 MiB``."""
+    """Format a number of bytes for people: ``1.5 MiB``."""
     value = float(size)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if value < 1024:

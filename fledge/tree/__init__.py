@@ -1,4 +1,4 @@
-"""A filesystem held in memory: what every source becomes and every artifact is written from."""
+"""A filesystem tree in memory. Sources fill it; formats write it."""
 
 from fledge.tree.nodes import (
     MAX_SOURCE_STEPS,

@@ -1,4 +1,4 @@
-"""The parts of a content that are not zeros."""
+"""Finds the blocks of a content that are not all zeros."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from fledge.tree.content import READ_SIZE, Content, Sparse, content_size, read_content, read_extents
 
 BLOCK_SIZE = 4096
-"""Bytes; what is zero in steps of it becomes a hole."""
+"""Bytes. An aligned block of zeros becomes a hole in the artifact."""
 
 ZERO_BLOCK = bytes(BLOCK_SIZE)
 
 
-def blocks(content: Content) -> Iterator[tuple[int, bytes]]:
-    """The blocks of a content that are not all zeros, and where they are, whatever is a hole.
+def nonzero_blocks(content: Content) -> Iterator[tuple[int, bytes]]:
+    """Yield the offset and bytes of each block that is not all zeros, whether stored or in a hole.
 
-    Only the last may be shorter than `BLOCK_SIZE`. Raises as `read_content` does.
+    Only the last block may be shorter than `BLOCK_SIZE`. Raises the errors of `read_content`.
     """
     for start, piece in data_pieces(content):
         for begin, end in nonzero_runs(piece):
@@ -24,9 +24,10 @@ def blocks(content: Content) -> Iterator[tuple[int, bytes]]:
 
 
 def data_pieces(content: Content) -> Iterator[tuple[int, bytes]]:
-    """What is not in the holes of a `Sparse`, with its offset, in pieces of whole blocks.
+    """Yield the offset and bytes of the data outside the holes of a `Sparse`.
 
-    Only the last may end within a block.
+    Each piece is a number of whole blocks; only the last may end within a block. Raises the
+    errors of `read_content`.
     """
     pieces = read_extents(content) if isinstance(content, Sparse) else _consecutive(content)
     buffer = bytearray()
@@ -55,7 +56,7 @@ def _consecutive(content: Content) -> Iterator[tuple[int, bytes]]:
 
 
 def nonzero_runs(piece: bytes) -> Iterator[tuple[int, int]]:
-    """Where adjacent blocks begin and end that are not all zeros."""
+    """Yield the begin and end of each run of adjacent blocks that are not all zeros."""
     begin = None
     for block in range(0, len(piece), BLOCK_SIZE):
         if piece.startswith(ZERO_BLOCK[: len(piece) - block], block):

@@ -1,4 +1,4 @@
-"""Decompression of what comes from outside: gzip, zstd and xz, with bounded memory.
+"""Decompresses untrusted gzip, zstd and xz data in bounded memory.
 
 RFC 1952 (gzip), RFC 8878 (zstd), and the .xz file format of tukaani.org.
 """
@@ -18,8 +18,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 XZ_MAGIC = b"\xfd7zXZ\0"
 SKIPPABLE_MAGIC = tuple(bytes([0x50 + n, 0x2A, 0x4D, 0x18]) for n in range(16))
-"""How skippable frames of zstd begin (RFC 8878 section 3.1.2), which may come before the first
-other."""
+"""The magic numbers of zstd's skippable frames (RFC 8878 section 3.1.2). A blob may begin with
+such frames."""
 
 ERRORS: tuple[type[Exception], ...] = (
     igzip_lib.IsalError,  # type: ignore[assignment]  # the stubs take the class for an instance
@@ -28,51 +28,63 @@ ERRORS: tuple[type[Exception], ...] = (
 )
 
 INPUT_SIZE = 64 << 10
-"""Bytes that a decompressor gets at once. What it leaves over at the end of each member or
-frame is copied, so more would let a blob of many empty ones cost quadratic time."""
+"""Maximum bytes of input passed to a decompressor in one call. The input left over at the end of
+each member or frame is copied, so with larger pieces a blob of many empty members would take
+quadratic time."""
 
 OUTPUT_SIZE = 256 << 10
-"""Bytes that a decompressor gives at once. Four times as much takes a tenth longer."""
+"""Maximum bytes of output taken from a decompressor in one call."""
 
 MAX_WINDOW_LOG = 27
-"""128 MiB, what the zstd command accepts unasked: how much memory a frame may claim."""
+"""Largest window of a zstd frame, which bounds its memory: 128 MiB, the default limit of the zstd
+command."""
 
 MAX_XZ_MEMORY = 192 << 20
-"""Bytes that an xz stream may claim: twice what the largest preset of the xz command needs."""
+"""Maximum bytes of memory for an xz stream: twice the need of the xz command's largest preset."""
 
-MAX_SIZE = 1 << 37
-"""128 GiB, several times the largest layers there are. A bomb ends there, or when the disk is
-full; either way nothing of it stays."""
+MAX_DECOMPRESSED_SIZE = 1 << 37
+"""Maximum bytes in one decompressed layer or archive: 128 GiB, several times the largest layers
+in use. It stops a decompression bomb on a machine with a large disk."""
 
 
 class Decompressor(Protocol):
-    """What the decompressors of isal, pyzstd and lzma have in common."""
+    """The interface that the decompressors of isal, pyzstd and lzma share."""
 
     @property
-    def eof(self) -> bool: ...
+    def eof(self) -> bool:
+        """Whether the end of the member, frame or stream was reached."""
+
     @property
-    def needs_input(self) -> bool: ...
+    def needs_input(self) -> bool:
+        """Whether `decompress` needs more input to produce more output."""
+
     @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+    def unused_data(self) -> bytes:
+        """The input after the end of the member, frame or stream."""
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        """Take ``data`` and return at most ``max_length`` bytes of output."""
 
 
 def gunzip() -> Decompressor:
+    """Make a decompressor for one gzip member."""
     return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
 
 
 def unzstd() -> Decompressor:
+    """Make a decompressor for one zstd frame."""
     return ZstdDecompressor(option={DParameter.windowLogMax: MAX_WINDOW_LOG})
 
 
 def unxz() -> Decompressor:
+    """Make a decompressor for one xz stream."""
     return LZMADecompressor(FORMAT_XZ, MAX_XZ_MEMORY)
 
 
 def members(pieces: Iterator[bytes], new: Callable[[], Decompressor]) -> Iterator[bytes]:
-    """The content of gzip members or zstd frames that follow each other, and nothing else.
+    """Decompress a sequence of gzip members or zstd frames. ``new`` makes a decompressor for each.
 
-    Raises `CorruptError`.
+    Raises `CorruptError` if anything but members or frames follows, or if one is damaged.
     """
     pieces = _cut(pieces)
     data = next(pieces, b"")
@@ -86,16 +98,17 @@ def members(pieces: Iterator[bytes], new: Callable[[], Decompressor]) -> Iterato
 def member(
     data: bytes, pieces: Iterator[bytes], decompressor: Decompressor
 ) -> Generator[bytes, None, bytes]:
-    """The content of one gzip member, zstd frame or xz stream: ``data``, then ``pieces``.
+    """Decompress one gzip member, zstd frame or xz stream: ``data``, then ``pieces``.
 
-    Returns what comes after its end, as far as it was taken from ``pieces``, whose items should
-    have `INPUT_SIZE` at most. Raises `CorruptError`.
+    Items of ``pieces`` should have at most `INPUT_SIZE` bytes. Returns the bytes after the end
+    that were already taken from ``pieces``. Raises `CorruptError` if the data is damaged or
+    truncated.
     """
     while True:
         try:
             output = decompressor.decompress(data, OUTPUT_SIZE)
         except ERRORS as error:
-            raise CorruptError(f"it cannot be decompressed: {error}") from None
+            raise CorruptError(f"it cannot be decompressed: {error}") from error
         yield output
         if decompressor.eof:
             return decompressor.unused_data

@@ -1,4 +1,4 @@
-"""What a file holds, without holding it in memory."""
+"""The contents of files, as bytes in memory or as parts of files on disk."""
 
 from __future__ import annotations
 
@@ -9,63 +9,80 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, local
+from typing import NamedTuple
 
 import msgspec
 
 from fledge.errors import CorruptError, unreadable
+from fledge.tree.digest import Digest
 
 READ_SIZE = 1 << 20
+"""Maximum bytes in one piece of a content."""
+
+HASH_SIZE = 4 << 20
+"""Bytes that are read and hashed at once. The pieces are large because a thread waits for the
+interpreter's lock after each one."""
 
 
 class Span(msgspec.Struct, frozen=True):
-    """``size`` bytes from ``offset`` of a file on disk.
+    """``size`` bytes at ``offset`` of a file on disk.
 
-    With a ``sha256`` (hex) every complete read verifies it, so that what an artifact holds
-    is what its inputs' digests say even if the file is written to during the build.
-    ``file_sha256`` is that of the whole file, where it is known.
+    If ``digest`` is set, every complete read verifies the bytes: an artifact matches the digests
+    of its inputs even if somebody writes to the file during the build. ``file_digest`` is the
+    digest of the whole file; None if it is unknown.
     """
 
     path: Path
     offset: int
     size: int
-    sha256: str | None = None
-    file_sha256: str | None = None
+    digest: Digest | None = None
+    file_digest: Digest | None = None
 
 
 class Blob(Span, frozen=True):
     """A whole file whose digest is known."""
 
-    sha256: str
+    digest: Digest
+
+
+class DataExtent(NamedTuple):
+    """A run of data in a `Sparse`. All numbers are in bytes."""
+
+    offset: int
+    """Where it is in the content."""
+    source: int
+    """Where it is in the file that all data is in."""
+    length: int
 
 
 @dataclass(frozen=True, slots=True)  # why: see `tree.Node`
 class Sparse:
-    """``size`` bytes with holes, which read as zeros, or in pieces that lie apart.
+    """``size`` bytes of which some are stored in a file; the rest are holes, which read as zeros.
 
-    ``file_sha256`` is as in `Span`.
+    ``file_digest`` is the digest of the whole file; None if it is unknown.
     """
 
     size: int
     path: Path
     """The file that all data is in."""
-    extents: tuple[tuple[int, int, int], ...]
-    """Where the data goes, where it is in that file, and how long it is; ascending, without
-    overlap."""
-    file_sha256: str | None = None
+    extents: tuple[DataExtent, ...]
+    """All data, in the order of its offsets and without overlap."""
+    file_digest: Digest | None = None
 
 
 Content = bytes | Span | Sparse
 
 
 def content_size(content: Content) -> int:
-    """Length in bytes, holes included."""
+    """Return the length of a content in bytes, holes included."""
     return len(content) if isinstance(content, bytes) else content.size
 
 
 def read_content(content: Content) -> Iterator[bytes]:
-    """The bytes, those of a span in pieces of at most `READ_SIZE`.
+    """Yield the bytes of a content; those of a file in pieces of at most `READ_SIZE`.
 
-    Raises `CorruptError` if the file behind a span is shorter than it was, or another;
+    Raises `CorruptError` if the file is shorter than it was or its bytes have another digest,
     `FledgeError` if it cannot be read.
     """
     if isinstance(content, bytes):
@@ -81,25 +98,28 @@ def read_content(content: Content) -> Iterator[bytes]:
         yield from _read_span(content)
 
 
-def content_sha256(content: Content) -> str:
-    """The digest in hex, which is only computed where it is not known. Raises as `read_content`."""
-    if isinstance(content, Span) and content.sha256:
-        return content.sha256
-    digest = hashlib.sha256()
+def content_digest(content: Content) -> Digest:
+    """Return the digest of a content, and read it only if the digest is not known yet.
+
+    Raises the errors of `read_content`.
+    """
+    if isinstance(content, Span) and content.digest:
+        return content.digest
+    sha256 = hashlib.sha256()
     for piece in read_content(content):
-        digest.update(piece)
-    return digest.hexdigest()
+        sha256.update(piece)
+    return Digest(sha256.hexdigest())
 
 
 def read_extents(content: Sparse) -> Iterator[tuple[int, bytes]]:
-    """What is not in a hole, in pieces of at most `READ_SIZE`, and where each goes.
+    """Yield the data outside the holes: (offset in the content, at most `READ_SIZE` bytes).
 
-    Raises as `read_content` does.
+    Raises the errors of `read_content`.
     """
     with _open(content.path) as file:
-        for offset, start, length in content.extents:
-            position = offset
-            for piece in _pieces(file, content.path, start, length):
+        for extent in content.extents:
+            position = extent.offset
+            for piece in _pieces(file, content.path, extent.source, extent.length):
                 yield position, piece
                 position += len(piece)
 
@@ -113,22 +133,22 @@ def _zeros(count: int) -> Iterator[bytes]:
 
 
 def _read_span(content: Span) -> Iterator[bytes]:
-    digest = hashlib.sha256() if content.sha256 else None
+    sha256 = hashlib.sha256() if content.digest else None
     with _open(content.path) as file:
         for piece in _pieces(file, content.path, content.offset, content.size):
-            if digest:
-                digest.update(piece)
+            if sha256:
+                sha256.update(piece)
             yield piece
-    if digest:
-        check_sha256(content, digest.hexdigest())
+    if sha256:
+        check_digest(content, Digest(sha256.hexdigest()))
 
 
-def check_sha256(content: Span, actual: str) -> None:
-    """Raise `CorruptError` if what was read of a content has another digest than it must have."""
-    if actual != content.sha256:
+def check_digest(content: Span, actual: Digest) -> None:
+    """Raise `CorruptError` if ``content`` has a digest and ``actual`` is a different one."""
+    if content.digest and actual != content.digest:
         raise CorruptError(
             f"{content.path} changed while it was read, or is damaged: it has sha256"
-            f" {actual}, expected {content.sha256}",
+            f" {actual.hex}, expected {content.digest.hex}",
             "Build again when nothing else writes to that file; if that does not help, replace it.",
         )
 
@@ -152,25 +172,43 @@ def _pieces(file: io.FileIO, path: Path, offset: int, size: int) -> Iterator[byt
         yield piece
 
 
-def whole_file(path: Path) -> Blob:
-    """A file as it is now, with its digest."""
-    digest = hashlib.sha256()
-    size = 0
-    for piece in read_file(path):
-        digest.update(piece)
-        size += len(piece)
-    return Blob(path, 0, size, digest.hexdigest())
+def hash_file(path: Path, stop: Event | None = None) -> Blob:
+    """Hash a whole file.
 
-
-def read_file(path: Path) -> Iterator[bytes]:
-    """All of a file, in pieces of at most `READ_SIZE`. Raises `OSError`."""
+    Setting ``stop`` ends the reading early; the blob then covers only the part that was read.
+    Raises `OSError`.
+    """
+    sha256 = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        while piece := file.read(READ_SIZE):
-            yield piece
+        size = update_hash(sha256, file, stop)
+    return Blob(path, 0, size, Digest(sha256.hexdigest()))
+
+
+class _Buffer(local):
+    """A read buffer for each thread, so that it is not allocated again for each file."""
+
+    def __init__(self) -> None:
+        self.memory = memoryview(bytearray(HASH_SIZE))
+
+
+_buffer = _Buffer()
+
+
+def update_hash(sha256: hashlib._Hash, file: io.FileIO, stop: Event | None = None) -> int:
+    """Hash an open file from its position to its end, or until ``stop`` is set.
+
+    Returns the number of bytes hashed. Raises `OSError`.
+    """
+    buffer = _buffer.memory
+    total = 0
+    while not (stop and stop.is_set()) and (count := file.readinto(buffer)):
+        sha256.update(buffer[:count])
+        total += count
+    return total
 
 
 def changed(path: Path) -> CorruptError:
-    """The error of a file that is shorter than it was."""
+    """Return the error for a file that became shorter while it was read."""
     return CorruptError(
         f"{path} changed while it was read",
         "Build again when nothing else writes to that file.",

@@ -14,10 +14,10 @@ _PREFIX = "sha256:"
 
 
 class Digest(msgspec.Struct, frozen=True, order=True):
-    """The SHA-256 of some bytes. ``str()`` gives the form of OCI descriptors: ``sha256:HEX``.
+    """A SHA-256 digest. ``str()`` gives the form of OCI descriptors: ``sha256:HEX``.
 
-    Build one with `parse`, `from_hex`, `of` or from a finished hash; the constructor checks
-    nothing.
+    Make one with `parse`, `from_hex` or `of`. The constructor does not check its argument; it is
+    for the result of a hash.
     """
 
     hex: str
@@ -28,19 +28,19 @@ class Digest(msgspec.Struct, frozen=True, order=True):
 
     @property
     def short(self) -> str:
-        """The first 12 digits, for a line that people read."""
+        """The first 12 digits, for messages."""
         return self.hex[:12]
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """A digest from ``sha256:HEX`` (OCI image-spec, descriptor.md). Raises `MalformedError`."""
+        """Parse ``sha256:HEX`` (OCI image-spec, descriptor.md). Raises `MalformedError`."""
         if not text.startswith(_PREFIX):
             raise MalformedError(f"{text[:100]!r} is not a sha256 digest")
         return cls.from_hex(text.removeprefix(_PREFIX))
 
     @classmethod
     def from_hex(cls, text: str) -> Digest:
-        """A digest from its 64 digits. Raises `MalformedError`."""
+        """Parse 64 hexadecimal digits in lower case. Raises `MalformedError`."""
         if not _HEX.fullmatch(text):
             raise MalformedError(
                 f"{text[:100]!r} is not a sha256 digest: it takes 64 digits 0-9a-f"
@@ -49,5 +49,5 @@ class Digest(msgspec.Struct, frozen=True, order=True):
 
     @classmethod
     def of(cls, data: bytes) -> Digest:
-        """The digest of bytes in memory."""
+        """Hash bytes in memory."""
         return cls(hashlib.sha256(data).hexdigest())

@@ -1,12 +1,13 @@
-"""Which machine an ELF program is for (System V ABI, "ELF Header")."""
+"""Reads the architecture of an ELF program (System V ABI, "ELF Header")."""
 
 from __future__ import annotations
 
 ELF_MAGIC = b"\x7fELF"
 ELF_HEADER_SIZE = 20
-"""As much of the header as says what machine the program is for, in bytes."""
+"""Bytes of the header up to and including ``e_machine``."""
 
-# By (e_machine, 2 for 64 bits, 2 for big endian); names as in an OCI platform, that is Go's GOARCH.
+# From (e_machine, EI_CLASS, EI_DATA) to the architecture of an OCI platform, which is Go's GOARCH.
+# EI_CLASS is 1 for 32 and 2 for 64 bits, EI_DATA is 1 for little and 2 for big endian.
 ARCHITECTURES = {
     (3, 1, 1): "386",
     (8, 1, 2): "mips",
@@ -23,7 +24,10 @@ ARCHITECTURES = {
 
 
 def architecture(program: bytes) -> str | None:
-    """The OCI name of the architecture, from a program's first bytes; None if it is no ELF."""
+    """Return the OCI name of a program's architecture, or None if it is not an ELF file.
+
+    ``program`` is the file's first `ELF_HEADER_SIZE` bytes, or more.
+    """
     header = program[:ELF_HEADER_SIZE]
     if len(header) < ELF_HEADER_SIZE or not header.startswith(ELF_MAGIC):
         return None

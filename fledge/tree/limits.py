@@ -1,4 +1,4 @@
-"""What Linux can hold, whatever the filesystem."""
+"""The limits that Linux sets for every filesystem."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ from fledge.tree.names import printable
 from fledge.tree.nodes import Device, Symlink, Tree
 
 MAX_NAME = 255
-"""The longest name of one directory entry in bytes, as in Linux (NAME_MAX)."""
+"""Maximum bytes in the name of a directory entry (NAME_MAX)."""
 
 MAX_PATH = 4096
-"""The longest path or link target in bytes, with the closing NUL, as in Linux (PATH_MAX)."""
+"""Maximum bytes in a path or link target, including the terminating NUL (PATH_MAX)."""
 
 MAX_XATTR_SIZE = 1 << 16
-"""Bytes in the value of an extended attribute, as in Linux (XATTR_SIZE_MAX)."""
+"""Maximum bytes in the value of an extended attribute (XATTR_SIZE_MAX)."""
 
 POSIX_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 """The extended attributes that hold access control lists (acl(5))."""
 
 MAX_ID = (1 << 32) - 2
-"""The highest user or group; the one above it stands for none."""
+"""The highest user or group ID; the next one, (uid_t) -1, means "no user"."""
 
 MAX_MAJOR = (1 << 12) - 1
+"""The highest major device number."""
 MAX_MINOR = (1 << 20) - 1
-"""Of device numbers in Linux."""
+"""The highest minor device number."""
+
+DISK_INIT_PATHS = (b"/sbin/init", b"/etc/init", b"/bin/init", b"/bin/sh")
+"""The programs that the kernel tries as init on a root disk, in this order (init/main.c)."""
 
 
 def check_fits(tree: Tree) -> None:
-    """Raise `CorruptError`, with the path, for what no Linux filesystem can hold."""
+    """Raise `CorruptError` if any node exceeds a limit of Linux. The message names the path."""
     for path, node in tree.walk():
         if len(path) >= MAX_PATH:
             raise CorruptError(
@@ -41,8 +45,8 @@ def check_fits(tree: Tree) -> None:
             )
         if not (0 <= node.uid <= MAX_ID and 0 <= node.gid <= MAX_ID):
             raise CorruptError(
-                f"/{printable(path)}: its owner {node.uid}:{node.gid} is none that Linux can have;"
-                f" the highest number is {MAX_ID}"
+                f"/{printable(path)}: Linux has no owner {node.uid}:{node.gid}; the highest ID is"
+                f" {MAX_ID}"
             )
         if isinstance(node, Symlink) and not 0 < len(node.target) < MAX_PATH:
             raise CorruptError(

@@ -1,29 +1,32 @@
-"""Names and paths, which are bytes: taken apart, and made safe to show."""
+"""Splits paths, which are bytes, and makes names safe to print."""
 
 from __future__ import annotations
 
 MAX_SHOWN = 200
-"""Characters of a path that a message shows."""
+"""Maximum characters of a path in a message."""
 
 
 def split_path(path: bytes) -> list[bytes]:
-    """The components of a path, normalised as text: ``..`` never climbs above the root."""
-    named = path.split(b"/")
-    if _NO_NAMES.isdisjoint(named):
-        return named
+    """Split a path into components and resolve ``.`` and ``..`` without looking at any symlink.
+
+    ``..`` at the root stays at the root.
+    """
+    components = path.split(b"/")
+    if _SPECIAL_COMPONENTS.isdisjoint(components):
+        return components
     parts: list[bytes] = []
-    for part in named:
+    for part in components:
         if part == b"..":
             del parts[-1:]
-        elif part not in _NO_NAMES:
+        elif part not in _SPECIAL_COMPONENTS:
             parts.append(part)
     return parts
 
 
-_NO_NAMES = frozenset((b"", b".", b".."))
+_SPECIAL_COMPONENTS = frozenset((b"", b".", b".."))
 
 
 def printable(name: bytes | str) -> str:
-    """A name for a message: what is not printable UTF-8 is escaped, so no terminal obeys it."""
+    """Escape everything in a name that is not printable UTF-8, such as terminal control codes."""
     text = name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

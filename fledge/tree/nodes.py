@@ -1,8 +1,8 @@
-"""A filesystem held in memory: what every source becomes and every artifact is written from.
+"""A filesystem tree in memory. Sources fill it; formats write it.
 
-Names and paths are bytes, as in the kernel. Nothing here touches the host's filesystem: an
-owner, a device or a setuid bit is a field, and a path that climbs or loops ends in the tree
-or in a `TreeError`.
+Names and paths are bytes, as in the kernel. The tree never touches the host's filesystem: owners,
+device numbers and setuid bits are fields, ``..`` stops at the tree's root, and a loop of symlinks
+raises `TreeError`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from fledge.tree.content import Content
 from fledge.tree.names import MAX_SHOWN, printable, split_path
 
 MAX_SYMLINKS = 40
-"""How many symlinks one path may go through, as in Linux (path_resolution(7))."""
+"""Maximum symlinks followed while one path is resolved, as in Linux (path_resolution(7))."""
 
 MAX_STEPS = 4096
-"""How many names one path may lead through, those in symlinks included: no longer path fits
-into PATH_MAX, and without a bound 40 symlinks could make a lookup cost 80,000 steps."""
+"""Maximum components followed while one path is resolved, including those in symlinks. No path
+within PATH_MAX has more; the limit bounds paths that expand through many long symlinks."""
 
 MAX_SOURCE_STEPS = 1 << 25
-"""How many names all paths of a layer or an initramfs may lead through, 16 for each of two million
-entries. That takes ten seconds or so; `MAX_STEPS` alone would let one cost hours."""
+"""Maximum components followed for all paths of one layer or initramfs: 16 for each of two million
+entries. With `MAX_STEPS` alone, hostile paths could keep a build busy for hours."""
 
-MADE_COST = 16
-"""What a directory that a lookup had to make counts of `Tree.steps`, for it stays in memory."""
+CREATED_DIRECTORY_STEPS = 16
+"""Steps charged for each missing directory that a lookup creates, because it stays in memory."""
 
 NANOSECONDS = 1_000_000_000
-"""In a second."""
+"""Nanoseconds in a second."""
 
 TYPE_NAMES = {
     stat.S_IFDIR: "directory",
@@ -40,18 +40,21 @@ TYPE_NAMES = {
     stat.S_IFBLK: "block device",
     stat.S_IFIFO: "fifo",
 }
-"""What people call each `Node.file_type`."""
+"""The name of each `Node.file_type` in messages."""
 
 
 class TreeError(Exception):
-    """A path cannot be what it is asked to be. The caller knows whose fault that is."""
+    """A path cannot be resolved or a node cannot be put there.
+
+    The caller turns it into an error that names the layer or file at fault.
+    """
 
 
-# Dataclasses, for isinstance() of a msgspec.Struct takes five times as long where it is false,
-# and nodes are told apart by it all the time.
+# Dataclasses rather than msgspec structs: isinstance() is much slower for a struct when it returns
+# False, and the code calls it for every node.
 @dataclass(slots=True, kw_only=True, eq=False)
 class Node:
-    """What all inodes have. A hard link is one node under two names."""
+    """The fields that all inodes have. A hard link is one node under two names."""
 
     file_type: ClassVar[int]
     """The S_IFMT bits of inode(7)."""
@@ -61,73 +64,89 @@ class Node:
     uid: int = 0
     gid: int = 0
     mtime_ns: int = 0
-    """Nanoseconds since 1970, negative before."""
+    """Nanoseconds since 1970-01-01 UTC; negative for earlier times."""
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    """Extended attributes, by full name (xattr(7))."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Directory(Node):
+    """A directory and its entries."""
+
     file_type: ClassVar[int] = stat.S_IFDIR
     children: dict[bytes, Node] = field(default_factory=dict)
 
     @property
     def links(self) -> int:
-        """As stat(2) counts them: by its name, ``.``, and the ``..`` of each directory in it."""
+        """The link count of stat(2): its name, ``.``, and the ``..`` of each subdirectory."""
         return 2 + sum(isinstance(child, Directory) for child in self.children.values())
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class File(Node):
+    """A regular file."""
+
     file_type: ClassVar[int] = stat.S_IFREG
     content: Content
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Symlink(Node):
+    """A symbolic link."""
+
     file_type: ClassVar[int] = stat.S_IFLNK
     mode: int = 0o777
     target: bytes
+    """The link's text, exactly as readlink(2) returns it."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Device(Node):
+    """A device node: a `CharDevice` or a `BlockDevice`."""
+
     major: int
     minor: int
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class CharDevice(Device):
+    """A character device."""
+
     file_type: ClassVar[int] = stat.S_IFCHR
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class BlockDevice(Device):
+    """A block device."""
+
     file_type: ClassVar[int] = stat.S_IFBLK
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Fifo(Node):
+    """A named pipe."""
+
     file_type: ClassVar[int] = stat.S_IFIFO
 
 
 class Tree:
-    """A root directory and the path rules of a chroot into it.
+    """A root directory. Paths are resolved as in a chroot into it.
 
-    ``mtime_ns`` is the time of the root and of parents that nothing else describes.
+    ``mtime_ns`` is the modification time of the root and of missing parents.
     """
 
     def __init__(self, mtime_ns: int) -> None:
         self.mtime_ns = mtime_ns
         self.steps = 0
-        """How many names all lookups so far had to go through: what they cost."""
+        """Components that all lookups so far have followed, a measure of their cost."""
         self.root = Directory(mode=0o755, mtime_ns=mtime_ns)
 
     def add(self, path: bytes, node: Node) -> None:
-        """Put a node at ``path`` as a tar entry is applied (OCI image-spec, layer.md).
+        """Put a node at ``path`` by the rules for a layer's entry (OCI image-spec, layer.md).
 
-        Symlinks in the parents are followed inside the tree, missing parents are made. The
-        last component is never followed: a directory over a directory gives it its metadata
-        and keeps the children; anything else replaces what is there. Raises `TreeError`.
+        Symlinks in the parents are followed inside the tree, and missing parents are created.
+        The last component is never followed. A directory put over a directory updates its
+        metadata and keeps its children; any other node replaces the old one. Raises `TreeError`.
         """
         parts = split_path(path)
         if parts:
@@ -138,7 +157,7 @@ class Tree:
             raise TreeError("the root can only be a directory")
 
     def get(self, path: bytes, *, follow: bool = False) -> Node | None:
-        """The node at ``path``, or None. ``follow``: also through a symlink at its end."""
+        """Return the node at ``path``, or None. With ``follow``, follow a symlink at its end."""
         parts = split_path(path)
         try:
             return self._resolve(parts, create=False)[1] if follow else self._child(parts)
@@ -146,26 +165,29 @@ class Tree:
             return None
 
     def make_directory(self, parts: list[bytes]) -> Directory:
-        """The directory that a path leads to, made with its parents where it is missing.
+        """Return the directory at a path; create it and its parents if they are missing.
 
-        Raises `TreeError` if a file is in the way or symlinks loop.
+        Raises `TreeError` if a node in the way is not a directory, or if symlinks loop.
         """
         return self.trail(parts)[-1]
 
     def trail(self, parts: list[bytes]) -> list[Directory]:
-        """The directories from the root to the one that `make_directory` gives, both included."""
+        """Do as `make_directory` does, but return all directories from the root to that one."""
         trail, end = self._resolve(parts, create=True)
         if end is not trail[-1]:
             raise TreeError(f"{_show(parts)} is not a directory")
         return trail
 
     def check_steps(self, since: int) -> None:
-        """Raise `TreeError` if lookups cost more than a source may since ``steps`` was that."""
+        """Raise `TreeError` if lookups took over `MAX_SOURCE_STEPS` since ``steps`` was ``since``.
+
+        Call it for each entry of a layer or initramfs.
+        """
         if self.steps - since > MAX_SOURCE_STEPS:
             raise TreeError(f"paths up to here lead through more than {MAX_SOURCE_STEPS} names")
 
     def walk(self) -> Iterator[tuple[bytes, Node]]:
-        """Every path and node, sorted by component as bytes, parents before children.
+        """Yield every path and node, sorted by component as bytes, parents before children.
 
         Paths have no leading slash; the root comes first, as ``b""``.
         """
@@ -187,10 +209,10 @@ class Tree:
         return parent.children.get(parts[-1]) if isinstance(parent, Directory) else None
 
     def _resolve(self, parts: list[bytes], *, create: bool) -> tuple[list[Directory], Node | None]:
-        """Follow a path to its end, symlinks included; ``create`` makes what is missing.
+        """Follow a path to its end, symlinks included. With ``create``, create missing directories.
 
-        Returns the directories on the way, and what is at the end: the last of them, a node
-        of another kind in it, or None.
+        Returns the directories from the root on, and the node at the end: the last of these
+        directories, another kind of node in it, or None if the path does not exist.
         """
         trail = [self.root]
         pending = parts[::-1]
@@ -211,7 +233,7 @@ class Tree:
                     return trail, None
                 child = Directory(mode=0o755, mtime_ns=self.mtime_ns)
                 trail[-1].children[name] = child
-                self.steps += MADE_COST
+                self.steps += CREATED_DIRECTORY_STEPS
             if isinstance(child, Symlink):
                 links += 1
                 if links > MAX_SYMLINKS:
@@ -225,16 +247,18 @@ class Tree:
             elif isinstance(child, Directory):
                 trail.append(child)
             elif pending:
-                raise TreeError(f"{printable(name)} on the way to {_show(parts)} is no directory")
+                raise TreeError(
+                    f"{printable(name)} on the way to {_show(parts)} is not a directory"
+                )
             else:
                 return trail, child
         return trail, trail[-1]
 
 
 def put(parent: Directory, name: bytes, node: Node) -> Node:
-    """Put a node into a directory under a name, by the rules of `Tree.add`; returns what is there.
+    """Put a node into a directory by the rules of `Tree.add`; return the node that is there now.
 
-    Of two directories that is the old one.
+    If both are directories, that is the old one with the new metadata.
     """
     if isinstance(node, Directory):
         old = parent.children.get(name)

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trees import NAMES, describe, trees
 
 from fledge.tree import (
     CharDevice,
@@ -27,6 +26,7 @@ from fledge.tree import (
 )
 from fledge.tree.names import printable, split_path
 from fledge.tree.nodes import MAX_SYMLINKS
+from tests.support.trees import NAMES, describe, trees
 
 
 def file(content: bytes = b"") -> File:
@@ -138,7 +138,7 @@ def test_loops(nodes: dict[bytes, Node]) -> None:
 )
 def test_what_is_no_directory_is_no_parent(node: Node) -> None:
     tree = tree_of({b"other": file(), b"a": node})
-    with pytest.raises(TreeError, match="on the way to /a/b is no directory"):
+    with pytest.raises(TreeError, match="on the way to /a/b is not a directory"):
         tree.add(b"a/b/x", file())
     with pytest.raises(TreeError, match="/a is not a directory"):
         tree.add(b"a/x", file())
