@@ -1,4 +1,4 @@
-"""What the operations of one run share: settings, cache, reporter, network policy."""
+"""The state that all operations of one run share: settings, cache, reporter, network policy."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from fledge.store.cache import Cache
 
 
 class Session(msgspec.Struct, frozen=True, dict=True):
-    """One run of fledge. `Session.default` has what the command line uses, without its output."""
+    """One run of fledge. `Session.default` makes the session that the command line uses."""
 
     settings: Settings
     cache: Cache
     reporter: Reporter
     offline: bool = False
-    """Use nothing from the network, only the cache."""
+    """Use only the cache, never the network."""
+    backoff: float = 0.5
+    """Seconds before the first retry of a download; each further pause is twice as long."""
 
     @classmethod
     def default(
@@ -30,14 +32,15 @@ class Session(msgspec.Struct, frozen=True, dict=True):
         offline: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> Session:
-        """A session of this process's environment, or of a given one; silent without a reporter.
+        """Make a session from ``environment``, or from the environment of this process.
 
-        Raises `HostError` where there is no place for a cache.
+        Without a ``reporter`` it is silent. Raises `HostError` if the user has no home folder
+        to keep a cache in.
         """
         settings = Settings.from_environment(environment)
         return cls(settings, Cache(settings.cache_folder), reporter or Reporter(), offline)
 
     @cached_property
     def fetcher(self) -> Fetcher:
-        """What downloads for this session."""
-        return Fetcher(self.cache, self.reporter, self.offline)
+        """The `Fetcher` that all downloads of this session share."""
+        return Fetcher(self.cache, self.reporter, self.offline, self.backoff)

@@ -1,1 +1,1 @@
-"""This machine: files, output, programs, folders."""
+"""The host: its files, programs and environment."""

@@ -1,4 +1,4 @@
-"""Files of the host: an output that appears whole or not at all."""
+"""Writes files of the host so that they appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from typing import BinaryIO
 
 from fledge.errors import ConfigError, FledgeError, HostError, reason
 
+PathLike = str | os.PathLike[str]
+"""What callers may give in place of a `Path`."""
+
 
 def check_output(output: Path) -> None:
-    """Raise `ConfigError` or `HostError` if a file cannot be written there."""
+    """Check that ``output`` can be written, before the work of a build.
+
+    Raises `ConfigError` if the path is a folder, a device or in no folder, `HostError` if the
+    user may not write there.
+    """
     folder = output.parent
     try:
         mode = output.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         mode = stat.S_IFREG
     except OSError as error:
-        raise _explained(error, output) from error
+        raise _write_error(error, output) from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise ConfigError(f"{output} is {kind}", "Name a file with -o FILE.")
@@ -30,18 +37,18 @@ def check_output(output: Path) -> None:
         raise ConfigError(f"{folder} is not a folder", "Create it, or choose another with -o FILE.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise HostError(
-            f"{folder} is not writable for you",
+            f"you may not write to {folder}",
             "Change its permissions, or choose another folder with -o FILE.",
         )
 
 
 @contextmanager
 def replacing(output: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of ``output`` when the block ends without exception.
+    """Open a new file that replaces ``output`` when the block ends without an exception.
 
-    It is written beside it, synced and renamed, so whoever looks sees the old file or the
-    whole new one; of a symlink, what it leads to is replaced. Raises `FledgeError` if the disk
-    is full, `HostError` if it refuses.
+    The new file is written to the same folder, synced and renamed, so other programs see either
+    the old file or the complete new one. If ``output`` is a symlink, its target is replaced.
+    Raises `FledgeError` if the disk is full, `HostError` if the file cannot be written.
     """
     try:
         target = output.resolve() if output.is_symlink() else output
@@ -56,29 +63,29 @@ def replacing(output: Path) -> Iterator[BinaryIO]:
             partial.unlink(missing_ok=True)
         _sync_folder(target.parent)
     except OSError as error:
-        raise _explained(error, output) from error
+        raise _write_error(error, output) from error
 
 
 def pwrite(file: int, data: bytes | bytearray | memoryview, position: int) -> None:
-    """Write all of it."""
+    """Write all of ``data`` at ``position``, unlike `os.pwrite`. Raises `OSError`."""
     left = memoryview(data)
     while left:
         count = os.pwrite(file, left, position)
         left, position = left[count:], position + count
 
 
-def _explained(error: OSError, output: Path) -> FledgeError:
+def _write_error(error: OSError, output: Path) -> FledgeError:
     message = f"{output} could not be written: {reason(error)}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return FledgeError(
             message,
             f"Free some space in {output.parent}, or choose another folder with -o FILE.",
         )
-    return HostError(message, "Choose another with -o FILE.")
+    return HostError(message, "Choose another file with -o FILE.")
 
 
 def _sync_folder(folder: Path) -> None:
-    with suppress(PermissionError):  # one may write to a folder that one may not read
+    with suppress(PermissionError):  # a user may have write access to a folder but no read access
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)

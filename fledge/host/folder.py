@@ -1,7 +1,7 @@
-"""A tree as real files in a folder of the host.
+"""Writes a tree as real files into a folder of the host, and removes them again.
 
-Every path is resolved relative to the open folder. It must be empty and nobody else's: then
-all parents on the way are directories made here, and no symlink of the tree is ever followed.
+Every path is resolved relative to the open folder. The folder must be empty and used by nobody
+else: then every parent is a directory made here, and no symlink of the tree is ever followed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from fledge.tree.content import Content, content_size
 from fledge.tree.names import printable
 
 REFUSALS = (errno.EINVAL, errno.ENAMETOOLONG, errno.EMLINK, errno.EFBIG)
-"""How a filesystem says that it cannot represent something: xfs has shorter symlinks and
-fewer device numbers, btrfs fewer hard links within one directory."""
+"""Errors with which a filesystem rejects a node that exceeds its limits. xfs has shorter symlinks
+and fewer device numbers than ext4, btrfs fewer hard links within one directory."""
 
 
 def populate(tree: Tree, root: int, *, leaving_out: Container[bytes] = ()) -> None:
-    """Make the tree's nodes in the folder open as ``root``, for their owner only.
+    """Create the tree's nodes in the folder open as ``root``, with permissions for the owner only.
 
-    Hard links are hard links; long runs of zeros are holes; devices take root. ``leaving_out``
-    are paths. The tree must pass `check_fits`. Raises `CorruptError` for what this filesystem
-    cannot hold, `FledgeError` if a content cannot be read, `OSError` if the folder refuses.
+    Hard links stay hard links, and blocks of zeros become holes. Nodes at the paths in
+    ``leaving_out`` are skipped. Only root may create devices. The tree must pass `check_fits`.
+
+    Raises `CorruptError` if a node exceeds the limits of this filesystem, `FledgeError` if a
+    content cannot be read, `OSError` for any other failure.
     """
     first: dict[Node, bytes] = {}
     for path, node in tree.walk():
@@ -46,16 +48,17 @@ def populate(tree: Tree, root: int, *, leaving_out: Container[bytes] = ()) -> No
                 raise
             raise CorruptError(
                 f"/{printable(path)} does not fit into this filesystem: {error.strerror}",
-                "Leave it out of the image. Of the filesystems, ext4 has the widest limits.",
-            ) from None
+                "Leave it out of the image, or use ext4, which has the widest limits.",
+            ) from error
         if not isinstance(node, Directory):
             first.setdefault(node, path)
 
 
 def set_metadata(tree: Tree, root: int) -> None:
-    """Give what `populate` made its owners, modes, xattrs and times. Takes root.
+    """Set owners, modes, extended attributes and times of the nodes that `populate` created.
 
-    Raises `CorruptError` for xattrs that this filesystem does not hold.
+    Needs root. Raises `CorruptError` if this filesystem cannot store an extended attribute,
+    `OSError` for any other failure.
     """
     nodes = {node: path or b"." for path, node in tree.walk()}
     for node, path in reversed(nodes.items()):
@@ -64,19 +67,19 @@ def set_metadata(tree: Tree, root: int) -> None:
             os.chmod(path, node.mode, dir_fd=root)
         for name, value in sorted(node.xattrs.items()):
             try:
-                reached = b"/proc/self/fd/%d/" % root + path
-                os.setxattr(reached, name, value, follow_symlinks=False)
+                absolute = b"/proc/self/fd/%d/" % root + path
+                os.setxattr(absolute, name, value, follow_symlinks=False)
             except OSError as error:
                 raise CorruptError(
                     f"/{printable(path)}: the extended attribute {printable(name)}"
                     f" cannot be stored: {error.strerror}"
-                ) from None
+                ) from error
         times = (node.mtime_ns, node.mtime_ns)
         os.utime(path, ns=times, dir_fd=root, follow_symlinks=False)
 
 
 def remove(tree: Tree, root: int) -> None:
-    """Remove what `populate` made, however deep it is and however far it came."""
+    """Remove the nodes that `populate` created, even if it failed halfway. Raises `OSError`."""
     for path, node in reversed(list(tree.walk())):
         with suppress(FileNotFoundError, NotADirectoryError):
             if not isinstance(node, Directory):
@@ -86,10 +89,10 @@ def remove(tree: Tree, root: int) -> None:
 
 
 def _make(path: bytes, node: Node, root: int) -> None:
-    """Make anything but a regular file."""
+    """Create a node that is not a regular file."""
     if isinstance(node, Directory):
         os.mkdir(path, 0o700, dir_fd=root)
-        os.chmod(path, 0o700, dir_fd=root)  # whatever the umask took away
+        os.chmod(path, 0o700, dir_fd=root)  # mkdir applies the umask
     elif isinstance(node, Symlink):
         os.symlink(node.target, path, dir_fd=root)
     elif isinstance(node, Fifo):
@@ -100,6 +103,7 @@ def _make(path: bytes, node: Node, root: int) -> None:
 
 
 def _write_file(path: bytes, content: Content, root: int) -> None:
+    """Make a regular file."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=root)
     try:
         os.fchmod(file, 0o600)

@@ -1,4 +1,4 @@
-"""A file written once, from front to back, and digested on the way."""
+"""Writes a file once, from front to back, while other threads hash and store the data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,56 +16,61 @@ from pathlib import Path
 import msgspec
 
 from fledge.host.files import pwrite
-from fledge.tree.content import read_file
+from fledge.tree.content import update_hash
+from fledge.tree.digest import Digest
 
 BUFFER_SIZE = 4 << 20
-"""Bytes handed to the threads at once. After each they have to wait until the interpreter lets
-them run (sys.getswitchinterval)."""
+"""Bytes in one buffer. Buffers are large because a thread waits for the interpreter's lock after
+each one (sys.getswitchinterval)."""
 
 BUFFERS = 3
-"""One that is filled, one that is digested, one that is written. More give nothing."""
+"""One buffer to fill, one to hash, one to write."""
 
 MIN_HOLE = 1 << 16
-"""Bytes of zeros that are worth two writes instead of one."""
+"""The shortest run of zeros, in bytes, that is left out as a hole: a hole costs another write."""
 
-UNIT = 4096
-"""What positions, sizes and addresses are multiples of for O_DIRECT, on all common disks."""
+ALIGNMENT = 4096
+"""Positions, sizes and addresses of O_DIRECT writes are multiples of it, in bytes. It suits all
+common disks."""
 
 ZEROS = memoryview(bytes(BUFFER_SIZE))
 
 
-class Digest:
-    """A SHA-256, computed by a thread of its own, of what is handed over in that order."""
+class Hasher:
+    """A thread that computes the SHA-256 digest of the data passed to it, in order."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
         self._thread = ThreadPoolExecutor(1)
-        self._stopped = False
+        self._stop = threading.Event()
 
     def close(self) -> None:
-        """End the thread."""
-        self._stopped = True
+        """Stop the thread and drop the data that it has not hashed yet."""
+        self._stop.set()
         self._thread.shutdown(cancel_futures=True)
 
     def update(self, data: bytes | memoryview) -> Future[None]:
-        """Hand over ``data``, which has to stay as it is until that is done."""
+        """Add ``data``, which must not change until the returned future is done."""
         return self._thread.submit(self._sha256.update, data)
 
     def update_zeros(self, count: int) -> None:
-        """Hand over that many bytes."""
-        self._thread.submit(self._take_zeros, count)
+        """Add ``count`` bytes of zeros."""
+        self._thread.submit(self._hash_zeros, count)
 
     def update_file(self, path: Path) -> None:
-        """Hand over what is in a file."""
-        for piece in read_file(path):
-            self.update(piece).result()
+        """Add a whole file and wait until it is read. Raises `OSError`."""
+        self._thread.submit(self._hash_file, path).result()
 
-    def hexdigest(self) -> str:
-        """Of all that was handed over, when that is done."""
-        return self._thread.submit(self._sha256.hexdigest).result()
+    def digest(self) -> Digest:
+        """Wait until all data so far is hashed and return its digest."""
+        return Digest(self._thread.submit(self._sha256.hexdigest).result())
 
-    def _take_zeros(self, count: int) -> None:
-        while count and not self._stopped:
+    def _hash_file(self, path: Path) -> None:
+        with path.open("rb", buffering=0) as file:
+            update_hash(self._sha256, file, self._stop)
+
+    def _hash_zeros(self, count: int) -> None:
+        while count and not self._stop.is_set():
             self._sha256.update(ZEROS[:count])
             count -= min(count, BUFFER_SIZE)
 
@@ -72,41 +78,44 @@ class Digest:
 class _Buffer(msgspec.Struct):
     memory: memoryview
     writing: Future[None] | None = None
-    digesting: Future[None] | None = None
+    hashing: Future[None] | None = None
 
 
 class Output:
-    """Buffers that are filled in order, while others of them are digested and written.
+    """Fills buffers in order while earlier ones are hashed and written by other threads.
 
-    hashlib and the kernel work without the interpreter's lock, so both take cores that would
-    idle. Where the filesystem can, data goes to the disk directly: at the end nothing is left
-    to be synced, and the page cache keeps what else was in it. What is not written is zeros;
-    where there are many they are a hole.
+    hashlib and the kernel release the interpreter's lock, so this uses cores that would be idle.
+    Where the filesystem supports O_DIRECT, data bypasses the page cache: little is left to sync
+    at the end, and the cached data of other programs stays. Bytes that are never written are
+    zeros; long runs of zeros become holes.
     """
 
-    def __init__(self, descriptor: int, digest: Digest | None = None) -> None:
-        """Of a file that is empty, open for writing; ``digest`` gets all that is in it."""
+    def __init__(self, descriptor: int, hasher: Hasher | None = None) -> None:
+        """``descriptor``: an empty file open for writing. ``hasher`` receives everything written.
+
+        Without a hasher (None) nothing is hashed.
+        """
         self._file = descriptor
-        self._digest = digest
+        self._hasher = hasher
         self._direct = _set_direct(descriptor, True)
         self._thread = ThreadPoolExecutor(1)
         self._buffers = deque(_Buffer(memoryview(mmap(-1, BUFFER_SIZE))) for _ in range(BUFFERS))
         self._start = 0
-        """Where the first of them goes to in the file."""
+        """The position in the file of the current buffer, which is the first of ``_buffers``."""
         self._runs: list[list[int]] = []
-        """Begin and end of what is to be written of it, in whole units."""
+        """[begin, end] of each run to write in the current buffer, in multiples of `ALIGNMENT`."""
         self._filled = 0
-        """The end of what was put into it."""
+        """The end of the data in the current buffer."""
 
     def close(self) -> None:
-        """End the thread that writes."""
+        """Stop the thread that writes. It finishes the write that it is at."""
         self._thread.shutdown(cancel_futures=True)
 
     def space(self, position: int, length: int) -> Iterator[memoryview]:
-        """Where to put the ``length`` bytes from ``position`` on, piece by piece.
+        """Yield the memory for the ``length`` bytes at ``position``, piece by piece.
 
-        Each piece has to be filled before the next is asked for, and nothing that lies before
-        can be asked for again. Raises `OSError` if the disk refuses what was put before.
+        The caller fills each piece before it asks for the next one, and never goes back to an
+        earlier position. Raises `OSError` if earlier data could not be written.
         """
         while length:
             start = position - self._start
@@ -116,21 +125,24 @@ class Output:
             end = min(start + length, BUFFER_SIZE)
             buffer = self._buffers[0].memory
             buffer[self._filled : start] = ZEROS[self._filled : start]
-            self._add_run(start - start % UNIT, end + -end % UNIT)
+            self._add_run(start - start % ALIGNMENT, end + -end % ALIGNMENT)
             self._filled = end
             yield buffer[start:end]
             position += end - start
             length -= end - start
 
     def write(self, data: bytes, position: int) -> None:
-        """Put ``data`` there. Raises as `space` does."""
+        """Write ``data`` at ``position``. Raises the errors of `space`."""
         view = memoryview(data)
         for piece in self.space(position, len(data)):
             piece[:] = view[: len(piece)]
             view = view[len(piece) :]
 
     def finish(self, size: int) -> None:
-        """Make the file ``size`` bytes long; the digest comes later. Raises as `space` does."""
+        """Wait until everything is written and set the file's size.
+
+        The hasher may still be at work. Raises the errors of `space`.
+        """
         if size > self._start + BUFFER_SIZE:
             self._go_to(size - size % BUFFER_SIZE)
         self._flush(size - self._start)
@@ -146,25 +158,25 @@ class Output:
             self._runs.append([start, end])
 
     def _go_to(self, position: int) -> None:
-        """Let the next buffer be that of ``position``."""
+        """Flush the current buffer and make the next one the buffer at ``position``."""
         self._flush(BUFFER_SIZE)
         zeros = position - self._start - BUFFER_SIZE
-        if zeros and self._digest:
-            self._digest.update_zeros(zeros)
-        for future in (self._buffers[0].writing, self._buffers[0].digesting):
+        if zeros and self._hasher:
+            self._hasher.update_zeros(zeros)
+        for future in (self._buffers[0].writing, self._buffers[0].hashing):
             if future:
                 future.result()
         self._start = position
 
     def _flush(self, size: int) -> None:
-        """Hand over the buffer with ``size`` bytes, and turn to the one handed over first."""
+        """Submit the first ``size`` bytes of the current buffer and turn to the next buffer."""
         buffer = self._buffers[0]
         data = buffer.memory
-        end = size + -size % UNIT
+        end = size + -size % ALIGNMENT
         data[self._filled : end] = ZEROS[self._filled : end]
         buffer.writing = self._thread.submit(self._write_runs, data, self._runs, self._start)
-        if self._digest:
-            buffer.digesting = self._digest.update(data[:size])
+        if self._hasher:
+            buffer.hashing = self._hasher.update(data[:size])
         self._buffers.rotate(-1)
         self._runs, self._filled = [], 0
 
@@ -184,13 +196,13 @@ class Output:
         except OSError as error:
             if error.errno != errno.EINVAL or not self._direct:
                 raise
-            # A filesystem that has O_DIRECT, but not for such positions.
+            # The filesystem supports O_DIRECT, but with a larger alignment.
             self._direct = _set_direct(self._file, False)
             pwrite(self._file, data, position)
 
 
 def _set_direct(descriptor: int, on: bool) -> bool:
-    """Write past the page cache or not, where this can be chosen; whether it is so now."""
+    """Turn O_DIRECT on or off; return whether it is on. Not every filesystem supports it."""
     direct = getattr(os, "O_DIRECT", 0)
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     try:
@@ -201,5 +213,5 @@ def _set_direct(descriptor: int, on: bool) -> bool:
 
 
 def _is_zero(data: memoryview) -> bool:
-    # Comparing views takes every byte for itself: only after the first ones are zeros.
-    return data[:UNIT] == ZEROS[:UNIT] and bytes(data) == bytes(len(data))
+    # Views are compared byte by byte, which is slow: compare only the first bytes that way.
+    return data[:ALIGNMENT] == ZEROS[:ALIGNMENT] and bytes(data) == bytes(len(data))

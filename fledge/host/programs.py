@@ -1,4 +1,4 @@
-"""Programs of the host: found, run with a clean environment, and quoted when they fail."""
+"""Finds and runs programs of the host, in a clean environment."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fledge.errors import FledgeError, HostError
+from fledge.host.settings import Settings
 
 SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
-"""Where administrators' tools are, which a plain user's PATH often leaves out."""
+"""The folders of administrators' programs, which a plain user's PATH often lacks."""
 
 PACKAGES = {
     "mkfs.ext4": "e2fsprogs",
@@ -23,37 +24,41 @@ PACKAGES = {
     "losetup": "mount",
     "sync": "coreutils",
 }
-"""The Debian package of every tool that fledge runs."""
+"""The Debian package of every program that fledge runs."""
 
 MAX_QUOTED = 1000
-"""Characters of a tool's own words that a message repeats."""
+"""Maximum characters of a program's error output in a message."""
 
 
-def find(tool: str) -> str:
-    """Where a tool is. Raises `HostError` with the package to install."""
-    path = shutil.which(tool, path=_search_path())
+def find(program: str, settings: Settings) -> str:
+    """Return the path of a program. Raises `HostError` that names the package to install."""
+    path = shutil.which(program, path=_search_path(settings))
     if path is None:
-        package = PACKAGES[tool]
+        package = PACKAGES[program]
         raise HostError(
-            f"{tool} is not installed",
+            f"{program} is not installed",
             f"Install {package}: apt install {package}, or your distribution's package of it.",
         )
     return path
 
 
 def run(
-    tool: str,
+    program: str,
     *arguments: str,
     folder: Path | str,
+    settings: Settings,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Run a tool in ``folder`` to its end and return what it wrote to standard error.
+    """Run a program in ``folder``, wait for it, and return its standard error.
 
-    Raises `HostError` if it is missing, `FledgeError` with its own words if it fails.
+    The only variable it gets from the user's environment is PATH; ``environment`` adds others.
+    Raises `HostError` if the program is not installed, `FledgeError` that quotes its standard
+    error if it fails.
     """
-    command = [find(tool), *arguments]
-    variables = {"LC_ALL": "C", "TZ": "UTC", "PATH": _search_path(), **(environment or {})}
-    # A session of its own: Ctrl-C on the terminal is for fledge to handle, in its order.
+    command = [find(program, settings), *arguments]
+    variables = {"LC_ALL": "C", "TZ": "UTC", "PATH": _search_path(settings), **(environment or {})}
+    # In a session of its own, so that Ctrl-C on the terminal reaches only fledge, which then
+    # cleans up in order.
     done = subprocess.run(
         command,
         cwd=folder,
@@ -64,16 +69,16 @@ def run(
         start_new_session=True,
         check=False,
     )
-    said = done.stderr.decode("utf-8", "backslashreplace").strip()
+    output = done.stderr.decode("utf-8", "backslashreplace").strip()
     if done.returncode != 0:
-        raise failed(tool, said or f"exit status {done.returncode}")
-    return said
+        raise failed(program, output or f"exit status {done.returncode}")
+    return output
 
 
-def failed(tool: str, said: str) -> FledgeError:
-    """The error of a tool that failed with these words."""
-    return FledgeError(f"{tool} failed: {said[:MAX_QUOTED]}")
+def failed(program: str, output: str) -> FledgeError:
+    """Return the error for a program that failed with this error output."""
+    return FledgeError(f"{program} failed: {output[:MAX_QUOTED]}")
 
 
-def _search_path() -> str:
-    return os.environ.get("PATH", os.defpath) + os.pathsep + SYSTEM_FOLDERS
+def _search_path(settings: Settings) -> str:
+    return settings.program_folders + os.pathsep + SYSTEM_FOLDERS

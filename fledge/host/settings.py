@@ -1,12 +1,15 @@
-"""The environment of this process, read once.
+"""Reads the environment of this process, once.
 
-Nothing else in fledge looks at ``os.environ``: what a variable decides is a field here, so a
-library user can decide it without touching the process.
+No other module of fledge reads ``os.environ``: each variable is a property here, so that users of
+the library can set it without changing the process. Two dependencies read the environment
+themselves: requests for proxies, CA certificates and ``~/.netrc``, docker for the folder of its
+contexts.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,36 +18,37 @@ import msgspec
 from fledge.errors import ConfigError, HostError
 
 DEFAULT_EPOCH = 1704067200
-"""2024-01-01T00:00:00Z: the time of all that fledge adds, without SOURCE_DATE_EPOCH."""
+"""2024-01-01T00:00:00Z, in seconds since 1970: the modification time of everything that fledge
+adds, unless SOURCE_DATE_EPOCH is set."""
 
 MAX_EPOCH = 0xFFFFFFFF
-"""The latest second that a newc header can hold."""
+"""The latest time that a newc header can store, in seconds since 1970."""
 
 DEFAULT_GITHUB_API = "https://api.github.com"
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What the environment decides. The defaults are those of an empty environment."""
+    """The settings that environment variables make. `Settings()` is an empty environment."""
 
     environment: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """All variables, for the programs that need the user's own: credential helpers, docker."""
+    """All variables. Credential helpers and the Docker client get them as they are."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """The settings of this process, or those that a given environment stands for."""
+        """Read ``environment``, or the environment of this process if it is None."""
         return cls(dict(os.environ if environment is None else environment))
 
     def _text(self, name: str) -> str | None:
-        """The variable's value; None where it is unset or empty."""
+        """Return a variable's value, or None if it is unset or empty."""
         return self.environment.get(name) or None
 
     @property
     def cache_folder(self) -> Path:
-        """Where the cache is: ``$FLEDGE_CACHE_DIR``, else ``fledge`` in ``$XDG_CACHE_HOME``, else
-        ``~/.cache/fledge``.
+        """The folder of the cache: ``$FLEDGE_CACHE_DIR``, ``$XDG_CACHE_HOME/fledge`` or
+        ``~/.cache/fledge``, whichever is set first.
 
         A relative ``$XDG_CACHE_HOME`` is invalid and ignored (XDG Base Directory Specification).
-        Raises `HostError` where there is no home folder.
+        Raises `HostError` if none is set and the user has no home folder.
         """
         if own := self._text("FLEDGE_CACHE_DIR"):
             return Path(own).absolute()
@@ -61,19 +65,28 @@ class Settings(msgspec.Struct, frozen=True):
 
     @property
     def home(self) -> Path | None:
-        """The user's home folder: ``$HOME``, else what the password database says."""
+        """The user's home folder: ``$HOME``, or the one in the password database.
+
+        None if there is neither, or if ``$HOME`` is not an absolute path.
+        """
         if own := self._text("HOME"):
-            return Path(own)
+            path = Path(own)
+            return path if path.is_absolute() else None
         try:
-            return Path.home()
-        except RuntimeError:
+            return Path(pwd.getpwuid(os.getuid()).pw_dir)
+        except KeyError:
             return None
 
     @property
-    def epoch(self) -> int:
-        """``SOURCE_DATE_EPOCH`` in seconds (reproducible-builds.org), or `DEFAULT_EPOCH`.
+    def program_folders(self) -> str:
+        """The folders to search for programs, separated by colons: ``$PATH`` or `os.defpath`."""
+        return self.environment.get("PATH", os.defpath)
 
-        Raises `ConfigError` for what no archive can hold.
+    @property
+    def epoch(self) -> int:
+        """``$SOURCE_DATE_EPOCH`` (reproducible-builds.org) or `DEFAULT_EPOCH`, in seconds.
+
+        Raises `ConfigError` if it is not a whole number from 0 to `MAX_EPOCH`.
         """
         text = self._text("SOURCE_DATE_EPOCH") or str(DEFAULT_EPOCH)
         if text.isascii() and text.isdigit() and int(text) <= MAX_EPOCH:
@@ -85,34 +98,39 @@ class Settings(msgspec.Struct, frozen=True):
 
     @property
     def github_api(self) -> str:
-        """The base URL for releases: ``$FLEDGE_GITHUB_API``, or GitHub's own."""
+        """The base URL of the API for releases: ``$FLEDGE_GITHUB_API``, or GitHub's."""
         return (self._text("FLEDGE_GITHUB_API") or DEFAULT_GITHUB_API).rstrip("/")
 
     @property
     def github_token(self) -> str | None:
-        """``$GITHUB_TOKEN``, for that API alone."""
+        """``$GITHUB_TOKEN``, which is sent only to `github_api`; None if it is unset."""
         return self._text("GITHUB_TOKEN")
 
     @property
     def insecure_registries(self) -> frozenset[str]:
-        """HOST or HOST:PORT of the registries that may speak plain HTTP."""
+        """HOST or HOST:PORT of each registry that may be used over plain HTTP, from
+        ``$FLEDGE_INSECURE_REGISTRIES``.
+        """
         names = (self._text("FLEDGE_INSECURE_REGISTRIES") or "").split(",")
         return frozenset(name.strip() for name in names if name.strip())
 
     @property
     def docker_config_folder(self) -> Path | None:
-        """The folder of Docker's ``config.json``: ``$DOCKER_CONFIG`` or ``~/.docker``."""
+        """The folder of Docker's ``config.json``: ``$DOCKER_CONFIG`` or ``~/.docker``.
+
+        None if neither is set.
+        """
         if own := self._text("DOCKER_CONFIG"):
             return Path(own)
         return self.home / ".docker" if self.home else None
 
     @property
     def docker_context(self) -> str | None:
-        """``$DOCKER_CONTEXT``, the name of a context of Docker's."""
+        """``$DOCKER_CONTEXT``, the name of a Docker context; None if it is unset."""
         return self._text("DOCKER_CONTEXT")
 
     @property
     def runtime_folder(self) -> Path | None:
-        """``$XDG_RUNTIME_DIR``, where rootless services have their sockets."""
+        """``$XDG_RUNTIME_DIR``, the folder of rootless services' sockets; None if it is unset."""
         text = self._text("XDG_RUNTIME_DIR")
         return Path(text) if text else None

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.host import output
-from fledge.host.output import BUFFER_SIZE, MIN_HOLE, Digest, Output
+from fledge.host.output import BUFFER_SIZE, MIN_HOLE, Hasher, Output
 
 Parts = list[tuple[int, int]]
 """Bytes left out, and bytes written after them."""
@@ -37,8 +37,8 @@ def put(path: Path, parts: Parts, rest: int) -> tuple[bytes, str]:
     expected = bytearray()
     with (
         path.open("wb", buffering=0) as file,
-        closing(Digest()) as digest,
-        closing(Output(file.fileno(), digest)) as output,
+        closing(Hasher()) as hasher,
+        closing(Output(file.fileno(), hasher)) as output,
     ):
         for seed, (gap, length) in enumerate(parts):
             expected += bytes(gap)
@@ -46,7 +46,7 @@ def put(path: Path, parts: Parts, rest: int) -> tuple[bytes, str]:
             expected += data
         expected += bytes(rest)
         output.finish(len(expected))
-        return bytes(expected), digest.hexdigest()
+        return bytes(expected), hasher.digest().hex
 
 
 @settings(deadline=None, max_examples=40)
@@ -65,7 +65,7 @@ def test_what_is_put_is_what_is_there(parts: Parts, rest: int) -> None:
 def test_a_filesystem_that_refuses_a_direct_write_gets_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output, "UNIT", 1)  # no disk takes such positions
+    monkeypatch.setattr(output, "ALIGNMENT", 1)  # no disk supports such positions
     path = tmp_path / "file"
     expected, digest = put(path, [(3, 5000), (3 * MIN_HOLE, 7)], 0)
     assert path.read_bytes() == expected
@@ -100,8 +100,8 @@ def test_an_interrupt_ends_the_threads_at_once(tmp_path: Path) -> None:
     with (
         path.open("wb", buffering=0) as file,
         pytest.raises(KeyboardInterrupt),
-        closing(Digest()) as digest,
-        closing(Output(file.fileno(), digest)) as output,
+        closing(Hasher()) as hasher,
+        closing(Output(file.fileno(), hasher)) as output,
     ):
         output.write(b"x", 1 << 43)  # to digest the zeros before it takes hours
         raise KeyboardInterrupt

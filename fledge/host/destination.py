@@ -1,0 +1,22 @@
+"""The destination that a format writes its artifact to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from fledge.host.output import Hasher
+from fledge.host.settings import Settings
+from fledge.report import Reporter
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """An empty file that becomes an artifact, with the helpers that a format needs to write it."""
+
+    path: Path
+    """The file. A format may put temporary files named ``.fledge-*`` into its folder."""
+    hasher: Hasher
+    """The format must pass it every byte of the artifact, in order."""
+    reporter: Reporter
+    settings: Settings
