@@ -1,1 +1,1 @@
-"""Downloads: connections, requests, and tries."""
+"""Downloads: connections, requests and retries."""

@@ -1,7 +1,7 @@
-"""Connections whose server cannot keep a build waiting for ever.
+"""HTTP connections on which a slow server cannot keep a build waiting forever.
 
-A timeout of a socket begins anew with every byte, and http.client reads interim answers,
-lines of headers, chunk sizes and trailers for as long as there are more.
+A socket's timeout is not enough: it starts again with every byte, and http.client reads interim
+responses, header lines, chunk sizes and trailers for as long as the server sends them.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 CONNECT_TIMEOUT = 15.0
+"""Seconds in which a server must accept a connection."""
 READ_TIMEOUT = 60.0
-"""Seconds in which a server must send all headers, and then some progress again and again."""
+"""Seconds in which a server must send all headers, and after that between two signs of progress."""
 
 
-class Watch:
-    """Cuts a connection off when no progress was reported for `READ_TIMEOUT` seconds.
+class Watchdog:
+    """Shuts a connection down when no progress was reported for `READ_TIMEOUT` seconds.
 
-    ``descriptor`` is that of its socket. Whoever reads from it comes to an end then, and
-    leaving the block raises `TimeoutError` in place of what that led to.
+    ``descriptor`` is the connection's socket. A read that waits for the socket then ends, and
+    the ``with`` block raises `TimeoutError` in place of the error that the read raised.
     """
 
     def __init__(self, descriptor: int) -> None:
-        # One of its own: the connection may be closed, and its number used again, meanwhile.
+        # Duplicated, because the connection may be closed and its descriptor reused.
         self._socket = socket.socket(fileno=os.dup(descriptor))
         self._changed = threading.Condition()
         self._left = self._expired = False
         self.progress()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Watchdog:
         threading.Thread(target=self._run, daemon=True).start()
         return self
 
@@ -51,7 +52,7 @@ class Watch:
             raise TimeoutError from error
 
     def progress(self) -> None:
-        """Let the time begin anew."""
+        """Restart the timeout."""
         self._deadline = time.monotonic() + READ_TIMEOUT
 
     def _run(self) -> None:
@@ -60,19 +61,19 @@ class Watch:
                 self._changed.wait(seconds)
             if not self._left:
                 self._expired = True
-                with suppress(OSError):  # the server was faster
+                with suppress(OSError):  # the server closed the connection first
                     self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class _Connection(HTTPConnection):
-    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 has it
-        with Watch(self.sock.fileno()):
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
+        with Watchdog(self.sock.fileno()):
             return super().getresponse()
 
 
 class _SecureConnection(HTTPSConnection):
-    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 has it
-        with Watch(self.sock.fileno()):
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
+        with Watchdog(self.sock.fileno()):
             return super().getresponse()
 
 
@@ -84,16 +85,18 @@ class _SecurePool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _SecureConnection
 
 
-class Adapter(HTTPAdapter):
-    """What makes a session of requests watch the headers of each answer."""
+class WatchedAdapter(HTTPAdapter):
+    """A transport adapter for requests that sets a watchdog on the headers of each response."""
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Make the pool of direct connections."""
         super().init_poolmanager(*args, **options)
         _watch(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
+        """Return the pool of connections through a proxy."""
         manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **options)
-        if not proxy.lower().startswith("socks"):  # they have connections of their own
+        if not proxy.lower().startswith("socks"):  # SOCKS pools have their own connection classes
             _watch(manager)
         return manager
 

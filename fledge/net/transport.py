@@ -1,6 +1,7 @@
-"""One request over HTTP and its answer: redirects, logins, and what went wrong.
+"""Sends HTTP requests: follows redirects, logs in, and explains failures.
 
-No server is trusted. The answer's body is read as it comes, within bounds of size and time.
+Servers are not trusted. The body of a response is read piece by piece, within limits of size and
+time.
 """
 
 from __future__ import annotations
@@ -23,40 +24,43 @@ import requests
 import urllib3.exceptions
 from requests.utils import select_proxy
 
-from fledge import __version__
+from fledge._version import __version__
 from fledge.errors import ConfigError, HostError, NetworkError
 from fledge.net import connection
 
-MAX_ANSWER = 8 << 20
-"""Bytes in an answer that is held in memory."""
-MAX_EXCERPT = 4 << 10
-"""Bytes kept of an answer that is an error."""
-CHUNK = 256 << 10
+MAX_RESPONSE_SIZE = 8 << 20
+"""Maximum bytes in a response that is kept in memory."""
+MAX_ERROR_BODY = 4 << 10
+"""Maximum bytes kept of the body of an error response."""
+CHUNK_SIZE = 256 << 10
+"""Maximum bytes read at once."""
 
 MIN_PROGRESS = 64 << 10
-"""Bytes that count as progress: fewer in `connection.READ_TIMEOUT` seconds are a stall."""
+"""Fewer bytes than this in `connection.READ_TIMEOUT` seconds are a stall."""
 MAX_REDIRECTS = 10
 
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+"""The statuses of transient failures."""
 CHECK_URL = "Check the URL."
 TRY_LATER = "Try again later, or check the network connection."
 CHECK_PROXY = "Check http_proxy, https_proxy and no_proxy in the environment."
 STATUS_HINTS = {
-    401: "It wants a login, or does not accept the one that it got.",
-    403: "It does not allow that without a login, or not with the one that it got.",
+    401: "The server requires a login, or does not accept the one that it got.",
+    403: "The server requires a login, or does not allow this with the one that it got.",
     404: "Check the URL; the file may have been moved or removed.",
     407: "Put user name and password of the proxy into http_proxy and https_proxy.",
     410: "Check the URL; the file has been removed.",
-    429: "It has had too many requests; try again later.",
+    429: "The server got too many requests; try again later.",
 }
 
 TUNNEL_STATUS = re.compile(r"Tunnel connection failed: (\d{3})")
 
 
 class HttpStatusError(NetworkError):
-    """The server answered with a status that is no success.
+    """The server answered with a status that is not a success.
 
-    ``body`` is the beginning of what it said: not trusted, so not for a terminal as it is.
+    ``body`` is the beginning of the response's body. It is not trusted: make it `printable` before
+    it is shown.
     """
 
     def __init__(
@@ -69,28 +73,33 @@ class HttpStatusError(NetworkError):
 
 
 class TooLargeError(NetworkError):
-    """The server sends more than it may."""
+    """The server sent more bytes than the caller accepts."""
 
 
 @runtime_checkable
 class Login(Protocol):
-    """Headers for a server that wants to know who asks. Threads may use one together."""
+    """Makes the headers of requests that need a login. Threads may share one."""
 
     def headers(self) -> Mapping[str, str]:
-        """What to send now."""
+        """Return the headers for the next request."""
 
     def renew(self, refusal: requests.Response) -> bool:
-        """Find out what to send after that answer, a 401; whether another try makes sense.
+        """Log in again after a 401 response. Return whether to repeat the request.
 
         Raises `FledgeError`.
         """
 
 
 Headers = Mapping[str, str] | Login
+"""The headers of a request, or the `Login` that makes them."""
 
 
-class Passing(Exception):
-    """A failure that may be gone at the next try, in ``wait`` seconds if the server says so."""
+class TransientError(Exception):
+    """A failure that a retry may overcome.
+
+    ``error`` is the error to raise if no retry succeeds. ``wait`` is the number of seconds that
+    the server asks the client to wait, or None if it does not say.
+    """
 
     def __init__(self, error: NetworkError, wait: float | None = None) -> None:
         super().__init__(error)
@@ -101,12 +110,12 @@ class Passing(Exception):
 def _new_session() -> requests.Session:
     session = requests.Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, connection.Adapter())
+        session.mount(scheme, connection.WatchedAdapter())
     return session
 
 
 class Transport(msgspec.Struct, frozen=True):
-    """Sends requests; connections are kept for the next one. Threads may use one together."""
+    """Sends requests over connections that are kept for reuse. Threads may share one."""
 
     _session: requests.Session = msgspec.field(default_factory=_new_session)
 
@@ -118,37 +127,39 @@ class Transport(msgspec.Struct, frozen=True):
         range_headers: Mapping[str, str],
         accepted: Collection[int],
     ) -> Iterator[tuple[requests.Response, str]]:
-        """Ask for the URL; the answer, its body unread, and how to call it in messages.
+        """Send a GET request; yield the response, its body unread, and its name for messages.
 
-        Redirects are followed here: requests would read the body of one, however long, and
-        follow it to any scheme. Raises `Passing` for what another try may mend, `NetworkError`
-        for any other failure, `ConfigError` for headers that cannot be sent, `HostError` for
-        unusable CA certificates.
+        ``accepted`` are the statuses that are not errors. Redirects are followed here because
+        requests would read the body of a redirect, of any size, and follow it to any scheme.
+
+        Raises `TransientError` for a failure that a retry may overcome, `NetworkError` for any
+        other failure, `ConfigError` for headers that cannot be sent, `HostError` for unusable CA
+        certificates.
         """
         where = printable_url(url)
-        request = first = self._first(url, headers, range_headers)
+        request = first = self._first_request(url, headers, range_headers)
         login = headers if isinstance(headers, Login) else None
         for _ in range(MAX_REDIRECTS + 1):
             with self._send(request, where) as response:
                 refused = response.status_code == HTTPStatus.UNAUTHORIZED
                 if refused and login and request is first and login.renew(response):
-                    request, login = self._first(url, headers, range_headers), None
+                    request, login = self._first_request(url, headers, range_headers), None
                     continue
                 if not response.is_redirect:
                     if response.status_code not in accepted:
                         raise _refusal(response, where)
                     yield response, where
                     return
-            request = self._redirected(request, response.headers["Location"], where)
+            request = self._redirect(request, response.headers["Location"], where)
             where = printable_url(url)
             if _host(request) != _host(first):
                 where += f" (redirected to {_host(request)})"
         raise NetworkError(f"{where}: more than {MAX_REDIRECTS} redirects", CHECK_URL)
 
-    def _first(
+    def _first_request(
         self, url: str, headers: Headers, range_headers: Mapping[str, str]
     ) -> requests.PreparedRequest:
-        """The request before any redirect."""
+        """Make the request that is sent before any redirect."""
         own = headers.headers() if isinstance(headers, Login) else headers
         given = "Authorization" in requests.structures.CaseInsensitiveDict(own)
         find_login = not given and not isinstance(headers, Login)
@@ -158,45 +169,47 @@ class Transport(msgspec.Struct, frozen=True):
     def _prepare(
         self, url: str, headers: Mapping[str, str], where: str, find_login: bool
     ) -> requests.PreparedRequest:
-        """The request, perhaps with the login that is in the URL or in ~/.netrc."""
-        # Ranges and lengths must mean the bytes of the file.
+        """Make a request. With ``find_login``, use the login in the URL or in ~/.netrc, if any."""
+        # Without "identity", ranges and lengths could refer to compressed bytes.
         own = {"Accept-Encoding": "identity", "User-Agent": f"fledge/{__version__}"}
         try:
             return self._session.prepare_request(
                 requests.Request(
-                    "GET", url, {**own, **headers}, auth=None if find_login else _as_it_is
+                    "GET", url, {**own, **headers}, auth=None if find_login else _no_login
                 )
             )
         except requests.exceptions.InvalidHeader as error:
             raise _unsendable(where) from error
         except ValueError as error:
-            raise NetworkError(f"{where}: no valid URL", CHECK_URL) from error
+            raise NetworkError(f"{where}: not a valid URL", CHECK_URL) from error
 
     def _send(self, request: requests.PreparedRequest, where: str) -> requests.Response:
         url = request.url or ""
         settings = self._session.merge_environment_settings(url, {}, True, None, None)
         try:
-            # Not session.send: it reads the body of a redirect into memory.
+            # Not session.send, which would read the body of a redirect into memory.
             return self._session.get_adapter(url).send(
                 request,
                 timeout=(connection.CONNECT_TIMEOUT, connection.READ_TIMEOUT),
-                **settings,  # type: ignore[arg-type]  # for the stubs, verify may be None
+                **settings,  # type: ignore[arg-type]  # in the stubs, verify may be None
             )
         except UnicodeEncodeError as error:
             raise _unsendable(where) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             proxy = printable_url(select_proxy(url, settings["proxies"]) or "")
-            raise _unanswered(error, where, _host(request), proxy) from error
+            raise _no_response(error, where, _host(request), proxy) from error
         except OSError as error:
             raise HostError(
                 f"the CA certificates in {settings['verify']} cannot be used",
-                "Let REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE in the environment name a PEM file.",
+                "Set REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE in the environment to a PEM file.",
             ) from error
 
-    def _redirected(
+    def _redirect(
         self, request: requests.PreparedRequest, location: str, where: str
     ) -> requests.PreparedRequest:
-        """The request that a redirect asks for; RFC 9110 section 15.4 on what it may carry."""
+        """Make the request for a redirect, with the headers that it may carry (RFC 9110 section
+        15.4).
+        """
         try:
             url = urljoin(request.url or "", location)
             scheme = urlsplit(url).scheme
@@ -204,140 +217,147 @@ class Transport(msgspec.Struct, frozen=True):
             scheme = ""
         if scheme not in ("http", "https"):
             raise NetworkError(
-                f"{where}: redirects to something else than an http or https URL",
+                f"{where}: redirects to a URL that is neither http nor https",
                 "Check the URL, and whether the server can be trusted.",
             )
         following = self._prepare(url, request.headers, where, find_login=False)
-        # Both URLs as requests wrote them: parsers differ on the host of a hostile one.
+        # Compare the URLs as requests wrote them: parsers disagree on the host of a hostile URL.
         if _origin(following) != _origin(request):
             following.headers.pop("Authorization", None)
         return following
 
 
 def printable_url(url: str) -> str:
-    """The URL for people: without user name and password, and safe for a terminal."""
+    """Make a URL safe to print: without user name, password and control characters."""
     return quote(re.sub(r"//[^/?#]*@", "//", url), safe=string.punctuation)
 
 
-class _Trouble(msgspec.Struct, frozen=True):
-    """How to explain that a request got no answer, by the exception behind it."""
+class _FailureKind(msgspec.Struct, frozen=True):
+    """The message and hint for a request that got no response because of ``cause``."""
 
     cause: type[Exception]
-    what: str
+    message: str
+    """A template with the fields ``host``, ``proxy`` and ``detail``."""
     hint: str
-    passing: bool = True
+    transient: bool = True
 
 
-# The first that fits; where requests wraps a cause, the cause says more.
-TROUBLES = (
-    _Trouble(
+# The first kind that matches counts. The exception that requests wraps is matched before the one
+# from requests, because it is more specific.
+FAILURE_KINDS = (
+    _FailureKind(
         requests.exceptions.ProxyError, "the proxy {proxy} cannot be used: {detail}", CHECK_PROXY
     ),
-    _Trouble(requests.exceptions.InvalidProxyURL, "the proxy has no valid URL", CHECK_PROXY, False),
-    _Trouble(
+    _FailureKind(
+        requests.exceptions.InvalidProxyURL,
+        "the URL of the proxy is not valid",
+        CHECK_PROXY,
+        transient=False,
+    ),
+    _FailureKind(
         requests.exceptions.InvalidSchema,
         "the proxy {proxy} is of a kind that is not supported",
         CHECK_PROXY,
-        False,
+        transient=False,
     ),
-    _Trouble(
+    _FailureKind(
         ssl.SSLCertVerificationError,
         "the certificate of {host} cannot be trusted: {detail}",
-        "If your network has certificates of its own, let REQUESTS_CA_BUNDLE name a PEM file"
-        " with its CA; else do not trust that server.",
-        False,
+        "If your network has a CA of its own, set REQUESTS_CA_BUNDLE to a PEM file with its"
+        " certificate; otherwise do not trust that server.",
+        transient=False,
     ),
-    _Trouble(
+    _FailureKind(
         requests.exceptions.SSLError,
         "no secure connection to {host}",
         "Check the port, and whether the server speaks https.",
     ),
-    _Trouble(
+    _FailureKind(
         socket.gaierror,
         "the name of the server {host} cannot be found",
         "Check its spelling and the network connection; a proxy may be needed (https_proxy).",
     ),
-    _Trouble(
+    _FailureKind(
         requests.exceptions.ConnectTimeout,
         "{host} did not accept a connection in time",
         TRY_LATER,
     ),
-    _Trouble(requests.exceptions.ReadTimeout, "{host} did not answer in time", TRY_LATER),
-    _Trouble(
+    _FailureKind(requests.exceptions.ReadTimeout, "{host} did not answer in time", TRY_LATER),
+    _FailureKind(
         ConnectionRefusedError,
         "{host} refuses the connection",
         "Check the port, and whether the server runs.",
     ),
-    _Trouble(ConnectionError, "{host} closed the connection without an answer", TRY_LATER),
-    _Trouble(
+    _FailureKind(ConnectionError, "{host} closed the connection without an answer", TRY_LATER),
+    _FailureKind(
         http.client.HTTPException,
         "{host} does not speak HTTP",
-        "Check the port, and whether it is one for https.",
+        "Check the port; it may be one for https.",
     ),
-    _Trouble(Exception, "{host} cannot be reached: {detail}", TRY_LATER),
+    _FailureKind(Exception, "{host} cannot be reached: {detail}", TRY_LATER),
 )
 
 
-def _unanswered(error: Exception, where: str, host: str, proxy: str) -> NetworkError | Passing:
-    """What to raise for a request that got no answer."""
+def _no_response(
+    error: Exception, where: str, host: str, proxy: str
+) -> NetworkError | TransientError:
+    """Return the error to raise for a request that got no response."""
     if tunnel := TUNNEL_STATUS.search(str(error)):
         status = int(tunnel[1])
-        what = f"the proxy {proxy} answers {_named(status)}"
-        refusal = NetworkError(f"{where}: {what}", STATUS_HINTS.get(status, CHECK_PROXY))
-        return Passing(refusal) if status in RETRIED else refusal
+        message = f"{where}: the proxy {proxy} answers {_status_text(status)}"
+        refusal = NetworkError(message, STATUS_HINTS.get(status, CHECK_PROXY))
+        return TransientError(refusal) if status in RETRIED else refusal
     causes = list(_causes(error))
-    trouble, cause = next(
-        (trouble, cause)
-        for trouble in TROUBLES
-        for cause in causes
-        if isinstance(cause, trouble.cause)
+    kind, cause = next(
+        (kind, cause) for kind in FAILURE_KINDS for cause in causes if isinstance(cause, kind.cause)
     )
     reasons = [inner.strerror for inner in causes if isinstance(inner, OSError) and inner.strerror]
     reason = reasons[0] if reasons else type(error).__name__
     detail = getattr(cause, "verify_message", reason).lower()
-    what = trouble.what.format(host=host, proxy=proxy, detail=detail)
-    failure = NetworkError(f"{where}: {what}", trouble.hint)
+    message = kind.message.format(host=host, proxy=proxy, detail=detail)
+    failure = NetworkError(f"{where}: {message}", kind.hint)
     unknown_name = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
-    return Passing(failure) if trouble.passing and not unknown_name else failure
+    return TransientError(failure) if kind.transient and not unknown_name else failure
 
 
 def _causes(error: Exception) -> Iterator[Exception]:
-    """What an exception was made from, innermost first, then the exception itself."""
+    """Yield the exceptions that ``error`` wraps, innermost first, and ``error`` itself last."""
     for inner in (*error.args, error.__cause__):
         if isinstance(inner, Exception):
             yield from _causes(inner)
     yield error
 
 
-def _refusal(response: requests.Response, where: str) -> HttpStatusError | Passing:
-    """What to raise for an answer with a status that is no success."""
+def _refusal(response: requests.Response, where: str) -> HttpStatusError | TransientError:
+    """Return the error to raise for a response with a status that was not accepted."""
     body = bytearray()
-    with suppress(Passing, NetworkError):
-        for piece in read_body(response, where, 0, response.raw.length_remaining, MAX_ANSWER):
+    with suppress(TransientError, NetworkError):
+        total = response.raw.length_remaining
+        for piece in read_body(response, where, 0, total, MAX_RESPONSE_SIZE):
             body += piece
-            if len(body) >= MAX_EXCERPT:
+            if len(body) >= MAX_ERROR_BODY:
                 break
     status = response.status_code
     refusal = HttpStatusError(
-        f"{where}: the server answers {_named(status)}",
+        f"{where}: the server answers {_status_text(status)}",
         STATUS_HINTS.get(
             status, TRY_LATER if status >= HTTPStatus.INTERNAL_SERVER_ERROR else CHECK_URL
         ),
         status,
         response.headers,
-        body[:MAX_EXCERPT].decode(errors="replace"),
+        body[:MAX_ERROR_BODY].decode(errors="replace"),
     )
     if status not in RETRIED:
         return refusal
-    return Passing(refusal, _retry_after(response.headers.get("Retry-After", "")))
+    return TransientError(refusal, _retry_after(response.headers.get("Retry-After", "")))
 
 
-def _named(status: int) -> str:
+def _status_text(status: int) -> str:
     return f"{status} {http.client.responses.get(status, '')}".strip()
 
 
 def _retry_after(value: str) -> float | None:
-    """Seconds that the header asks to wait, if it does (RFC 9110 section 10.2.3)."""
+    """Parse a Retry-After header into seconds (RFC 9110 section 10.2.3). None if it is invalid."""
     if re.fullmatch("[0-9]+", value):
         return float(value)
     if date := http_date(value):
@@ -346,7 +366,7 @@ def _retry_after(value: str) -> float | None:
 
 
 def http_date(value: str) -> datetime | None:
-    """An HTTP-date (RFC 9110 section 5.6.7)."""
+    """Parse an HTTP-date (RFC 9110 section 5.6.7). None if it is invalid."""
     try:
         date = parsedate_to_datetime(value)
     except ValueError:
@@ -357,35 +377,36 @@ def http_date(value: str) -> datetime | None:
 def read_body(
     response: requests.Response, where: str, start: int, total: int | None, limit: int
 ) -> Iterator[bytes]:
-    """The bytes of an answer as they come, after the first ``start`` of ``total`` in the file.
+    """Yield the bytes of a response as they arrive.
 
-    Raises `TooLargeError` if the file has more than ``limit``, `Passing` if they stop early
-    or come too slowly.
+    They follow the first ``start`` bytes of a file of ``total`` bytes (None: unknown). Raises
+    `TooLargeError` if the file has more than ``limit`` bytes, `TransientError` if the bytes stop
+    early or arrive too slowly.
     """
     too_large = TooLargeError(
         f"{where}: more than {limit} bytes",
-        "Check the URL; no such file is expected to be so large.",
+        "Check the URL; the file is larger than any that fledge expects there.",
     )
     if total is not None and total > limit:
         raise too_large
 
-    def interrupted(how: str) -> Passing:
+    def interrupted(how: str) -> TransientError:
         of_total = "" if total is None else f" of {total}"
-        return Passing(
+        return TransientError(
             NetworkError(f"{where}: the server {how} after {size}{of_total} bytes", TRY_LATER)
         )
 
-    size = mark = start
+    size = size_at_progress = start
     try:
-        with connection.Watch(response.raw.fileno()) as watch:
-            # read would wait for all of the chunk, and lose what came of it before an error.
-            while piece := response.raw.read1(CHUNK, decode_content=False):
+        with connection.Watchdog(response.raw.fileno()) as watchdog:
+            # read would wait for a full chunk, and lose the bytes that came before an error.
+            while piece := response.raw.read1(CHUNK_SIZE, decode_content=False):
                 size += len(piece)
                 if size > limit:
                     raise too_large
-                if size >= mark + MIN_PROGRESS:
-                    mark = size
-                    watch.progress()
+                if size >= size_at_progress + MIN_PROGRESS:
+                    size_at_progress = size
+                    watchdog.progress()
                 yield piece
     except (TimeoutError, urllib3.exceptions.ReadTimeoutError) as error:
         raise interrupted("stalled") from error
@@ -396,7 +417,7 @@ def read_body(
 
 
 def _origin(request: requests.PreparedRequest) -> tuple[str, str]:
-    """Scheme and host, the latter with its port."""
+    """Return the scheme and the host, with its port if the URL has one."""
     parts = urlsplit(request.url or "")
     return parts.scheme, parts.netloc.rpartition("@")[2]
 
@@ -405,13 +426,13 @@ def _host(request: requests.PreparedRequest) -> str:
     return _origin(request)[1]
 
 
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """An ``auth`` for requests that keeps it from looking for a login of its own."""
+def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Leave the request as it is. As its ``auth``, this keeps requests from reading ~/.netrc."""
     return request
 
 
 def _unsendable(where: str) -> ConfigError:
     return ConfigError(
-        f"{where}: a header of the request holds characters that cannot be sent",
+        f"{where}: a header of the request contains characters that cannot be sent",
         "Check the token or password for line breaks and for letters other than ASCII.",
     )

@@ -1,1 +1,1 @@
-"""The content-addressed store and its upkeep."""
+"""The content-addressed cache and its housekeeping."""

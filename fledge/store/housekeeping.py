@@ -1,4 +1,4 @@
-"""What the cache holds, whether it is sound, and what of it can go."""
+"""Lists, verifies and prunes the cache."""
 
 from __future__ import annotations
 
@@ -8,108 +8,114 @@ import msgspec
 
 from fledge.errors import CorruptError, reason, unreadable
 from fledge.report import Reporter
-from fledge.store.cache import Cache, Stored
+from fledge.store.cache import Cache, CacheEntry
 from fledge.tree.compression import GZIP_MAGIC, ZSTD_MAGIC
-from fledge.tree.content import whole_file
+from fledge.tree.content import hash_file
 
 TAR_MAGIC = slice(257, 262)
-"""Where ``ustar`` stands in the first header of a tar (POSIX.1-2017, pax, "ustar Interchange
+"""The position of ``ustar`` in the first header of a tar (POSIX.1-2017, pax, "ustar Interchange
 Format")."""
 
 
 class Amount(msgspec.Struct, frozen=True):
-    """So many files of so many bytes together."""
+    """The number and total size of some files."""
 
     files: int = 0
     size: int = 0
+    """Bytes."""
 
     def __add__(self, other: Amount) -> Amount:
         return Amount(self.files + other.files, self.size + other.size)
 
 
 class Pruned(msgspec.Struct, frozen=True):
-    """What `prune` did."""
+    """The result of `prune`."""
 
     removed: Amount
     in_use: Amount
-    """What should have gone, but a build uses it."""
+    """Files that were due for removal, but that a build uses."""
     left: Amount
-    """All that is in the cache now."""
+    """All files that are in the cache now."""
 
 
 def contents(cache: Cache) -> dict[str, Amount]:
-    """How much there is of each kind, by what the files begin with."""
+    """Return the amount of each kind of file. The first bytes of a file decide its kind.
+
+    Raises `FledgeError` if a file cannot be read.
+    """
     amounts: dict[str, Amount] = {}
-    for stored in cache.stored():
+    for entry in cache.entries():
         try:
-            kind = _kind(stored)
-        except FileNotFoundError:  # it is gone meanwhile
+            kind = _kind(entry)
+        except FileNotFoundError:  # removed by another process
             continue
         except OSError as error:
-            raise unreadable(stored.path, error) from error
-        amounts[kind] = amounts.get(kind, Amount()) + _amount(stored)
+            raise unreadable(entry.path, error) from error
+        amounts[kind] = amounts.get(kind, Amount()) + _amount(entry)
     return dict(sorted(amounts.items()))
 
 
 def verify(cache: Cache, reporter: Reporter) -> Amount:
-    """Read every blob; how much was found sound.
+    """Read every blob and return the amount that is intact.
 
-    Raises `CorruptError` that lists the damaged ones. They are removed, unless a build uses
-    them: nothing but the same bytes from elsewhere can mend them, and the next build that
-    wants one would not trust it anyhow.
+    Damaged blobs are removed unless a build uses them; the next build fetches them again. Raises
+    `CorruptError` that lists them.
     """
-    blobs = [stored for stored in cache.stored() if stored.sha256]
-    sound = Amount()
+    blobs = [entry for entry in cache.entries() if entry.digest]
+    intact = Amount()
     problems = []
     with reporter.transfer("verifying") as transfer:
-        transfer.restart(0, sum(stored.status.st_size for stored in blobs))
-        for stored in blobs:
+        transfer.restart(0, sum(entry.status.st_size for entry in blobs))
+        for entry in blobs:
             try:
-                actual = f"sha256 {whole_file(stored.path).sha256}"
+                actual = hash_file(entry.path).digest
+                problem = f"has sha256 {actual.hex}"
             except FileNotFoundError:
                 continue
             except OSError as error:
-                actual = f"nothing that can be read: {reason(error)}"
-            transfer.advance(stored.status.st_size)
-            if actual == f"sha256 {stored.sha256}":
-                sound += _amount(stored)
+                actual = None
+                problem = f"cannot be read: {reason(error)}"
+            transfer.advance(entry.status.st_size)
+            if actual == entry.digest:
+                intact += _amount(entry)
             else:
-                fate = "removed" if cache.remove(stored) else "in use, so it stays"
-                problems.append(f"{stored.path} has {actual}; {fate}")
+                outcome = "removed" if cache.remove(entry) else "in use, so it stays"
+                problems.append(f"{entry.path} {problem}; {outcome}")
     if problems:
         raise CorruptError(
-            f"{len(problems)} of {len(problems) + sound.files} files in the cache are damaged:"
+            f"{len(problems)} of {len(problems) + intact.files} files in the cache are damaged:"
             + "".join(f"\n  {problem}" for problem in problems),
             "The next build that needs them fetches them again. Check the disk.",
         )
-    return sound
+    return intact
 
 
 def prune(cache: Cache, older_than: float | None, max_size: int | None) -> Pruned:
-    """Remove what was not used for ``older_than`` seconds, then the longest unused until
-    ``max_size`` bytes are left. What a build uses stays.
+    """Remove files that were last used more than ``older_than`` seconds ago, then the least
+    recently used ones until at most ``max_size`` bytes are left. None: no such limit. Files that
+    a build uses stay.
     """
     start = time.time()
     left, removed, in_use = (Amount() for _ in range(3))
-    # By name too: filesystems may keep times coarsely.
-    stored = sorted(cache.stored(), key=lambda each: (each.status.st_mtime_ns, each.path))
-    size = sum(each.status.st_size for each in stored)
-    for each in stored:
-        old = older_than is not None and start - each.status.st_mtime > older_than
+    # The path decides between equal times, which are common on filesystems with coarse times.
+    entries = sorted(cache.entries(), key=lambda entry: (entry.status.st_mtime_ns, entry.path))
+    size = sum(entry.status.st_size for entry in entries)
+    for entry in entries:
+        old = older_than is not None and start - entry.status.st_mtime > older_than
         if not old and (max_size is None or size <= max_size):
-            left += _amount(each)
-        elif cache.remove(each):
-            removed += _amount(each)
-            size -= each.status.st_size
+            left += _amount(entry)
+        elif cache.remove(entry):
+            removed += _amount(entry)
+            size -= entry.status.st_size
         else:
-            in_use += _amount(each)
+            in_use += _amount(entry)
     return Pruned(removed, in_use, left + in_use)
 
 
-def _kind(stored: Stored) -> str:
-    if not stored.sha256:
+def _kind(entry: CacheEntry) -> str:
+    if not entry.digest:
         return "unfinished downloads"
-    with stored.path.open("rb") as file:
+    with entry.path.open("rb") as file:
         start = file.read(512)
     if start.startswith((GZIP_MAGIC, ZSTD_MAGIC)):
         return "compressed layers"
@@ -122,5 +128,5 @@ def _kind(stored: Stored) -> str:
     return "others"
 
 
-def _amount(stored: Stored) -> Amount:
-    return Amount(1, stored.status.st_size)
+def _amount(entry: CacheEntry) -> Amount:
+    return Amount(1, entry.status.st_size)

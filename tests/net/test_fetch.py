@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from httpd import Answer, Exchange, Server, content, in_turn, redirect, status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,9 +27,11 @@ from fledge.net.fetch import Fetcher
 from fledge.net.transport import HttpStatusError, printable_url
 from fledge.report import Reporter, Transfer
 from fledge.store.cache import Cache
+from fledge.tree.digest import Digest
+from tests.support.httpd import Answer, Exchange, Server, content, in_turn, redirect, status
 
 DATA = hashlib.shake_256().digest(1_000_000)
-DIGEST = hashlib.sha256(DATA).hexdigest()
+DIGEST = Digest.of(DATA)
 TAG = {"ETag": '"1"'}
 TOKEN = {"Authorization": "Bearer secret"}
 
@@ -91,14 +92,14 @@ def fetcher(cache: Cache, reporter: Recorder) -> Fetcher:
     return Fetcher(cache, reporter, backoff=0)
 
 
-def leave_partial(cache: Cache, left: bytes, sha256: str = DIGEST) -> None:
-    with cache.partial(sha256, lambda: None) as partial:
+def leave_partial(cache: Cache, left: bytes, digest: Digest = DIGEST) -> None:
+    with cache.partial(digest, lambda: None) as partial:
         partial.write(left)
 
 
 def stored(cache: Cache) -> list[str]:
     """The files in the cache, finished and unfinished."""
-    return sorted(stored.path.name for stored in cache.stored())
+    return sorted(stored.path.name for stored in cache.entries())
 
 
 def ranges(server: Server) -> list[str | None]:
@@ -114,8 +115,8 @@ def unused_port() -> int:
 def test_download(server: Server, fetcher: Fetcher, reporter: Recorder, cache: Cache) -> None:
     server.answers["/file"] = content(DATA)
     blob = fetcher.fetch(server.url("/file"), "file")
-    assert (blob.sha256, blob.size, blob.path.read_bytes()) == (DIGEST, len(DATA), DATA)
-    assert stored(cache) == [DIGEST]
+    assert (blob.digest, blob.size, blob.path.read_bytes()) == (DIGEST, len(DATA), DATA)
+    assert stored(cache) == [DIGEST.hex]
     assert reporter.totals == [(0, len(DATA))]
     assert reporter.done == len(DATA)
     assert reporter.notes == []
@@ -127,7 +128,7 @@ def test_download(server: Server, fetcher: Fetcher, reporter: Recorder, cache: C
 
 def test_chunked(server: Server, fetcher: Fetcher, reporter: Recorder) -> None:
     server.answers["/file"] = chunked(DATA, end=b"0\r\n\r\n")
-    assert fetcher.fetch(server.url("/file"), "file").sha256 == DIGEST
+    assert fetcher.fetch(server.url("/file"), "file").digest == DIGEST
     assert reporter.totals == [(0, None)]
 
 
@@ -180,10 +181,10 @@ def test_damaged_blob_is_downloaded_again(server: Server, fetcher: Fetcher) -> N
 
 def test_wrong_checksum(server: Server, fetcher: Fetcher, cache: Cache) -> None:
     server.answers["/file"] = content(DATA)
-    expected = hashlib.sha256(b"other").hexdigest()
+    expected = Digest.of(b"other")
     with pytest.raises(CorruptError) as caught:
         fetcher.fetch(server.url("/file"), "busybox", expected)
-    for part in ("busybox", server.url("/file"), DIGEST, expected):
+    for part in ("busybox", server.url("/file"), DIGEST.hex, expected.hex):
         assert part in caught.value.message
     assert "publisher" in caught.value.hint
     assert stored(cache) == []
@@ -212,7 +213,7 @@ def test_passing_status_is_tried_again(
     server: Server, fetcher: Fetcher, reporter: Recorder, code: int
 ) -> None:
     server.answers["/file"] = in_turn(status(code), content(DATA))
-    assert fetcher.fetch(server.url("/file"), "file").sha256 == DIGEST
+    assert fetcher.fetch(server.url("/file"), "file").digest == DIGEST
     [note] = reporter.notes
     assert f"the server answers {code}" in note
     assert "trying again in 0 s" in note
@@ -253,7 +254,7 @@ def test_retry_after(
     server: Server, monkeypatch: pytest.MonkeyPatch, cache: Cache, value: str, pause: str
 ) -> None:
     paused: list[float] = []
-    monkeypatch.setattr(fledge.net.fetch, "MAX_WAIT", 1.5)
+    monkeypatch.setattr(fledge.net.fetch, "MAX_PAUSE", 1.5)
     monkeypatch.setattr(time, "sleep", paused.append)
     reporter = Recorder()
     server.answers["/file"] = in_turn(status(429, headers={"Retry-After": value}), content(DATA))
@@ -389,7 +390,7 @@ def test_head_that_never_ends(
     with released() as over:
         slow = partial(dribble, start=start, endless=endless, over=over)
         server.answers["/file"] = in_turn(slow, content(DATA))
-        assert fetcher.fetch(server.url("/file"), "file").sha256 == DIGEST
+        assert fetcher.fetch(server.url("/file"), "file").digest == DIGEST
         server.answers["/file"] = slow
         with pytest.raises(NetworkError, match="did not answer in time"):
             fetcher.fetch(server.url("/file"), "file")
@@ -545,7 +546,7 @@ def test_unpinned_download_is_resumed_if_it_is_the_same_file(
     server: Server, fetcher: Fetcher, headers: dict[str, str], condition: str | None
 ) -> None:
     server.answers["/file"] = in_turn(content(DATA, headers, cut=100_000), content(DATA, headers))
-    assert fetcher.fetch(server.url("/file"), "file").sha256 == DIGEST
+    assert fetcher.fetch(server.url("/file"), "file").digest == DIGEST
     assert ranges(server) == [None, condition and "bytes=100000-"]
     assert server.seen[1].headers["If-Range"] == condition
 
@@ -600,11 +601,11 @@ def test_whatever_the_server_does(
             server.url("/file"), "file", DIGEST if pinned else None
         )
     except FledgeError:
-        assert stored(cache) in ([], [DIGEST])
+        assert stored(cache) in ([], [DIGEST.hex])
         assert cache.find(DIGEST) is None
     else:
         assert blob.path.read_bytes() in ((DATA,) if pinned else (DATA, DATA[::-1], b""))
-        assert stored(cache) == [blob.sha256]
+        assert stored(cache) == [blob.digest.hex]
 
 
 def test_file_that_never_ends(server: Server, fetcher: Fetcher, cache: Cache) -> None:
@@ -643,14 +644,14 @@ def test_what_an_error_says_is_kept_in_part(server: Server, fetcher: Fetcher) ->
     server.answers["/file"] = status(403, b"\xff" + b"x" * 100_000)
     with pytest.raises(HttpStatusError) as caught:
         fetcher.fetch(server.url("/file"), "file")
-    assert caught.value.body == "\ufffd" + "x" * (fledge.net.transport.MAX_EXCERPT - 1)
+    assert caught.value.body == "\ufffd" + "x" * (fledge.net.transport.MAX_ERROR_BODY - 1)
 
 
 def test_redirect(server: Server, fetcher: Fetcher) -> None:
     server.answers["/a"] = redirect("/b")
     server.answers["/b"] = redirect(server.url("/file"))
     server.answers["/file"] = content(DATA)
-    assert fetcher.fetch(server.url("/a"), "file", headers=TOKEN).sha256 == DIGEST
+    assert fetcher.fetch(server.url("/a"), "file", headers=TOKEN).digest == DIGEST
     assert [request.headers["Authorization"] for request in server.seen] == ["Bearer secret"] * 3
 
 
@@ -666,7 +667,7 @@ def test_login_is_not_sent_elsewhere(server: Server, fetcher: Fetcher, host: str
 
 def test_login_is_not_sent_in_the_clear(fetcher: Fetcher) -> None:
     request = fetcher._transport._prepare("https://example.org/", TOKEN, "", find_login=False)
-    following = fetcher._transport._redirected(request, "http://example.org/", "")
+    following = fetcher._transport._redirect(request, "http://example.org/", "")
     assert following.url == "http://example.org/"
     assert "Authorization" not in following.headers
 
@@ -718,7 +719,7 @@ def test_redirects_are_bounded(server: Server, fetcher: Fetcher) -> None:
 )
 def test_redirect_to_what_is_no_web_page(server: Server, fetcher: Fetcher, location: str) -> None:
     server.answers["/file"] = redirect(location)
-    with pytest.raises(NetworkError, match=r"redirects to something else|no valid URL"):
+    with pytest.raises(NetworkError, match=r"redirects to a URL that is neither|not a valid URL"):
         fetcher.fetch(server.url("/file"), "file")
 
 
@@ -730,7 +731,7 @@ def test_body_of_a_redirect_is_not_read(server: Server, fetcher: Fetcher) -> Non
 
     server.answers["/a"] = endless
     server.answers["/file"] = content(DATA)
-    assert fetcher.fetch(server.url("/a"), "file").sha256 == DIGEST
+    assert fetcher.fetch(server.url("/a"), "file").digest == DIGEST
 
 
 def test_login_in_the_url(server: Server, fetcher: Fetcher, reporter: Recorder) -> None:
@@ -790,7 +791,7 @@ def test_no_proxy(server: Server, fetcher: Fetcher, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{unused_port()}")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server.answers["/file"] = content(DATA)
-    assert fetcher.fetch(server.url("/file"), "file").sha256 == DIGEST
+    assert fetcher.fetch(server.url("/file"), "file").digest == DIGEST
 
 
 @pytest.mark.parametrize(
@@ -814,7 +815,7 @@ def test_proxy_that_refuses_a_tunnel(
     [
         ("http://me:secret@127.0.0.1:{unused}", r"http://127.*: connection refused"),
         ("socks5://me:secret@127.0.0.1:1", "not supported"),
-        ("http://", "no valid URL"),
+        ("http://", "URL of the proxy is not valid"),
     ],
 )
 def test_proxy_that_does_not_work(
@@ -844,7 +845,7 @@ def test_server_that_hangs_up(server: Server, fetcher: Fetcher, reporter: Record
         exchange.close_connection = True
 
     server.answers["/file"] = in_turn(hang_up, content(DATA))
-    assert fetcher.fetch(server.url("/file"), "file").sha256 == DIGEST
+    assert fetcher.fetch(server.url("/file"), "file").digest == DIGEST
     assert "closed the connection without an answer" in reporter.notes[0]
 
 
@@ -903,7 +904,7 @@ def test_own_certificate_authority(
     with Server(certificate) as server, Server() as plain:
         server.answers["/file"] = in_turn(content(DATA), redirect(plain.url("/file", "localhost")))
         url = server.url("/file", "localhost")
-        assert fetcher.fetch(url, "file").sha256 == DIGEST
+        assert fetcher.fetch(url, "file").digest == DIGEST
         plain.answers["/file"] = content(b"not secret")
         assert fetcher.fetch(url, "file", headers=TOKEN).path.read_bytes() == b"not secret"
         assert server.seen[1].headers["Authorization"] == "Bearer secret"
@@ -964,7 +965,7 @@ def test_local_file_that_cannot_be_read(fetcher: Fetcher, url: str, said: str) -
 def test_local_file_that_is_too_large(
     fetcher: Fetcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fledge.net.fetch, "MAX_SIZE", 10)
+    monkeypatch.setattr(fledge.net.fetch, "MAX_DOWNLOAD_SIZE", 10)
     (tmp_path / "file").write_bytes(bytes(11))
     with pytest.raises(ConfigError, match="more than 10 bytes"):
         fetcher.fetch(f"file://{tmp_path}/file", "file")
@@ -989,7 +990,7 @@ def test_offline(server: Server, cache: Cache) -> None:
     url = server.url("/file", "me:secret@127.0.0.1")
     with pytest.raises(NetworkError) as caught:
         fetcher.fetch(url, "busybox", DIGEST)
-    for part in ("busybox", server.url("/file"), DIGEST):
+    for part in ("busybox", server.url("/file"), DIGEST.hex):
         assert part in caught.value.message
     assert "once without --offline" in caught.value.hint
     with pytest.raises(NetworkError, match="without a checksum") as caught:
@@ -1061,12 +1062,13 @@ from pathlib import Path
 from fledge.store.cache import Cache
 from fledge.net.fetch import Fetcher
 from fledge.report import Reporter
-Fetcher(Cache(Path(sys.argv[1])), Reporter()).fetch(sys.argv[2], "file", sys.argv[3])
+from fledge.tree.digest import Digest
+Fetcher(Cache(Path(sys.argv[1])), Reporter()).fetch(sys.argv[2], "file", Digest(sys.argv[3]))
 """
 
 
 def other_process(cache: Cache, url: str) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(cache.root), url, DIGEST])
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(cache.root), url, DIGEST.hex])
 
 
 def test_two_processes_download_once(
@@ -1086,7 +1088,7 @@ def test_two_processes_download_once(
             assert fetcher.fetch(server.url("/file"), "file", DIGEST).path.read_bytes() == DATA
         assert other.returncode == 0
     assert len(server.seen) == 1
-    assert stored(cache) == [DIGEST]
+    assert stored(cache) == [DIGEST.hex]
 
 
 def test_many_threads_download_once(server: Server, fetcher: Fetcher, cache: Cache) -> None:
@@ -1096,7 +1098,7 @@ def test_many_threads_download_once(server: Server, fetcher: Fetcher, cache: Cac
             pool.map(fetcher.fetch, [server.url("/file")] * 16, ["file"] * 16, [DIGEST] * 16)
         )
     assert len(blobs) == len(server.seen) == 1
-    assert stored(cache) == [DIGEST]
+    assert stored(cache) == [DIGEST.hex]
 
 
 def test_download_of_a_killed_process_is_resumed(
@@ -1107,7 +1109,7 @@ def test_download_of_a_killed_process_is_resumed(
         server.answers["/file"] = in_turn(halting(halted, go_on), content(DATA))
         with other_process(cache, server.url("/file")) as other:
             assert halted.wait(10)
-            partial = cache.root / "partial" / DIGEST
+            partial = cache.root / "partial" / DIGEST.hex
             while partial.stat().st_size < 300_000:
                 time.sleep(0.01)
             other.send_signal(signal.SIGKILL)
@@ -1126,10 +1128,10 @@ def test_interrupted_download(
         signal.raise_signal(signal.SIGINT)
 
     reporter.reached = interrupt
-    sha256 = DIGEST if pinned else None
+    digest = DIGEST if pinned else None
     with pytest.raises(KeyboardInterrupt):
-        fetcher.fetch(server.url("/file"), "file", sha256)
-    assert stored(cache) == ([DIGEST] if pinned else [])
+        fetcher.fetch(server.url("/file"), "file", digest)
+    assert stored(cache) == ([DIGEST.hex] if pinned else [])
     assert cache.find(DIGEST) is None
-    assert fetcher.fetch(server.url("/file"), "file", sha256).path.read_bytes() == DATA
+    assert fetcher.fetch(server.url("/file"), "file", digest).path.read_bytes() == DATA
     assert bool(ranges(server)[1]) == pinned

@@ -11,18 +11,20 @@ import threading
 import time
 from pathlib import Path
 
-import project
 import pytest
-from httpd import Exchange, Server
-from project import Fledge
-from tars import file, pack
 
 from fledge.cli.units import parse_duration, parse_size
 from fledge.errors import ConfigError, CorruptError
 from fledge.report import Reporter
+from fledge.session import Session
 from fledge.store.cache import Cache
 from fledge.store.housekeeping import Amount, contents, prune, verify
 from fledge.tree.content import Blob
+from fledge.tree.digest import Digest
+from tests.support import project
+from tests.support.httpd import Exchange, Server
+from tests.support.project import Fledge
+from tests.support.tars import file, pack
 
 DAY = 86400
 
@@ -30,18 +32,18 @@ DAY = 86400
 @pytest.fixture
 def cache() -> Cache:
     """Uses nothing: who puts something in has an own one, as another process has."""
-    return Cache.default()
+    return Session.default().cache
 
 
 def store(data: bytes, days_ago: float = 0) -> Blob:
-    blob = Cache.default().store(data)
+    blob = Session.default().cache.store(data)
     used = time.time() - days_ago * DAY
     os.utime(blob.path, (used, used))
     return blob
 
 
 def left(cache: Cache) -> set[Path]:
-    return {stored.path for stored in cache.stored()}
+    return {stored.path for stored in cache.entries()}
 
 
 def damage(blob: Blob) -> None:
@@ -109,7 +111,7 @@ def test_what_is_damaged_is_named_and_goes(fledge: Fledge, cache: Cache) -> None
 
 
 def test_what_is_damaged_and_in_use_stays(cache: Cache) -> None:
-    user = Cache.default()
+    user = Session.default().cache
     bad = user.store(b"bad")
     damage(bad)
     with pytest.raises(CorruptError, match="in use, so it stays"):
@@ -119,7 +121,7 @@ def test_what_is_damaged_and_in_use_stays(cache: Cache) -> None:
 
 def test_what_was_replaced_meanwhile_stays(cache: Cache) -> None:
     damage(store(b"bad"))
-    [before] = cache.stored()
+    [before] = cache.entries()
     good = store(b"bad")
     assert not cache.remove(before)
     assert good.path.read_bytes() == b"bad"
@@ -137,17 +139,17 @@ def test_prune_by_age(cache: Cache) -> None:
 
 def test_prune_by_size_keeps_what_was_used_last(cache: Cache) -> None:
     blobs = [store(bytes([days]) * 100, days_ago=days) for days in range(5)]
-    Cache.default().find(blobs[4].sha256)
+    Session.default().cache.find(blobs[4].digest)
     pruned = prune(cache, None, 250)
     assert left(cache) == {blobs[0].path, blobs[4].path}
     assert pruned.left == Amount(2, 200)
 
 
 def test_what_is_in_use_stays(cache: Cache) -> None:
-    user = Cache.default()
+    user = Session.default().cache
     added, found = user.store(b"added"), store(b"found")
-    user.find(found.sha256)
-    with user.partial("1" * 64, lambda: None) as partial:
+    user.find(found.digest)
+    with user.partial(Digest("1" * 64), lambda: None) as partial:
         partial.write(b"half")
         pruned = prune(cache, None, 0)
         assert left(cache) == {added.path, found.path, partial.path}
@@ -159,16 +161,17 @@ def test_what_is_in_use_stays(cache: Cache) -> None:
 
 def test_what_is_used_between_look_and_removal_stays(cache: Cache) -> None:
     blob = store(b"x", days_ago=50)
-    [before] = cache.stored()
-    Cache.default().find(blob.sha256)
+    [before] = cache.entries()
+    Session.default().cache.find(blob.digest)
     assert not cache.remove(before)
 
 
 def test_killed_build_keeps_nothing(cache: Cache) -> None:
     blob = store(b"used")
     code = (
-        "import sys, time\nfrom fledge.store.cache import Cache\ncache = Cache.default()\n"
-        f"cache.find('{blob.sha256}')\nprint(flush=True)\ntime.sleep(100)\n"
+        "import sys, time\nfrom fledge.session import Session\n"
+        "from fledge.tree.digest import Digest\ncache = Session.default().cache\n"
+        f"cache.find(Digest('{blob.digest.hex}'))\nprint(flush=True)\ntime.sleep(100)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as user:
         assert user.stdout
@@ -200,7 +203,7 @@ def test_prune_beside_a_running_build(fledge: Fledge, cache: Cache, tmp_path: Pa
         assert done.code == 0
         assert "removed: 1 file, 6 bytes\nin use: " in done.out
         assert not unused.path.exists()
-        assert cache.path(hashlib.sha256(binary).hexdigest()).exists()
+        assert cache.path(Digest.of(binary)).exists()
         answer.set()
         assert build.wait(30) == 0
     assert (tmp_path / "plugin.cpio.gz").exists()
@@ -220,7 +223,7 @@ def test_durations(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "GiB", "-1B", "1.5GiB", "5 GiB", "5gib", "٣B", "9" * 99])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no size") as caught:
+    with pytest.raises(ConfigError, match="is not a size") as caught:
         parse_size(text)
     assert "such as 30GiB" in caught.value.hint
 
@@ -229,4 +232,4 @@ def test_prune_wants_to_know_what(fledge: Fledge) -> None:
     assert fledge("cache", "prune").code == 2
     done = fledge("cache", "prune", "--older-than", "1y")
     assert done.code == 2
-    assert "'1y' is no duration" in done.err
+    assert "'1y' is not a duration" in done.err
