@@ -1,1 +1,1 @@
-"""Container images: what they are, where they live, and what filesystem they make."""
+"""Container images: references, transports, manifests, layers."""

@@ -1,7 +1,7 @@
-"""Images in a tar file: an OCI layout (oci-archive), or what ``docker save`` writes.
+"""Opens images in a tar file: an OCI layout (oci-archive) or the output of ``docker save``.
 
-The file is read where it is: a layer is a span of it. A compressed one is inflated into the
-cache first. No name in it is ever a path on this machine.
+The archive is not extracted: a layer is a span of the file. A compressed archive is decompressed
+into the cache first. Names in an archive are never used as paths on this machine.
 
 The docker-archive format: github.com/moby/docker-image-spec, spec/v1.2.md, "Combined Image
 JSON + Filesystem Changeset Format".
@@ -17,35 +17,37 @@ from pathlib import Path
 import msgspec
 
 from fledge.errors import ConfigError, CorruptError, unreadable
+from fledge.net.json_document import JsonObject, parse_list
 from fledge.oci import layout, reference, tar
-from fledge.oci.document import Document, parse_list
 from fledge.oci.image import Image
-from fledge.oci.layers import inflated
+from fledge.oci.layers import decompress
 from fledge.oci.manifest import Platform, make_image
-from fledge.report import Reporter, human_size
-from fledge.store.cache import Cache
+from fledge.report import human_size
+from fledge.session import Session
 from fledge.tree import File, Symlink
 from fledge.tree.compression import GZIP_MAGIC, ZSTD_MAGIC
 from fledge.tree.content import Blob, Span, read_content
 from fledge.tree.names import printable
 
-MAX_SIZE = 1 << 38
-"""Bytes in an archive that is written to the cache (256 GiB); one of zeros deflates well."""
+MAX_ARCHIVE_SIZE = 1 << 38
+"""Maximum bytes of an archive in the cache: 256 GiB. It stops a decompression bomb."""
 MAX_ENTRIES = 1 << 16
-"""Entries in an archive; an image has a handful a layer."""
+"""Maximum entries in an archive. An image needs only a few for each layer."""
 MAX_LINKS = 8
-"""How many links may lead to one another."""
+"""Maximum links followed to find a file."""
 
 
-class Files(msgspec.Struct):
-    """What an archive holds, by normalised name; the last entry of a name counts."""
+class ArchiveIndex(msgspec.Struct):
+    """The positions of an archive's files, by normalised name; the last entry of a name counts."""
 
     uri: str
     spans: dict[str, Span] = msgspec.field(default_factory=dict)
     links: dict[str, str] = msgspec.field(default_factory=dict)
-    """Symlinks and hard links: older ``docker save`` writes a layer that it has twice once."""
+    """Targets of symlinks and hard links. Older versions of ``docker save`` write a link for a
+    layer that occurs a second time."""
 
     def find(self, name: str) -> Span | None:
+        """Return the file with that name, or None. Raises `CorruptError` for too many links."""
         name = posixpath.normpath(name)
         for _ in range(MAX_LINKS):
             if name not in self.links:
@@ -54,6 +56,7 @@ class Files(msgspec.Struct):
         raise CorruptError(f"{self.uri}: {printable(name)} is a link that leads too far")
 
     def get(self, name: str) -> Span:
+        """Return the file with that name. Raises `CorruptError` if the archive lacks it."""
         if (span := self.find(name)) is None:
             raise CorruptError(
                 f"{self.uri}: lacks {name}, which its manifest.json names", "Save the image again."
@@ -61,46 +64,45 @@ class Files(msgspec.Struct):
         return span
 
 
-def open_oci_archive(
-    path: Path, tag: str | None, platform: Platform, cache: Cache, reporter: Reporter
-) -> Image:
-    """The image of that tag in a tar of an OCI layout, or without a tag the only image.
+def open_oci_archive(path: Path, tag: str | None, platform: Platform, session: Session) -> Image:
+    """Open the image with a tag in a tar of an OCI layout; without a tag (None), the only image.
 
     Raises `ConfigError` if there is no such file or image, `CorruptError` if the archive is
-    not what it claims to be.
+    damaged or malformed.
     """
     uri = f"oci-archive:{path}"
-    files = read_files(_plain(path, uri, cache, reporter), uri)
+    files = index_archive(_uncompressed(path, uri, session), uri)
     return layout.open_layout(files.find, uri, tag, platform)
 
 
-def open_docker_archive(
-    path: Path, tag: str | None, platform: Platform, cache: Cache, reporter: Reporter
-) -> Image:
-    """As `open_oci_archive`, for what ``docker save`` writes."""
+def open_docker_archive(path: Path, tag: str | None, platform: Platform, session: Session) -> Image:
+    """Open an image as `open_oci_archive` does, from an archive that ``docker save`` wrote."""
     uri = f"docker-archive:{path}"
-    return open_saved(read_files(_plain(path, uri, cache, reporter), uri), tag, platform)
+    return open_saved(index_archive(_uncompressed(path, uri, session), uri), tag, platform)
 
 
-def open_saved(files: Files, tag: str | None, platform: Platform) -> Image:
-    """An image among the files of ``docker save``. Raises as `open_docker_archive`."""
+def open_saved(files: ArchiveIndex, tag: str | None, platform: Platform) -> Image:
+    """Open an image in an indexed archive of ``docker save``.
+
+    Raises the errors of `open_docker_archive`.
+    """
     uri = files.uri
     if (span := files.find("manifest.json")) is None:
         raise ConfigError(
             f"{uri}: has no manifest.json, so `docker save` did not write it",
-            "Write oci-archive:FILE if it holds an OCI layout.",
+            "Write oci-archive:FILE if it is an OCI layout.",
         )
-    listed = parse_list(layout.read_document(span, uri), f"{uri}: manifest.json")
-    image = _tagged(listed, tag, uri)
+    images = parse_list(layout.read_document(span, uri), f"{uri}: manifest.json")
+    image = _find_tag(images, tag, uri)
     uri += f":{tag}" if tag else ""
     config = layout.read_document(files.get(image.text("Config")), uri)
     blobs = [partial(files.get, name) for name in image.texts("Layers")]
     return make_image(uri, config, blobs, platform)
 
 
-def read_files(archive: Span, uri: str) -> Files:
-    """Where the files of an uncompressed tar are. Raises `CorruptError`."""
-    files = Files(uri)
+def index_archive(archive: Span, uri: str) -> ArchiveIndex:
+    """Find the files of an uncompressed tar. Raises `CorruptError` if it is not a sound tar."""
+    files = ArchiveIndex(uri)
     try:
         for number, (path, node) in enumerate(tar.read(archive)):
             if number == MAX_ENTRIES:
@@ -119,29 +121,32 @@ def read_files(archive: Span, uri: str) -> Files:
                 target = node.target.decode("utf-8", "surrogateescape")
                 files.links[name] = posixpath.normpath(target)
     except CorruptError as error:
-        raise CorruptError(f"{uri}: {error.message}", "Save the image again.") from None
+        raise CorruptError(f"{uri}: {error.message}", "Save the image again.") from error
     return files
 
 
-def store(pieces: Iterator[bytes], label: str, cache: Cache, reporter: Reporter) -> Blob:
-    """Put an archive into the cache. Raises `CorruptError` if it is too large."""
+def store_archive(pieces: Iterator[bytes], label: str, session: Session) -> Blob:
+    """Write an archive to the cache. ``label`` names it in messages.
+
+    Raises `CorruptError` if it is larger than `MAX_ARCHIVE_SIZE`.
+    """
     with (
-        reporter.transfer(label) as transfer,
-        cache.partial(None, lambda: None) as unfinished,
+        session.reporter.transfer(label) as transfer,
+        session.cache.partial(None, lambda: None) as unfinished,
     ):
         transfer.restart(0, None)
         for piece in pieces:
-            if unfinished.size + len(piece) > MAX_SIZE:
-                raise CorruptError(f"{label} is larger than {human_size(MAX_SIZE)}")
+            if unfinished.size + len(piece) > MAX_ARCHIVE_SIZE:
+                raise CorruptError(f"{label} is larger than {human_size(MAX_ARCHIVE_SIZE)}")
             unfinished.write(piece)
             transfer.advance(len(piece))
-        return cache.add(unfinished)
+        return session.cache.add(unfinished)
 
 
-def _plain(path: Path, uri: str, cache: Cache, reporter: Reporter) -> Span:
-    """The archive, uncompressed."""
+def _uncompressed(path: Path, uri: str, session: Session) -> Span:
+    """Return the archive itself, or its decompressed copy in the cache."""
     if not path.is_file():
-        raise ConfigError(f"{path} is not a file", "Name a tar file that holds an image.")
+        raise ConfigError(f"{path} is not a file", "Name a tar file that contains an image.")
     try:
         archive = Span(path, 0, path.stat().st_size)
         with path.open("rb") as file:
@@ -151,29 +156,29 @@ def _plain(path: Path, uri: str, cache: Cache, reporter: Reporter) -> Span:
     if not compressed:
         return archive
     try:
-        return store(inflated(read_content(archive)), path.name, cache, reporter)
+        return store_archive(decompress(read_content(archive)), path.name, session)
     except CorruptError as error:
-        raise CorruptError(f"{uri}: {error.message}", "Save the image again.") from None
+        raise CorruptError(f"{uri}: {error.message}", "Save the image again.") from error
 
 
-def _tagged(listed: list[Document], tag: str | None, uri: str) -> Document:
-    """The image of that tag, or the only one."""
-    tags = [each.texts("RepoTags") if each.has("RepoTags") else [] for each in listed]
+def _find_tag(images: list[JsonObject], tag: str | None, uri: str) -> JsonObject:
+    """Return the image with that tag, or the only image if ``tag`` is None."""
+    all_tags = [image.texts("RepoTags") if image.has("RepoTags") else [] for image in images]
     wanted = _full_name(tag) if tag else ""
     chosen = [
         image
-        for image, its in zip(listed, tags, strict=True)
-        if not tag or wanted in map(_full_name, its)
+        for image, tags in zip(images, all_tags, strict=True)
+        if not tag or wanted in map(_full_name, tags)
     ]
     if len(chosen) == 1:
         return chosen[0]
-    problem = f"has no image {printable(tag)!r}" if tag else f"holds {len(listed)} images"
-    offer = ", ".join(sorted(f"{uri}:{each}" for its in tags for each in its))
+    problem = f"has no image {printable(tag)!r}" if tag else f"has {len(images)} images"
+    offer = ", ".join(sorted(f"{uri}:{each}" for tags in all_tags for each in tags))
     raise ConfigError(f"{uri}: {problem}", f"It has {offer}." if offer else "")
 
 
 def _full_name(tag: str) -> str:
-    """``nginx`` and ``docker.io/library/nginx:latest`` are the same."""
+    """Expand a name: ``nginx`` becomes ``docker.io/library/nginx:latest``."""
     try:
         return str(reference.parse(tag, Path()))
     except ConfigError:

@@ -1,4 +1,4 @@
-"""Images of a Docker daemon, or of podman's service, over the Docker Engine API."""
+"""Opens images of a Docker daemon, or of podman's service, over the Docker Engine API."""
 
 from __future__ import annotations
 
@@ -12,129 +12,136 @@ import requests
 import urllib3.exceptions
 
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
+from fledge.host.settings import Settings
+from fledge.net.json_document import JsonObject
 from fledge.oci import archive, layout
-from fledge.oci.document import Document, parse_digest
 from fledge.oci.image import Image, once
-from fledge.oci.manifest import Platform, make_image, parse_config, require_platform
+from fledge.oci.manifest import Platform, check_platform, make_image, parse_config, parse_digest
 from fledge.oci.reference import Name
-from fledge.report import Reporter
+from fledge.session import Session
 from fledge.store.cache import Cache
 from fledge.tree.content import Span
+from fledge.tree.digest import Digest
 from fledge.tree.names import printable
 
 ANSWER_TIMEOUT = 30
+"""Seconds to wait for a byte of any response but an export."""
 EXPORT_TIMEOUT = 600
-"""Seconds without a byte; dockerd copies the whole image before it sends the first one."""
+"""Seconds to wait for a byte of an export: dockerd copies the whole image before it sends any."""
 SYSTEM_SOCKETS = ("/var/run/docker.sock", "/run/podman/podman.sock")
 USER_SOCKETS = ("docker.sock", "podman/podman.sock")
-"""Of rootless services, in ``$XDG_RUNTIME_DIR``."""
+"""The sockets of rootless services, in ``$XDG_RUNTIME_DIR``."""
 
-Host = Mapping[str, Any]
-"""How to reach a daemon: its ``base_url``, and ``tls`` if it wants that."""
+ClientOptions = Mapping[str, Any]
+"""The arguments of a Docker client: ``base_url``, and ``tls`` if the daemon requires it."""
 
 
-class NotThereError(NetworkError):
+class NoDaemonImageError(NetworkError):
     """No daemon answers, or none has the image."""
 
 
-def open_image(name: Name, platform: Platform, cache: Cache, reporter: Reporter) -> Image:
-    """The image of that name in the first daemon that has it.
+def open_image(name: Name, platform: Platform, session: Session) -> Image:
+    """Open the image with that name in the first daemon that has it.
 
-    It is exported when the first layer is asked for, or at once if the cache lacks its config.
-    Raises `NotThereError` if no daemon has it, `ConfigError` if it is for another platform,
-    `HostError` if a daemon may not be asked, `NetworkError` if one breaks off, and
-    `CorruptError` if it sends no sound image.
+    It is exported when the first layer is needed, or at once if the cache lacks its config.
+
+    Raises `NoDaemonImageError` if no daemon has it, `ConfigError` if it is for another platform
+    or the user's Docker settings are invalid, `HostError` if the user may not use the daemon,
+    `NetworkError` if the daemon fails, `CorruptError` if the image is damaged.
     """
     problems: list[FledgeError] = []
-    for host in _hosts():
+    for options in _daemons(session.settings):
         try:
-            return _open(host, name, platform, cache, reporter)
-        except (NotThereError, HostError) as error:
+            return _open(options, name, platform, session)
+        except (NoDaemonImageError, HostError) as error:
             problems.append(error)
     if not problems:
-        raise NotThereError(
+        raise NoDaemonImageError(
             "no Docker daemon listens on this machine",
             "Start Docker or podman's service, or set DOCKER_HOST.",
         )
-    # One that may not be asked says more than one that has nothing.
+    # A daemon that the user may not use is more worth reporting than one without the image.
     raise next((each for each in problems if isinstance(each, HostError)), problems[0])
 
 
-def find_image(name: Name, platform: Platform, cache: Cache, reporter: Reporter) -> Image | None:
-    """As `open_image`, but None where a registry may help.
+def find_image(name: Name, platform: Platform, session: Session) -> Image | None:
+    """Open an image as `open_image` does, or return None if its registry may have it.
 
-    That is if no daemon has the image, may be asked or has it for that platform.
+    That is the case if no daemon has the image for that platform, or the user may not use the
+    daemon.
     """
     try:
-        return open_image(name, platform, cache, reporter)
-    except NotThereError:
+        return open_image(name, platform, session)
+    except NoDaemonImageError:
         return None
     except (ConfigError, HostError) as error:
-        reporter.note(f"no image from a Docker daemon: {error.message}")
+        session.reporter.note(f"no image from a Docker daemon: {error.message}")
         return None
 
 
-def _hosts() -> list[Host]:
-    """What the user's settings name, or else the usual sockets as far as they exist."""
-    # Late, for it takes 0.1 s.
+def _daemons(settings: Settings) -> list[ClientOptions]:
+    """Return the daemon in the user's Docker settings, or else those with a usual socket."""
+    # Imported here because the Docker client is slow to import.
     from docker.context import ContextAPI  # noqa: PLC0415
     from docker.utils import kwargs_from_env  # noqa: PLC0415
 
     try:
-        settings: Host = kwargs_from_env()
-        if "base_url" in settings:
-            return [settings]
-        name = os.environ.get("DOCKER_CONTEXT")
+        # The Docker client takes an empty environment for the environment of the process.
+        environment = settings.environment or {"DOCKER_HOST": ""}
+        named: ClientOptions = kwargs_from_env(environment)
+        if "base_url" in named:
+            return [named]
+        name = settings.docker_context
         context = ContextAPI.get_context(name)
         if context is None:
             raise ValueError(f"there is no context {name!r}")
         if context is not ContextAPI.DEFAULT_CONTEXT:
-            return [ContextAPI.kwargs_from_context(name)]
-    except Exception as error:  # what the client raises for a malformed file is no narrower
+            return [ContextAPI.kwargs_from_context(name, environment)]
+    except Exception as error:  # the client raises any exception for a malformed file
         raise ConfigError(
             f"the Docker settings cannot be used: {printable(str(error))}",
             "Check DOCKER_HOST, DOCKER_CONTEXT, DOCKER_CERT_PATH and `docker context ls`.",
         ) from error
     sockets = list(SYSTEM_SOCKETS)
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+    if runtime := settings.runtime_folder:
         sockets += [f"{runtime}/{socket}" for socket in USER_SOCKETS]
     return [{"base_url": f"unix://{path}"} for path in sockets if os.access(path, os.F_OK)]
 
 
-def _open(host: Host, name: Name, platform: Platform, cache: Cache, reporter: Reporter) -> Image:
+def _open(options: ClientOptions, name: Name, platform: Platform, session: Session) -> Image:
     from docker.api.client import APIClient  # noqa: PLC0415
     from docker.errors import NotFound  # noqa: PLC0415
 
     uri = f"docker-daemon:{name}"
-    where = str(host.get("base_url"))
+    where = str(options.get("base_url"))
     with _explained(where):
-        client = APIClient(**host, timeout=ANSWER_TIMEOUT)
+        client = APIClient(**options, timeout=ANSWER_TIMEOUT)
         try:
             answer = client.inspect_image(_daemon_name(name))  # type: ignore[no-untyped-call]
-        except NotFound:
-            raise NotThereError(
+        except NotFound as error:
+            raise NoDaemonImageError(
                 f"the Docker daemon at {where} has no image {name}",
                 "Pull or build it there, or write docker://NAME to take it from its registry.",
-            ) from None
-    inspected = Document(answer, f"{uri} ({where})")
-    its = Platform(
+            ) from error
+    inspected = JsonObject(answer, f"{uri} ({where})")
+    image_platform = Platform(
         inspected.text("Os"), inspected.text("Architecture"), inspected.text("Variant", "")
     )
-    require_platform(platform, its, uri)
-    identity = inspected.text("Id")
+    check_platform(image_platform, platform, uri)
+    image_id = inspected.text("Id")
 
     def export() -> Image:
         with _explained(where):
             client.timeout = EXPORT_TIMEOUT
-            pieces = client.get_image(identity)
-            saved = archive.store(pieces, f"{name.repository} from Docker", cache, reporter)
-        return archive.open_saved(archive.read_files(saved, uri), None, platform)
+            pieces = client.get_image(image_id)
+            saved = archive.store_archive(pieces, f"{name.repository} from Docker", session)
+        return archive.open_saved(archive.index_archive(saved, uri), None, platform)
 
     exported = once(export)
-    config = _known_config(cache, parse_digest(identity, uri))
+    config = _cached_config(session.cache, parse_digest(image_id, uri))
     if config is None:
         config = exported().config
-        cache.store(config)
+        session.cache.store(config)
 
     def blob(number: int) -> Span:
         return exported().layers[number].blob()
@@ -144,16 +151,17 @@ def _open(host: Host, name: Name, platform: Platform, cache: Cache, reporter: Re
 
 
 def _daemon_name(name: Name) -> str:
-    """A daemon takes a tag or a digest; the digest decides."""
-    return str(Name(name.host, name.repository, None if name.sha256 else name.tag, name.sha256))
+    """Format a name for a daemon, which accepts a tag or a digest but not both."""
+    return str(Name(name.host, name.repository, None if name.digest else name.tag, name.digest))
 
 
-def _known_config(cache: Cache, sha256: str) -> bytes | None:
-    """The config that an earlier build kept, if an image's ID is its digest.
+def _cached_config(cache: Cache, digest: Digest) -> bytes | None:
+    """Return the config with that digest if an earlier build cached it.
 
-    With containerd's image store it is that of the manifest or index.
+    ``digest`` is the image's ID. With containerd's image store that is the digest of the manifest
+    or index; then there is no such config.
     """
-    found = cache.find(sha256)
+    found = cache.find(digest)
     if found:
         with suppress(CorruptError):
             raw = layout.read_document(found, "")
@@ -164,7 +172,7 @@ def _known_config(cache: Cache, sha256: str) -> bytes | None:
 
 @contextmanager
 def _explained(where: str) -> Iterator[None]:
-    """Turn what the client raises into a `FledgeError`; ``where`` is the daemon's URL."""
+    """Turn an exception of the Docker client into a `FledgeError`; ``where``: the daemon's URL."""
     from docker.errors import APIError, DockerException  # noqa: PLC0415
 
     try:
@@ -178,7 +186,7 @@ def _explained(where: str) -> Iterator[None]:
         DockerException,
         requests.RequestException,
         urllib3.exceptions.HTTPError,
-        ValueError,  # for a URL or version that cannot be
+        ValueError,  # for an invalid URL or version
     ) as error:
         cause: BaseException | None = error
         while cause and not isinstance(cause, PermissionError):
@@ -189,7 +197,7 @@ def _explained(where: str) -> Iterator[None]:
                 "Join the group that owns the socket (often `docker`), or use rootless Docker or"
                 " podman.",
             ) from error
-        raise NotThereError(
+        raise NoDaemonImageError(
             f"no sound answer from the Docker daemon at {where}: {printable(str(error))}",
             "Check that it runs, and DOCKER_HOST.",
         ) from error

@@ -1,7 +1,7 @@
-"""An image, the same from whatever place it comes.
+"""The type of an opened image, whatever transport it comes from.
 
-The modules beside this one (registry, daemon, layout, archive) each open an `Image`; nothing
-after them can tell which it was.
+The modules registry, daemon, layout and archive each open an `Image`. The code that uses it does
+not depend on the transport.
 """
 
 from __future__ import annotations
@@ -12,37 +12,51 @@ from collections.abc import Callable
 import msgspec
 
 from fledge.tree.content import Span
+from fledge.tree.digest import Digest
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """One layer: a tar, perhaps compressed."""
+    """One layer of an image: a tar, which may be compressed."""
 
-    diff_id: str
-    """SHA-256 (hex) of the uncompressed tar, as the image's config has it."""
+    diff_id: Digest
+    """The digest of the uncompressed tar, from the image's config."""
     blob: Callable[[], Span]
-    """Gets the blob onto this machine and says where it is.
+    """Fetches the layer's blob and returns its place on this machine.
 
-    The span has the digest that the manifest promises, if there is a manifest; whoever reads
-    it to its end has verified it. May be called from another thread than the one that opened
-    the image. Raises `FledgeError`.
+    If the image has a manifest, the span has the digest from it, so reading the span to its end
+    verifies it. Any thread may call it. Raises `FledgeError`.
     """
 
 
 class Image(msgspec.Struct, frozen=True):
-    """What a reference stands for on one platform."""
+    """An image for one platform."""
 
     uri: str
-    """Where it came from, with the manifest's digest where there is one; for people."""
+    """The reference that it was opened by, with the manifest's digest if there is one."""
     config: bytes
     """The config, byte for byte (OCI image-spec, config.md)."""
     layers: tuple[Layer, ...]
     """Lowest first."""
-    manifest: str | None = None
-    """The digest (hex) of its manifest, if there is one where it came from."""
+    manifest: Digest | None = None
+    """The digest of its manifest; None if the transport has no manifests."""
+
+
+class ImagePin(msgspec.Struct, frozen=True):
+    """The digests that pin an image for one platform to the byte."""
+
+    manifest: Digest | None
+    """The digest to request from a registry; None if the transport has no manifests."""
+    config: Digest
+    """The digest of the config, which identifies the image for every transport."""
+    diff_ids: tuple[Digest, ...]
+    """The digests of the uncompressed layers, lowest first, as in the config."""
 
 
 def once(make: Callable[[], Image]) -> Callable[[], Image]:
-    """What threads that need the same image call; the first makes it, the others wait."""
+    """Return a function that calls ``make`` at most once, even if several threads call it.
+
+    If ``make`` raises an exception, the next call tries again.
+    """
     lock = threading.Lock()
     made: list[Image] = []
 

@@ -1,6 +1,6 @@
-"""From the layers of an image to one filesystem: get, inflate, verify, apply.
+"""Fetches, decompresses and verifies the layers of an image, and applies them to a tree.
 
-OCI image-spec, layer.md; where it leaves a choice, as containerd and umoci.
+OCI image-spec, layer.md. Where it leaves a choice, fledge does what containerd and umoci do.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from queue import Empty, SimpleQueue
 from fledge.errors import CorruptError, FledgeError
 from fledge.oci import tar
 from fledge.oci.image import Image, Layer
-from fledge.report import Reporter, Transfer, human_size
-from fledge.store.cache import Cache, Verification
+from fledge.report import Transfer, human_size
+from fledge.session import Session
+from fledge.store.cache import BackgroundVerifier
 from fledge.tree import Directory, Node, Symlink, Tree, TreeError, put
 from fledge.tree.compression import (
     GZIP_MAGIC,
-    MAX_SIZE,
+    MAX_DECOMPRESSED_SIZE,
     SKIPPABLE_MAGIC,
     ZSTD_MAGIC,
     gunzip,
@@ -29,62 +30,67 @@ from fledge.tree.compression import (
     unzstd,
 )
 from fledge.tree.content import Blob, Span, read_content
+from fledge.tree.digest import Digest
 from fledge.tree.names import printable, split_path
 
 MAX_THREADS = 4
-"""Layers that are fetched and inflated at once."""
+"""Maximum layers that are fetched and decompressed at the same time."""
 
-POLL = 0.2
-"""Seconds between two looks at the workers, at most."""
+POLL_INTERVAL = 0.2
+"""Maximum seconds between two checks of the threads."""
 
-GRACE = 0.5
-"""Seconds that threads get to clean up after a failure in another."""
+GRACE_PERIOD = 0.5
+"""Seconds that threads get to clean up after another one failed."""
 
 WHITEOUT = b".wh."
+"""The prefix of a whiteout, which hides the rest of the name in the layers below."""
 METADATA = b".wh..wh."
+"""The prefix of metadata of aufs."""
 OPAQUE = b".wh..wh..opq"
+"""The whiteout that hides everything that the layers below have in its directory."""
 
 
 def unpack(
     image: Image,
     tree: Tree,
-    cache: Cache,
-    reporter: Reporter,
-    verification: Verification | None = None,
+    session: Session,
+    verifier: BackgroundVerifier | None = None,
 ) -> None:
     """Apply all layers of an image to a tree, lowest first.
 
-    File contents become spans of the uncompressed layers in the cache; those that are there
-    already need not have passed the ``verification`` yet. Raises `CorruptError`, with the
-    layer's position, for a layer that is not what it claims to be or makes no tree;
-    `FledgeError` for a layer that cannot be had.
+    File contents become spans of the uncompressed layers in the cache. ``verifier`` verifies
+    layers that are in the cache already while they are used; None: they are verified first.
+
+    Raises `CorruptError` that names the layer if a layer is damaged or cannot be applied,
+    `FledgeError` if a layer cannot be fetched.
     """
-    with closing(prepare(image, cache, reporter, verification)) as blobs:
+    with closing(prepare(image, session, verifier)) as blobs:
         for number, blob in enumerate(blobs, start=1):
             try:
                 apply(tree, blob)
             except CorruptError as error:
-                raise _in_layer(error, number, image) from None
+                raise _in_layer(error, number, image) from error
 
 
 def prepare(
-    image: Image, cache: Cache, reporter: Reporter, verification: Verification | None = None
+    image: Image, session: Session, verifier: BackgroundVerifier | None = None
 ) -> Generator[Blob]:
-    """The uncompressed layers of an image, verified, several at once; lowest first.
+    """Yield the uncompressed layers of an image, lowest first, and prepare several at once.
 
-    With a ``verification`` those in the cache are as `Verification.claim` gives them. While the
-    caller has one, others are made ready. Raises the first `FledgeError` of any of them. What
-    the others inflate meanwhile is given up; a download that runs may go on in the background
-    until the process ends, which does not wait for it.
+    Each layer is verified, in the background if it is in the cache already and there is a
+    ``verifier``.
+
+    Raises the first `FledgeError` of any layer. Threads then stop decompressing; a download may
+    continue in the background until the process ends, which does not wait for it.
     """
-    # An image may have one layer several times; mostly it is an empty one.
-    positions: dict[str, int] = {}
+    # The same layer may occur several times in an image; often that is the empty one.
+    positions: dict[Digest, int] = {}
     for number, layer in enumerate(image.layers, start=1):
         positions.setdefault(layer.diff_id, number)
     queue: SimpleQueue[int] = SimpleQueue()
     done = {diff_id: Future[Blob]() for diff_id in positions}
     for diff_id, number in positions.items():
-        if verification and (blob := verification.claim(diff_id)):
+        if verifier and (blob := verifier.claim(diff_id)):
             done[diff_id].set_result(blob)
         else:
             queue.put(number)
@@ -98,13 +104,13 @@ def prepare(
                 return
             layer = image.layers[number - 1]
             try:
-                done[layer.diff_id].set_result(uncompressed(layer, cache, reporter, stop))
+                done[layer.diff_id].set_result(uncompressed_layer(layer, session, stop))
             except CorruptError as error:
                 done[layer.diff_id].set_exception(_in_layer(error, number, image))
             except BaseException as error:
                 done[layer.diff_id].set_exception(error)
 
-    # Daemons, for neither Ctrl-C nor the end of the process shall wait for a download.
+    # Daemon threads, so that neither Ctrl-C nor the end of the process waits for a download.
     count = min(queue.qsize(), MAX_THREADS)
     threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     for thread in threads:
@@ -113,49 +119,51 @@ def prepare(
         pending = set(done.values())
         for layer in image.layers:
             while done[layer.diff_id] in pending:
-                # With an end: one without could begin just after a Ctrl-C and never see it.
-                finished, pending = wait(pending, POLL, FIRST_COMPLETED)
+                # With a timeout, because a wait that begins just after Ctrl-C is not interrupted.
+                finished, pending = wait(pending, POLL_INTERVAL, FIRST_COMPLETED)
                 for future in finished:
                     future.result()
             yield done[layer.diff_id].result()
     finally:
         stop.set()
-        deadline = time.monotonic() + GRACE
+        deadline = time.monotonic() + GRACE_PERIOD
         for thread in threads:
             thread.join(max(0, deadline - time.monotonic()))
 
 
-def uncompressed(layer: Layer, cache: Cache, reporter: Reporter, stop: threading.Event) -> Blob:
-    """The tar of a layer, from the cache if it is there; else its blob is fetched and inflated.
+def uncompressed_layer(layer: Layer, session: Session, stop: threading.Event) -> Blob:
+    """Return a layer's tar from the cache, after fetching and decompressing it if necessary.
 
-    Its digest and diff_id are verified before it is in the cache. Setting ``stop`` ends the
-    inflating with a `FledgeError`. Raises `CorruptError`, and `FledgeError` if the layer cannot
-    be had.
+    Its digest and diff_id are verified before it enters the cache. Setting ``stop`` ends the
+    decompression with a `FledgeError`. Raises `CorruptError` if the layer is damaged,
+    `FledgeError` if it cannot be fetched.
     """
+    cache, reporter = session.cache, session.reporter
     if blob := cache.find(layer.diff_id):
         return blob
     source = layer.blob()
 
     def waiting() -> None:
-        reporter.note(f"layer {layer.diff_id[:12]}: waiting for another build that unpacks it")
+        reporter.note(f"layer {layer.diff_id.short}: waiting for another build that unpacks it")
 
     with cache.partial(layer.diff_id, waiting) as partial:
         if blob := cache.find(layer.diff_id):
             return blob
         partial.restart()
         try:
-            with reporter.transfer(f"layer {layer.diff_id[:12]}") as transfer:
+            with reporter.transfer(f"layer {layer.diff_id.short}") as transfer:
                 transfer.restart(0, source.size)
-                for piece in inflated(_counted(read_content(source), transfer)):
+                for piece in decompress(_count(read_content(source), transfer)):
                     if stop.is_set():
                         raise FledgeError("unpacking was stopped")
-                    if partial.size + len(piece) > MAX_SIZE:
-                        raise CorruptError(f"it is larger than {human_size(MAX_SIZE)}")
+                    if partial.size + len(piece) > MAX_DECOMPRESSED_SIZE:
+                        raise CorruptError(f"it is larger than {human_size(MAX_DECOMPRESSED_SIZE)}")
                     partial.write(piece)
-            if partial.sha256 != layer.diff_id:
+            actual = partial.digest
+            if actual != layer.diff_id:
                 raise CorruptError(
-                    f"its tar has sha256 {partial.sha256}, and the image's config says"
-                    f" {layer.diff_id}"
+                    f"its tar has sha256 {actual.hex}, and the image's config says"
+                    f" {layer.diff_id.hex}"
                 )
         except BaseException:
             partial.restart()
@@ -164,56 +172,61 @@ def uncompressed(layer: Layer, cache: Cache, reporter: Reporter, stop: threading
 
 
 def apply(tree: Tree, blob: Span) -> None:
-    """Apply one uncompressed layer to the tree that those below it made.
+    """Apply one uncompressed layer to the tree of the layers below it.
 
-    Raises `CorruptError` for a malformed archive or entries that make no tree.
+    Raises `CorruptError` if the archive is malformed or an entry cannot be applied.
     """
-    upper = _Upper(tree)
+    applier = _LayerApplier(tree)
     before = tree.steps
     for path, node in tar.read(blob):
         try:
-            upper.apply(path, node)
+            applier.apply(path, node)
             tree.check_steps(since=before)
         except TreeError as error:
-            raise CorruptError(f"{printable(path)}: {error}") from None
+            raise CorruptError(f"{printable(path)}: {error}") from error
 
 
-class _Upper:
-    """What one layer has put into the tree, for its whiteouts spare that."""
+class _LayerApplier:
+    """Applies the entries of one layer to a tree.
+
+    It records the entries of this layer, because a whiteout hides only entries of layers below.
+    """
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
         self.names: dict[Directory, set[bytes]] = {tree.root: set()}
-        """The directories that the layer has put something in or below, and which names."""
+        """The names that this layer put into each directory. It has all directories that the
+        layer put something into or below."""
         self.pruned: set[Directory] = set()
-        """Directories that hold nothing but what this layer has put there."""
+        """The directories that contain only entries of this layer."""
         self.last: tuple[list[bytes], Directory] = ([], tree.root)
-        """The last parent: entries mostly come directory by directory."""
+        """The parent of the last entry. Consecutive entries often share it."""
 
     def apply(self, path: bytes, node: Node | tar.HardLink) -> None:
+        """Apply one entry. Raises `TreeError` if it cannot be applied."""
         *parents, name = split_path(path) or [b""]
-        if WHITEOUT in path and self._is_no_entry(parents, name):
+        if WHITEOUT in path and self._apply_whiteout(parents, name):
             return
         if isinstance(node, tar.HardLink):
             target = self.tree.get(node.target)
             if target is None:
-                raise TreeError(f"it links to {printable(node.target)}, which is not there")
+                raise TreeError(f"it links to {printable(node.target)}, which does not exist")
             if isinstance(target, Directory):
                 raise TreeError(f"it links to {printable(node.target)}, which is a directory")
             node = target
         self._put(parents, name, node)
 
-    def _is_no_entry(self, parents: list[bytes], name: bytes) -> bool:
-        """Whether the path is no entry of the tree, but a whiteout, which is applied."""
+    def _apply_whiteout(self, parents: list[bytes], name: bytes) -> bool:
+        """Apply a whiteout. Return False if the path is not a whiteout but a normal entry."""
         if name == OPAQUE:
-            self._whiteout(parents, None)
+            self._hide(parents, None)
         elif any(part.startswith(METADATA) for part in (*parents, name)):
-            pass  # bookkeeping of aufs
+            pass  # ignored, as containerd does
         elif name.startswith(WHITEOUT):
             hidden = name[len(WHITEOUT) :]
             if hidden in (b"", b".", b".."):
                 raise TreeError("that whiteout names nothing in its directory")
-            self._whiteout(parents, hidden)
+            self._hide(parents, hidden)
         else:
             return False
         return True
@@ -240,21 +253,21 @@ class _Upper:
         return self.last[1]
 
     def _forget_parent(self) -> None:
-        """To be called when a path may lead elsewhere than before."""
+        """Forget the last parent, because its path may now lead elsewhere."""
         self.last = [], self.tree.root
 
-    def _whiteout(self, parents: list[bytes], name: bytes | None) -> None:
-        """Hide what the layers below put at a name, or all they put in the directory (None)."""
+    def _hide(self, parents: list[bytes], name: bytes | None) -> None:
+        """Hide the entry that the layers below have under a name; all their entries if None."""
         parent = self.tree.get(b"/".join(parents), follow=True)
         if not isinstance(parent, Directory):
             return
         if name is None:
             self._prune(parent)
         else:
-            self._hide(parent, name)
+            self._hide_name(parent, name)
         self._forget_parent()
 
-    def _hide(self, parent: Directory, name: bytes) -> None:
+    def _hide_name(self, parent: Directory, name: bytes) -> None:
         child = parent.children.get(name)
         if isinstance(child, Directory) and child in self.names:
             self._prune(child)
@@ -262,7 +275,7 @@ class _Upper:
             del parent.children[name]
 
     def _prune(self, top: Directory) -> None:
-        """Remove all that is not this layer's. No directory is gone through twice."""
+        """Remove all entries of the layers below. No directory is scanned twice."""
         pending = [top]
         while pending:
             directory = pending.pop()
@@ -277,8 +290,12 @@ class _Upper:
                     del directory.children[name]
 
 
-def inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """What a blob holds, by its first bytes and not by what a manifest says it is."""
+def decompress(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Decompress a gzip or zstd blob; yield any other blob as it is.
+
+    The first bytes of the blob decide, because the media type in a manifest may be wrong. Raises
+    `CorruptError` if the compressed data is damaged.
+    """
     first = next(pieces, b"")
     blob = chain([first], pieces)
     if first.startswith(GZIP_MAGIC):
@@ -289,7 +306,8 @@ def inflated(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield from blob
 
 
-def _counted(pieces: Iterator[bytes], transfer: Transfer) -> Iterator[bytes]:
+def _count(pieces: Iterator[bytes], transfer: Transfer) -> Iterator[bytes]:
+    """Yield the pieces and report each to ``transfer``."""
     for piece in pieces:
         yield piece
         transfer.advance(len(piece))
@@ -298,5 +316,5 @@ def _counted(pieces: Iterator[bytes], transfer: Transfer) -> Iterator[bytes]:
 def _in_layer(error: CorruptError, number: int, image: Image) -> CorruptError:
     return CorruptError(
         f"layer {number} of {len(image.layers)} of {image.uri}: {error.message}",
-        error.hint or "The image is damaged where it comes from; pull or build it again.",
+        error.hint or "The image is damaged at its source; pull or build it again.",
     )

@@ -1,109 +1,115 @@
-"""OCI image layouts (OCI image-spec, image-layout.md): in a folder, or in anything with files."""
+"""Opens images in an OCI image layout (OCI image-spec, image-layout.md)."""
 
 from __future__ import annotations
 
-import hashlib
 import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from fledge.errors import ConfigError, CorruptError, unreadable
-from fledge.oci import document
+from fledge.net.json_document import MAX_DOCUMENT_SIZE
 from fledge.oci.image import Image
 from fledge.oci.manifest import (
     Descriptor,
     Index,
     Platform,
-    choose,
-    find_manifest,
+    choose_manifest,
     make_image,
     parse_manifest,
+    resolve_manifest,
 )
 from fledge.tree.content import Span, read_content
+from fledge.tree.digest import Digest
 
-Files = Callable[[str], Span | None]
-"""Finds a file of a layout by its path, such as ``blobs/sha256/HEX``; None: there is none."""
+FindFile = Callable[[str], Span | None]
+"""Finds a file of a layout by its path, such as ``blobs/sha256/HEX``; None if it is missing."""
 
 
 def open_image(folder: Path, tag: str | None, platform: Platform) -> Image:
-    """The image of a layout with that tag, or without one the only image.
+    """Open the image with a tag in a layout; without a tag (None), the only image.
 
     Raises `ConfigError` if there is no such layout or image, `CorruptError` if the layout is
-    not what it claims to be.
+    damaged or malformed.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder", "Name the folder of an OCI layout.")
-    return open_layout(partial(_file, folder), f"oci:{folder}", tag, platform)
+    return open_layout(partial(_find_in_folder, folder), f"oci:{folder}", tag, platform)
 
 
-def open_layout(files: Files, uri: str, tag: str | None, platform: Platform) -> Image:
-    """As `open_image`, with the files wherever they are; ``uri`` names the layout."""
-    if files("oci-layout") is None or (index := files("index.json")) is None:
+def open_layout(find: FindFile, uri: str, tag: str | None, platform: Platform) -> Image:
+    """Open an image as `open_image` does, but find the layout's files with ``find``.
+
+    ``uri`` names the layout in messages.
+    """
+    if find("oci-layout") is None or (index := find("index.json")) is None:
         raise ConfigError(
-            f"{uri}: is no OCI layout, for it lacks oci-layout or index.json",
+            f"{uri}: is not an OCI layout: it lacks oci-layout or index.json",
             "`skopeo copy docker://NAME oci:FOLDER` and `buildah push` make one.",
         )
     parsed = parse_manifest(read_document(index, uri), f"{uri}: index.json")
     if not isinstance(parsed, Index):
-        raise CorruptError(f"{uri}: index.json is no index")
-    chosen = choose(_tagged(parsed, tag, uri), platform, uri)
-    read = partial(_read_blob, files, uri)
-    manifest = find_manifest(read(chosen), platform, uri, read)
-    uri = f"{uri}{f':{tag}' if tag else ''}@sha256:{manifest.sha256}"
-    blobs = [partial(_blob, files, uri, layer) for layer in manifest.layers]
-    return make_image(uri, read(manifest.config), blobs, platform, manifest.sha256)
+        raise CorruptError(f"{uri}: index.json is not an index")
+    chosen = choose_manifest(_with_tag(parsed, tag, uri), platform, uri)
+    read = partial(_read_blob, find, uri)
+    manifest = resolve_manifest(read(chosen), platform, uri, read)
+    uri = f"{uri}{f':{tag}' if tag else ''}@{manifest.digest}"
+    blobs = [partial(_find_blob, find, uri, layer) for layer in manifest.layers]
+    return make_image(uri, read(manifest.config), blobs, platform, manifest.digest)
 
 
 def read_document(span: Span, where: str) -> bytes:
-    """A whole file in memory. Raises `CorruptError` if it is too large for a document."""
-    if span.size > document.MAX_SIZE:
+    """Read a JSON document into memory; ``where`` names it in messages.
+
+    Raises `CorruptError` if it is larger than `MAX_DOCUMENT_SIZE`.
+    """
+    if span.size > MAX_DOCUMENT_SIZE:
         raise CorruptError(f"{where}: has a document of {span.size} bytes, which is too large")
     return b"".join(read_content(span))
 
 
-def _tagged(index: Index, tag: str | None, uri: str) -> list[Descriptor]:
-    """What a tag stands for; more than one of a tag are for several platforms."""
+def _with_tag(index: Index, tag: str | None, uri: str) -> list[Descriptor]:
+    """Return the manifests with a tag, one for each platform."""
     tags = {each.tag for each in index.manifests}
     if tag is None and len(tags) > 1:
-        problem = "holds more than one image"
+        problem = "has more than one image"
     elif tag is not None and tag not in tags:
         problem = f"has no image {tag!r}"
     elif not tags:
-        raise ConfigError(f"{uri}: holds no image")
+        raise ConfigError(f"{uri}: has no image")
     else:
         return [each for each in index.manifests if tag in (None, each.tag)]
     offer = ", ".join(f"{uri}:{each}" for each in sorted(filter(None, tags)))
     raise ConfigError(f"{uri}: {problem}", f"It has {offer}." if offer else "Leave out the tag.")
 
 
-def _blob(files: Files, uri: str, descriptor: Descriptor) -> Span:
-    """Where a blob is; it has the size that its descriptor promises."""
-    digest = descriptor.sha256
-    found = files(f"blobs/sha256/{digest}")
+def _find_blob(find: FindFile, uri: str, descriptor: Descriptor) -> Span:
+    """Find a blob and check its size against its descriptor."""
+    digest = descriptor.digest
+    found = find(f"blobs/sha256/{digest.hex}")
     if found is None:
-        raise CorruptError(f"{uri}: lacks the blob sha256:{digest}", "Make the layout again.")
+        raise CorruptError(f"{uri}: lacks the blob {digest}", "Make the layout again.")
     if found.size != descriptor.size:
         raise CorruptError(
-            f"{uri}: the blob sha256:{digest} has {found.size} bytes, not {descriptor.size}",
+            f"{uri}: the blob {digest} has {found.size} bytes, not {descriptor.size}",
             "Make the layout again.",
         )
     return Span(found.path, found.offset, found.size, digest)
 
 
-def _read_blob(files: Files, uri: str, descriptor: Descriptor) -> bytes:
-    found = _blob(files, uri, descriptor)
+def _read_blob(find: FindFile, uri: str, descriptor: Descriptor) -> bytes:
+    found = _find_blob(find, uri, descriptor)
     raw = read_document(Span(found.path, found.offset, found.size), uri)
-    if hashlib.sha256(raw).hexdigest() != descriptor.sha256:
+    if Digest.of(raw) != descriptor.digest:
         raise CorruptError(
-            f"{uri}: the blob sha256:{descriptor.sha256} has another digest",
+            f"{uri}: the blob {descriptor.digest} has another digest",
             "Make the layout again.",
         )
     return raw
 
 
-def _file(folder: Path, name: str) -> Span | None:
-    # Symlinks are followed: it is the user's own folder, and a blob's digest is verified.
+def _find_in_folder(folder: Path, name: str) -> Span | None:
+    # Symlinks are followed: the folder is the user's own, and digests are verified.
     path = folder / name
     try:
         status = path.stat()

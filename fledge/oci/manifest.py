@@ -1,27 +1,27 @@
-"""The JSON documents that describe an image, parsed and checked.
+"""Parses and checks the untrusted JSON documents that describe an image.
 
-Index and manifest (OCI image-spec, image-index.md and manifest.md; Docker image manifest
-version 2, schema 2, which says the same with other media types), and what fledge needs of
-the config (config.md). They come from elsewhere: nothing in them is taken on trust.
+These are the index and the manifest (OCI image-spec, image-index.md and manifest.md, or Docker
+image manifest version 2, schema 2, which differs only in its media types) and the parts of the
+config (config.md) that fledge needs.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from platform import machine
 
 import msgspec
 
-from fledge.errors import ConfigError, CorruptError
-from fledge.oci.document import Document, parse, parse_digest
+from fledge.errors import ConfigError, CorruptError, MalformedError
+from fledge.net.json_document import JsonObject, parse_object
 from fledge.oci.image import Image, Layer
 from fledge.tree.content import Span
+from fledge.tree.digest import Digest
 from fledge.tree.names import printable
 
 MAX_NESTING = 8
-"""How many indexes may lead to one another."""
+"""Maximum depth of nested indexes."""
 
 INDEX_TYPES = frozenset(
     {
@@ -57,13 +57,13 @@ MACHINES = {
     "armv7l": "arm/v7",
     "loongarch64": "loong64",
 }
-"""What the kernel calls a machine, where Go (and so an image) calls it something else."""
-VARIANTS = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
-"""What no variant means."""
+"""From the kernel's name of a machine (uname(2)) to Go's GOARCH, where they differ."""
+DEFAULT_VARIANTS = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
+"""The variant of a platform that does not name one."""
 
 
 class Platform(msgspec.Struct, frozen=True):
-    """What an image runs on, in Go's words (config.md: os, architecture, variant)."""
+    """A platform that an image runs on, in Go's terms (config.md: os, architecture, variant)."""
 
     os: str
     architecture: str
@@ -73,130 +73,155 @@ class Platform(msgspec.Struct, frozen=True):
         variant = f"/{self.variant}" if self.variant else ""
         return f"{self.os}/{self.architecture}{variant}"
 
-    def level(self) -> tuple[int, str]:
-        """The variant to compare by: of two that are numbers, the greater one runs both."""
-        variant = self.variant or VARIANTS.get(self.architecture, "")
+    def variant_level(self) -> tuple[int, str]:
+        """Return the variant as (number, name): (8, "") for ``v8``, (0, variant) for any other.
+
+        A platform with a higher number also runs images for lower numbers.
+        """
+        variant = self.variant or DEFAULT_VARIANTS.get(self.architecture, "")
         number = re.fullmatch(r"v([0-9]{1,4})", variant)
         return (int(number[1]), "") if number else (0, variant)
 
-    def runs(self, other: Platform) -> bool:
-        """Whether an image for that other platform is one for this."""
-        number, name = self.level()
-        its_number, its_name = other.level()
+    def runs(self, image: Platform) -> bool:
+        """Return whether this platform runs images for the platform ``image``."""
+        number, name = self.variant_level()
+        image_number, image_name = image.variant_level()
         return (self.os, self.architecture, name) == (
-            other.os,
-            other.architecture,
-            its_name,
-        ) and its_number <= number
+            image.os,
+            image.architecture,
+            image_name,
+        ) and image_number <= number
 
 
 class Descriptor(msgspec.Struct, frozen=True):
-    """Names a blob (OCI image-spec, descriptor.md)."""
+    """The digest, size and type of a blob (OCI image-spec, descriptor.md)."""
 
     media_type: str
-    sha256: str
-    """Its digest, hex."""
+    digest: Digest
     size: int
-    """Its length in bytes."""
+    """Bytes."""
     platform: Platform | None = None
-    """What it is for; only in an index, and not in every one."""
+    """The image's platform, which only an index may give. None if it does not."""
     tag: str | None = None
-    """The annotation ``org.opencontainers.image.ref.name``; only in the index of a layout."""
+    """The annotation ``org.opencontainers.image.ref.name``, which only the index of a layout
+    has. None if there is none."""
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """One image on one platform."""
+    """The manifest of an image for one platform (OCI image-spec, manifest.md)."""
 
-    sha256: str
-    """The digest of the document itself, hex."""
+    digest: Digest
+    """The digest of the manifest itself."""
     config: Descriptor
     layers: tuple[Descriptor, ...]
     """Lowest first."""
 
 
 class Index(msgspec.Struct, frozen=True):
-    """Images to choose from."""
+    """A list of manifests or further indexes (OCI image-spec, image-index.md)."""
 
     manifests: tuple[Descriptor, ...]
 
 
-class Config(msgspec.Struct, frozen=True):
-    """What fledge needs of an image's config."""
+class ImageConfig(msgspec.Struct, frozen=True):
+    """The parts of an image's config that fledge needs (OCI image-spec, config.md)."""
 
     platform: Platform
-    diff_ids: tuple[str, ...]
-    """SHA-256 (hex) of each uncompressed layer, lowest first."""
+    diff_ids: tuple[Digest, ...]
+    """The digest of each uncompressed layer, lowest first."""
 
 
 def parse_platform(text: str) -> Platform:
-    """What ``--platform`` names: ``linux/ARCHITECTURE[/VARIANT]``. Raises `ConfigError`."""
+    """Parse ``linux/ARCHITECTURE[/VARIANT]``, the value of ``--platform``.
+
+    The architecture may be Go's name or the kernel's. Raises `ConfigError`.
+    """
     os, _, rest = text.lower().partition("/")
     name = f"{os}/{MACHINES.get(rest, rest)}"
     if not PLATFORM.fullmatch(name):
         raise ConfigError(
-            f"{printable(text)!r} is no platform that fledge builds for",
+            f"{printable(text)!r} is not a platform that fledge builds for",
             "Write linux/ARCHITECTURE or linux/ARCHITECTURE/VARIANT, such as linux/arm64.",
         )
     return Platform(*name.split("/"))
 
 
 def host_platform() -> Platform:
-    """Linux on the architecture of this machine."""
+    """Return the platform of this machine, with Linux as its operating system."""
     return parse_platform(f"linux/{machine()}")
 
 
+def parse_digest(text: str, where: str) -> Digest:
+    """Parse the ``sha256:HEX`` of a descriptor; ``where`` names the document in messages.
+
+    Raises `CorruptError` for any other algorithm and for malformed digests.
+    """
+    if text.startswith("sha512:"):
+        raise CorruptError(
+            f"{where}: a sha512 digest, which fledge does not verify",
+            "Store the image with sha256 digests, as most tools do.",
+        )
+    try:
+        return Digest.parse(text)
+    except MalformedError as error:
+        raise CorruptError(f"{where}: {error}") from error
+
+
 def parse_manifest(raw: bytes, where: str) -> Manifest | Index:
-    """A manifest or an index. Raises `CorruptError` for anything else; ``where`` names it."""
-    document = parse(raw, where)
+    """Parse a manifest or an index; ``where`` names it in messages.
+
+    Raises `CorruptError` for any other document.
+    """
+    document = parse_object(raw, where)
     media_type = document.text("mediaType", "")
     if document.has("schemaVersion") and document.natural("schemaVersion") == 1:
         raise CorruptError(
             f"{where}: a manifest of schema version 1, which fledge does not read",
-            "Docker gave it up in 2019; push the image again with a current tool.",
+            "Docker deprecated it in 2019; push the image again with a current tool.",
         )
-    # One digest must not mean two images (GHSA-77vh-xpmg-72qh).
+    # Otherwise one digest could stand for two images (GHSA-77vh-xpmg-72qh).
     if document.has("manifests") and (document.has("layers") or document.has("config")):
         raise CorruptError(f"{where}: is both a manifest and an index")
     if media_type in INDEX_TYPES or (not media_type and document.has("manifests")):
         return Index(tuple(_descriptor(each) for each in document.members("manifests")))
     if media_type and media_type not in MANIFEST_TYPES:
-        raise _no_image(where, media_type)
+        raise _not_an_image(where, media_type)
     config = _descriptor(document.member("config"))
     if config.media_type not in CONFIG_TYPES:
-        raise _no_image(where, config.media_type)
+        raise _not_an_image(where, config.media_type)
     layers = tuple(_descriptor(each) for each in document.members("layers"))
     for layer in layers:
         if not LAYER_TYPE.fullmatch(layer.media_type):
-            raise _no_image(where, layer.media_type)
-    return Manifest(hashlib.sha256(raw).hexdigest(), config, layers)
+            raise _not_an_image(where, layer.media_type)
+    return Manifest(Digest.of(raw), config, layers)
 
 
-def find_manifest(
+def resolve_manifest(
     raw: bytes, platform: Platform, where: str, read: Callable[[Descriptor], bytes]
 ) -> Manifest:
-    """The manifest that a document is, or leads to on that platform.
+    """Return the manifest in ``raw``, or the one for a platform that the index in it leads to.
 
-    ``read`` gets a document and has verified its digest. Raises `ConfigError` if there is none
-    for the platform, and what `parse_manifest` and ``read`` raise.
+    ``read`` returns a document whose digest it has verified. Raises `ConfigError` if there is no
+    image for the platform, and the errors of `parse_manifest` and ``read``.
     """
     document = parse_manifest(raw, where)
     for _ in range(MAX_NESTING):
         if isinstance(document, Manifest):
             return document
-        chosen = choose(document.manifests, platform, where)
-        document = parse_manifest(read(chosen), f"{where} (sha256:{chosen.sha256})")
-    raise CorruptError(f"{where}: more than {MAX_NESTING} indexes that lead to one another")
+        chosen = choose_manifest(document.manifests, platform, where)
+        document = parse_manifest(read(chosen), f"{where} ({chosen.digest})")
+    raise CorruptError(f"{where}: more than {MAX_NESTING} nested indexes")
 
 
-def choose(manifests: Sequence[Descriptor], platform: Platform, where: str) -> Descriptor:
-    """The best of several for a platform: the one of the highest variant that it runs.
+def choose_manifest(manifests: Sequence[Descriptor], platform: Platform, where: str) -> Descriptor:
+    """Return the manifest with the highest variant that a platform runs.
 
-    One without a platform says what it is for in its config. Raises `ConfigError` that lists
-    what there is.
+    If no descriptor has a suitable platform but exactly one has none, return that one: its config
+    will tell. Raises `ConfigError` that lists the platforms there are.
     """
-    # Of equals the first, as image-index.md asks.
+    # Reversed, so that the first of equal variants wins, as image-index.md requires.
     suitable = {
-        each.platform.level(): each
+        each.platform.variant_level(): each
         for each in reversed(manifests)
         if each.platform and platform.runs(each.platform)
     }
@@ -205,23 +230,23 @@ def choose(manifests: Sequence[Descriptor], platform: Platform, where: str) -> D
     unknown = [each for each in manifests if each.platform is None]
     if len(unknown) == 1:
         return unknown[0]
-    # BuildKit puts attestations into an index as images for "unknown/unknown".
+    # BuildKit lists attestations in an index as images for "unknown/unknown".
     names = {str(each.platform) for each in manifests if each.platform} - {"unknown/unknown"}
     offer = ", ".join(sorted(names))
     raise ConfigError(
         f"{where}: has no image for {platform}",
-        f"Choose one that it has with --platform: {offer}" if offer else "",
+        f"Choose one of these with --platform: {offer}" if offer else "",
     )
 
 
-def parse_config(raw: bytes, where: str) -> Config:
-    """The part of a config that fledge needs. Raises `CorruptError`."""
-    document = parse(raw, where)
+def parse_config(raw: bytes, where: str) -> ImageConfig:
+    """Parse an image's config; ``where`` names it in messages. Raises `CorruptError`."""
+    document = parse_object(raw, where)
     rootfs = document.member("rootfs")
     if rootfs.text("type") != "layers":
         raise rootfs.wrong("type", "is not 'layers'")
     diff_ids = [parse_digest(text, rootfs.where) for text in rootfs.texts("diff_ids")]
-    return Config(_platform(document), tuple(diff_ids))
+    return ImageConfig(_platform(document), tuple(diff_ids))
 
 
 def make_image(
@@ -229,15 +254,16 @@ def make_image(
     config: bytes,
     blobs: Sequence[Callable[[], Span]],
     platform: Platform,
-    manifest: str | None = None,
+    manifest: Digest | None = None,
 ) -> Image:
-    """The image of that config, whose layers' blobs are to be had by these functions.
+    """Make an `Image` of a config and the functions that fetch the layers' blobs, lowest first.
 
-    Raises `CorruptError` if the two do not fit together, `ConfigError` if the image is for
-    another platform.
+    ``manifest`` is the digest of its manifest, if there is one. Raises `CorruptError` if the
+    config is malformed or has another number of layers, `ConfigError` if the image does not run
+    on ``platform``.
     """
     parsed = parse_config(config, f"{uri}: config")
-    require_platform(platform, parsed.platform, uri)
+    check_platform(parsed.platform, platform, uri)
     if len(blobs) != len(parsed.diff_ids):
         raise CorruptError(
             f"{uri}: has {len(blobs)} layers, but {len(parsed.diff_ids)} diff_ids in its config"
@@ -246,18 +272,18 @@ def make_image(
     return Image(uri, config, layers, manifest)
 
 
-def require_platform(platform: Platform, its: Platform, where: str) -> None:
-    """Raise `ConfigError` if an image for ``its`` platform is none for the one that is wanted."""
-    # Many an image for arm/v6 does not say so in its config.
-    assumed = its if its.variant else Platform(its.os, its.architecture, platform.variant)
-    if not platform.runs(assumed):
+def check_platform(image: Platform, wanted: Platform, where: str) -> None:
+    """Raise `ConfigError` if images for the platform ``image`` do not run on ``wanted``."""
+    # Many images for arm/v6 do not give a variant in their config.
+    assumed = image if image.variant else Platform(image.os, image.architecture, wanted.variant)
+    if not wanted.runs(assumed):
         raise ConfigError(
-            f"{where}: is an image for {its}, not for {platform}",
-            f"Build it with --platform {its}, or choose another image.",
+            f"{where}: is an image for {image}, not for {wanted}",
+            f"Build it with --platform {image}, or choose another image.",
         )
 
 
-def _descriptor(document: Document) -> Descriptor:
+def _descriptor(document: JsonObject) -> Descriptor:
     tag = None
     if document.has("annotations"):
         tag = document.member("annotations").text(REF_NAME, "") or None
@@ -270,11 +296,11 @@ def _descriptor(document: Document) -> Descriptor:
     )
 
 
-def _platform(document: Document) -> Platform:
+def _platform(document: JsonObject) -> Platform:
     return Platform(
         document.text("os"), document.text("architecture"), document.text("variant", "")
     )
 
 
-def _no_image(where: str, media_type: str) -> CorruptError:
-    return CorruptError(f"{where}: is not a container image, but has {media_type[:100]!r}")
+def _not_an_image(where: str, media_type: str) -> CorruptError:
+    return CorruptError(f"{where}: is not a container image but {media_type[:100]!r}")

@@ -1,7 +1,7 @@
-"""What people write to name an image, as a type for each place that it may be in.
+"""Parses references to images, with a type for each transport.
 
-Names follow the grammar of distribution/reference (what Docker, containerd and the
-registries have in common), transports are spelled as in containers-transports(5).
+Names follow the grammar of distribution/reference, which Docker, containerd and registries share.
+Transports are spelled as in containers-transports(5).
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from fledge.errors import ConfigError
+from fledge.errors import ConfigError, MalformedError
+from fledge.tree.digest import Digest
 
 DOCKER_HUB = "docker.io"
 DEFAULT_TAG = "latest"
 MAX_NAME = 255
-"""Characters of host and repository together."""
+"""Maximum characters of host and repository together."""
 
 HOST = re.compile(
     r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*"
@@ -24,28 +25,29 @@ HOST = re.compile(
 )
 COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 class Name(msgspec.Struct, frozen=True):
-    """``host/repository:tag@sha256:digest``; by itself, an image of the daemon or a registry."""
+    """``host/repository:tag@sha256:digest``. Without a transport it is an image of the local
+    Docker daemon or of a registry.
+    """
 
     host: str
-    """With its port if it has one; ``docker.io`` is Docker Hub."""
+    """With the port if there is one. ``docker.io`` is Docker Hub."""
     repository: str
     tag: str | None = None
-    """Given, or ``latest``; None only beside a digest."""
-    sha256: str | None = None
-    """The digest of the manifest or index, hex. It decides; a tag beside it is for people."""
+    """None if there is only a digest."""
+    digest: Digest | None = None
+    """The digest of the manifest or index; it takes precedence over the tag. None if not given."""
 
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
-        digest = f"@sha256:{self.sha256}" if self.sha256 else ""
+        digest = f"@{self.digest}" if self.digest else ""
         return f"{self.host}/{self.repository}{tag}{digest}"
 
 
-class InRegistry(msgspec.Struct, frozen=True):
-    """``docker://NAME``"""
+class RegistryReference(msgspec.Struct, frozen=True):
+    """``docker://NAME``: an image in a registry."""
 
     name: Name
 
@@ -53,8 +55,8 @@ class InRegistry(msgspec.Struct, frozen=True):
         return f"docker://{self.name}"
 
 
-class InDaemon(msgspec.Struct, frozen=True):
-    """``docker-daemon:NAME``"""
+class DaemonReference(msgspec.Struct, frozen=True):
+    """``docker-daemon:NAME``: an image of the local Docker daemon."""
 
     name: Name
 
@@ -63,80 +65,85 @@ class InDaemon(msgspec.Struct, frozen=True):
 
 
 class OciLayout(msgspec.Struct, frozen=True):
-    """``oci:DIR[:TAG]``"""
+    """``oci:DIR[:TAG]``: an image in a folder with an OCI layout."""
 
     path: Path
     tag: str | None
-    """The ``org.opencontainers.image.ref.name`` in its index."""
+    """The ``org.opencontainers.image.ref.name`` in its index. None: its only image."""
 
     def __str__(self) -> str:
-        return _stored("oci:", self.path, self.tag)
+        return _format("oci:", self.path, self.tag)
 
 
 class OciArchive(msgspec.Struct, frozen=True):
-    """``oci-archive:FILE[:TAG]``: a tar of an OCI layout."""
+    """``oci-archive:FILE[:TAG]``: an image in a tar of an OCI layout."""
 
     path: Path
     tag: str | None
+    """The ``org.opencontainers.image.ref.name`` in its index. None: its only image."""
 
     def __str__(self) -> str:
-        return _stored("oci-archive:", self.path, self.tag)
+        return _format("oci-archive:", self.path, self.tag)
 
 
 class DockerArchive(msgspec.Struct, frozen=True):
-    """``docker-archive:FILE[:TAG]``: what ``docker save`` writes."""
+    """``docker-archive:FILE[:TAG]``: an image in the output of ``docker save``."""
 
     path: Path
     tag: str | None
-    """One of its ``RepoTags``, such as ``nginx:alpine``."""
+    """One of its ``RepoTags``, such as ``nginx:alpine``. None: its only image."""
 
     def __str__(self) -> str:
-        return _stored("docker-archive:", self.path, self.tag)
+        return _format("docker-archive:", self.path, self.tag)
 
 
-Reference = Name | InRegistry | InDaemon | OciLayout | OciArchive | DockerArchive
+Reference = Name | RegistryReference | DaemonReference | OciLayout | OciArchive | DockerArchive
 
-NAMED: dict[str, type[InRegistry] | type[InDaemon]] = {
-    "docker://": InRegistry,
-    "docker-daemon:": InDaemon,
+NAME_TRANSPORTS: dict[str, type[RegistryReference] | type[DaemonReference]] = {
+    "docker://": RegistryReference,
+    "docker-daemon:": DaemonReference,
 }
-FILES: dict[str, type[OciLayout] | type[OciArchive] | type[DockerArchive]] = {
+"""The prefixes that a name follows."""
+PATH_TRANSPORTS: dict[str, type[OciLayout] | type[OciArchive] | type[DockerArchive]] = {
     "oci:": OciLayout,
     "oci-archive:": OciArchive,
     "docker-archive:": DockerArchive,
 }
+"""The prefixes that a path, and perhaps a tag, follows."""
 
 
 def parse(text: str, folder: Path) -> Reference:
-    """The image that a text names; relative paths start at ``folder``.
+    """Parse a reference; relative paths in it start at ``folder``.
 
-    Raises `ConfigError` that says what would be right.
+    Raises `ConfigError` whose hint says how to write the reference.
     """
-    for prefix, named in NAMED.items():
+    for prefix, by_name in NAME_TRANSPORTS.items():
         if text.startswith(prefix):
-            return named(_name(text.removeprefix(prefix), text))
-    for prefix, stored in FILES.items():
+            return by_name(_parse_name(text.removeprefix(prefix), text))
+    for prefix, by_path in PATH_TRANSPORTS.items():
         if text.startswith(prefix):
-            # As skopeo does: a path has no colon, what follows it may have.
+            # Like skopeo, end the path at the first colon: the tag may have colons.
             path, colon, tag = text.removeprefix(prefix).partition(":")
             if not path or (colon and not tag):
-                raise _wrong(
+                raise _invalid(
                     text, "the path or the tag is empty", f"Write {prefix}PATH or {prefix}PATH:TAG."
                 )
-            return stored(folder / path, tag or None)
+            return by_path(folder / path, tag or None)
     if "://" in text:
-        known = ", ".join([*NAMED, *FILES])
-        raise _wrong(
+        known = ", ".join([*NAME_TRANSPORTS, *PATH_TRANSPORTS])
+        raise _invalid(
             text,
-            "that is no transport that fledge knows",
+            "fledge does not know that transport",
             f"Write a name such as nginx:alpine, or begin with one of {known}",
         )
-    return _name(text, text)
+    return _parse_name(text, text)
 
 
 def default_name(reference: Reference) -> str:
-    """What to call the artifact of an image, without suffix: ``nginx`` for ``nginx:alpine``."""
-    if isinstance(reference, InRegistry | InDaemon):
+    """Return the default name of an image's artifact, without suffix: ``nginx`` for
+    ``nginx:alpine``.
+    """
+    if isinstance(reference, RegistryReference | DaemonReference):
         reference = reference.name
     if isinstance(reference, Name):
         return reference.repository.rpartition("/")[2]
@@ -145,8 +152,11 @@ def default_name(reference: Reference) -> str:
 
 
 def relative(reference: Reference, folder: Path) -> Reference:
-    """The same with a path as `parse` takes it with that folder, if it is one below."""
-    if isinstance(reference, Name | InRegistry | InDaemon):
+    """Make the path in a reference relative to ``folder``, or absolute if it is not below it.
+
+    `parse` with the same folder reverses this. References without a path stay as they are.
+    """
+    if isinstance(reference, Name | RegistryReference | DaemonReference):
         return reference
     path, folder = reference.path.absolute(), folder.absolute()
     return msgspec.structs.replace(
@@ -154,49 +164,56 @@ def relative(reference: Reference, folder: Path) -> Reference:
     )
 
 
-def _stored(prefix: str, path: Path, tag: str | None) -> str:
+def _format(prefix: str, path: Path, tag: str | None) -> str:
     return f"{prefix}{path}:{tag}" if tag else f"{prefix}{path}"
 
 
-def _name(name: str, text: str) -> Name:
-    """The name that is all of ``text``, or what follows a transport in it."""
-    rest, at, digest = name.partition("@")
-    if at and not DIGEST.fullmatch(digest):
-        raise _wrong(
+def _parse_name(name: str, text: str) -> Name:
+    """Parse a name; ``text`` is the whole reference, for messages."""
+    rest, at, pinned = name.partition("@")
+    try:
+        digest = Digest.parse(pinned) if at else None
+    except MalformedError as error:
+        raise _invalid(
             text,
-            f"{digest!r} is no digest",
+            str(error),
             "Write NAME@sha256: and 64 digits out of 0-9 and a-f; no other kind is supported.",
-        )
-    # A colon before the last slash belongs to the port of the host.
+        ) from error
+    # A colon before the last slash separates host and port.
     folder, slash, last = rest.rpartition("/")
     last, colon, tag = last.partition(":")
     path = folder + slash + last
     if colon and not TAG.fullmatch(tag):
-        problem = f"{tag!r} is no tag" if tag else "the tag after the colon is empty"
-        raise _wrong(
+        problem = f"{tag!r} is not a tag" if tag else "the tag after the colon is empty"
+        raise _invalid(
             text,
             problem,
-            "A tag has at most 128 letters, digits, '_', '.' and '-', and begins with none of"
-            " the last two.",
+            "A tag has at most 128 letters, digits, '_', '.' and '-', and does not begin with '.'"
+            " or '-'.",
         )
     host, repository = _split_host(path)
     if len(f"{host}/{repository}") > MAX_NAME:
-        raise _wrong(text, f"the name has more than {MAX_NAME} characters", "Check the name.")
+        raise _invalid(text, f"the name has more than {MAX_NAME} characters", "Check the name.")
     if not HOST.fullmatch(host):
-        raise _wrong(text, f"{host!r} is no host", "Write HOST/NAME:TAG or HOST:PORT/NAME:TAG.")
+        raise _invalid(
+            text, f"{host!r} is not a host", "Write HOST/NAME:TAG or HOST:PORT/NAME:TAG."
+        )
     for component in repository.split("/"):
         if not COMPONENT.fullmatch(component):
-            raise _wrong(text, *_component_problem(component, text))
+            raise _invalid(text, *_component_problem(component, text))
     return Name(
         host=host,
         repository=repository,
         tag=tag or (None if digest else DEFAULT_TAG),
-        sha256=digest.removeprefix("sha256:") or None,
+        digest=digest,
     )
 
 
 def _split_host(path: str) -> tuple[str, str]:
-    """Host and repository; only a dot, a colon or ``localhost`` makes a first component a host."""
+    """Split a path into host and repository, and complete short names of Docker Hub.
+
+    The first component is a host only if it has a dot or a colon or is ``localhost``.
+    """
     first, slash, rest = path.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
         host, repository = first, rest
@@ -210,17 +227,17 @@ def _split_host(path: str) -> tuple[str, str]:
 
 
 def _component_problem(component: str, text: str) -> tuple[str, str]:
-    """What is wrong with one component of a repository, and what to do about it."""
+    """Return the problem of an invalid component of a repository, and a hint."""
     if not component:
         return "the name is empty, or a part of it is", "Write NAME:TAG, such as nginx:alpine."
     lower = component.lower()
     if COMPONENT.fullmatch(lower):
         return f"{component!r} must be in lower case", f"Write {text.replace(component, lower, 1)}."
     return (
-        f"{component!r} is no part of a name",
-        "Between slashes there are lower-case letters and digits, joined by one of . _ __ -.",
+        f"{component!r} cannot be part of a name",
+        "Between slashes, write lower-case letters and digits, separated by one of . _ __ -.",
     )
 
 
-def _wrong(text: str, problem: str, hint: str) -> ConfigError:
+def _invalid(text: str, problem: str, hint: str) -> ConfigError:
     return ConfigError(f"image {text!r}: {problem}", hint)

@@ -1,10 +1,9 @@
-"""Images in a registry, over HTTP (OCI distribution-spec; Docker registry API v2)."""
+"""Opens images in a registry, over HTTP (OCI distribution-spec; Docker registry API v2)."""
 
 from __future__ import annotations
 
 import difflib
 import ipaddress
-import os
 import re
 import threading
 from collections.abc import Mapping
@@ -17,33 +16,33 @@ import msgspec
 import requests
 
 from fledge.errors import CorruptError, FledgeError, NetworkError
+from fledge.host.settings import Settings
 from fledge.net.fetch import Fetcher
+from fledge.net.json_document import MAX_DOCUMENT_SIZE, JsonObject
 from fledge.net.transport import HttpStatusError, TooLargeError, printable_url
 from fledge.oci import credentials
-from fledge.oci.document import MAX_SIZE, Document
 from fledge.oci.image import Image
 from fledge.oci.manifest import (
     INDEX_TYPES,
     MANIFEST_TYPES,
     Descriptor,
     Platform,
-    find_manifest,
     make_image,
+    resolve_manifest,
 )
 from fledge.oci.reference import DOCKER_HUB, Name
+from fledge.session import Session
 from fledge.tree.content import Span, read_content
+from fledge.tree.digest import Digest
 
 DOCKER_HUB_SERVER = "registry-1.docker.io"
-
-INSECURE_VARIABLE = "FLEDGE_INSECURE_REGISTRIES"
-"""Environment variable: HOST or HOST:PORT, separated by commas, that may speak plain HTTP."""
 
 ACCEPT = ", ".join([*sorted(INDEX_TYPES | MANIFEST_TYPES), "*/*"])
 
 MAX_CHALLENGE = 4 << 10
-"""Characters of a WWW-Authenticate header."""
+"""Maximum characters of a WWW-Authenticate header that are parsed."""
 BEARER = re.compile(r'\bbearer\s+(?:[a-z_]+="[^"]*"[\s,]*)+', re.IGNORECASE)
-"""One challenge among those of the header (RFC 6750 section 3)."""
+"""The Bearer challenge in a WWW-Authenticate header (RFC 6750 section 3)."""
 TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -51,33 +50,35 @@ class NoManifestError(NetworkError):
     """The registry has no such tag or digest."""
 
 
-def open_image(name: Name, platform: Platform, fetcher: Fetcher) -> Image:
-    """The image of that name for a platform; layers are downloaded when they are asked for.
+def open_image(name: Name, platform: Platform, session: Session) -> Image:
+    """Open the image with that name for a platform. Layers are downloaded when they are needed.
 
     Manifest and config stay in the cache, so a name with a digest can be opened offline.
-    Raises `NetworkError`, `CorruptError` if the image contradicts itself, `ConfigError` if it
-    has nothing for the platform or the user's login cannot be read, `HostError` if a
-    credential helper fails.
+
+    Raises `NetworkError` if the registry does not deliver, `CorruptError` if the image is
+    damaged, `ConfigError` if it has no image for the platform or the user's login cannot be read,
+    `HostError` if a credential helper fails.
     """
-    if fetcher.offline and not name.sha256:
+    if session.offline and not name.digest:
         raise NetworkError(
-            f"{name}: what the tag stands for cannot be looked up offline",
+            f"{name}: the tag cannot be looked up offline",
             "Pin it with `fledge lock`, or run without --offline.",
         )
-    repository = _Repository.at(name, fetcher)
-    read_manifest = partial(repository.document, "manifests", "manifest")
-    manifest = find_manifest(repository.named(), platform, str(name), read_manifest)
-    config = repository.document("blobs", "config", manifest.config)
+    repository = _Repository.open(name, session)
+    read_manifest = partial(repository.read_document, "manifests", "manifest")
+    raw = repository.read_named_manifest()
+    manifest = resolve_manifest(raw, platform, str(name), read_manifest)
+    config = repository.read_document("blobs", "config", manifest.config)
     blobs = [
-        partial(repository.get, "blobs", f"layer {number} of {len(manifest.layers)}", layer)
+        partial(repository.fetch, "blobs", f"layer {number} of {len(manifest.layers)}", layer)
         for number, layer in enumerate(manifest.layers, 1)
     ]
-    pinned = Name(name.host, name.repository, name.tag, manifest.sha256)
-    return make_image(str(pinned), config, blobs, platform, manifest.sha256)
+    pinned = Name(name.host, name.repository, name.tag, manifest.digest)
+    return make_image(str(pinned), config, blobs, platform, manifest.digest)
 
 
 class _Repository(msgspec.Struct, frozen=True):
-    """One repository of a registry, as the user's login sees it."""
+    """A repository of a registry, with the user's login."""
 
     name: Name
     url: str
@@ -85,56 +86,61 @@ class _Repository(msgspec.Struct, frozen=True):
     login: _Login
 
     @classmethod
-    def at(cls, name: Name, fetcher: Fetcher) -> _Repository:
-        base = _base_url(name.host, fetcher)
-        return cls(name, f"{base}/v2/{name.repository}", fetcher, _Login(name, base, fetcher))
+    def open(cls, name: Name, session: Session) -> _Repository:
+        """Find out the registry's URL. Raises `NetworkError`."""
+        base = _base_url(name.host, session)
+        login = _Login(name, base, session)
+        return cls(name, f"{base}/v2/{name.repository}", session.fetcher, login)
 
-    def named(self) -> bytes:
-        """The manifest or index that the name stands for."""
-        wanted = f"sha256:{self.name.sha256}" if self.name.sha256 else str(self.name.tag)
-        span = self._fetch(f"manifests/{wanted}", "manifest", self.name.sha256, MAX_SIZE)
+    def read_named_manifest(self) -> bytes:
+        """Read the manifest or index that the name stands for."""
+        wanted = str(self.name.digest or self.name.tag)
+        path = f"manifests/{wanted}"
+        span = self._fetch(path, "manifest", self.name.digest, MAX_DOCUMENT_SIZE)
         return self._read(span, "manifest")
 
-    def document(self, kind: str, label: str, descriptor: Descriptor) -> bytes:
-        """Something that is held in memory."""
-        if descriptor.size > MAX_SIZE:
-            raise self._too_large(label, MAX_SIZE)
-        return self._read(self.get(kind, label, descriptor), label)
+    def read_document(self, kind: str, label: str, descriptor: Descriptor) -> bytes:
+        """Read a document into memory.
 
-    def get(self, kind: str, label: str, descriptor: Descriptor) -> Span:
-        """What a descriptor names, of the digest and size that it promises.
-
-        A URL that comes with it is ignored: it could be any of the user's network.
+        ``kind`` is ``manifests`` or ``blobs``; ``label`` names the document in messages.
         """
-        path = f"{kind}/sha256:{descriptor.sha256}"
-        span = self._fetch(path, label, descriptor.sha256, descriptor.size)
+        if descriptor.size > MAX_DOCUMENT_SIZE:
+            raise self._too_large(label, MAX_DOCUMENT_SIZE)
+        return self._read(self.fetch(kind, label, descriptor), label)
+
+    def fetch(self, kind: str, label: str, descriptor: Descriptor) -> Span:
+        """Fetch a blob into the cache and check its digest and size against its descriptor.
+
+        The descriptor's ``urls`` are ignored: they could name any host in the user's network.
+        """
+        path = f"{kind}/{descriptor.digest}"
+        span = self._fetch(path, label, descriptor.digest, descriptor.size)
         if span.size != descriptor.size:
             raise CorruptError(
-                f"{self.name}: {label} (sha256:{descriptor.sha256}) has {span.size} bytes,"
+                f"{self.name}: {label} ({descriptor.digest}) has {span.size} bytes,"
                 f" but its manifest says {descriptor.size}"
             )
         return span
 
-    def _fetch(self, path: str, label: str, sha256: str | None, limit: int) -> Span:
+    def _fetch(self, path: str, label: str, digest: Digest | None, limit: int) -> Span:
         label = f"{self.name.repository} {label}"
         try:
-            return self.fetcher.fetch(f"{self.url}/{path}", label, sha256, self.login, limit)
-        except TooLargeError:
-            raise self._too_large(label, limit) from None
+            return self.fetcher.fetch(f"{self.url}/{path}", label, digest, self.login, limit)
+        except TooLargeError as error:
+            raise self._too_large(label, limit) from error
         except HttpStatusError as error:
-            raise self._explained(error, path) from None
+            raise self._explain(error, path) from error
 
     def _read(self, span: Span, label: str) -> bytes:
-        if span.size > MAX_SIZE:
-            raise self._too_large(label, MAX_SIZE)
+        if span.size > MAX_DOCUMENT_SIZE:
+            raise self._too_large(label, MAX_DOCUMENT_SIZE)
         return b"".join(read_content(span))
 
     def _too_large(self, label: str, limit: int) -> CorruptError:
-        return CorruptError(
-            f"{self.name}: {label} has more than the {limit} bytes that it may have"
-        )
+        return CorruptError(f"{self.name}: {label} has more than the {limit} bytes allowed")
 
-    def _explained(self, error: HttpStatusError, path: str) -> FledgeError:
+    def _explain(self, error: HttpStatusError, path: str) -> FledgeError:
+        """Return the error to raise in place of an HTTP status."""
         if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             return self.login.refused()
         if error.status != HTTPStatus.NOT_FOUND or not path.startswith("manifests/"):
@@ -145,14 +151,14 @@ class _Repository(msgspec.Struct, frozen=True):
         )
 
     def _suggestion(self) -> str:
-        """What to do about a tag or digest that does not exist."""
+        """Return the hint for a tag or digest that does not exist."""
         url = f"{self.url}/tags/list?n=1000"
         with suppress(NetworkError, CorruptError):
             try:
-                tags = Document(self.fetcher.json(url, self.login), url).texts("tags")
+                tags = JsonObject(self.fetcher.json(url, self.login), url).texts("tags")
             except HttpStatusError as error:
                 if error.status == HTTPStatus.NOT_FOUND:
-                    return "Check the name; there is no such repository at all."
+                    return "Check the name; there is no such repository."
                 raise
             if close := difflib.get_close_matches(self.name.tag or "", tags):
                 return f"Check the tag; there are {', '.join(close)}."
@@ -160,17 +166,16 @@ class _Repository(msgspec.Struct, frozen=True):
 
 
 class _Login:
-    """A `transport.Login` for one repository: none, basic (RFC 7617), or bearer tokens
+    """A `transport.Login` for one repository: anonymous, Basic (RFC 7617), or Bearer tokens
     (distribution/distribution, docs/content/spec/auth/token.md).
 
-    What oras does itself about a challenge has neither time limits nor bounds, and knows no
-    $DOCKER_CONFIG: so it only reads the challenge here. A token is renewed when the registry
-    refuses the one at hand, not by the clock.
+    oras only parses the challenge, because its own client has no limits of time or size and
+    ignores $DOCKER_CONFIG. A token is renewed when the registry refuses it, not when it expires.
     """
 
-    def __init__(self, name: Name, base: str, fetcher: Fetcher) -> None:
+    def __init__(self, name: Name, base: str, session: Session) -> None:
         self._name = name
-        self._fetcher = fetcher
+        self._session = session
         self._schemes = {"https", urlsplit(base).scheme}
         self._lock = threading.Lock()
         self._credentials: credentials.Credentials | None = None
@@ -187,9 +192,9 @@ class _Login:
         with self._lock:
             refused = refusal.request.headers.get("Authorization")
             if refused != self._authorization:
-                return True  # another thread was here first
+                return True  # another thread has renewed it
             if refused is None:
-                self._credentials = credentials.find(self._name.host)
+                self._credentials = credentials.find(self._name.host, self._session.settings)
             challenge = refusal.headers.get("WWW-Authenticate", "")[:MAX_CHALLENGE]
             if bearer := BEARER.search(challenge):
                 self._authorization = f"Bearer {self._token(bearer[0])}"
@@ -200,28 +205,28 @@ class _Login:
             return True
 
     def refused(self) -> NetworkError:
-        """To raise when the registry does not let this login in."""
+        """Return the error to raise when the registry denies access."""
         host = self._name.host
         who = "without a login"
         if self._credentials:
             who = f"with the login of {self._credentials.username} in {self._credentials.source}"
         return NetworkError(
-            f"{host} gives no access to {self._name.repository} {who}",
-            f"Check the name; if the image is a private one: docker login"
+            f"{host} denies access to {self._name.repository} {who}",
+            f"Check the name; if the image is private, run docker login"
             f"{'' if host == DOCKER_HUB else ' ' + host}.",
         )
 
     def _token(self, header: str) -> str:
-        # Late, for it takes as long as reading a layer of a thousand files.
+        # Imported here because oras is slow to import.
         from oras.auth.utils import parse_auth_header  # noqa: PLC0415
 
         challenge = parse_auth_header(header)
         realm = _split_url(challenge.realm or "")
-        # Anything else could be a file of this machine, or give a password away.
+        # Any other URL could name a file of this machine, or reveal a password.
         if not realm or realm.scheme not in self._schemes:
             raise NetworkError(
                 f"{self._name.host} wants a token from {printable_url(challenge.realm or '')!r},"
-                " which is no https URL",
+                " which is not an https URL",
                 "Do not trust that registry.",
             )
         query = {"scope": challenge.scope or f"repository:{self._name.repository}:pull"}
@@ -232,14 +237,15 @@ class _Login:
         headers = {"Authorization": f"Basic {self._basic(login)}"} if login else {}
         where = printable_url(url.geturl())
         try:
-            answer = Document(self._fetcher.json(url.geturl(), _Fixed(headers)), where)
+            response = self._session.fetcher.json(url.geturl(), _FixedHeaders(headers))
         except HttpStatusError as error:
             if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-                raise self.refused() from None
+                raise self.refused() from error
             raise
+        answer = JsonObject(response, where)
         token = answer.text("token", "") or answer.text("access_token", "")
         if not TOKEN.fullmatch(token):
-            raise CorruptError(f"{where}: the answer holds no token")
+            raise CorruptError(f"{where}: the answer contains no token")
         return token
 
     @staticmethod
@@ -249,17 +255,17 @@ class _Login:
         return str(get_basic_auth(login.username, login.password))
 
 
-class _Fixed(msgspec.Struct, frozen=True):
-    """A `transport.Login` that is what it is.
+class _FixedHeaders(msgspec.Struct, frozen=True):
+    """A `transport.Login` that always returns the same headers.
 
-    Unlike plain headers it keeps the Fetcher from taking a login out of ~/.netrc, which a
-    registry must not be able to send to a URL of its choice.
+    Unlike plain headers it keeps the `Fetcher` from reading ~/.netrc: a registry must not be able
+    to send the user's logins to a URL of its choice.
     """
 
-    own: Mapping[str, str]
+    fixed: Mapping[str, str]
 
     def headers(self) -> Mapping[str, str]:
-        return self.own
+        return self.fixed
 
     def renew(self, refusal: requests.Response) -> bool:
         return False
@@ -272,26 +278,25 @@ def _split_url(url: str) -> SplitResult | None:
         return None
 
 
-def _base_url(host: str, fetcher: Fetcher) -> str:
-    """Where the API of a registry is: https, unless the host may do without and does."""
+def _base_url(host: str, session: Session) -> str:
+    """Return the base URL of a registry: https, or http if that is allowed and the host uses it."""
     if host == DOCKER_HUB:
         return f"https://{DOCKER_HUB_SERVER}"
-    if fetcher.offline or not _may_be_plain(host):
+    if session.offline or not _allows_http(host, session.settings):
         return f"https://{host}"
     try:
-        fetcher.text(f"http://{host}/v2/")
+        session.fetcher.text(f"http://{host}/v2/")
     except HttpStatusError as error:
-        # What servers say to plain HTTP on a port for TLS.
+        # The answer of servers to plain HTTP on a port for TLS.
         if error.status == HTTPStatus.BAD_REQUEST:
             return f"https://{host}"
     return f"http://{host}"
 
 
-def _may_be_plain(host: str) -> bool:
-    """Whether a registry may go without TLS: on this machine, or because the user says so."""
+def _allows_http(host: str, settings: Settings) -> bool:
+    """Return whether a registry may be used without TLS: it is local, or the user allows it."""
     bare = urlsplit(f"//{host}").hostname or ""
-    insecure = os.environ.get(INSECURE_VARIABLE, "").split(",")
-    if bare == "localhost" or not {host, bare}.isdisjoint(entry.strip() for entry in insecure):
+    if bare == "localhost" or not {host, bare}.isdisjoint(settings.insecure_registries):
         return True
     with suppress(ValueError):
         return ipaddress.ip_address(bare).is_loopback

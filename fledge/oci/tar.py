@@ -1,10 +1,11 @@
-"""Reads tar archives: the headers, never the contents.
+"""Reads the headers of tar archives. The contents of files are spans of the archive.
 
-Python's tarfile is not used: it reads extended headers of any size into memory, loses what is
-not UTF-8 in extended attributes and knows mtimes only as floats.
+Python's tarfile is not used: it reads extended headers of any size into memory, loses bytes of
+extended attributes that are not UTF-8, and has mtimes only as floats.
 
-POSIX pax (IEEE Std 1003.1, "pax", ustar and extended header), GNU tar (its manual, "Tar
-Internals"); where they leave a choice, as Go's archive/tar, for containerd and umoci use that.
+The formats: POSIX pax (IEEE Std 1003.1, "pax", ustar and extended header) and GNU tar (its manual,
+"Tar Internals"). Where they leave a choice, fledge does what Go's archive/tar does, because
+containerd and umoci use that.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from zlib import adler32
 
 import msgspec
 
-from fledge.errors import CorruptError, unreadable
+from fledge.errors import CorruptError, MalformedError, unreadable
 from fledge.tree import NANOSECONDS, BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink
-from fledge.tree.content import Content, Span, Sparse
+from fledge.tree.content import Content, DataExtent, Span, Sparse
 from fledge.tree.limits import (
     MAX_ID,
     MAX_MAJOR,
@@ -34,36 +35,44 @@ from fledge.tree.limits import (
 from fledge.tree.names import printable
 
 BLOCK_SIZE = 512
+"""Bytes. Headers and padded contents are whole blocks."""
 ZEROS = bytes(BLOCK_SIZE)
 
 MAX_EXTENDED = 1 << 20
-"""Bytes in one extended header, as in Go; Linux allows 64 KiB for an extended attribute."""
+"""Maximum bytes in one extended header, as in Go. Linux limits an extended attribute to 64 KiB."""
 
 MAX_METADATA = 1 << 30
-"""Bytes of headers in one archive, which bounds the memory and time that it can cost: two
-million plain entries. Large images have some hundred thousand."""
+"""Maximum bytes of headers in one archive, which limits the time and memory to read it. It is
+enough for two million plain entries; large images have a few hundred thousand."""
 
 MAX_EXTENTS = 1 << 16
-"""Runs of data in one sparse file."""
+"""Maximum runs of data in one sparse file."""
 
 EXTENT_COST = 128
-"""What one run counts of `MAX_METADATA`; it needs far less in the archive than in memory."""
+"""Bytes of `MAX_METADATA` that one run of data counts as: it takes more in memory than in the
+archive."""
 
 MAX_FILE_SIZE = 1 << 44
-"""16 TiB, the largest file of ext4; a sparse file can claim any size."""
+"""16 TiB, the largest file on ext4. The header of a sparse file could claim any size."""
 
 MAX_DIGITS = 19
-"""Decimal digits in a number: enough for 63 bits."""
+"""Maximum decimal digits in a number, enough for 63 bits."""
 
+# The ustar header (offset, size):
+#   name (0, 100)   mode (100, 8)       uid (108, 8)       gid (116, 8)      size (124, 12)
+#   mtime (136, 12) checksum (148, 8)   typeflag (156, 1)  linkname (157, 100)
+#   magic and version (257, 8)          uname (265, 32)    gname (297, 32)
+#   devmajor (329, 8)                   devminor (337, 8)  prefix (345, 155)
 HEADER = struct.Struct("100s24x12s12x8sc100s8s80x155s12x")
-"""Name, size, checksum, typeflag, linkname, magic, prefix."""
+"""The fields that every entry needs: name, size, checksum, typeflag, linkname, magic, prefix."""
 OWNERSHIP = slice(100, 124)
-"""Mode, uid and gid, 8 bytes each."""
+"""Mode, uid and gid."""
 MTIME = slice(136, 148)
 MAJOR, MINOR = slice(329, 337), slice(337, 345)
 POSIX_MAGIC = b"ustar\x0000"
 ADLER_MODULUS = 65521
 SPARSE_ENTRY = struct.Struct("12s12s")
+"""Offset and length of a run of data in GNU's old sparse format."""
 
 EXTENDED = b"x"
 GLOBAL = b"g"
@@ -71,7 +80,7 @@ LONG_NAME = b"L"
 LONG_LINK = b"K"
 BEFORE_ENTRY = frozenset((EXTENDED, LONG_NAME, LONG_LINK))
 NO_ENTRY = frozenset((GLOBAL, b"V"))
-"""V is the label of a volume."""
+"""V is the label of a GNU volume."""
 HARD_LINK = b"1"
 OLD_REGULAR = b"\0"
 GNU_SPARSE = b"S"
@@ -79,7 +88,7 @@ REGULAR = (b"0", OLD_REGULAR, b"7", GNU_SPARSE)
 """7 is "contiguous", which POSIX lets a reader treat as a regular file."""
 
 PAX_TIME = re.compile(rb"(-?)(\d{1,18})(?:\.(\d{0,40}))?")
-"""With a bound, for the times of a thousand entries are kept at once (`_metadata`)."""
+"""Seconds and their fraction. The length is limited because `_metadata` caches these texts."""
 
 PAX_METADATA = (b"uid", b"gid", b"mtime")
 XATTR = b"SCHILY.xattr."
@@ -91,12 +100,8 @@ class HardLink(msgspec.Struct, frozen=True):
     target: bytes
 
 
-class _Malformed(Exception):
-    """What is wrong with an entry."""
-
-
-class _Blocks:
-    """The archive's blocks from the first to the last."""
+class _BlockReader:
+    """Reads an archive's blocks in order."""
 
     def __init__(self, file: io.FileIO, tar: Span) -> None:
         self.position = tar.offset
@@ -105,63 +110,67 @@ class _Blocks:
         self._budget = MAX_METADATA
 
     def take(self, size: int) -> bytes:
-        """The next ``size`` bytes, which are headers; their padding is skipped."""
+        """Read ``size`` bytes of headers and skip their padding."""
         if size > self.end - self.position:
-            raise _Malformed("the archive ends within it")
+            raise MalformedError("the archive ends within it")
         self.charge(size)
         data = os.pread(self._descriptor, size, self.position)
         if len(data) < size:
-            raise _Malformed("the archive is shorter than it was")
+            raise MalformedError("the archive became shorter while it was read")
         self.position += size + -size % BLOCK_SIZE
         return data
 
     def skip(self, size: int) -> None:
-        """Pass over contents and their padding, which the last entry may lack."""
+        """Skip ``size`` bytes of content and their padding, which the last entry may lack."""
         if size > self.end - self.position:
-            raise _Malformed(f"the archive ends within its {size} bytes")
+            raise MalformedError(f"the archive ends within its {size} bytes")
         self.position += size + -size % BLOCK_SIZE
 
     def header(self) -> bytes:
-        """The next header, empty at the end: two blocks of zeros, or nothing."""
+        """Read the next header. At the end (two blocks of zeros, or no more data) return b""."""
         if self.position >= self.end:
             return b""
         block = self.take(BLOCK_SIZE)
         if block != ZEROS:
             return block
         if self.position < self.end and self.take(BLOCK_SIZE) != ZEROS:
-            raise _Malformed("a block of zeros stands before it")
+            raise MalformedError("a block of zeros stands before it")
         return b""
 
     def charge(self, cost: int) -> None:
+        """Count ``cost`` bytes towards `MAX_METADATA`."""
         self._budget -= cost
         if self._budget < 0:
-            raise _Malformed(f"there are more than {MAX_METADATA} bytes of headers before it")
+            raise MalformedError(f"there are more than {MAX_METADATA} bytes of headers before it")
 
 
 class _Header(msgspec.Struct):
-    """A header with what the extended headers before it say instead."""
+    """The header of an entry, with the values of the extended headers before it applied."""
 
     block: bytes
     name: bytes
     typeflag: bytes
     linkname: bytes
     size: int
-    """Bytes that follow in the archive, without padding."""
+    """Bytes of content in the archive, without padding."""
     records: dict[bytes, bytes]
+    """The records of its pax extended header."""
 
 
 def read(tar: Span) -> Iterator[tuple[bytes, Node | HardLink]]:
-    """The entries of an uncompressed archive: paths as they stand in it, and what is there.
+    """Yield the path and node of each entry of an uncompressed archive.
 
-    A `File` has a part of the archive as its content. Of the extended attributes those are
-    kept that a filesystem can hold and that mean something on another machine: ``user.``
-    (files and directories only, as in Linux), ``trusted.``, ``security.`` without the labels
-    of SELinux, and POSIX ACLs. Global headers are ignored, as containerd does. Raises
-    `CorruptError` for what is no archive or too large a one.
+    Paths are as in the archive, not normalised. The content of a `File` is a part of the archive.
+    Extended attributes are kept if Linux filesystems support them and they are useful on another
+    machine: ``user.`` (on files and directories only, as in Linux), ``trusted.``, ``security.``
+    except SELinux labels, and POSIX ACLs. Global headers are ignored, as in containerd.
+
+    Raises `CorruptError` if the archive is malformed or exceeds a limit, `FledgeError` if it
+    cannot be read.
     """
     try:
         with tar.path.open("rb", buffering=0) as file:
-            blocks = _Blocks(file, tar)
+            blocks = _BlockReader(file, tar)
             while True:
                 start, name = blocks.position - tar.offset, b""
                 try:
@@ -170,29 +179,29 @@ def read(tar: Span) -> Iterator[tuple[bytes, Node | HardLink]]:
                         return
                     name = header.name
                     node = _entry(header, blocks, tar)
-                except _Malformed as error:
+                except MalformedError as error:
                     raise CorruptError(
                         f"the tar entry at byte {start}, {printable(name)!r}: {error}"
-                    ) from None
+                    ) from error
                 yield header.name, node
     except OSError as error:
         raise unreadable(tar.path, error) from error
 
 
-def _next_header(blocks: _Blocks) -> _Header | None:
-    """The header of the next entry, or None at the end."""
+def _next_header(blocks: _BlockReader) -> _Header | None:
+    """Read the header of the next entry, and the extended headers before it. None at the end."""
     records: dict[bytes, bytes] = {}
     long: dict[bytes, bytes] = {}
     while block := blocks.header():
         name, size_field, checksum, typeflag, linkname, magic, prefix = HEADER.unpack(block)
         if not _has_checksum(block, checksum):
-            raise _Malformed("its checksum is wrong; that is no tar, or a damaged one")
+            raise MalformedError("its checksum is wrong; it is not a tar, or is damaged")
         size = _number(size_field)
         if size < 0:
-            raise _Malformed("its size is negative")
+            raise MalformedError("its size is negative")
         if typeflag in BEFORE_ENTRY:
             if size > MAX_EXTENDED:
-                raise _Malformed(f"{size} bytes are too many for an extended header")
+                raise MalformedError(f"{size} bytes are too many for an extended header")
             data = blocks.take(size)
             if typeflag == EXTENDED:
                 records = _records(data)
@@ -210,11 +219,11 @@ def _next_header(blocks: _Blocks) -> _Header | None:
                 size = _decimal(records[b"size"]) if records.get(b"size") else size
             return _Header(block, _checked(name), typeflag, linkname, size, records)
     if records or long:
-        raise _Malformed("the archive ends after an extended header")
+        raise MalformedError("the archive ends after an extended header")
     return None
 
 
-def _entry(header: _Header, blocks: _Blocks, tar: Span) -> Node | HardLink:
+def _entry(header: _Header, blocks: _BlockReader, tar: Span) -> Node | HardLink:
     typeflag = header.typeflag
     if typeflag == HARD_LINK:
         return HardLink(_checked(_link_target(header)))
@@ -234,18 +243,18 @@ def _entry(header: _Header, blocks: _Blocks, tar: Span) -> Node | HardLink:
         kind = CharDevice if typeflag == b"3" else BlockDevice
         major, minor = _number(block[MAJOR]), _number(block[MINOR])
         if not (0 <= major <= MAX_MAJOR and 0 <= minor <= MAX_MINOR):
-            raise _Malformed(f"{major}:{minor} is no device number of Linux")
+            raise MalformedError(f"{major}:{minor} is not a device number of Linux")
         node = kind(mode=mode, major=major, minor=minor)
     elif typeflag == b"6":
         node = Fifo(mode=mode)
     else:
-        raise _Malformed(f"{typeflag!r} is no known type of entry")
+        raise MalformedError(f"{typeflag!r} is not a known entry type")
     node.uid, node.gid, node.mtime_ns, node.xattrs = uid, gid, mtime_ns, xattrs
     return node
 
 
-def _content(header: _Header, blocks: _Blocks, tar: Span) -> Content:
-    """The content of a regular file, behind which the archive goes on."""
+def _content(header: _Header, blocks: _BlockReader, tar: Span) -> Content:
+    """Return the content of a regular file and skip it in the archive."""
     records = header.records
     after = blocks.position + header.size
     if header.typeflag == GNU_SPARSE:
@@ -260,19 +269,22 @@ def _content(header: _Header, blocks: _Blocks, tar: Span) -> Content:
         numbers = _sparse_map_in_data(blocks)
         header.name = _checked(records.get(b"GNU.sparse.name") or header.name)
     else:
-        content = Span(tar.path, blocks.position, header.size, None, tar.sha256)
+        content = Span(tar.path, blocks.position, header.size, None, tar.digest)
         blocks.skip(header.size)
         return content
     start, stored = blocks.position, after - blocks.position
     if stored < 0:
-        raise _Malformed("its sparse map is longer than its data")
+        raise MalformedError("its sparse map is longer than its data")
     blocks.skip(stored)
     blocks.charge(EXTENT_COST * len(numbers) // 2)
-    return Sparse(size, tar.path, _extents(numbers, size, start, stored), tar.sha256)
+    return Sparse(size, tar.path, _extents(numbers, size, start, stored), tar.digest)
 
 
-def _old_sparse_map(block: bytes, blocks: _Blocks) -> tuple[int, list[int]]:
-    """The real size and the map of GNU's own format: in the header, and blocks after it."""
+def _old_sparse_map(block: bytes, blocks: _BlockReader) -> tuple[int, list[int]]:
+    """Return the file's size and the sparse map of GNU's old format.
+
+    The map begins in the header and continues in the blocks after it.
+    """
     size = _number(block[483:495])
     numbers: list[int] = []
     entries, more = block[386:482], block[482]
@@ -283,53 +295,58 @@ def _old_sparse_map(block: bytes, blocks: _Blocks) -> tuple[int, list[int]]:
         if not more:
             return size, numbers
         if len(numbers) > 2 * MAX_EXTENTS:
-            raise _Malformed(f"it has more than {MAX_EXTENTS} holes")
+            raise MalformedError(f"it has more than {MAX_EXTENTS} holes")
         block = blocks.take(BLOCK_SIZE)
         entries, more = block[:504], block[504]
 
 
-def _sparse_map_in_data(blocks: _Blocks) -> list[int]:
-    """The map of GNU's pax format 1.0: lines before the data, the first says how many pairs."""
+def _sparse_map_in_data(blocks: _BlockReader) -> list[int]:
+    """Return the sparse map of GNU's pax format 1.0.
+
+    It is lines of decimal numbers before the data; the first is the number of pairs.
+    """
     lines: list[bytes] = []
     rest = b""
     while not lines or len(lines) <= 2 * _decimal(lines[0]):
         *complete, rest = (rest + blocks.take(BLOCK_SIZE)).split(b"\n")
         lines += complete
         if len(lines) > 2 * MAX_EXTENTS or len(rest) > BLOCK_SIZE:
-            raise _Malformed(f"it has more than {MAX_EXTENTS} holes, or no sparse map")
+            raise MalformedError(f"it has more than {MAX_EXTENTS} holes, or no sparse map")
     return [_decimal(line) for line in lines[1 : 1 + 2 * _decimal(lines[0])]]
 
 
-def _extents(
-    numbers: list[int], size: int, start: int, stored: int
-) -> tuple[tuple[int, int, int], ...]:
+def _extents(numbers: list[int], size: int, start: int, stored: int) -> tuple[DataExtent, ...]:
     """The extents of a `Sparse` with ``stored`` bytes of data from ``start``, if all fits.
 
-    ``numbers`` are offsets and lengths in turn.
+    ``numbers`` are alternating offsets and lengths, ``size`` is the file's size; ``stored`` bytes
+    of data begin at ``start`` in the archive.
     """
     if not 0 <= size <= MAX_FILE_SIZE:
-        raise _Malformed(f"{size} bytes are too many for a file")
+        raise MalformedError(f"{size} bytes are too many for a file")
     if len(numbers) % 2 or len(numbers) > 2 * MAX_EXTENTS:
-        raise _Malformed("its sparse map is malformed")
-    extents: list[tuple[int, int, int]] = []
+        raise MalformedError("its sparse map is malformed")
+    extents: list[DataExtent] = []
     end, data_end = 0, start + stored
     for offset, length in zip(numbers[::2], numbers[1::2], strict=True):
         if not end <= offset <= offset + length <= size:
-            raise _Malformed("its sparse map is out of order or beyond its size")
+            raise MalformedError("its sparse map is out of order or beyond its size")
         end = offset + length
         if length:
-            extents.append((offset, start, length))
+            extents.append(DataExtent(offset, start, length))
         start += length
     if start != data_end:
-        raise _Malformed("its sparse map does not fit its data")
+        raise MalformedError("its sparse map does not fit its data")
     return tuple(extents)
 
 
 def _has_checksum(block: bytes, field: bytes) -> bool:
-    """The sum of all bytes, its own field taken as blanks; old programs took bytes as signed.
+    """Return whether the checksum in ``field`` is that of the header.
 
-    Compared modulo 65521, for the lower half of an Adler-32 is that of the sum plus one
-    (RFC 1950), and comes 20 times as fast as sum() of a whole block.
+    The checksum is the sum of all bytes, with the checksum field itself taken as blanks. Some old
+    programs summed signed bytes, which is accepted too.
+
+    The comparison is modulo 65521, because the lower half of an Adler-32 is the sum plus one
+    modulo 65521 (RFC 1950), and adler32() is much faster than sum().
     """
     total = (adler32(block) & 0xFFFF) - 1 - sum(field) + len(field) * ord(" ")
     excess = (total - _number(field)) % ADLER_MODULUS
@@ -340,7 +357,7 @@ def _has_checksum(block: bytes, field: bytes) -> bool:
 
 
 def _number(field: bytes) -> int:
-    """Octal digits, or GNU's base-256: the first bit is set, the rest two's complement."""
+    """Parse octal digits or GNU's base-256: the first bit set, the rest in two's complement."""
     digits = field.strip(b" \0")
     if not digits.isdigit():
         if field[0] & 0x80:
@@ -352,13 +369,13 @@ def _number(field: bytes) -> int:
             return 0
     try:
         return int(digits, 8) if digits.isdigit() else int("not a number")
-    except ValueError:
-        raise _Malformed(f"{digits!r} is no octal number") from None
+    except ValueError as error:
+        raise MalformedError(f"{digits!r} is not an octal number") from error
 
 
 def _decimal(text: bytes | None) -> int:
     if not text or not text.isdigit() or len(text) > MAX_DIGITS:
-        raise _Malformed(f"{(text or b'')[:32]!r} is no decimal number, or a far too large one")
+        raise MalformedError(f"{(text or b'')[:32]!r} is not a decimal number, or is too large")
     return int(text)
 
 
@@ -367,13 +384,13 @@ def _text(field: bytes) -> bytes:
 
 
 def _checked(path: bytes) -> bytes:
-    """A path that Linux could have."""
+    """Return the path, or raise `MalformedError` if Linux cannot have such a path."""
     if b"\0" in path:
-        raise _Malformed("its name contains a NUL")
+        raise MalformedError("its name contains a NUL")
     if len(path) >= MAX_PATH:
-        raise _Malformed(f"its name is longer than {MAX_PATH - 1} bytes")
+        raise MalformedError(f"its name is longer than {MAX_PATH - 1} bytes")
     if len(path) > MAX_NAME and any(len(part) > MAX_NAME for part in path.split(b"/")):
-        raise _Malformed(f"a component of its name is longer than {MAX_NAME} bytes")
+        raise MalformedError(f"a component of its name is longer than {MAX_NAME} bytes")
     return path
 
 
@@ -382,7 +399,7 @@ def _link_target(header: _Header) -> bytes:
     if b"linkpath" not in header.records:
         target = _text(target)
     if not target or b"\0" in target or len(target) >= MAX_PATH:
-        raise _Malformed(f"its link target is empty, contains a NUL or has {MAX_PATH} bytes")
+        raise MalformedError(f"its link target is empty, contains a NUL or has {MAX_PATH} bytes")
     return target
 
 
@@ -390,9 +407,10 @@ def _link_target(header: _Header) -> bytes:
 def _metadata(
     ownership: bytes, mtime: bytes, pax: tuple[bytes | None, ...]
 ) -> tuple[int, int, int, int]:
-    """Permissions, owner, group and nanoseconds, which are mostly those of an entry before.
+    """Return permissions, uid, gid and mtime in nanoseconds.
 
-    ``pax`` are the records of `PAX_METADATA`, if there are any.
+    They are cached because most entries share them with an earlier one. ``pax`` has the records
+    of `PAX_METADATA`, or is empty if there is no extended header.
     """
     mode, uid, gid = ownership[:8], ownership[8:16], ownership[16:]
     pax_uid, pax_gid, pax_mtime = pax or (None, None, None)
@@ -403,16 +421,19 @@ def _metadata(
 def _id(record: bytes | None, field: bytes) -> int:
     value = _decimal(record) if record else _number(field)
     if not 0 <= value <= MAX_ID:
-        raise _Malformed(f"{value} is no user or group of Linux")
+        raise MalformedError(f"{value} is not a user or group ID of Linux")
     return value
 
 
 def _mtime_ns(record: bytes | None, field: bytes) -> int:
-    """Nanoseconds; as in containerd, what does not fit into 64 bits of them is 1970."""
+    """Parse a time into nanoseconds since 1970.
+
+    A time that does not fit into 64 bits becomes 0, as in containerd.
+    """
     if record:
         match = PAX_TIME.fullmatch(record)
         if not match:
-            raise _Malformed(f"{record[:32]!r} is no time")
+            raise MalformedError(f"{record[:32]!r} is not a time")
         sign, seconds, fraction = match.groups()
         nanoseconds = int(seconds) * NANOSECONDS + int((fraction or b"")[:9].ljust(9, b"0"))
         if sign:
@@ -423,10 +444,10 @@ def _mtime_ns(record: bytes | None, field: bytes) -> int:
 
 
 def _records(data: bytes) -> dict[bytes, bytes]:
-    """The records of an extended header: lines of ``LENGTH KEYWORD=VALUE``.
+    """Parse the records of an extended header, which are lines of ``LENGTH KEYWORD=VALUE``.
 
-    The last of a keyword counts. Only GNU's sparse format 0.0 repeats them; its records become
-    the map of format 0.1.
+    If a keyword occurs several times, the last value counts. The exception is GNU's sparse format
+    0.0, whose repeated records are joined to the map of format 0.1.
     """
     records: dict[bytes, bytes] = {}
     sparse_map: list[bytes] = []
@@ -436,7 +457,7 @@ def _records(data: bytes) -> dict[bytes, bytes]:
         end = position + _decimal(data[position : max(space, position)])
         keyword, equals, value = data[space + 1 : end - 1].partition(b"=")
         if end > len(data) or not equals or data[end - 1 : end] != b"\n":
-            raise _Malformed("its extended header is malformed")
+            raise MalformedError("its extended header is malformed")
         if keyword in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             sparse_map.append(value)
         else:
@@ -448,14 +469,14 @@ def _records(data: bytes) -> dict[bytes, bytes]:
 
 
 def _xattrs(records: dict[bytes, bytes], with_user: bool) -> dict[bytes, bytes]:
-    """Those of the extended attributes that are kept (see `read`)."""
+    """Return the extended attributes that are kept (see `read`), by full name."""
     xattrs: dict[bytes, bytes] = {}
     for keyword, value in records.items():
         name = keyword[len(XATTR) :]
         if not keyword.startswith(XATTR) or not _is_kept(name, with_user):
             continue
         if b"\0" in name or len(name) > MAX_NAME or len(value) > MAX_XATTR_SIZE:
-            raise _Malformed(f"its extended attribute {printable(name[:MAX_NAME])} is too long")
+            raise MalformedError(f"its extended attribute {printable(name[:MAX_NAME])} is too long")
         xattrs[name] = value
     return xattrs
 

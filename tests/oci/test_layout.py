@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from layouts import AMD64, edit, make_layout, unpacked
 
 from fledge.errors import ConfigError, CorruptError, FledgeError
 from fledge.oci.layout import open_image
 from fledge.oci.manifest import REF_NAME, Platform
+from fledge.session import Session
 from fledge.store.cache import Cache
+from tests.support import golden
+from tests.support.layouts import AMD64, edit, make_layout, unpacked
 
 
 @pytest.fixture
@@ -24,10 +26,8 @@ def entries(layout: Path) -> list[dict[str, object]]:
 
 def test_the_fixture(layout: Path) -> None:
     image = open_image(layout, "hello", AMD64)
-    assert image.uri == (
-        f"oci:{layout}:hello@sha256:82b288f0f92a1ab559dbcd821e6d6b0f5d7c322e7baa0e1805f8a09b93e08909"
-    )
-    files = unpacked(image, Cache.default())
+    assert image.uri == f"oci:{layout}:hello@sha256:{golden.FIXTURE_MANIFEST}"
+    files = unpacked(image, Session.default().cache)
     assert files["etc/greeting"] == b"Hello from an image, built without root.\n"
     assert files["usr/bin/hello"] == files["usr/bin/greet"]
     assert "etc/obsolete" not in files
@@ -56,10 +56,10 @@ def test_tags(layout: Path) -> None:
 def test_what_is_no_layout(tmp_path: Path, layout: Path) -> None:
     with pytest.raises(ConfigError, match="not a folder"):
         open_image(tmp_path / "nothing", None, AMD64)
-    with pytest.raises(ConfigError, match="is no OCI layout"):
+    with pytest.raises(ConfigError, match="is not an OCI layout"):
         open_image(tmp_path, None, AMD64)
     edit(layout / "index.json", manifests=[])
-    with pytest.raises(ConfigError, match="holds no image"):
+    with pytest.raises(ConfigError, match="has no image"):
         open_image(layout, None, AMD64)
     (layout / "index.json").write_text("{")
     with pytest.raises(CorruptError, match=r"index\.json: is not JSON"):

@@ -8,34 +8,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.errors import ConfigError, CorruptError, FledgeError
-from fledge.oci import document
+from fledge.net.json_document import MAX_DOCUMENT_SIZE
 from fledge.oci.manifest import (
     Descriptor,
     Index,
     Manifest,
     Platform,
-    choose,
-    find_manifest,
+    choose_manifest,
     make_image,
     parse_config,
     parse_manifest,
     parse_platform,
+    resolve_manifest,
 )
 from fledge.tree.content import Span
+from fledge.tree.digest import Digest
 
 OCI = "application/vnd.oci.image"
 DOCKER = "application/vnd.docker"
-HEX = "ab" * 32
-DIGEST = f"sha256:{HEX}"
+DIGEST = Digest("ab" * 32)
 CONFIG = {
     "os": "linux",
     "architecture": "amd64",
-    "rootfs": {"type": "layers", "diff_ids": [DIGEST]},
+    "rootfs": {"type": "layers", "diff_ids": [str(DIGEST)]},
 }
 
 
 def descriptor(media_type: str, **changes: Any) -> dict[str, Any]:
-    return {"mediaType": media_type, "digest": DIGEST, "size": 7, **changes}
+    return {"mediaType": media_type, "digest": str(DIGEST), "size": 7, **changes}
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def parsed(value: object) -> Manifest | Index:
 def test_manifests_of_oci_and_docker() -> None:
     oci = parsed(manifest())
     assert isinstance(oci, Manifest)
-    assert oci.layers == (Descriptor(f"{OCI}.layer.v1.tar+gzip", HEX, 7),)
+    assert oci.layers == (Descriptor(f"{OCI}.layer.v1.tar+gzip", DIGEST, 7),)
     docker = manifest(
         mediaType=f"{DOCKER}.distribution.manifest.v2+json",
         config=descriptor(f"{DOCKER}.container.image.v1+json"),
@@ -76,14 +76,14 @@ def test_every_kind_of_layer(kind: str) -> None:
         ({"schemaVersion": 1, "fsLayers": []}, "schema version 1"),
         ({**manifest(), "manifests": []}, "both a manifest and an index"),
         ({}, "config: is not a JSON object"),
-        (manifest(mediaType="text/html"), "not a container image, but has 'text/html'"),
+        (manifest(mediaType="text/html"), "not a container image but 'text/html'"),
         (manifest(config=descriptor("application/vnd.cncf.helm.config.v1+json")), "helm"),
         (manifest(layers=[descriptor(f"{OCI}.layer.v1.tar+gzip+encrypted")]), "encrypted"),
         (manifest(layers={}), "layers is not a list"),
         (manifest(layers=[7]), "layers: is not a JSON object"),
         (manifest(config=descriptor("x", digest="sha512:" + "a" * 128)), "sha512"),
         (manifest(config=descriptor("x", digest="sha256:../../etc/passwd")), "not a sha256"),
-        (manifest(config=descriptor("x", digest=DIGEST.upper())), "not a sha256"),
+        (manifest(config=descriptor("x", digest=str(DIGEST).upper())), "not a sha256"),
         (manifest(config=descriptor("x", size=-1)), "size is not a whole number"),
         (manifest(config=descriptor("x", size=True)), "size is not a whole number"),
         (manifest(config=descriptor("x", size=1 << 62)), "size is not a whole number"),
@@ -98,7 +98,7 @@ def test_what_is_no_manifest_is_refused(value: object, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"\xff", b"[" * 100_000, b"{" * 9, b" " * (document.MAX_SIZE + 1), b"1" * 9999]
+    "raw", [b"", b"\xff", b"[" * 100_000, b"{" * 9, b" " * (MAX_DOCUMENT_SIZE + 1), b"1" * 9999]
 )
 def test_what_is_no_json_is_refused(raw: bytes) -> None:
     with pytest.raises(CorruptError):
@@ -106,7 +106,7 @@ def test_what_is_no_json_is_refused(raw: bytes) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text() | st.just(DIGEST),
+    st.none() | st.booleans() | st.integers() | st.text() | st.just(str(DIGEST)),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([*manifest(), *CONFIG]), inner),
 )
 
@@ -121,8 +121,8 @@ def test_any_json_is_parsed_or_refused(value: object) -> None:
             assert error.message.isprintable()
 
 
-def on(platform: str | None, sha256: str = HEX) -> Descriptor:
-    return Descriptor("x", sha256, 7, Platform(*platform.split("/")) if platform else None)
+def on(platform: str | None, digest: Digest = DIGEST) -> Descriptor:
+    return Descriptor("x", digest, 7, Platform(*platform.split("/")) if platform else None)
 
 
 @pytest.mark.parametrize(
@@ -139,28 +139,28 @@ def on(platform: str | None, sha256: str = HEX) -> Descriptor:
     ],
 )
 def test_the_best_for_a_platform(wanted: str, offered: list[str | None], chosen: int) -> None:
-    manifests = [on(each, f"{number:064}") for number, each in enumerate(offered)]
-    assert choose(manifests, parse_platform(wanted), "HERE") is manifests[chosen]
+    manifests = [on(each, Digest(f"{number:064}")) for number, each in enumerate(offered)]
+    assert choose_manifest(manifests, parse_platform(wanted), "HERE") is manifests[chosen]
 
 
 def test_without_one_for_the_platform_it_says_what_there_is() -> None:
     manifests = [on("unknown/unknown"), on("linux/s390x"), on("linux/arm/v7")]
     with pytest.raises(ConfigError, match="HERE: has no image for linux/arm/v6") as caught:
-        choose(manifests, parse_platform("linux/arm/v6"), "HERE")
+        choose_manifest(manifests, parse_platform("linux/arm/v6"), "HERE")
     assert caught.value.hint.endswith("--platform: linux/arm/v7, linux/s390x")
 
 
 def test_an_index_that_leads_to_itself() -> None:
     raw = json.dumps({"manifests": [descriptor(f"{OCI}.index.v1+json")]}).encode()
-    with pytest.raises(CorruptError, match="lead to one another"):
-        find_manifest(raw, parse_platform("linux/amd64"), "HERE", lambda _: raw)
+    with pytest.raises(CorruptError, match="nested indexes"):
+        resolve_manifest(raw, parse_platform("linux/amd64"), "HERE", lambda _: raw)
 
 
 @pytest.mark.parametrize(
     "text", ["amd64", "linux", "linux/", "linux/a/b/c", "windows/amd64", "\x1b"]
 )
 def test_what_is_no_platform(text: str) -> None:
-    with pytest.raises(ConfigError, match="no platform"):
+    with pytest.raises(ConfigError, match="not a platform"):
         parse_platform(text)
 
 
@@ -178,7 +178,7 @@ def blob() -> Span:
     ("changes", "count", "message"),
     [
         ({}, 0, "has 0 layers, but 1 diff_ids"),
-        ({"rootfs": {"type": "layers", "diff_ids": [7]}}, 1, "printable strings"),
+        ({"rootfs": {"type": "layers", "diff_ids": [7]}}, 1, "not a printable string"),
         ({"rootfs": {"type": "squash", "diff_ids": []}}, 0, "type is not 'layers'"),
         ({"rootfs": None}, 0, "rootfs: is not"),
         ({"architecture": "arm64"}, 1, "is an image for linux/arm64, not for linux/amd64"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import secrets
 import time
@@ -14,32 +15,34 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import registry
-from httpd import Answer, Server, content, in_turn, redirect, status
-from project import write
-from tars import file, pack
 
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
-from fledge.net.fetch import Fetcher
+from fledge.host.settings import Settings
 from fledge.oci import credentials
 from fledge.oci.image import Image
 from fledge.oci.manifest import parse_platform
 from fledge.oci.reference import Name, parse
 from fledge.oci.registry import open_image
 from fledge.report import Reporter
+from fledge.session import Session
 from fledge.store.cache import Cache
 from fledge.tree.content import read_content
+from fledge.tree.digest import Digest
+from tests.support import images, registry
+from tests.support.httpd import Answer, Server, content, in_turn, redirect, status
+from tests.support.project import write
+from tests.support.tars import file, pack
 
 AMD64 = parse_platform("linux/amd64")
 LOGIN = base64.b64encode(b"alice:wonder").decode()
 WRONG_LOGIN = base64.b64encode(b"alice:blunder").decode()
 
 TARS = (pack(file("a", b"lower")), pack(file("b", secrets.token_bytes(1 << 20))))
-OCI_IMAGE = registry.image(*TARS)
-DOCKER_IMAGE = registry.image(*TARS, docker=True)
-ARM_IMAGE = registry.image(pack(file("c", b"arm")), architecture="arm64")
-INDEX = registry.index(ARM_IMAGE, OCI_IMAGE)
-DOCKER_INDEX = registry.index(DOCKER_IMAGE, registry.index(ARM_IMAGE, docker=True), docker=True)
+OCI_IMAGE = images.image(*TARS)
+DOCKER_IMAGE = images.image(*TARS, docker=True)
+ARM_IMAGE = images.image(pack(file("c", b"arm")), architecture="arm64")
+INDEX = images.index(ARM_IMAGE, OCI_IMAGE)
+DOCKER_INDEX = images.index(DOCKER_IMAGE, images.index(ARM_IMAGE, docker=True), docker=True)
 TAGGED = {
     "oci": OCI_IMAGE,
     "docker": DOCKER_IMAGE,
@@ -76,8 +79,9 @@ def notes() -> Notes:
 
 
 @pytest.fixture
-def fetcher(tmp_path: Path, notes: Notes) -> Fetcher:
-    return Fetcher(Cache(tmp_path / "cache"), notes, backoff=0)
+def session(tmp_path: Path, notes: Notes) -> Session:
+    # The environment as it is when it is asked, for tests change it.
+    return Session(Settings(os.environ), Cache(tmp_path / "cache"), notes, backoff=0)
 
 
 @pytest.fixture(scope="session")
@@ -110,14 +114,14 @@ def blobs(image: Image) -> list[bytes]:
 
 def check(image: Image) -> None:
     """That it is the one of `TARS`, in either form."""
-    assert [layer.diff_id for layer in image.layers] == [registry.sha256(tar) for tar in TARS]
+    assert [layer.diff_id for layer in image.layers] == [Digest.of(tar) for tar in TARS]
     assert (image.config, *blobs(image)) == OCI_IMAGE.blobs
 
 
 @real
 @pytest.mark.parametrize("tag", ["oci", "docker", "index", "docker-index"])
-def test_open(tag: str, open_registry: str, fetcher: Fetcher) -> None:
-    image = open_image(app(open_registry, tag), AMD64, fetcher)
+def test_open(tag: str, open_registry: str, session: Session) -> None:
+    image = open_image(app(open_registry, tag), AMD64, session)
     check(image)
     chosen = DOCKER_IMAGE if tag.startswith("docker") else OCI_IMAGE
     assert image.uri == f"{open_registry}/team/app:{tag}@sha256:{chosen.sha256}"
@@ -125,19 +129,19 @@ def test_open(tag: str, open_registry: str, fetcher: Fetcher) -> None:
 
 @real
 def test_layers_are_downloaded_when_they_are_asked_for(
-    open_registry: str, fetcher: Fetcher
+    open_registry: str, session: Session
 ) -> None:
-    image = open_image(app(open_registry), AMD64, fetcher)
-    layers = [registry.sha256(blob) for blob in OCI_IMAGE.blobs[1:]]
-    assert [fetcher.cache.find(sha256) for sha256 in layers] == [None, None]
+    image = open_image(app(open_registry), AMD64, session)
+    layers = [Digest.of(blob) for blob in OCI_IMAGE.blobs[1:]]
+    assert [session.cache.find(digest) for digest in layers] == [None, None]
     image.layers[0].blob()
-    assert fetcher.cache.find(layers[0])
+    assert session.cache.find(layers[0])
 
 
 @real
 @pytest.mark.parametrize("tag", ["index", "docker-index"])
-def test_platform(tag: str, open_registry: str, fetcher: Fetcher) -> None:
-    image = open_image(app(open_registry, tag), parse_platform("linux/arm64/v8"), fetcher)
+def test_platform(tag: str, open_registry: str, session: Session) -> None:
+    image = open_image(app(open_registry, tag), parse_platform("linux/arm64/v8"), session)
     assert image.config == ARM_IMAGE.blobs[0]
 
 
@@ -146,10 +150,10 @@ def test_platform(tag: str, open_registry: str, fetcher: Fetcher) -> None:
     ("tag", "offer"), [("index", "linux/amd64, linux/arm64"), ("arm", "linux/arm64")]
 )
 def test_platform_that_it_is_not_for(
-    tag: str, offer: str, open_registry: str, fetcher: Fetcher
+    tag: str, offer: str, open_registry: str, session: Session
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        open_image(app(open_registry, tag), parse_platform("linux/s390x"), fetcher)
+        open_image(app(open_registry, tag), parse_platform("linux/s390x"), session)
     assert "linux/s390x" in caught.value.message
     assert offer in caught.value.hint
 
@@ -163,22 +167,22 @@ def test_platform_that_it_is_not_for(
         ("nobody/app:oci", "nobody/app has no 'oci'", "no such repository"),
     ],
 )
-def test_missing(text: str, message: str, hint: str, open_registry: str, fetcher: Fetcher) -> None:
+def test_missing(text: str, message: str, hint: str, open_registry: str, session: Session) -> None:
     name = parse(f"{open_registry}/{text}", Path())
     assert isinstance(name, Name)
     with pytest.raises(NetworkError) as caught:
-        open_image(name, AMD64, fetcher)
+        open_image(name, AMD64, session)
     assert message in caught.value.message
     assert hint in caught.value.hint
 
 
 @real
-def test_offline(open_registry: str, fetcher: Fetcher) -> None:
-    pinned = Name(open_registry, "team/app", None, INDEX.sha256)
-    offline = Fetcher(fetcher.cache, Reporter(), offline=True)
+def test_offline(open_registry: str, session: Session) -> None:
+    pinned = Name(open_registry, "team/app", None, Digest(INDEX.sha256))
+    offline = Session(session.settings, session.cache, Reporter(), offline=True)
     with pytest.raises(NetworkError, match="not in the cache"):
         open_image(pinned, AMD64, offline)
-    check(open_image(app(open_registry, "index"), AMD64, fetcher))
+    check(open_image(app(open_registry, "index"), AMD64, session))
     check(open_image(pinned, AMD64, offline))
     with pytest.raises(NetworkError, match="tag"):
         open_image(app(open_registry), AMD64, offline)
@@ -223,13 +227,13 @@ HELPED = """echo '{"ServerURL": "", "Username": "alice", "Secret": "wonder"}'"""
 def test_basic_login(
     config: object,
     htpasswd: str,
-    fetcher: Fetcher,
+    session: Session,
     docker_config: Callable[[object], Path],
     helper: Callable[[str], None],
 ) -> None:
     docker_config(json.loads(json.dumps(config).replace("HOST", htpasswd)))
     helper(HELPED)
-    check(open_image(app(htpasswd), AMD64, fetcher))
+    check(open_image(app(htpasswd), AMD64, session))
 
 
 @real
@@ -237,12 +241,12 @@ def test_basic_login(
 def test_login_that_is_refused(
     login: str | None,
     htpasswd: str,
-    fetcher: Fetcher,
+    session: Session,
     docker_config: Callable[[object], Path],
 ) -> None:
     config = docker_config({"auths": {htpasswd: {"auth": login}}})
     with pytest.raises(NetworkError) as caught:
-        open_image(app(htpasswd), AMD64, fetcher)
+        open_image(app(htpasswd), AMD64, session)
     who = f"with the login of alice in {config}" if login else "without a login"
     assert who in caught.value.message
     assert f"docker login {htpasswd}" in caught.value.hint
@@ -260,7 +264,7 @@ def test_token(
     login: str | None,
     storage: Path,
     authority: registry.Authority,
-    fetcher: Fetcher,
+    session: Session,
     docker_config: Callable[[object], Path],
 ) -> None:
     asked = f"Basic {LOGIN}" if login else ""
@@ -269,19 +273,19 @@ def test_token(
         docker_config({"auths": {host: {"auth": login}}})
         if login == WRONG_LOGIN:
             with pytest.raises(NetworkError, match="with the login of alice"):
-                open_image(app(host), AMD64, fetcher)
+                open_image(app(host), AMD64, session)
         else:
-            check(open_image(app(host), AMD64, fetcher))
+            check(open_image(app(host), AMD64, session))
         assert len(server.seen) == 1
 
 
 @real
 def test_token_that_expires_during_the_build(
-    storage: Path, authority: registry.Authority, fetcher: Fetcher
+    storage: Path, authority: registry.Authority, session: Session
 ) -> None:
     tokens = registry.TokenServer(authority, lifetime=2)
     with registry.serve_with_tokens(storage, tokens, "team/app") as (host, server):
-        image = open_image(app(host), AMD64, fetcher)
+        image = open_image(app(host), AMD64, session)
         before = len(server.seen)
         time.sleep(2)
         check(image)
@@ -293,53 +297,53 @@ def test_tls(
     storage: Path,
     tmp_path: Path,
     authority: registry.Authority,
-    fetcher: Fetcher,
+    session: Session,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with registry.serve(storage, http={"tls": authority.issue(tmp_path)}) as host:
         with pytest.raises(NetworkError, match="cannot be trusted") as caught:
-            open_image(app(host), AMD64, fetcher)
+            open_image(app(host), AMD64, session)
         assert "REQUESTS_CA_BUNDLE" in caught.value.hint
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.write(tmp_path / "ca.pem")))
-        check(open_image(app(host), AMD64, fetcher))
+        check(open_image(app(host), AMD64, session))
 
 
 @real
 def test_connection_that_is_cut_again_and_again(
-    open_registry: str, fetcher: Fetcher, notes: Notes
+    open_registry: str, session: Session, notes: Notes
 ) -> None:
     with registry.cutting(open_registry, after=300_000) as host:
-        check(open_image(app(host), AMD64, fetcher))
+        check(open_image(app(host), AMD64, session))
     assert len([note for note in notes.notes if "stopped after" in note]) >= 3
 
 
 @real
 @pytest.mark.parametrize("code", [429, 503])
-def test_busy_registry(code: int, open_registry: str, fetcher: Fetcher, notes: Notes) -> None:
+def test_busy_registry(code: int, open_registry: str, session: Session, notes: Notes) -> None:
     with registry.forward(open_registry) as server:
         host = server.url("").removeprefix("http://")
-        layer = f"/v2/team/app/blobs/sha256:{registry.sha256(OCI_IMAGE.blobs[1])}"
+        layer = f"/v2/team/app/blobs/sha256:{images.sha256(OCI_IMAGE.blobs[1])}"
         for path in ("/v2/team/app/manifests/oci", layer):
             busy = status(code, headers={"Retry-After": "0"})
             server.answers[path] = in_turn(busy, busy, server.answers.get(path, busy))
-        check(open_image(app(host), AMD64, fetcher))
+        check(open_image(app(host), AMD64, session))
     assert len([note for note in notes.notes if f"answers {code}" in note]) == 4
 
 
 @real
 def test_blob_store_elsewhere_sees_no_login(
-    storage: Path, htpasswd: str, fetcher: Fetcher, docker_config: Callable[[object], Path]
+    storage: Path, htpasswd: str, session: Session, docker_config: Callable[[object], Path]
 ) -> None:
     auth = {"htpasswd": {"realm": "r", "path": str(storage.with_name("htpasswd"))}}
     with Server() as store:
         for blob in OCI_IMAGE.blobs:
-            sha256 = registry.sha256(blob)
+            sha256 = images.sha256(blob)
             path = f"/docker/registry/v2/blobs/sha256/{sha256[:2]}/{sha256}/data"
             store.answers[path] = content(blob)
         redirect = [{"name": "redirect", "options": {"baseurl": store.url("/")}}]
         with registry.serve(storage, auth=auth, middleware={"storage": redirect}) as host:
             docker_config({"auths": {host: {"auth": LOGIN}}})
-            check(open_image(app(host), AMD64, fetcher))
+            check(open_image(app(host), AMD64, session))
         assert len(store.seen) == len(OCI_IMAGE.blobs)
         assert {request.headers["Authorization"] for request in store.seen} == {None}
 
@@ -357,10 +361,10 @@ class Registry:
     def answer(self, path: str, answer: Answer) -> None:
         self.server.answers[f"/v2/team/app/{path}"] = answer
 
-    def hold(self, manifest: registry.Manifest) -> None:
+    def hold(self, manifest: images.Manifest) -> None:
         self.answer("manifests/oci", status(200, manifest.body))
         for blob in manifest.blobs:
-            self.answer(f"blobs/sha256:{registry.sha256(blob)}", status(200, blob))
+            self.answer(f"blobs/sha256:{images.sha256(blob)}", status(200, blob))
 
 
 @pytest.fixture
@@ -373,15 +377,15 @@ def challenge(value: str) -> Answer:
     return status(401, headers={"WWW-Authenticate": value})
 
 
-def changed(change: Callable[[dict[str, object]], object]) -> registry.Manifest:
+def changed(change: Callable[[dict[str, object]], object]) -> images.Manifest:
     """The image of one layer, with something done to its manifest."""
-    image = registry.image(TARS[0])
+    image = images.image(TARS[0])
     body = json.loads(image.body)
     change(body)
-    return registry.Manifest(image.media_type, json.dumps(body).encode(), image.blobs)
+    return images.Manifest(image.media_type, json.dumps(body).encode(), image.blobs)
 
 
-def grown(by: int, part: str) -> registry.Manifest:
+def grown(by: int, part: str) -> images.Manifest:
     def grow(body: dict[str, object]) -> None:
         found = body[part]
         descriptor = found[0] if isinstance(found, list) else found
@@ -394,10 +398,10 @@ def grown(by: int, part: str) -> registry.Manifest:
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [
-        (registry.Manifest("", b"<html>login</html>"), "not JSON"),
-        (registry.Manifest("", b"[" * 100_000), "not JSON"),
-        (registry.Manifest("", b'{"x": "' + b"x" * (5 << 20) + b'"}'), "more than the 4194304"),
-        (registry.Manifest("", b'{"schemaVersion": 1}'), "schema version 1"),
+        (images.Manifest("", b"<html>login</html>"), "not JSON"),
+        (images.Manifest("", b"[" * 100_000), "not JSON"),
+        (images.Manifest("", b'{"x": "' + b"x" * (5 << 20) + b'"}'), "more than the 4194304"),
+        (images.Manifest("", b'{"schemaVersion": 1}'), "schema version 1"),
         (changed(lambda body: body.update(layers=[])), "0 layers, but 1 diff_ids"),
         (changed(lambda body: body.update(config=[])), "config"),
         (grown(1, "config"), "config .* but its manifest says"),
@@ -408,44 +412,44 @@ def grown(by: int, part: str) -> registry.Manifest:
     ],
 )
 def test_image_that_is_not_what_it_claims(
-    manifest: registry.Manifest, message: str, hostile: Registry, fetcher: Fetcher
+    manifest: images.Manifest, message: str, hostile: Registry, session: Session
 ) -> None:
     hostile.hold(manifest)
     with pytest.raises(CorruptError, match=message):
-        blobs(open_image(hostile.name, AMD64, fetcher))
+        blobs(open_image(hostile.name, AMD64, session))
 
 
 @pytest.mark.parametrize("part", range(2))
-def test_blob_of_another_digest(part: int, hostile: Registry, fetcher: Fetcher) -> None:
-    image = registry.image(TARS[0])
+def test_blob_of_another_digest(part: int, hostile: Registry, session: Session) -> None:
+    image = images.image(TARS[0])
     hostile.hold(image)
     blob = image.blobs[part]
-    hostile.answer(f"blobs/sha256:{registry.sha256(blob)}", status(200, b"\0" * len(blob)))
+    hostile.answer(f"blobs/sha256:{images.sha256(blob)}", status(200, b"\0" * len(blob)))
     with pytest.raises(CorruptError, match="expected"):
-        blobs(open_image(hostile.name, AMD64, fetcher))
+        blobs(open_image(hostile.name, AMD64, session))
 
 
-def test_indexes_without_end(hostile: Registry, fetcher: Fetcher) -> None:
-    inner = registry.image(TARS[0])
+def test_indexes_without_end(hostile: Registry, session: Session) -> None:
+    inner = images.image(TARS[0])
     for _ in range(20):
         hostile.answer(f"manifests/sha256:{inner.sha256}", status(200, inner.body))
-        inner = registry.index(inner)
-    hostile.hold(registry.index(inner))
+        inner = images.index(inner)
+    hostile.hold(images.index(inner))
     hostile.answer(f"manifests/sha256:{inner.sha256}", status(200, inner.body))
     with pytest.raises(FledgeError, match="indexes"):
-        open_image(hostile.name, AMD64, fetcher)
+        open_image(hostile.name, AMD64, session)
 
 
-def test_token_that_expires_during_a_download(hostile: Registry, fetcher: Fetcher) -> None:
-    image = registry.image(TARS[1])
+def test_token_that_expires_during_a_download(hostile: Registry, session: Session) -> None:
+    image = images.image(TARS[1])
     hostile.hold(image)
     layer = image.blobs[1]
     wanted = challenge(f'Basic realm="b", Bearer realm="http://{hostile.name.host}/t",service="s"')
-    path = f"blobs/sha256:{registry.sha256(layer)}"
+    path = f"blobs/sha256:{images.sha256(layer)}"
     hostile.answer(path, in_turn(wanted, content(layer, cut=300_000), wanted, content(layer)))
     tokens = in_turn(status(200, b'{"token": "1"}'), status(200, b'{"access_token": "2"}'))
     hostile.server.answers["/t?service=s&scope=repository%3Ateam%2Fapp%3Apull"] = tokens
-    assert blobs(open_image(hostile.name, AMD64, fetcher)) == [layer]
+    assert blobs(open_image(hostile.name, AMD64, session)) == [layer]
     asked = [request.headers for request in hostile.server.seen if request.path.endswith(path)]
     first, second = "Bearer 1", "Bearer 2"
     assert [headers["Authorization"] for headers in asked] == [None, first, first, second]
@@ -453,29 +457,29 @@ def test_token_that_expires_during_a_download(hostile: Registry, fetcher: Fetche
 
 
 def test_login_is_not_for_where_a_registry_redirects_to(
-    hostile: Registry, fetcher: Fetcher, docker_config: Callable[[object], Path]
+    hostile: Registry, session: Session, docker_config: Callable[[object], Path]
 ) -> None:
     docker_config({"auths": {hostile.name.host: {"auth": LOGIN}}})
     with Server(answers={"/blob": challenge('Basic realm="r"')}) as other:
-        image = registry.image(TARS[0])
+        image = images.image(TARS[0])
         hostile.hold(image)
         hostile.answer("manifests/oci", in_turn(challenge("Basic x"), status(200, image.body)))
         hostile.answer(
-            f"blobs/sha256:{registry.sha256(image.blobs[0])}", redirect(other.url("/blob"))
+            f"blobs/sha256:{images.sha256(image.blobs[0])}", redirect(other.url("/blob"))
         )
-        with pytest.raises(NetworkError, match="no access"):
-            open_image(hostile.name, AMD64, fetcher)
+        with pytest.raises(NetworkError, match="denies access"):
+            open_image(hostile.name, AMD64, session)
         assert [request.headers["Authorization"] for request in other.seen] == [None]
     assert hostile.server.seen[-1].headers["Authorization"] == f"Basic {LOGIN}"
 
 
 def test_token_from_a_file_of_this_machine(
-    hostile: Registry, fetcher: Fetcher, tmp_path: Path
+    hostile: Registry, session: Session, tmp_path: Path
 ) -> None:
     secret = write(tmp_path, "secret.json", b'{"token": "secret"}').as_uri()
     hostile.answer("manifests/oci", challenge(f'Bearer realm="{secret}"'))
-    with pytest.raises(NetworkError, match="no https URL"):
-        open_image(hostile.name, AMD64, fetcher)
+    with pytest.raises(NetworkError, match="not an https URL"):
+        open_image(hostile.name, AMD64, session)
 
 
 @pytest.mark.parametrize(
@@ -495,7 +499,7 @@ def test_token_from_a_file_of_this_machine(
     ],
 )
 def test_challenges(
-    value: str, error: type[FledgeError], hostile: Registry, fetcher: Fetcher, tmp_path: Path
+    value: str, error: type[FledgeError], hostile: Registry, session: Session, tmp_path: Path
 ) -> None:
     scope = "?scope=repository%3Ateam%2Fapp%3Apull"
     for name, answer in {
@@ -508,28 +512,28 @@ def test_challenges(
     hostile.answer("manifests/oci", challenge(value.replace("HOST", hostile.name.host)))
     write(tmp_path, "netrc", b"machine 127.0.0.1 login alice password wonder")
     with pytest.raises(error):
-        open_image(hostile.name, AMD64, fetcher)
+        open_image(hostile.name, AMD64, session)
     asked = [request for request in hostile.server.seen if request.path != "/v2/"]
     assert {request.headers["Authorization"] for request in asked} == {None}
 
 
 def test_plain_http_elsewhere_is_for_the_user_to_allow(
-    hostile: Registry, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+    hostile: Registry, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Reached through a proxy, for there is no name server to ask in a test.
-    image = registry.image(TARS[0])
+    image = images.image(TARS[0])
     for path, body in {
         "/v2/": b"{}",
         "/v2/team/app/manifests/oci": image.body,
-        **{f"/v2/team/app/blobs/sha256:{registry.sha256(b)}": b for b in image.blobs},
+        **{f"/v2/team/app/blobs/sha256:{images.sha256(b)}": b for b in image.blobs},
     }.items():
         hostile.server.answers[f"http://registry.example{path}"] = status(200, body)
     monkeypatch.setenv("http_proxy", hostile.server.url(""))
     monkeypatch.setenv("https_proxy", hostile.server.url(""))
     with pytest.raises(NetworkError):
-        open_image(app("registry.example"), AMD64, fetcher)
+        open_image(app("registry.example"), AMD64, session)
     monkeypatch.setenv("FLEDGE_INSECURE_REGISTRIES", "other:5000, registry.example")
-    assert blobs(open_image(app("registry.example"), AMD64, fetcher)) == [image.blobs[1]]
+    assert blobs(open_image(app("registry.example"), AMD64, session)) == [image.blobs[1]]
 
 
 @pytest.mark.parametrize(
@@ -554,7 +558,7 @@ def test_docker_config(
     docker_config: Callable[[object], Path],
 ) -> None:
     docker_config(config)
-    find = partial(credentials.find, "127.0.0.1:1")
+    find = partial(credentials.find, "127.0.0.1:1", Settings(os.environ))
     if error is None:
         assert find() is None
     else:
@@ -588,13 +592,15 @@ def test_credential_helper(
     helper(line)
     if error:
         with pytest.raises(error, match=message):
-            credentials.find("127.0.0.1:1")
+            credentials.find("127.0.0.1:1", Settings(os.environ))
     else:
-        found = credentials.find("127.0.0.1:1")
+        found = credentials.find("127.0.0.1:1", Settings(os.environ))
         known = credentials.Credentials("alice", "wonder", "docker-credential-test")
         assert found == (known if line == HELPED else None)
 
 
 def test_login_of_docker_hub(docker_config: Callable[[object], Path]) -> None:
     config = docker_config({"auths": {"https://index.docker.io/v1/": {"auth": LOGIN}}})
-    assert credentials.find("docker.io") == credentials.Credentials("alice", "wonder", str(config))
+    assert credentials.find("docker.io", Settings(os.environ)) == credentials.Credentials(
+        "alice", "wonder", str(config)
+    )

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import daemons
 import pytest
-from httpd import Answer, Server, content, status
-from layouts import AMD64, make_layout, verified
-from tars import file, pack
 
-from fledge.errors import ConfigError, CorruptError, HostError, NetworkError
+from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
 from fledge.oci import daemon, layout, reference
 from fledge.oci.image import Image
 from fledge.oci.manifest import Platform
-from fledge.report import Reporter
+from fledge.session import Session
 from fledge.store.cache import Cache
+from tests.support import daemons
+from tests.support.httpd import Answer, Server, content, status
+from tests.support.layouts import AMD64, make_layout, verified
+from tests.support.tars import file, pack
 
 ARM64 = Platform("linux", "arm64")
 HELLO = reference.Name("example.com", "hello", "v1")
@@ -35,7 +35,7 @@ def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def open_image(name: reference.Name = HELLO, platform: Platform = AMD64) -> Image:
-    return daemon.open_image(name, platform, Cache.default(), Reporter())
+    return daemon.open_image(name, platform, Session.default())
 
 
 @pytest.mark.real
@@ -45,30 +45,30 @@ def test_an_image_of_a_real_service(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    cache = Cache.default()
+    cache = Session.default().cache
     source = make_layout(tmp_path / "layout")
     want = verified(layout.open_image(source, None, AMD64), Cache(tmp_path / "other cache"))
     with service() as socket:
         monkeypatch.setenv("DOCKER_HOST", f"unix://{socket}")
-        with pytest.raises(daemon.NotThereError, match="has no image"):
+        with pytest.raises(daemon.NoDaemonImageError, match="has no image"):
             open_image()
         put = f"docker-daemon:{HELLO}", "--dest-daemon-host", f"unix://{socket}"
         daemons.skopeo_copy(f"oci:{source}:hello", *put)
         assert verified(open_image(), cache) == want
         with pytest.raises(ConfigError, match="for linux/amd64, not for linux/arm64"):
             open_image(platform=ARM64)
-        assert daemon.find_image(HELLO, ARM64, cache, Reporter()) is None
+        assert daemon.find_image(HELLO, ARM64, Session.default()) is None
         again = open_image()
     # What the cache has by now needs no daemon any more.
     assert verified(again, cache) == want
-    with pytest.raises(daemon.NotThereError, match="no sound answer"):
+    with pytest.raises(daemon.NoDaemonImageError, match="no sound answer"):
         open_image()
 
 
 def test_without_a_daemon() -> None:
-    with pytest.raises(daemon.NotThereError, match="no Docker daemon listens"):
+    with pytest.raises(daemon.NoDaemonImageError, match="no Docker daemon listens"):
         open_image()
-    assert daemon.find_image(HELLO, AMD64, Cache.default(), Reporter()) is None
+    assert daemon.find_image(HELLO, AMD64, Session.default()) is None
 
 
 @pytest.mark.parametrize("host", ["npipe:////./pipe/docker_engine", "gopher://x", "ssh://nowhere"])
@@ -113,7 +113,7 @@ def answer(value: object) -> Answer:
         (status(500), status(404), status(404), NetworkError, "no sound answer"),
         (answer([]), status(404), status(404), NetworkError, "no sound answer"),
         (answer({"ApiVersion": "x"}), status(404), status(404), NetworkError, "no sound answer"),
-        (None, status(404), status(404), daemon.NotThereError, "has no image"),
+        (None, status(404), status(404), daemon.NoDaemonImageError, "has no image"),
         (None, status(500, b'{"message": "full\x1b"}'), None, NetworkError, "refuses: "),
         (None, content(b"<html>"), None, NetworkError, "no sound answer"),
         (None, answer([]), None, CorruptError, "not a JSON object"),
@@ -130,7 +130,7 @@ def test_a_daemon_that_misbehaves(
     version: Answer | None,
     inspected: Answer,
     export: Answer | None,
-    error: type[Exception],
+    error: type[FledgeError],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -142,4 +142,4 @@ def test_a_daemon_that_misbehaves(
         with pytest.raises(error) as caught:
             open_image()
     assert message in str(caught.value)
-    assert str(caught.value).isprintable()
+    assert caught.value.message.isprintable()

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from daemons import podman_command, run, skopeo_copy
-from layouts import AMD64, make_layout, verified
 
 from fledge.errors import ConfigError, CorruptError
 from fledge.oci import archive as archive_module
@@ -17,16 +15,18 @@ from fledge.oci import layout
 from fledge.oci.archive import open_docker_archive, open_oci_archive
 from fledge.oci.image import Image
 from fledge.oci.manifest import Platform
-from fledge.report import Reporter
+from fledge.session import Session
 from fledge.store.cache import Cache
+from tests.support.daemons import podman_command, run, skopeo_copy
+from tests.support.layouts import AMD64, make_layout, verified
 
 
 def docker_archive(path: Path, tag: str | None = None, platform: Platform = AMD64) -> Image:
-    return open_docker_archive(path, tag, platform, Cache.default(), Reporter())
+    return open_docker_archive(path, tag, platform, Session.default())
 
 
 def oci_archive(path: Path, tag: str | None = None) -> Image:
-    return open_oci_archive(path, tag, AMD64, Cache.default(), Reporter())
+    return open_oci_archive(path, tag, AMD64, Session.default())
 
 
 @pytest.fixture
@@ -63,8 +63,10 @@ def test_layers_are_parts_of_the_archive(tmp_path: Path, image: Image) -> None:
     path = save(tmp_path / "saved.tar", image)
     opened = docker_archive(path)
     assert {layer.blob().path for layer in opened.layers} == {path}
-    assert not Cache.default().root.exists() or not any(Cache.default().root.rglob("*"))
-    assert verified(opened, Cache.default()) == verified(image, Cache.default())
+    assert not Session.default().cache.root.exists() or not any(
+        Session.default().cache.root.rglob("*")
+    )
+    assert verified(opened, Session.default().cache) == verified(image, Session.default().cache)
 
 
 def test_compressed_archives_and_layers(tmp_path: Path, image: Image) -> None:
@@ -74,7 +76,7 @@ def test_compressed_archives_and_layers(tmp_path: Path, image: Image) -> None:
     around.write_bytes(gzip.compress(plain.read_bytes()))
     for path in (plain, inside, around):
         assert verified(docker_archive(path), Cache(tmp_path / path.stem)) == verified(
-            image, Cache.default()
+            image, Session.default().cache
         )
 
 
@@ -114,7 +116,7 @@ def test_of_two_entries_the_last_counts(tmp_path: Path, image: Image) -> None:
     path = save(tmp_path / "saved.tar", image)
     with tarfile.open(path, "a") as archive:
         add(archive, "manifest.json", b"[]")
-    with pytest.raises(ConfigError, match="holds 0 images"):
+    with pytest.raises(ConfigError, match="has 0 images"):
         docker_archive(path)
 
 
@@ -128,7 +130,7 @@ def test_what_is_no_archive(tmp_path: Path, image: Image) -> None:
     with pytest.raises(ConfigError, match="is not a file"):
         docker_archive(tmp_path)
     good = save(tmp_path / "saved.tar", image).read_bytes()
-    with pytest.raises(ConfigError, match="is no OCI layout"):
+    with pytest.raises(ConfigError, match="is not an OCI layout"):
         oci_archive(tmp_path / "saved.tar")
     bad = tmp_path / "bad.tar"
     for content in (b"no tar" * 200, good[:700], gzip.compress(good)[:-300], good[:-20_000]):
@@ -145,17 +147,17 @@ def test_an_archive_has_bounds(
     bomb = tmp_path / "bomb.tar.gz"
     bomb.write_bytes(gzip.compress(bytes(1 << 20)))
     monkeypatch.setattr(archive_module, "MAX_ENTRIES", 3)
-    monkeypatch.setattr(archive_module, "MAX_SIZE", 1 << 19)
+    monkeypatch.setattr(archive_module, "MAX_ARCHIVE_SIZE", 1 << 19)
     with pytest.raises(CorruptError, match="more than 3 entries"):
         docker_archive(path)
     with pytest.raises(CorruptError, match=r"larger than 512\.0 KiB"):
         docker_archive(bomb)
-    assert not any(file.is_file() for file in Cache.default().root.rglob("*"))
+    assert not any(file.is_file() for file in Session.default().cache.root.rglob("*"))
 
 
 @pytest.mark.real
 def test_what_skopeo_and_podman_write(tmp_path: Path, image: Image) -> None:
-    want = verified(image, Cache.default())
+    want = verified(image, Session.default().cache)
     source = f"oci:{tmp_path / 'layout'}:hello"
     skopeo_copy(source, f"docker-archive:{tmp_path / 'docker.tar'}:example.com/hello:v1")
     skopeo_copy(source, f"oci-archive:{tmp_path / 'oci.tar'}:v1")
@@ -170,4 +172,4 @@ def test_what_skopeo_and_podman_write(tmp_path: Path, image: Image) -> None:
         oci_archive(tmp_path / "oci.tar"),
         oci_archive(tmp_path / "oci.tar", "v1"),
     ):
-        assert verified(opened, Cache.default()) == want
+        assert verified(opened, Session.default().cache) == want

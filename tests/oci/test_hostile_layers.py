@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tars import Entry, file, folder, hard_link, listing, pack, span, symlink
 
 from fledge.errors import CorruptError
 from fledge.oci import layers, tar
 from fledge.tree import File, Tree
 from fledge.tree.content import Span
+from tests.support.tars import Entry, file, folder, hard_link, listing, pack, span, symlink
 
 
 def applied(tmp_path: Path, *tars: bytes) -> Tree:
@@ -102,10 +102,10 @@ def test_the_last_of_duplicate_entries_counts(tmp_path: Path) -> None:
     [
         ([symlink("a", "b"), symlink("b", "a"), file("a/x")], "too many symlinks"),
         ([symlink("a", "a/a"), file("a/x")], "too many symlinks"),
-        ([hard_link("x", "missing")], "not there"),
+        ([hard_link("x", "missing")], "does not exist"),
         ([hard_link("x", "etc")], "directory"),
         ([hard_link("x", "/")], "directory"),
-        ([hard_link("x", "x")], "not there"),
+        ([hard_link("x", "x")], "does not exist"),
         ([symlink("x", "")], "link target"),
         ([symlink("x", "t" * 4096)], "link target"),
         ([file("/")], "root"),
@@ -116,14 +116,14 @@ def test_the_last_of_duplicate_entries_counts(tmp_path: Path) -> None:
         ([file("x", pax={"path": "n" * (10 << 20)})], "too many for an extended header"),
         ([file("x", pax={"path": "a\0b"})], "NUL"),
         ([file("x", pax={"size": "9" * 19})], "ends within"),
-        ([file("x", pax={"size": "9" * 5000})], "no decimal number"),
-        ([file("x", pax={"size": "-1"})], "no decimal number"),
-        ([file("x", pax={"uid": "4294967295"})], "no user"),
-        ([file("x", pax={"mtime": "soon"})], "no time"),
-        ([file("x", pax={"mtime": f"1.{'0' * 41}"})], "no time"),
+        ([file("x", pax={"size": "9" * 5000})], "not a decimal number"),
+        ([file("x", pax={"size": "-1"})], "not a decimal number"),
+        ([file("x", pax={"uid": "4294967295"})], "not a user"),
+        ([file("x", pax={"mtime": "soon"})], "not a time"),
+        ([file("x", pax={"mtime": f"1.{'0' * 41}"})], "not a time"),
         ([file("x", pax={"SCHILY.xattr.user.x": "x" * 65537})], "too long"),
         ([Entry("x", tarfile.CHRTYPE, device=(1 << 12, 0))], "device number"),
-        ([Entry("x", b"Z")], "no known type"),
+        ([Entry("x", b"Z")], "not a known entry type"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

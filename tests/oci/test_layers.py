@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
-import json
 import os
 import random
 import shutil
@@ -18,15 +16,28 @@ from pathlib import Path
 
 import pytest
 import pyzstd
-from tars import Entry, file, folder, hard_link, image, layer, listing, pack, span, symlink
 
 from fledge.errors import CorruptError, NetworkError
+from fledge.host.settings import Settings
 from fledge.oci import layers
 from fledge.oci.image import Layer
 from fledge.report import Reporter
+from fledge.session import Session
 from fledge.store.cache import Cache
 from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Symlink, Tree
 from fledge.tree.content import Span, Sparse, read_content
+from fledge.tree.digest import Digest
+from tests.support.images import image, opened_image, opened_layer, write_layout
+from tests.support.tars import (
+    Entry,
+    file,
+    folder,
+    hard_link,
+    listing,
+    pack,
+    span,
+    symlink,
+)
 
 TAR = pack(folder("etc"), file("etc/hosts", b"127.0.0.1 localhost\n" * 100))
 
@@ -34,6 +45,10 @@ TAR = pack(folder("etc"), file("etc/hosts", b"127.0.0.1 localhost\n" * 100))
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
+
+
+def using(cache: Cache) -> Session:
+    return Session(Settings(), cache, Reporter())
 
 
 def applied(tmp_path: Path, *tars: bytes) -> Tree:
@@ -65,28 +80,28 @@ def test_a_layer_is_the_same_however_it_is_compressed(
     blob: bytes, tmp_path: Path, cache: Cache
 ) -> None:
     tree = Tree(mtime_ns=0)
-    layers.unpack(image(layer(tmp_path, TAR, blob)), tree, cache, Reporter())
+    layers.unpack(opened_image(opened_layer(tmp_path, TAR, blob)), tree, using(cache))
     assert listing(tree) == {"etc": "dir", "etc/hosts": "2000"}
     assert text(tree, b"etc/hosts") == b"127.0.0.1 localhost\n" * 100
 
 
 def test_what_is_in_the_cache_is_not_fetched_again(tmp_path: Path, cache: Cache) -> None:
-    first = list(layers.prepare(image(layer(tmp_path, TAR)), cache, Reporter()))
+    first = list(layers.prepare(opened_image(opened_layer(tmp_path, TAR)), using(cache)))
 
     def fetch() -> Span:
         raise NetworkError("fetched again")
 
-    assert list(layers.prepare(image(Layer(first[0].sha256, fetch)), cache, Reporter())) == first
+    assert list(layers.prepare(opened_image(Layer(first[0].digest, fetch)), using(cache))) == first
 
 
 def test_one_layer_can_stand_several_times_in_an_image(tmp_path: Path, cache: Cache) -> None:
-    empty = layer(tmp_path, pack())
-    other = layer(tmp_path, TAR)
-    blobs = list(layers.prepare(image(empty, other, empty), cache, Reporter()))
-    assert [blob.sha256 for blob in blobs] == [empty.diff_id, other.diff_id, empty.diff_id]
+    empty = opened_layer(tmp_path, pack())
+    other = opened_layer(tmp_path, TAR)
+    blobs = list(layers.prepare(opened_image(empty, other, empty), using(cache)))
+    assert [blob.digest for blob in blobs] == [empty.diff_id, other.diff_id, empty.diff_id]
 
 
-ZEROS = "0" * 64
+ZEROS = Digest("0" * 64)
 GZIP = gzip.compress(TAR)
 ZSTD = pyzstd.compress(TAR)
 
@@ -107,11 +122,11 @@ ZSTD = pyzstd.compress(TAR)
     ],
 )
 def test_a_layer_that_lies_is_refused_and_leaves_nothing(
-    tar: bytes, blob: bytes | None, lies: dict[str, str], tmp_path: Path, cache: Cache
+    tar: bytes, blob: bytes | None, lies: dict[str, Digest], tmp_path: Path, cache: Cache
 ) -> None:
-    bad = layer(tmp_path, tar, blob, **lies)
+    bad = opened_layer(tmp_path, tar, blob, **lies)
     with pytest.raises(CorruptError, match=r"^layer 2 of 2 of oci:test: "):
-        list(layers.prepare(image(layer(tmp_path, pack()), bad), cache, Reporter()))
+        list(layers.prepare(opened_image(opened_layer(tmp_path, pack()), bad), using(cache)))
     assert not cache.path(bad.diff_id).exists()
     assert not list((cache.root / "partial").iterdir())
 
@@ -122,19 +137,21 @@ def test_a_layer_that_lies_is_refused_and_leaves_nothing(
 def test_a_layer_that_is_no_tar_is_refused_again_and_again(
     tar: bytes, tmp_path: Path, cache: Cache
 ) -> None:
-    bad = layer(tmp_path, tar)
+    bad = opened_layer(tmp_path, tar)
     for _ in range(2):
         with pytest.raises(CorruptError, match=r"^layer 2 of 2 of oci:test: the tar entry"):
-            layers.unpack(image(layer(tmp_path, pack()), bad), Tree(0), cache, Reporter())
+            layers.unpack(opened_image(opened_layer(tmp_path, pack()), bad), Tree(0), using(cache))
         assert not list((cache.root / "partial").iterdir())
 
 
 def test_a_bomb_ends(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "MAX_SIZE", 32 << 20)
+    monkeypatch.setattr(layers, "MAX_DECOMPRESSED_SIZE", 32 << 20)
     for bomb in (gzip.compress(bytes(40 << 20)), pyzstd.compress(bytes(40 << 20))):
         with pytest.raises(CorruptError, match=r"larger than 32\.0 MiB"):
             list(
-                layers.prepare(image(layer(tmp_path, b"", bomb, diff_id=ZEROS)), cache, Reporter())
+                layers.prepare(
+                    opened_image(opened_layer(tmp_path, b"", bomb, diff_id=ZEROS)), using(cache)
+                )
             )
     assert not list((cache.root / "partial").iterdir())
 
@@ -144,13 +161,15 @@ def test_a_zstd_frame_cannot_claim_any_amount_of_memory(tmp_path: Path, cache: C
     compressor = pyzstd.ZstdCompressor(option)
     blob = compressor.compress(bytes(1 << 20)) + compressor.flush()
     with pytest.raises(CorruptError, match="cannot be decompressed"):
-        list(layers.prepare(image(layer(tmp_path, bytes(1 << 20), blob)), cache, Reporter()))
+        list(
+            layers.prepare(opened_image(opened_layer(tmp_path, bytes(1 << 20), blob)), using(cache))
+        )
 
 
 def test_a_failure_does_not_wait_for_the_other_layers(
     tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "GRACE", 0.01)
+    monkeypatch.setattr(layers, "GRACE_PERIOD", 0.01)
     release = threading.Event()
 
     def stuck() -> Span:
@@ -158,9 +177,9 @@ def test_a_failure_does_not_wait_for_the_other_layers(
         raise AssertionError
 
     try:
-        bad = layer(tmp_path, TAR, GZIP, diff_id=ZEROS)
+        bad = opened_layer(tmp_path, TAR, GZIP, diff_id=ZEROS)
         with pytest.raises(CorruptError):
-            list(layers.prepare(image(Layer("1" * 64, stuck), bad), cache, Reporter()))
+            list(layers.prepare(opened_image(Layer(Digest("1" * 64), stuck), bad), using(cache)))
     finally:
         release.set()
 
@@ -168,17 +187,19 @@ def test_a_failure_does_not_wait_for_the_other_layers(
 def test_ctrl_c_does_not_wait_for_a_download(
     tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "GRACE", 0.01)
+    monkeypatch.setattr(layers, "GRACE_PERIOD", 0.01)
     release = threading.Event()
 
     def interrupted() -> Span:
+        # Once more if Python loses one, as it does in a weakref's callback.
         os.kill(os.getpid(), signal.SIGINT)
-        release.wait()
+        while not release.wait(5):
+            os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError
 
     try:
         with pytest.raises(KeyboardInterrupt):
-            list(layers.prepare(image(Layer("1" * 64, interrupted)), cache, Reporter()))
+            list(layers.prepare(opened_image(Layer(Digest("1" * 64), interrupted)), using(cache)))
     finally:
         release.set()
 
@@ -384,7 +405,7 @@ def test_the_same_filesystem_as_umoci_makes(tmp_path: Path) -> None:
     for seed in range(120):
         tars = [pack(*entries) for entries in _random_stack(random.Random(seed))]  # noqa: S311
         folder = tmp_path / str(seed)
-        _oci_layout(folder / "image", tars)
+        write_layout(folder / "image", image(*tars), "latest")
         umoci = subprocess.run(
             ["umoci", "raw", "unpack", "--image", folder / "image:latest", folder / "rootfs"],
             capture_output=True,
@@ -425,33 +446,6 @@ def _random_stack(random: random.Random) -> list[list[Entry]]:
             )
         stack.append(entries)
     return stack
-
-
-def _oci_layout(root: Path, tars: list[bytes]) -> None:
-    blobs = root / "blobs/sha256"
-    blobs.mkdir(parents=True)
-
-    def blob(data: bytes, kind: str) -> dict[str, object]:
-        digest = hashlib.sha256(data).hexdigest()
-        (blobs / digest).write_bytes(data)
-        media_type = f"application/vnd.oci.image.{kind}"
-        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
-
-    layers = [blob(gzip.compress(tar), "layer.v1.tar+gzip") for tar in tars]
-    diff_ids = [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars]
-    config = {
-        **{"architecture": "amd64", "os": "linux", "config": {}},
-        "rootfs": {"type": "layers", "diff_ids": diff_ids},
-    }
-    manifest = {
-        "schemaVersion": 2,
-        "config": blob(json.dumps(config).encode(), "config.v1+json"),
-        "layers": layers,
-    }
-    entry = blob(json.dumps(manifest).encode(), "manifest.v1+json")
-    entry["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
-    (root / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
-    (root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
 
 Description = dict[str, tuple[object, ...]]

@@ -10,19 +10,21 @@ from hypothesis import strategies as st
 
 from fledge.errors import ConfigError
 from fledge.oci.reference import (
+    DaemonReference,
     DockerArchive,
-    InDaemon,
-    InRegistry,
     Name,
     OciArchive,
     OciLayout,
     Reference,
+    RegistryReference,
     default_name,
     parse,
 )
+from fledge.tree.digest import Digest
 
 HERE = Path("/project")
 HEX = "0123456789abcdef" * 4
+DIGEST = Digest(HEX)
 NGINX = Name("docker.io", "library/nginx", "alpine")
 
 
@@ -39,10 +41,10 @@ NGINX = Name("docker.io", "library/nginx", "alpine")
         ("localhost/app:1", Name("localhost", "app", "1"), "app"),
         ("localhost:5000/team/app", Name("localhost:5000", "team/app", "latest"), "app"),
         ("[::1]:5000/app", Name("[::1]:5000", "app", "latest"), "app"),
-        (f"nginx@sha256:{HEX}", Name("docker.io", "library/nginx", None, HEX), "nginx"),
-        (f"r.io/app:1@sha256:{HEX}", Name("r.io", "app", "1", HEX), "app"),
-        ("docker://nginx:alpine", InRegistry(NGINX), "nginx"),
-        ("docker-daemon:nginx:alpine", InDaemon(NGINX), "nginx"),
+        (f"nginx@sha256:{HEX}", Name("docker.io", "library/nginx", None, DIGEST), "nginx"),
+        (f"r.io/app:1@sha256:{HEX}", Name("r.io", "app", "1", DIGEST), "app"),
+        ("docker://nginx:alpine", RegistryReference(NGINX), "nginx"),
+        ("docker-daemon:nginx:alpine", DaemonReference(NGINX), "nginx"),
         ("oci:image", OciLayout(HERE / "image", None), "image"),
         ("oci:/srv/image:v1:2", OciLayout(Path("/srv/image"), "v1:2"), "image"),
         ("oci:.", OciLayout(HERE, None), "project"),
@@ -65,20 +67,20 @@ def test_what_a_text_names(text: str, reference: Reference, name: str) -> None:
         ("Nginx:alpine", "lower case", "Write nginx:alpine"),
         ("ghcr.io/Team/app", "lower case", "Write ghcr.io/team/app"),
         ("nginx:", "tag after the colon is empty", "128"),
-        ("nginx:.a", "'.a' is no tag", "128"),
-        ("nginx:" + "a" * 129, "no tag", "128"),
-        ("nginx@sha256:abc", "no digest", "64"),
-        (f"nginx@sha512:{HEX}{HEX}", "no digest", "64"),
-        ("nginx@", "no digest", "64"),
-        ("my app", "'my app' is no part", "lower-case"),
-        ("app\n", "no part", "lower-case"),
-        ("a/../b", "'..' is no part", "lower-case"),
-        ("-r.io/app", "no host", "HOST:PORT"),
-        ("r.io:port/app", "no host", "HOST:PORT"),
+        ("nginx:.a", "'.a' is not a tag", "128"),
+        ("nginx:" + "a" * 129, "not a tag", "128"),
+        ("nginx@sha256:abc", "not a sha256 digest", "64"),
+        (f"nginx@sha512:{HEX}{HEX}", "not a sha256 digest", "64"),
+        ("nginx@", "not a sha256 digest", "64"),
+        ("my app", "'my app' cannot be part", "lower-case"),
+        ("app\n", "cannot be part", "lower-case"),
+        ("a/../b", "'..' cannot be part", "lower-case"),
+        ("-r.io/app", "not a host", "HOST:PORT"),
+        ("r.io:port/app", "not a host", "HOST:PORT"),
         ("r.io/" + "a" * 251, "more than 255", "Check"),
         ("oci:", "empty", "oci:PATH"),
         ("oci-archive:a.tar:", "empty", "oci-archive:PATH:TAG"),
-        ("https://r.io/app", "no transport", "docker://"),
+        ("https://r.io/app", "does not know that transport", "docker://"),
     ],
 )
 def test_what_names_nothing(text: str, message: str, hint: str) -> None:

@@ -1,0 +1,91 @@
+"""Opens an image that a lock pins, from the cache or from the place that its reference names."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from msgspec.structs import replace
+
+from fledge.errors import ConfigError, CorruptError, FledgeError, NetworkError
+from fledge.oci import layout, registry
+from fledge.oci.image import Image, ImagePin, once
+from fledge.oci.manifest import Platform, make_image, parse_config
+from fledge.oci.reference import DaemonReference, Name, Reference, RegistryReference
+from fledge.oci.transports import open_image
+from fledge.session import Session
+from fledge.tree.content import Span
+from fledge.tree.digest import Digest
+
+
+def open_pinned(reference: Reference, pin: ImagePin, platform: Platform, session: Session) -> Image:
+    """Open exactly the pinned image. The reference is only used for parts that the cache lacks.
+
+    Raises `ConfigError` if the pin contradicts itself, `CorruptError` if the reference names
+    another image, `NetworkError` if its registry no longer has the pinned one, and the errors of
+    `open_image`.
+    """
+    where = f"{reference} for {platform}"
+    found = once(lambda: _find(reference, pin, platform, session))
+    if cached := session.cache.find(pin.config):
+        config = layout.read_document(cached, where)
+    else:
+        config = found().config
+        session.cache.store(config)
+    if parse_config(config, where).diff_ids != pin.diff_ids:
+        raise ConfigError(
+            f"the diff_ids that the lock pins for {where} differ from those of its config"
+            f" ({pin.config})",
+            "Somebody has edited the lock: run `fledge lock`, and review what it changes.",
+        )
+
+    def blob(number: int) -> Span:
+        return found().layers[number].blob()
+
+    blobs = [partial(blob, number) for number in range(len(pin.diff_ids))]
+    return make_image(_uri(reference, pin), config, blobs, platform, pin.manifest)
+
+
+def _find(reference: Reference, pin: ImagePin, platform: Platform, session: Session) -> Image:
+    """Open the pinned image from the place that the reference names."""
+    where = f"{reference} for {platform}"
+    try:
+        image = open_image(_at_manifest(reference, pin.manifest), platform, session)
+    except registry.NoManifestError as missing:
+        if not pin.manifest:
+            raise
+        try:
+            now = open_image(reference, platform, session).uri
+        except FledgeError as error:
+            now = f"nothing ({error.message})"
+        raise NetworkError(
+            f"the lock pins {where} at {pin.manifest}, which its registry no longer has;"
+            f" the name now stands for {now}",
+            "Push the old image again, or run `fledge lock` to take the new one.",
+        ) from missing
+    actual = Digest.of(image.config)
+    if actual != pin.config:
+        raise CorruptError(
+            f"the lock pins {where} with config {pin.config}, but {image.uri} has config {actual}",
+            "Bring the old image back, or run `fledge lock` to take the new one.",
+        )
+    return image
+
+
+def _at_manifest(reference: Reference, manifest: Digest | None) -> Reference:
+    """Fix a reference to a registry to one manifest. Other references stay as they are."""
+    if manifest and isinstance(reference, Name):
+        return replace(reference, digest=manifest)
+    if manifest and isinstance(reference, RegistryReference):
+        return RegistryReference(replace(reference.name, digest=manifest))
+    return reference
+
+
+def _uri(reference: Reference, pin: ImagePin) -> str:
+    """Return the `Image.uri` that the image has when it is opened without a pin."""
+    if isinstance(reference, RegistryReference):
+        reference = reference.name
+    if isinstance(reference, Name) and not pin.manifest:
+        reference = DaemonReference(reference)  # images from a registry have a manifest
+    reference = _at_manifest(reference, pin.manifest)
+    by_name = isinstance(reference, Name) or not pin.manifest
+    return str(reference) if by_name else f"{reference}@{pin.manifest}"
