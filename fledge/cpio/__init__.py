@@ -1,1 +1,1 @@
-"""cpio archives and their compression."""
+"""Writes and reads initramfs: newc archives compressed with gzip."""

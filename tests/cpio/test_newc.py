@@ -13,12 +13,19 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trees import PLAIN_NAMES, describe, tree_on_disk, trees
 
 from fledge.cpio import gzip, newc, reader
 from fledge.errors import CorruptError, FledgeError
 from fledge.tree import BlockDevice, CharDevice, Device, Directory, Fifo, File, Node, Symlink, Tree
-from fledge.tree.content import READ_SIZE, Content, Span, content_size, read_content, whole_file
+from fledge.tree.content import (
+    READ_SIZE,
+    Content,
+    Span,
+    content_size,
+    hash_file,
+    read_content,
+)
+from tests.support.trees import PLAIN_NAMES, describe, tree_on_disk, trees
 
 SECOND = 1_000_000_000
 FIELDS = (
@@ -140,7 +147,7 @@ def test_times_are_whole_seconds_in_range(path: Path, mtime_ns: int, seconds: in
 def test_span_larger_than_one_read(path: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(os.urandom(READ_SIZE + 3))
-    tree = tree_of(a=file_of(whole_file(source)), b=file_of(Span(source, 1, READ_SIZE + 1)))
+    tree = tree_of(a=file_of(hash_file(source)), b=file_of(Span(source, 1, READ_SIZE + 1)))
     assert describe(read(path, archive(tree))) == describe(tree)
 
 
@@ -261,7 +268,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_source_altered(source: Path) -> None:
-    tree = tree_of(file=file_of(whole_file(source)))
+    tree = tree_of(file=file_of(hash_file(source)))
     source.write_bytes(b"0123456780")
     with pytest.raises(CorruptError, match="source changed while it was read") as caught:
         archive(tree)
@@ -270,21 +277,21 @@ def test_source_altered(source: Path) -> None:
 
 @pytest.mark.parametrize("with_digest", [True, False])
 def test_source_truncated(source: Path, with_digest: bool) -> None:
-    tree = tree_of(file=file_of(whole_file(source) if with_digest else Span(source, 0, 10)))
+    tree = tree_of(file=file_of(hash_file(source) if with_digest else Span(source, 0, 10)))
     os.truncate(source, 9)
     with pytest.raises(CorruptError, match="source changed while it was read"):
         archive(tree)
 
 
 def test_source_removed(source: Path) -> None:
-    tree = tree_of(file=file_of(whole_file(source)))
+    tree = tree_of(file=file_of(hash_file(source)))
     source.unlink()
     with pytest.raises(FledgeError, match="source could not be read"):
         archive(tree)
 
 
 def test_source_grown(path: Path, source: Path) -> None:
-    tree = tree_of(file=file_of(whole_file(source)))
+    tree = tree_of(file=file_of(hash_file(source)))
     rows = describe(tree)
     source.write_bytes(b"0123456789 and more")
     assert describe(read(path, archive(tree))) == rows
@@ -377,7 +384,7 @@ def test_entry_below_a_file(path: Path, name: bytes) -> None:
 
 
 def test_root_that_is_a_file(path: Path) -> None:
-    refuse(path, entry(b".") + TRAILER, "the root can only be a directory")
+    refuse(path, entry(b".") + TRAILER, "the root must be a directory")
 
 
 def test_parents_that_loop(path: Path) -> None:
@@ -424,7 +431,7 @@ def test_mutations(path: Path, edits: list[tuple[int, int, bytes]]) -> None:
         data = data[:start] + new + data[start + size :]
     try:
         tree = read(path, data)
-    except CorruptError:
+    except FledgeError:  # damaged, or the magic number of a compression that fledge cannot read
         return
     rows = describe(tree)
     # In one go, as the contents are in the file that is overwritten.
@@ -551,5 +558,5 @@ def test_symlink_that_cannot_be(path: Path, target: bytes) -> None:
     refuse(
         path,
         header + b"link\0\0" + target.ljust(-len(target) % 4 + len(target), b"\0") + TRAILER,
-        "no file",
+        "not a valid entry",
     )

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.cpio import gzip
+from fledge.cpio import deflate_stream, gzip
+from tests.support import golden
 
 MEBIBYTE = 1 << 20
-GOLDEN = "5bf08efe8d5592411379a78d2cfe09ab7d25866e629a25570de6bbde92208d45"
 
 # The default deadline of an example is for machines that do nothing else.
 few = settings(deadline=None, max_examples=60)
@@ -94,7 +94,7 @@ def test_bytes_are_the_same_everywhere(cpus: int | None, monkeypatch: pytest.Mon
     """Another hash means another libdeflate: every artifact changes with it."""
     monkeypatch.setattr(os, "cpu_count", lambda: cpus)
     output = compress([text(2 * MEBIBYTE), noise(MEBIBYTE // 2), bytes(MEBIBYTE // 2)])
-    assert hashlib.sha256(output).hexdigest() == GOLDEN
+    assert hashlib.sha256(output).hexdigest() == golden.GZIP
 
 
 def test_header_and_trailer() -> None:
@@ -132,7 +132,7 @@ def test_gzip_accepts_it() -> None:
 MEMORY = """
 import os, sys
 from pathlib import Path
-from fledge.cpio import gzip
+from fledge.cpio import deflate_stream, gzip
 
 os.cpu_count = lambda: 64
 print(sum(map(len, gzip.compress(os.urandom(1 << 20) for _ in range(300)))))
@@ -213,7 +213,7 @@ def dynamic_codes(bits: Bits) -> tuple[dict[tuple[int, int], int], dict[tuple[in
 
 
 def last_block(stream: bytes) -> tuple[int, int]:
-    """What `gzip._last_block` says, found by reading every code."""
+    """What `deflate_stream.last_block` says, found by reading every code."""
     bits = Bits(stream)
     while True:
         start = bits.position
@@ -238,7 +238,7 @@ def last_block(stream: bytes) -> tuple[int, int]:
 @given(DATA, st.integers(0, 12))
 def test_last_block(data: bytes, level: int) -> None:
     stream = bytes(deflate.deflate_compress(data, level))
-    assert gzip._last_block(stream) == last_block(stream)
+    assert deflate_stream.last_block(stream) == last_block(stream)
 
 
 @pytest.mark.parametrize("level", range(13))
@@ -246,11 +246,36 @@ def test_last_of_many_blocks(level: int) -> None:
     stream = bytes(deflate.deflate_compress(noise(7_000) + text(12_000) + bytes(66_000), level))
     start, end = last_block(stream)
     assert start > 0
-    assert gzip._last_block(stream) == (start, end)
+    assert deflate_stream.last_block(stream) == (start, end)
 
 
 def test_last_byte_that_can_be_read_in_two_ways() -> None:
     """What libdeflate wrote, at level 1: with the last five bits of the block changed, others
     end it after the same output."""
     stream = bytes.fromhex("258a810d00000cc16ed5ff8f101a32d620400266c8befb7d7a1b73f1aa054abcf82d")
-    assert gzip._last_block(stream) == last_block(stream) == (0, 270)
+    assert deflate_stream.last_block(stream) == last_block(stream) == (0, 270)
+
+
+def test_the_worked_example() -> None:
+    stream = bytes(deflate.deflate_compress(b"a" * 20, 9))
+    assert stream == bytes.fromhex("4b 4c c4 04 00")
+    assert deflate_stream.last_block(stream) == (0, 39)
+    continued = bytes.fromhex("4a 4c c4 04 00 00 00 00 ff ff")
+    assert deflate_stream.continuable(stream) == continued
+
+
+@few
+@given(st.lists(DATA, max_size=4), st.integers(1, 12))
+def test_joined_streams_hold_what_one_compressor_would_write(
+    pieces: list[bytes], level: int
+) -> None:
+    """The plain way: zlib, which compresses piece by piece and flushes between them."""
+    plain = zlib.compressobj(9, wbits=-15)
+    flushed = b"".join(plain.compress(each) + plain.flush(zlib.Z_SYNC_FLUSH) for each in pieces)
+    joined = b"".join(
+        deflate_stream.continuable(bytes(deflate.deflate_compress(each, level))) for each in pieces
+    )
+    for stream in (flushed, joined):
+        inflater = zlib.decompressobj(-15)
+        assert inflater.decompress(stream + gzip.EMPTY_FINAL_BLOCK) == b"".join(pieces)
+        assert inflater.eof

@@ -1,0 +1,87 @@
+"""The initramfs format: a newc archive compressed with gzip."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from fledge.cpio import gzip, newc, reader
+from fledge.cpio.contents import InitramfsContents
+from fledge.host.destination import Destination
+from fledge.host.output import Output
+from fledge.host.settings import Settings
+from fledge.report import Transfer
+from fledge.tree import File, Tree
+from fledge.tree.content import content_size
+from fledge.tree.digest import Digest
+from fledge.tree.features import Feature
+
+
+class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
+    """A cpio archive, compressed with gzip, that the kernel unpacks into memory."""
+
+    name: ClassVar[str] = "initramfs"
+    strategy: ClassVar[str] = "initramfs"
+    lacks: ClassVar[frozenset[Feature]] = frozenset({Feature.XATTRS, Feature.SUBSECONDS})
+    own_paths: ClassVar[frozenset[bytes]] = frozenset()
+    reproducible: ClassVar[bool] = True
+    init_paths: ClassVar[tuple[bytes, ...]] = (b"/init",)
+    needs_init: ClassVar[bool] = True
+
+    def default_output(self, image_name: str | None) -> str:
+        """Return ``plugin.cpio.gz``, with or without an image."""
+        return "plugin.cpio.gz"
+
+    def check(self, settings: Settings) -> None:
+        """Do nothing: every machine and user can write an initramfs."""
+
+    def write(self, tree: Tree, destination: Destination) -> Digest:
+        """Write the archive and return its uncompressed digest. Raises what `newc.write` raises."""
+        nodes = {node for _, node in tree.walk()}
+        lost = sum(bool(node.xattrs) for node in nodes)
+        if lost:
+            files = "1 file loses" if lost == 1 else f"{lost} files lose"
+            destination.reporter.note(
+                f"{files} extended attributes, which an initramfs cannot hold"
+            )
+        total = sum(content_size(node.content) for node in nodes if isinstance(node, File))
+        archive = hashlib.sha256()
+        position = 0
+        with (
+            destination.path.open("r+b", buffering=0) as file,
+            closing(Output(file.fileno(), destination.hasher)) as output,
+            destination.reporter.transfer("writing") as transfer,
+        ):
+            transfer.restart(0, total)
+            for block in gzip.compress(_observed(newc.write(tree), transfer, archive)):
+                output.write(block, position)
+                position += len(block)
+            output.finish(position)
+        return Digest(archive.hexdigest())
+
+    @staticmethod
+    def recognize(start: bytes) -> int:
+        """Look for the magic number of an archive or a compression, possibly after zeros."""
+        if reader.has_magic_number(start):
+            return 2
+        return 1 if reader.has_magic_number(start.lstrip(b"\0")) else 0
+
+    @staticmethod
+    def read(path: Path, folder: Path, only: bytes | None) -> InitramfsContents:
+        """Read the whole file: an archive has no index. Raises what `reader.read` raises."""
+        return InitramfsContents(path, reader.read(path, folder))
+
+
+def _observed(
+    pieces: Iterable[bytes], transfer: Transfer, digest: hashlib._Hash
+) -> Iterator[bytes]:
+    """Pass pieces on; update the digest and report their progress."""
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+        transfer.advance(len(piece))
