@@ -1,7 +1,7 @@
-"""Moves the contents of files into an image.
+"""Copies the contents of files into an image.
 
-Not with copy_file_range(2), for the digest needs the bytes in any case; and since contents in a
-tar begin at multiples of 512 bytes, no filesystem could share their blocks instead.
+copy_file_range(2) would not help. The digest of the image needs the bytes in any case, and no
+filesystem could share blocks with a tar, in which contents begin at multiples of 512 bytes.
 """
 
 from __future__ import annotations
@@ -11,17 +11,24 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import islice
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 
 from fledge.errors import unreadable
 from fledge.ext4.structures import BLOCK_SIZE, Extent
 from fledge.host.output import Output
 from fledge.tree import File
-from fledge.tree.content import Sparse, changed, check_sha256, content_size
+from fledge.tree.content import (
+    DataExtent,
+    Sparse,
+    changed,
+    check_digest,
+    content_size,
+)
+from fledge.tree.digest import Digest
 
 MAX_OPEN = 64
-"""Files that are kept open at once: an image has rarely more layers."""
+"""Files that are kept open at once. Few images have more layers."""
 
 
 class Copier:
@@ -31,10 +38,10 @@ class Copier:
         self._output = output
         self._sources: dict[Path, int] = {}
         self._digests: dict[File, hashlib._Hash] = {}
-        """Of what is copied so far of the files whose digest is to be checked."""
+        """Digests to be checked, of the part of each file that was copied so far."""
 
     def copy(self, file: File, extent: Extent) -> None:
-        """Copy what an extent has of a file; those of one file in their order.
+        """Copy one extent of a file. The extents of a file must come in their order.
 
         Raises as `read_content` does, and `OSError` if the image cannot be written.
         """
@@ -44,19 +51,20 @@ class Copier:
         if isinstance(content, bytes):
             self._output.write(content[offset : offset + length], position)
         elif isinstance(content, Sparse):
-            for start, source, count in _data_in(content, offset, length):
-                self._move(content.path, source, position + start - offset, count)
-        elif content.sha256 is None:
+            for data in _data_in(content, offset, length):
+                goal = position + data.offset - offset
+                self._move(content.path, data.source, goal, data.length)
+        elif content.digest is None:
             self._move(content.path, content.offset + offset, position, length)
         else:
             digest = self._digests.setdefault(file, hashlib.sha256())
             self._move(content.path, content.offset + offset, position, length, digest)
             if offset + length == content.size:
-                check_sha256(content, digest.hexdigest())
+                check_digest(content, Digest(digest.hexdigest()))
                 del self._digests[file]
 
     def close(self) -> None:
-        """Close the files that contents came from."""
+        """Close the files from which contents were copied."""
         for source in self._sources.values():
             os.close(source)
         self._sources.clear()
@@ -69,7 +77,7 @@ class Copier:
         length: int,
         digest: hashlib._Hash | None = None,
     ) -> None:
-        """Copy ``length`` bytes of a file from ``start`` on to ``position`` in the image."""
+        """Copy ``length`` bytes from ``start`` of a file to ``position`` in the image."""
         source = self._open(path)
         for piece in self._output.space(position, length):
             left = piece
@@ -85,6 +93,7 @@ class Copier:
                 digest.update(piece)
 
     def _open(self, path: Path) -> int:
+        """The descriptor of a file that stays open."""
         source = self._sources.get(path)
         if source is None:
             if len(self._sources) == MAX_OPEN:
@@ -96,12 +105,13 @@ class Copier:
         return source
 
 
-def _data_in(content: Sparse, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
-    """The extents of a `Sparse`, as far as they lie in that range of it."""
-    first = bisect_right(content.extents, offset, key=itemgetter(0)) - 1
-    for start, source, count in islice(content.extents, max(0, first), None):
-        begin, end = max(start, offset), min(start + count, offset + length)
-        if start >= offset + length:
+def _data_in(content: Sparse, offset: int, length: int) -> Iterator[DataExtent]:
+    """The extents of a content with holes, cut to the ``length`` bytes from ``offset`` on."""
+    first = bisect_right(content.extents, offset, key=attrgetter("offset")) - 1
+    for extent in islice(content.extents, max(0, first), None):
+        if extent.offset >= offset + length:
             return
+        begin = max(extent.offset, offset)
+        end = min(extent.offset + extent.length, offset + length)
         if begin < end:
-            yield begin, source + begin - start, end - begin
+            yield DataExtent(begin, extent.source + begin - extent.offset, end - begin)

@@ -1,8 +1,8 @@
-"""What a plain user cannot stage, as a script for debugfs(8).
+"""Sets the parts of a tree that a user without privileges cannot stage, with debugfs(8).
 
-Nodes are named by inode number: mke2fs walks the staged tree depth first in sorted order,
-as `Tree.walk` does, and takes the lowest free inode each time. Only what is not
-staged, and the names of xattrs, are spelled out.
+Its script names inodes by number. mke2fs walks the staged tree depth first in sorted order, as
+`Tree.walk` does, and takes the lowest free inode each time. The script spells out names only of
+entries that are not staged and of extended attributes.
 """
 
 from __future__ import annotations
@@ -25,33 +25,31 @@ from fledge.ext4.structures import (
     new_device,
     pack_time,
 )
-from fledge.host import programs as tools
+from fledge.host import programs
+from fledge.host.settings import Settings
 from fledge.tree import BlockDevice, Device, Directory, Node, Symlink, Tree
 from fledge.tree.names import printable
 
 MAX_SUBDIRECTORIES = MAX_LINKS - 2
 
 OVERRUN = 2039
-"""The length of a path whose last byte mke2fs (1.47.0 at least) writes behind its buffer of
-2040: path_append in create_inode.c has no room for the slash. Other lengths are rounded up
-by the allocator."""
-
-XATTR_END = 4
-"""Zeros behind the last entry of a block."""
+"""Bytes of the paths at which mke2fs (1.47.0 at least) writes one byte behind its buffer of 2040
+bytes: path_append in create_inode.c leaves no room for the slash. At other lengths the allocator
+rounds the buffer up."""
 
 LINE_BREAK = re.compile(rb"[\r\n]")
-"""What no quotes protect in a script: debugfs ends the line there."""
+"""Bytes at which a line of a debugfs script ends, even between quotes."""
 
 
 def clock(epoch: int) -> dict[str, str]:
-    """The environment in which e2fsprogs take ``epoch`` for the time."""
+    """The environment in which e2fsprogs take ``epoch``, in seconds since 1970, for the time."""
     return {"E2FSPROGS_FAKE_TIME": str(epoch), "SOURCE_DATE_EPOCH": str(epoch)}
 
 
-def finish(tree: Tree, work: Path, epoch: int) -> None:
-    """Set in ``work/image``, which mke2fs made of the staged tree, what is still missing.
+def finish(tree: Tree, work: Path, epoch: int, settings: Settings) -> None:
+    """Complete ``work/image``, which mke2fs has made from the staged tree.
 
-    Raises `FledgeError` if debugfs does not do all of it.
+    Raises `FledgeError` if debugfs fails at any of it.
     """
     inodes = _staged_inodes(tree)
     _check_numbering(work / "image", max(inodes.values()))
@@ -59,34 +57,40 @@ def finish(tree: Tree, work: Path, epoch: int) -> None:
     with (work / "script").open("wb") as script:
         for command in _commands(tree, inodes, work / "values"):
             script.write(command + b"\n")
-    said = tools.run(
-        "debugfs", "-w", "-f", "script", "image", folder=work, environment=clock(epoch)
+    output = programs.run(
+        *("debugfs", "-w", "-f", "script", "image"),
+        folder=work,
+        settings=settings,
+        environment=clock(epoch),
     )
-    # It goes on after an error and reports none in the end; its first line is its version.
-    if errors := said.partition("\n")[2]:
-        raise tools.failed("debugfs", errors)
+    # It continues after an error and exits with 0. The first line is its version.
+    if errors := output.partition("\n")[2]:
+        raise programs.failed("debugfs", errors)
 
 
 def unstaged(tree: Tree) -> dict[bytes, Node]:
-    """Paths that debugfs adds: devices, and second names of symlinks, which mke2fs copies."""
-    late: dict[bytes, Node] = {}
+    """Nodes that debugfs adds, by path: devices, and symlinks under their second and later names.
+
+    A user without privileges cannot make devices, and mke2fs copies symlinks with two names.
+    """
+    found: dict[bytes, Node] = {}
     seen: set[Node] = set()
     for path, node in tree.walk():
         if isinstance(node, Device) or (isinstance(node, Symlink) and node in seen):
-            late[path] = node
+            found[path] = node
         seen.add(node)
-    return late
+    return found
 
 
 def check_fits(tree: Tree) -> None:
-    """Raise `CorruptError`, with the path, for what fits into ext4 but not through e2fsprogs.
+    """Raise `CorruptError`, with the path, if e2fsprogs cannot make a tree that fits into ext4.
 
-    The tree must have a plan: that is what tells that it fits into ext4.
+    Whether it fits into ext4 is checked when it is planned.
     """
-    late = unstaged(tree)
+    added = unstaged(tree)
     for path, node in tree.walk():
         problem = _problem(path, node)
-        if path in late and LINE_BREAK.search(path.rpartition(b"/")[2]):
+        if path in added and LINE_BREAK.search(path.rpartition(b"/")[2]):
             problem = "neither devices nor hard links to symlinks can have a line break in the name"
         if problem:
             raise CorruptError(f"/{printable(path)}: {problem}")
@@ -103,7 +107,7 @@ def _problem(path: bytes, node: Node) -> str | None:
 
 
 def _xattr_problem(node: Node) -> str | None:
-    size = xattr.HEADER.size + XATTR_END
+    size = xattr.HEADER.size + xattr.END_SIZE
     for name, value in node.xattrs.items():
         suffix = name.partition(b".")[2]
         if LINE_BREAK.search(name):
@@ -115,7 +119,7 @@ def _xattr_problem(node: Node) -> str | None:
 
 
 def _check_numbering(image: Path, last: int) -> None:
-    """Raise `FledgeError` if mke2fs has not used the inodes up to ``last``, and no other."""
+    """Raise `FledgeError` if mke2fs has not used exactly the inodes up to ``last``."""
     with image.open("rb") as file:
         file.seek(SUPERBLOCK_OFFSET)
         superblock = Superblock.unpack(file.read(SUPERBLOCK_SIZE))
@@ -130,7 +134,7 @@ def _check_numbering(image: Path, last: int) -> None:
 def _commands(tree: Tree, inodes: dict[Node, int], values: Path) -> Iterator[bytes]:
     yield from _add_unstaged(tree, inodes)
     files: dict[bytes, bytes] = {}
-    # In the order of the inode table debugfs finds each block in its cache.
+    # In the order of the inode table, for debugfs caches its blocks.
     for node, inode in sorted(inodes.items(), key=lambda item: item[1]):
         for field, value in _fields(node):
             yield b"sif <%d> %s %s" % (inode, field, value)
@@ -142,25 +146,26 @@ def _commands(tree: Tree, inodes: dict[Node, int], values: Path) -> Iterator[byt
 
 
 def _staged_inodes(tree: Tree) -> dict[Node, int]:
-    late = unstaged(tree)
+    """The inode numbers that mke2fs gives to the staged nodes."""
+    added = unstaged(tree)
     inodes: dict[Node, int] = {tree.root: ROOT}
     free = LOST_AND_FOUND + 1
     for path, node in tree.walk():
         if path == LOST_AND_FOUND_PATH:
             inodes[node] = LOST_AND_FOUND
-        elif node not in inodes and path not in late:
+        elif node not in inodes and path not in added:
             inodes[node] = free
             free += 1
     return inodes
 
 
 def _add_unstaged(tree: Tree, inodes: dict[Node, int]) -> Iterator[bytes]:
-    """Commands for all that is unstaged; the inodes of devices go into ``inodes``."""
-    late = unstaged(tree)
+    """Commands that add the unstaged nodes, and put the inodes of devices into ``inodes``."""
+    added = unstaged(tree)
     directories = {path: inodes[node] for path, node in tree.walk() if isinstance(node, Directory)}
     links = Counter(node for _, node in tree.walk())
     free = max(inodes.values()) + 1
-    for path, node in late.items():
+    for path, node in added.items():
         parent, _, name = path.rpartition(b"/")
         yield b"cd <%d>" % directories[parent]
         if node in inodes:
@@ -174,16 +179,15 @@ def _add_unstaged(tree: Tree, inodes: dict[Node, int]) -> Iterator[bytes]:
 
 
 def _fields(node: Node) -> Iterator[tuple[bytes, bytes]]:
-    # Linux has no permissions on symlinks: they always are 0777.
+    # Symlinks have no permissions in Linux. It always shows 0777.
     mode = 0o777 if isinstance(node, Symlink) else node.mode
     yield b"mode", b"0%o" % (node.file_type | mode)
     yield b"uid", b"%d" % node.uid
     yield b"gid", b"%d" % node.gid
     if isinstance(node, Device):
-        # mknod takes no minor above 65535, so the number is set like any field, in the
-        # new encoding, which stands in the second word.
+        # mknod takes no minor number above 65535, so the field is set, in the new encoding.
         yield b"block[1]", b"%d" % new_device(node.major, node.minor)
-    low, extra = pack_time(node.mtime_ns)
+    extra, low = divmod(pack_time(node.mtime_ns), 1 << 32)
     for field in (b"atime", b"ctime", b"mtime", b"crtime"):
         yield field, b"@%d" % low
         yield field + b"_extra", b"%d" % extra

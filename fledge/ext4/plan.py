@@ -1,7 +1,7 @@
-"""Which blocks and inodes everything gets, decided before anything is written.
+"""Decides which blocks and inodes everything gets, before anything is written.
 
-Groups, flexible groups and copies of the superblock are where mke2fs puts them. Inodes are
-numbered and file data is laid out in the order of `Tree.walk`.
+Block groups, flex_bg groups and copies of the superblock are where mke2fs puts them. Inodes are
+numbered, and contents laid out, in the order of `Tree.walk`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from hashlib import sha256
-from operator import itemgetter
+from operator import attrgetter
+from typing import NamedTuple
 
 import msgspec
 
-from fledge.errors import CorruptError
+from fledge.errors import CorruptError, MalformedError
 from fledge.ext4 import directory, xattr
 from fledge.ext4.directory import Leaf
 from fledge.ext4.structures import (
@@ -36,67 +37,83 @@ from fledge.ext4.structures import (
     has_superblock,
 )
 from fledge.tree import Device, Directory, File, Node, Symlink, Tree
-from fledge.tree.content import Content, Span, Sparse, content_sha256, content_size, read_extents
+from fledge.tree.content import (
+    Content,
+    DataExtent,
+    Span,
+    Sparse,
+    content_digest,
+    content_size,
+    read_extents,
+)
 from fledge.tree.names import printable
 from fledge.tree.space import free_space
 
 GROUPS_PER_FLEX = 16
-"""Groups that keep their bitmaps and inode tables together (flex_bg)."""
+"""Groups whose bitmaps and inode tables lie together (flex_bg)."""
 
 MAX_LINKS = 65000
-"""Names of one inode (EXT4_LINK_MAX)."""
+"""Names that one inode can have (EXT4_LINK_MAX)."""
 
 MAX_BLOCKS = (1 << 32) - 1
-"""16 TiB: the pointers of the resize inode have 32 bits."""
+"""Blocks of a filesystem, 16 TiB: the pointers of the resize inode have 32 bits."""
 
 MAX_FILE_SIZE = ((1 << 32) - 1) * BLOCK_SIZE
-"""16 TiB: block numbers in a file have 32 bits."""
+"""Bytes of a file, 16 TiB: block numbers in a file have 32 bits."""
 
 LOST_AND_FOUND_BLOCKS = 4
-"""So that e2fsck can put something there without allocating (mke2fs's create_lost_and_found)."""
+"""Blocks of /lost+found, so that e2fsck can add entries without allocating any
+(create_lost_and_found in mke2fs)."""
 
 BYTES_PER_SPARE_INODE = 16384
-"""mke2fs's default ratio, for the free space."""
+"""Bytes of free space for each free inode. This is mke2fs's default ratio."""
 
-MIN_LAST_GROUP = 64
-"""Blocks that the last group must have for data: with fewer than 50 mke2fs drops it."""
+MIN_LAST_GROUP_DATA = 64
+"""Blocks for data that the last group must have. With fewer than 50, mke2fs drops the group."""
 
 POINTERS_PER_BLOCK = BLOCK_SIZE // 4
 MAX_GROWTH = 1024
-"""How many times its size a filesystem can grow to (mke2fs's calc_reserved_gdt_blocks)."""
+"""How many times its size a filesystem can be grown to (calc_reserved_gdt_blocks in mke2fs)."""
 
 LOST_AND_FOUND_PATH = b"lost+found"
 
-Run = tuple[int, int]
-"""The first of some adjacent blocks, and how many they are."""
+
+class Run(NamedTuple):
+    """Adjacent blocks."""
+
+    start: int
+    length: int
 
 
 class Geometry(msgspec.Struct, frozen=True, dict=True):
-    """How a filesystem is divided."""
+    """How a filesystem is divided into block groups."""
 
     blocks: int
     inodes_per_group: int
 
     @property
     def groups(self) -> int:
+        """How many block groups there are."""
         return -(-self.blocks // BLOCKS_PER_GROUP)
 
     @property
     def inodes(self) -> int:
+        """How many inodes there are, used or not."""
         return self.groups * self.inodes_per_group
 
     @property
     def table_blocks(self) -> int:
-        """Blocks in the inode table of one group."""
+        """Blocks of the inode table of one group."""
         return self.inodes_per_group // INODES_PER_BLOCK
 
     @cached_property
     def descriptor_blocks(self) -> int:
+        """Blocks of group descriptors, in each copy."""
         return -(-self.groups // DESCRIPTORS_PER_BLOCK)
 
     @cached_property
     def reserved_blocks(self) -> int:
-        """Blocks behind the descriptors, for those of more groups."""
+        """Blocks reserved for the descriptors of more groups, in each copy."""
         largest = min(self.blocks * MAX_GROWTH, MAX_BLOCKS)
         descriptors = -(-largest // BLOCKS_PER_GROUP)
         more = -(-descriptors // DESCRIPTORS_PER_BLOCK) - self.descriptor_blocks
@@ -104,33 +121,33 @@ class Geometry(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def journal_blocks(self) -> int:
-        """As ext2fs_default_journal_size has it."""
+        """Blocks of the journal (ext2fs_default_journal_size)."""
         for limit, size in _JOURNAL_BLOCKS:
             if self.blocks < limit:
                 return size
         return 1 << 18
 
     @cached_property
-    def copies(self) -> list[int]:
-        """The groups that begin with a superblock."""
+    def copy_groups(self) -> list[int]:
+        """The groups that begin with a copy of the superblock."""
         return [group for group in range(self.groups) if has_superblock(group)]
 
     @property
     def copy_blocks(self) -> int:
-        """Blocks of a superblock, its descriptors and the reserved ones."""
+        """Blocks of one copy: a superblock, the descriptors and the reserved blocks."""
         return 1 + self.descriptor_blocks + self.reserved_blocks
 
     @property
     def overhead(self) -> int:
-        """Blocks that no file can have."""
+        """Blocks that the filesystem needs for itself."""
         groups = self.groups * (2 + self.table_blocks)
-        return groups + len(self.copies) * self.copy_blocks + self.journal_blocks
+        return groups + len(self.copy_groups) * self.copy_blocks + self.journal_blocks
 
     @property
-    def least_group(self) -> int:
+    def min_last_group(self) -> int:
         """Blocks that the last group must have."""
         copy = self.copy_blocks if has_superblock(self.groups - 1) else 0
-        return copy + 2 + self.table_blocks + MIN_LAST_GROUP
+        return copy + 2 + self.table_blocks + MIN_LAST_GROUP_DATA
 
 
 _JOURNAL_BLOCKS = (
@@ -142,241 +159,266 @@ _JOURNAL_BLOCKS = (
     (1 << 24, 1 << 16),
     (1 << 25, 1 << 17),
 )
+"""Blocks of the journal in filesystems of fewer blocks than the limit: pairs (limit, size)."""
 
 
-def geometry(needed: int, inodes: int) -> Geometry:
-    """The smallest filesystem with that many blocks for data and at least that many inodes."""
-    least = -(-inodes // MAX_INODES_PER_GROUP)
-    blocks = max(needed, (least - 1) * BLOCKS_PER_GROUP + 1)
-    while (enough := _enough(_divided(blocks, inodes), needed)) > blocks:
+def smallest_geometry(needed: int, inodes: int) -> Geometry:
+    """The smallest filesystem with ``needed`` blocks for data and at least so many inodes."""
+    min_groups = -(-inodes // MAX_INODES_PER_GROUP)
+    blocks = max(needed, (min_groups - 1) * BLOCKS_PER_GROUP + 1)
+    while (enough := _total_blocks(_geometry(blocks, inodes), needed)) > blocks:
         blocks = enough
-    # More groups have smaller inode tables, so it may have become too many.
-    while enough < blocks and _enough(_divided(enough, inodes), needed) <= enough:
-        blocks, enough = enough, _enough(_divided(enough, inodes), needed)
-    return _divided(blocks, inodes)
+    # With more groups each inode table is smaller, so it may have become too large.
+    while enough < blocks and _total_blocks(_geometry(enough, inodes), needed) <= enough:
+        blocks, enough = enough, _total_blocks(_geometry(enough, inodes), needed)
+    return _geometry(blocks, inodes)
 
 
-def _divided(blocks: int, inodes: int) -> Geometry:
+def _geometry(blocks: int, inodes: int) -> Geometry:
     groups = -(-blocks // BLOCKS_PER_GROUP)
     per_group = -(-inodes // groups)
     return Geometry(blocks, per_group + -per_group % INODES_PER_BLOCK)
 
 
-def _enough(divided: Geometry, needed: int) -> int:
-    """Blocks for ``needed`` ones and all that a filesystem so divided has beside them."""
-    before_last = (divided.groups - 1) * BLOCKS_PER_GROUP
-    return max(needed + divided.overhead, before_last + divided.least_group)
+def _total_blocks(geometry: Geometry, needed: int) -> int:
+    """Blocks that a filesystem of that geometry must have, with ``needed`` ones for data."""
+    before_last = (geometry.groups - 1) * BLOCKS_PER_GROUP
+    return max(needed + geometry.overhead, before_last + geometry.min_last_group)
 
 
 def run_before(runs: Sequence[Run], block: int) -> int:
-    """Which of ascending runs is the last that does not begin after a block; else the first."""
-    return max(0, bisect_right(runs, block, key=itemgetter(0)) - 1)
+    """The index of the last of ascending runs that starts at or before a block, or 0."""
+    return max(0, bisect_right(runs, block, key=attrgetter("start")) - 1)
 
 
 class Space:
     """The free blocks of a filesystem."""
 
     def __init__(self, blocks: int) -> None:
-        self.runs: list[Run] = [(0, blocks)]
+        self.runs: list[Run] = [Run(0, blocks)]
         """Ascending, with a gap between any two."""
         self.end = self.blocks = blocks
-        """Behind the last block, real or taken."""
+        """``end`` is behind the last block, or the last one that was taken if there are too few."""
 
     @property
     def free(self) -> int:
-        """How many they are; negative if more were to be taken than there are."""
-        return sum(length for _, length in self.runs) + self.blocks - self.end
+        """How many blocks are free; negative if more were taken than there are."""
+        return sum(run.length for run in self.runs) + self.blocks - self.end
 
     def reserve(self, start: int, length: int) -> None:
-        """Take blocks that are free."""
+        """Take these blocks, which must be free."""
         position = run_before(self.runs, start)
-        first, count = self.runs[position]
-        before = first, start - first
-        after = start + length, first + count - start - length
-        self.runs[position : position + 1] = [run for run in (before, after) if run[1]]
+        run = self.runs[position]
+        before = Run(run.start, start - run.start)
+        after = Run(start + length, run.start + run.length - start - length)
+        self.runs[position : position + 1] = [left for left in (before, after) if left.length]
 
     def take(self, length: int) -> list[Run]:
-        """The first adjacent blocks; if there are not as many, whatever comes first.
+        """The first free run of that length; if there is none, the first runs that add up to it.
 
-        Without any left they come from behind the end, and `free` is negative.
+        If there are too few free blocks, the rest comes from behind the end.
         """
-        for position, (first, count) in enumerate(self.runs):
-            if count >= length:
+        for position, run in enumerate(self.runs):
+            if run.length >= length:
                 self._shorten(position, length)
-                return [(first, length)]
+                return [Run(run.start, length)]
         taken: list[Run] = []
         while length and self.runs:
-            first, count = self.runs[0]
-            taken.append((first, min(count, length)))
-            self._shorten(0, taken[-1][1])
-            length -= taken[-1][1]
+            run = self.runs[0]
+            taken.append(Run(run.start, min(run.length, length)))
+            self._shorten(0, taken[-1].length)
+            length -= taken[-1].length
         if length:
-            taken.append((self.end, length))
+            taken.append(Run(self.end, length))
             self.end += length
         return taken
 
+    def take_block(self) -> int:
+        """The first free block."""
+        return self.take(1)[0].start
+
     def take_from(self, start: int, length: int) -> int:
-        """The first of adjacent blocks that come after ``start``."""
-        for first, count in itertools.islice(self.runs, run_before(self.runs, start), None):
-            begin = max(first, start)
-            if first + count - begin >= length:
+        """The start of the first free run of that length from the block ``start`` on.
+
+        Raises `ValueError` if there is none.
+        """
+        for run in itertools.islice(self.runs, run_before(self.runs, start), None):
+            begin = max(run.start, start)
+            if run.start + run.length - begin >= length:
                 self.reserve(begin, length)
                 return begin
         raise ValueError(f"no {length} adjacent blocks after {start}")
 
     def _shorten(self, position: int, length: int) -> None:
-        first, count = self.runs[position]
-        if count == length:
+        """Remove the first blocks of a run."""
+        run = self.runs[position]
+        if run.length == length:
             del self.runs[position]
         else:
-            self.runs[position] = first + length, count - length
+            self.runs[position] = Run(run.start + length, run.length - length)
 
 
-class Place(msgspec.Struct):
-    """Where an inode and its content are."""
+class Allocation(msgspec.Struct):
+    """The inode of a node, and the blocks that it uses."""
 
     number: int
+    """The number of the inode."""
     size: int = 0
-    """Bytes of the content: a file's, a symlink's target, the blocks of a directory."""
+    """Bytes of the content: of a file, of the target of a symlink, of the blocks of a directory."""
     runs: tuple[Run, ...] = ()
-    """Blocks of the content that are not holes."""
+    """Blocks of the content that are not holes, counted from its beginning."""
     has_xattr_block: bool = False
+    """Extended attributes need a block."""
     extents: Sequence[Extent] = ()
-    tree_blocks: Sequence[int] = ()
-    """Where the extents are that the inode has no room for."""
+    """Where the runs are on disk."""
+    node_blocks: Sequence[int] = ()
+    """The blocks of the extent tree, without its root in the inode."""
     xattr_block: int = 0
+    """The block with extended attributes, or 0."""
 
     @property
     def data_blocks(self) -> int:
-        """How many the runs have."""
+        """Blocks of the content."""
         blocks = 0
-        for _, length in self.runs:
-            blocks += length
+        for run in self.runs:
+            blocks += run.length
         return blocks
 
     @property
     def blocks(self) -> int:
-        """All that the inode uses."""
-        return self.data_blocks + len(self.tree_blocks) + self.has_xattr_block
+        """All blocks that the inode uses."""
+        return self.data_blocks + len(self.node_blocks) + self.has_xattr_block
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Where the metadata of a group is."""
+    """The blocks with the metadata of a block group."""
 
     block_bitmap: int
     inode_bitmap: int
     inode_table: int
+    """The first block of it."""
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """All decisions."""
+    """Everything that is decided before a filesystem is written."""
 
     uuid: bytes
     hash_seed: bytes
+    """The seed of the hash of names in directories, 16 bytes."""
     geometry: Geometry
     groups: list[Group]
-    places: dict[Node, Place]
+    allocations: dict[Node, Allocation]
     """In the order of `Tree.walk`."""
     links: Counter[Node]
-    """Names of each node."""
+    """How many names each node has."""
     parents: dict[Directory, Directory]
-    indexes: dict[Directory, list[Leaf]]
-    """Of the directories that need more than one block."""
-    journal: Place
+    """The root is its own parent."""
+    hash_trees: dict[Directory, list[Leaf]]
+    """The leaves of each directory that needs more than one block."""
+    journal: Allocation
     resize_block: int
-    """The block that leads to the reserved descriptors."""
+    """The block with the pointers to the blocks reserved for descriptors."""
     free: list[Run]
 
     @property
     def last_inode(self) -> int:
-        """The highest number in use; so are all below it."""
-        return max(place.number for place in self.places.values())
+        """The highest number of an inode in use. All lower ones are in use or reserved."""
+        return max(allocation.number for allocation in self.allocations.values())
 
 
-def plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
-    """A filesystem with all of the tree and ``buffer_mb`` MiB of free space (0: as `free_space`).
+def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
+    """Plan a filesystem with the whole tree and ``buffer_mb`` MiB of free space.
 
-    The tree must have a /lost+found. Where the last group would be too small there is a little
-    more. Raises `CorruptError`, with the path, for what ext4 cannot hold; `FledgeError` if a
+    0: as much as `free_space` says. If the last group would be too small there is a little more.
+    ``epoch`` is the time of the filesystem in seconds since 1970. The tree must have a
+    /lost+found.
+
+    Raises `CorruptError`, with the path, for anything that ext4 cannot hold; `FledgeError` if a
     content cannot be read.
     """
     entries = list(tree.walk())
     links = Counter(node for _, node in entries)
-    places = _places(entries, links)
+    allocations = _inodes(entries, links)
     identity = _identity(entries, buffer_mb, epoch)
     hash_seed = uuid.UUID(bytes=identity[16:], version=4).bytes
-    indexes: dict[Directory, list[Leaf]] = {}
+    hash_trees: dict[Directory, list[Leaf]] = {}
     parents = {tree.root: tree.root}
     for path, node in entries:
         if isinstance(node, Directory):
             blocks = LOST_AND_FOUND_BLOCKS if path == LOST_AND_FOUND_PATH else 1
             if not directory.is_linear(node.children):
-                indexes[node] = _leaves(path, node, hash_seed)
-                blocks = directory.tree_size(len(indexes[node]))
-            places[node].size = blocks * BLOCK_SIZE
-            places[node].runs = _dense(blocks)
+                hash_trees[node] = _leaves(path, node, hash_seed)
+                blocks = directory.tree_size(len(hash_trees[node]))
+            allocations[node].size = blocks * BLOCK_SIZE
+            allocations[node].runs = _dense(blocks)
             below = (child for child in node.children.values() if isinstance(child, Directory))
             parents.update(dict.fromkeys(below, node))
-    content = sum(place.blocks for place in places.values())
+    content = sum(allocation.blocks for allocation in allocations.values())
     buffer = -(-free_space(buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE)
     # The root's number is below that of /lost+found.
-    inodes = LOST_AND_FOUND + len(places) - 1 + buffer * BLOCK_SIZE // BYTES_PER_SPARE_INODE
+    used_inodes = LOST_AND_FOUND + len(allocations) - 1
+    inodes = used_inodes + buffer * BLOCK_SIZE // BYTES_PER_SPARE_INODE
     needed = content + buffer
     while True:
-        divided = geometry(needed + 1, inodes)
-        _check_size(divided)
-        space, groups, journal, resize_block = _lay_metadata(divided)
-        for place in places.values():
-            _lay(place, space)
+        geometry = smallest_geometry(needed + 1, inodes)
+        _check_size(geometry)
+        space, groups, journal, resize_block = _allocate_metadata(geometry)
+        for allocation in allocations.values():
+            _allocate(allocation, space)
         if space.free >= buffer:
             break
+        # Extent trees have taken some of it.
         needed += buffer - space.free
     return Plan(
         uuid=uuid.UUID(bytes=identity[:16], version=4).bytes,
         hash_seed=hash_seed,
-        geometry=divided,
+        geometry=geometry,
         groups=groups,
-        places=places,
+        allocations=allocations,
         links=links,
         parents=parents,
-        indexes=indexes,
+        hash_trees=hash_trees,
         journal=journal,
         resize_block=resize_block,
         free=space.runs,
     )
 
 
-def _places(entries: Iterable[tuple[bytes, Node]], links: Counter[Node]) -> dict[Node, Place]:
-    """An inode for each node; with the size and the blocks of its content, if no directory."""
-    places: dict[Node, Place] = {}
+def _inodes(entries: Iterable[tuple[bytes, Node]], links: Counter[Node]) -> dict[Node, Allocation]:
+    """An inode for each node. Size and runs of directories are still missing.
+
+    Raises as `plan` does.
+    """
+    allocations: dict[Node, Allocation] = {}
     numbers = itertools.count(LOST_AND_FOUND + 1)
-    own = {b"": ROOT, LOST_AND_FOUND_PATH: LOST_AND_FOUND}
+    fixed = {b"": ROOT, LOST_AND_FOUND_PATH: LOST_AND_FOUND}
     for path, node in entries:
-        if node in places:
+        if node in allocations:
             continue
-        place = places[node] = Place(own.get(path) or next(numbers))
+        allocation = allocations[node] = Allocation(fixed.get(path) or next(numbers))
         if isinstance(node, File):
-            place.size = content_size(node.content)
-            place.runs = _runs(node.content)
+            allocation.size = content_size(node.content)
+            allocation.runs = _runs(node.content)
         elif isinstance(node, Symlink):
-            place.size = len(node.target)
-            place.runs = _dense(place.size >= INODE_BLOCK_SIZE)
-        _check(path, node, place.size, links[node])
+            allocation.size = len(node.target)
+            allocation.runs = _dense(allocation.size >= INODE_BLOCK_SIZE)
+        _check(path, node, allocation.size, links[node])
         if node.xattrs:
-            place.has_xattr_block = _has_xattr_block(path, node)
-    return places
+            allocation.has_xattr_block = _has_xattr_block(path, node)
+    return allocations
 
 
-def _check_size(divided: Geometry) -> None:
-    if divided.blocks > MAX_BLOCKS:
+def _check_size(geometry: Geometry) -> None:
+    if geometry.blocks > MAX_BLOCKS:
         raise CorruptError(
-            f"the tree and its free space take {divided.blocks} blocks of {BLOCK_SIZE} bytes;"
+            f"the tree and its free space take {geometry.blocks} blocks of {BLOCK_SIZE} bytes;"
             f" ext4 takes {MAX_BLOCKS}",
             "Lower size_buffer_mb, or leave the largest files out.",
         )
 
 
 def _check(path: bytes, node: Node, size: int, links: int) -> None:
+    """Raise `CorruptError` if ext4 cannot hold a node."""
     problem = None
     if links > MAX_LINKS:
         problem = f"{links} hard links; ext4 takes {MAX_LINKS}"
@@ -401,12 +443,12 @@ def _leaves(path: bytes, node: Directory, hash_seed: bytes) -> list[Leaf]:
 def _has_xattr_block(path: bytes, node: Node) -> bool:
     try:
         return bool(xattr.pack(node.xattrs).block)
-    except xattr.XattrError as error:
-        raise CorruptError(f"/{printable(path)}: {error}") from None
+    except MalformedError as error:
+        raise CorruptError(f"/{printable(path)}: {error}") from error
 
 
 def _runs(content: Content) -> tuple[Run, ...]:
-    """The blocks of a file that are not holes."""
+    """The blocks of a content that are not holes."""
     if isinstance(content, Sparse):
         return tuple(_merged(content.extents))
     return _dense(-(-content_size(content) // BLOCK_SIZE))
@@ -414,71 +456,76 @@ def _runs(content: Content) -> tuple[Run, ...]:
 
 @lru_cache
 def _dense(blocks: int) -> tuple[Run, ...]:
-    return ((0, blocks),) if blocks else ()
+    """The runs of a content of so many blocks without holes."""
+    return (Run(0, blocks),) if blocks else ()
 
 
-def _merged(extents: Iterable[tuple[int, int, int]]) -> Iterator[Run]:
+def _merged(extents: Iterable[DataExtent]) -> Iterator[Run]:
+    """The blocks that have data, where extents may share a block."""
     start = end = 0
-    for offset, _, length in extents:
-        first, last = offset // BLOCK_SIZE, -(-(offset + length) // BLOCK_SIZE)
+    for extent in extents:
+        first = extent.offset // BLOCK_SIZE
+        last = -(-(extent.offset + extent.length) // BLOCK_SIZE)
         if first > end:
             if end > start:
-                yield start, end - start
+                yield Run(start, end - start)
             start = first
         end = max(end, last)
     if end > start:
-        yield start, end - start
+        yield Run(start, end - start)
 
 
-def _lay_metadata(divided: Geometry) -> tuple[Space, list[Group], Place, int]:
-    """The groups, the journal, and the block that leads to the reserved descriptors."""
-    space = Space(divided.blocks)
-    for group in divided.copies:
-        space.reserve(group * BLOCKS_PER_GROUP, divided.copy_blocks)
+def _allocate_metadata(geometry: Geometry) -> tuple[Space, list[Group], Allocation, int]:
+    """The space that is left, the groups, the journal, and the block of the resize inode."""
+    space = Space(geometry.blocks)
+    for group in geometry.copy_groups:
+        space.reserve(group * BLOCKS_PER_GROUP, geometry.copy_blocks)
     groups: list[Group] = []
-    for flex in range(0, divided.groups, GROUPS_PER_FLEX):
-        members = range(flex, min(flex + GROUPS_PER_FLEX, divided.groups))
+    for flex in range(0, geometry.groups, GROUPS_PER_FLEX):
+        members = range(flex, min(flex + GROUPS_PER_FLEX, geometry.groups))
         start = flex * BLOCKS_PER_GROUP
         block_bitmaps = [space.take_from(start, 1) for _ in members]
         inode_bitmaps = [space.take_from(start, 1) for _ in members]
-        tables = [space.take_from(start, divided.table_blocks) for _ in members]
+        tables = [space.take_from(start, geometry.table_blocks) for _ in members]
         groups += map(Group, block_bitmaps, inode_bitmaps, tables)
-    blocks = divided.journal_blocks
-    journal = Place(JOURNAL, blocks * BLOCK_SIZE, _dense(blocks))
-    _lay(journal, space)
-    return space, groups, journal, space.take(1)[0][0]
+    blocks = geometry.journal_blocks
+    journal = Allocation(JOURNAL, blocks * BLOCK_SIZE, _dense(blocks))
+    _allocate(journal, space)
+    return space, groups, journal, space.take_block()
 
 
-def _lay(place: Place, space: Space) -> None:
-    if place.has_xattr_block:
-        place.xattr_block = space.take(1)[0][0]
-    if not place.runs:
+def _allocate(allocation: Allocation, space: Space) -> None:
+    """Give an inode all of its blocks."""
+    if allocation.has_xattr_block:
+        allocation.xattr_block = space.take_block()
+    if not allocation.runs:
         return
-    pieces = space.take(place.data_blocks)
-    if len(pieces) == len(place.runs) == 1 and pieces[0][1] <= MAX_EXTENT:
-        place.extents = (Extent(place.runs[0][0], *pieces[0]),)
+    taken = space.take(allocation.data_blocks)
+    if len(taken) == len(allocation.runs) == 1 and taken[0].length <= MAX_EXTENT:
+        logical, physical = allocation.runs[0], taken[0]
+        allocation.extents = (Extent(logical.start, logical.length, physical.start),)
         return
-    place.extents = tuple(_extents(place.runs, pieces))
-    tree_blocks = range(extent_tree_blocks(len(place.extents)))
-    place.tree_blocks = [space.take(1)[0][0] for _ in tree_blocks]
+    allocation.extents = tuple(_extents(allocation.runs, taken))
+    nodes = extent_tree_blocks(len(allocation.extents))
+    allocation.node_blocks = [space.take_block() for _ in range(nodes)]
 
 
-def _extents(runs: Iterable[Run], pieces: list[Run]) -> Iterator[Extent]:
-    """Logical and physical blocks side by side, in pieces as long as an extent can be."""
-    remaining = iter(pieces)
+def _extents(runs: Iterable[Run], taken: Iterable[Run]) -> Iterator[Extent]:
+    """The extents of a content: its runs put into as many blocks on disk, in order."""
+    remaining = iter(taken)
     physical = available = 0
-    for start, count in runs:
-        logical, end = start, start + count
+    for run in runs:
+        logical, end = run.start, run.start + run.length
         while logical < end:
             if not available:
                 physical, available = next(remaining)
             length = min(end - logical, available, MAX_EXTENT)
-            yield Extent(logical, physical, length)
+            yield Extent(logical, length, physical)
             logical, physical, available = logical + length, physical + length, available - length
 
 
 def _identity(entries: Iterable[tuple[bytes, Node]], buffer_mb: int, epoch: int) -> bytes:
-    """What makes an image this one: 32 bytes from all that is in it."""
+    """32 bytes that depend on everything in an image: two different images have different ones."""
     digest = sha256(repr((buffer_mb, epoch)).encode())
     numbers: dict[Node, int] = {}
     for path, node in entries:
@@ -486,29 +533,30 @@ def _identity(entries: Iterable[tuple[bytes, Node]], buffer_mb: int, epoch: int)
             digest.update(repr((path, numbers[node])).encode())
             continue
         numbers[node] = len(numbers)
-        holds: object = None
+        content: object = None
         if isinstance(node, File):
-            holds = _content_identity(node.content)
+            content = _content_identity(node.content)
         elif isinstance(node, Symlink):
-            holds = node.target
+            content = node.target
         elif isinstance(node, Device):
-            holds = node.major, node.minor
+            content = node.major, node.minor
         metadata = (node.file_type, node.mode, node.uid, node.gid, node.mtime_ns)
         xattrs = sorted(node.xattrs.items()) if node.xattrs else []
-        digest.update(repr((path, metadata, xattrs, holds)).encode())
+        digest.update(repr((path, metadata, xattrs, content)).encode())
     return digest.digest()
 
 
 def _content_identity(content: Content) -> object:
-    """What tells a content from all others: by a digest that is known, if there is one."""
-    if isinstance(content, Span) and content.file_sha256 and not content.sha256:
-        return content.file_sha256, content.offset, content.size
-    if isinstance(content, Sparse) and content.file_sha256:
-        return content.file_sha256, content.size, content.extents
+    """A value that is different for each content, from a digest that is known if there is one."""
+    if isinstance(content, Span) and content.file_digest and not content.digest:
+        return content.file_digest.hex, content.offset, content.size
+    if isinstance(content, Sparse) and content.file_digest:
+        # As plain tuples, for the UUID comes from how they are printed.
+        return content.file_digest.hex, content.size, tuple(map(tuple, content.extents))
     if isinstance(content, Sparse):
         digest = sha256()
         for _, piece in read_extents(content):
             digest.update(piece)
-        ends = [(offset, length) for offset, _, length in content.extents]
+        ends = [(extent.offset, extent.length) for extent in content.extents]
         return digest.hexdigest(), content.size, ends
-    return content_sha256(content)
+    return content_digest(content).hex

@@ -1,65 +1,107 @@
-"""The on-disk structures of ext4: what a field is, and where.
+"""The on-disk structures of ext4: which fields they have, and where.
 
-Names and offsets are those of Documentation/filesystems/ext4 in the kernel's sources, without
-their prefixes. Numbers are little-endian, but for the journal's. Fields that fledge neither
-writes nor reads are padding here.
+Names and offsets are those of Documentation/filesystems/ext4 in the kernel's sources, without the
+prefixes of the names. Numbers are little-endian, those of the journal big-endian.
+
+A filesystem is divided into block groups of 32,768 blocks of 4096 bytes. The bitmaps and inode
+tables of 16 groups lie together, in the first of them (flex_bg)::
+
+    group 0                   group 1          group 2   group 3               group 16
+    ┌──────┬───────────┬──────┬──────┬─────────┬─────────┬──────┬─────────┬─  ─┬───────────┬──────┬─
+    │ copy │ flex_bg 0 │ data │ copy │ data    │ data    │ copy │ data    │ .. │ flex_bg 1 │ data │
+    └──────┴───────────┴──────┴──────┴─────────┴─────────┴──────┴─────────┴─  ─┴───────────┴──────┴─
+
+    copy       superblock │ group descriptors │ blocks reserved for more group descriptors
+               In groups 0 and 1 and those that are powers of 3, 5 and 7 (sparse_super). In
+               group 0 there are 1024 unused bytes before it.
+    flex_bg    16 block bitmaps │ 16 inode bitmaps │ 16 inode tables
+    data       the journal, directories, files, nodes of extent trees, extended attributes
+
+An inode has 256 bytes in the inode table of its group::
+
+    0x00 ┌───────────────────────────────────────────────────────────────────────────┐
+         │ mode, owner, size, times, ...                                             │
+    0x28 ├───────────────────────────────────────────────────────────────────────────┤
+         │ block, 60 bytes: extent tree, target of a short symlink, or device number │
+    0x64 ├───────────────────────────────────────────────────────────────────────────┤
+         │ upper halves of numbers, checksum, ...                                    │
+    0xA0 ├───────────────────────────────────────────────────────────────────────────┤
+         │ extended attributes                                                       │
+    0x100└───────────────────────────────────────────────────────────────────────────┘
+
+An extent is a run of blocks of a file that is a run of blocks on disk. The inode holds up to four.
+More are the leaves of a tree, whose root is in the inode. Each node takes one block::
+
+    inode                    block                      block
+    ┌────────┬───────────┐   ┌────────┬─────────────┐   ┌────────┬──────────────┬──────────┐
+    │ header │ 4 indexes ├──►│ header │ 340 indexes ├──►│ header │ 340 extents  │ checksum │
+    └────────┴───────────┘   └────────┴─────────────┘   └────────┴──────────────┴──────────┘
 """
 
-from __future__ import annotations
+# No "from __future__ import annotations" here: `Layout` evaluates all of these when it is loaded.
 
 from collections.abc import Sequence
 from enum import IntFlag
 from functools import lru_cache
 from struct import Struct
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 from crc32c import crc32c
 
 from fledge.tree import NANOSECONDS
+from fledge.tree.binary import Layout, octets, u8, u16, u32, u64
 
 BLOCK_SIZE = 4096
-"""Bytes in a block of what fledge writes."""
+"""Bytes in a block of the filesystems that fledge writes."""
 LOG_BLOCK_SIZE = 2
-"""In a superblock: of 1024 shifted left."""
+"""The block size in a superblock: 1024 << `LOG_BLOCK_SIZE`."""
 SECTOR_SIZE = 512
-"""What an inode counts its blocks in."""
+"""Bytes in the unit in which an inode counts its blocks."""
 
 SUPERBLOCK_OFFSET = 1024
+"""Bytes before the superblock of group 0."""
 SUPERBLOCK_SIZE = 1024
 BLOCKS_PER_GROUP = 8 * BLOCK_SIZE
-"""As many as the bits of one block can tell of."""
+"""A block bitmap is one block, with a bit for each block of the group."""
 DESCRIPTOR_SIZE = 64
 DESCRIPTORS_PER_BLOCK = BLOCK_SIZE // DESCRIPTOR_SIZE
 INODE_SIZE = 256
 INODES_PER_BLOCK = BLOCK_SIZE // INODE_SIZE
 MAX_INODES_PER_GROUP = 8 * BLOCK_SIZE
+"""An inode bitmap is one block as well."""
 
 ROOT = 2
+"""The inode number of the root directory."""
 RESIZE = 7
+"""The inode number of the file that holds the reserved blocks for group descriptors."""
 JOURNAL = 8
+"""The inode number of the journal."""
 LOST_AND_FOUND = 11
-"""The first inode that is not reserved."""
+"""The first inode number that is not reserved, which mke2fs gives to /lost+found."""
 
 DIRECT_BLOCKS = 12
-"""Pointers of an inode without extents that lead to blocks of the file itself."""
+"""Pointers of an inode without extents that lead straight to blocks of the file."""
 INODE_BLOCK_SIZE = 60
-"""Bytes of i_block. A symlink whose target is shorter is in there."""
+"""Bytes of the field ``block`` of an inode. It holds the target of any symlink that is shorter."""
 
 MAGIC = 0xEF53
 DYNAMIC_REVISION = 1
 CLEAN = 1
+"""State of a superblock: unmounted without errors."""
 CONTINUE_ON_ERRORS = 1
 NEVER = 0xFFFF
-"""Mounts after which a check is due."""
+"""The count of mounts between checks that stands for none."""
 HALF_MD4 = 1
+"""The version of the hash of directories that `fledge.ext4.half_md4` computes."""
 CRC32C = 1
+"""The type of all checksums."""
 UNSIGNED_HASH = 2
-"""A superblock flag: directory hashes take the bytes of a name as unsigned."""
+"""A flag of a superblock: directory hashes take the bytes of a name as unsigned."""
 XATTRS_AND_ACLS = 0xC
 """Default mount options: user_xattr and acl."""
 JOURNAL_BACKUP = 1
-"""The superblock repeats the journal's inode."""
+"""The superblock repeats where the journal is."""
 
 
 class Compat(IntFlag):
@@ -127,11 +169,11 @@ _FEATURE_NAMES = {
     "GDT_CSUM": "uninit_bg",
     "READONLY": "read-only",
 }
-"""Features that e2fsprogs call by another name than the kernel."""
+"""Features to which e2fsprogs give a different name than the kernel."""
 
 
 def feature_names(kind: type[IntFlag], bits: int) -> list[str]:
-    """What dumpe2fs(8) calls the features in ``bits``, which are of one of the three kinds."""
+    """The names that dumpe2fs(8) gives to the features in ``bits``, which are all of one kind."""
     known = {
         flag.value: _FEATURE_NAMES.get(name, name.lower())
         for name, flag in kind.__members__.items()
@@ -152,98 +194,107 @@ RO_COMPAT = (
 )
 
 
-class Damage(Exception):
-    """What is wrong with a structure that was read. The caller knows whose it is."""
-
-
 def checksum(seed: int, data: bytes | bytearray) -> int:
-    """ext4's CRC-32C, which goes on from ``seed`` and inverts nothing."""
-    return crc32c(data, seed ^ 0xFFFFFFFF) ^ 0xFFFFFFFF
+    """ext4's CRC-32C of ``data``: it continues from ``seed``, and neither end is inverted."""
+    return crc32c(data, seed ^ _LOW_32_BITS) ^ _LOW_32_BITS
 
 
 def filesystem_seed(uuid: bytes) -> int:
-    """What all checksums but the superblock's begin with."""
-    return checksum(0xFFFFFFFF, uuid)
+    """The seed of all checksums of a filesystem but its superblock's."""
+    return checksum(SUPERBLOCK_SEED, uuid)
 
 
 def inode_seed(seed: int, number: int, generation: int = 0) -> int:
-    """What the checksums of an inode, its extents and its directory blocks begin with."""
-    return checksum(seed, _INODE_SEED.pack(number, generation))
+    """The seed of the checksums of an inode, its extent tree and its directory blocks.
+
+    ``seed`` is that of the filesystem.
+    """
+    return checksum(seed, _NUMBER_AND_GENERATION.pack(number, generation))
 
 
-_INODE_SEED = Struct("<II")
+SUPERBLOCK_SEED = _LOW_32_BITS = 0xFFFFFFFF
+_NUMBER_AND_GENERATION = Struct("<II")
 
 
 class Superblock(NamedTuple):
-    """struct ext4_super_block, up to s_checksum_seed."""
+    """struct ext4_super_block. Fields that fledge neither writes nor reads are left out."""
 
-    inodes_count: int
-    blocks_count: int
-    reserved_blocks_count: int
-    free_blocks_count: int
-    free_inodes_count: int
-    first_data_block: int
-    log_block_size: int
-    log_cluster_size: int
-    blocks_per_group: int
-    clusters_per_group: int
-    inodes_per_group: int
-    mtime: int
-    wtime: int
-    mnt_count: int
-    max_mnt_count: int
-    magic: int
-    state: int
-    errors: int
-    lastcheck: int
-    rev_level: int
-    first_ino: int
-    inode_size: int
-    block_group_nr: int
-    feature_compat: int
-    feature_incompat: int
-    feature_ro_compat: int
-    uuid: bytes
-    volume_name: bytes
-    last_mounted: bytes
-    reserved_gdt_blocks: int
-    journal_inum: int
-    last_orphan: int
-    hash_seed: bytes
-    def_hash_version: int
-    jnl_backup_type: int
-    desc_size: int
-    default_mount_opts: int
-    first_meta_bg: int
-    mkfs_time: int
-    jnl_blocks: bytes
-    """i_block of the journal's inode, then the high and the low half of its size."""
-    min_extra_isize: int
-    want_extra_isize: int
-    flags: int
-    log_groups_per_flex: int
-    checksum_type: int
-    kbytes_written: int
-    overhead_clusters: int
-    checksum_seed: int
+    inodes_count: Annotated[int, u32(0x0)]
+    blocks_count: Annotated[int, u32(0x4), u32(0x150)]
+    reserved_blocks_count: Annotated[int, u32(0x8), u32(0x154)]
+    free_blocks_count: Annotated[int, u32(0xC), u32(0x158)]
+    free_inodes_count: Annotated[int, u32(0x10)]
+    first_data_block: Annotated[int, u32(0x14)]
+    log_block_size: Annotated[int, u32(0x18)]
+    log_cluster_size: Annotated[int, u32(0x1C)]
+    blocks_per_group: Annotated[int, u32(0x20)]
+    clusters_per_group: Annotated[int, u32(0x24)]
+    inodes_per_group: Annotated[int, u32(0x28)]
+    mtime: Annotated[int, u32(0x2C)]
+    """When it was last mounted, in seconds since 1970, as all times here."""
+    wtime: Annotated[int, u32(0x30)]
+    mnt_count: Annotated[int, u16(0x34)]
+    max_mnt_count: Annotated[int, u16(0x36)]
+    magic: Annotated[int, u16(0x38)]
+    state: Annotated[int, u16(0x3A)]
+    errors: Annotated[int, u16(0x3C)]
+    lastcheck: Annotated[int, u32(0x40)]
+    rev_level: Annotated[int, u32(0x4C)]
+    first_ino: Annotated[int, u32(0x54)]
+    inode_size: Annotated[int, u16(0x58)]
+    block_group_nr: Annotated[int, u16(0x5A)]
+    feature_compat: Annotated[int, u32(0x5C)]
+    feature_incompat: Annotated[int, u32(0x60)]
+    feature_ro_compat: Annotated[int, u32(0x64)]
+    uuid: Annotated[bytes, octets(0x68, 16)]
+    volume_name: Annotated[bytes, octets(0x78, 16)]
+    last_mounted: Annotated[bytes, octets(0x88, 64)]
+    reserved_gdt_blocks: Annotated[int, u16(0xCE)]
+    journal_inum: Annotated[int, u32(0xE0)]
+    last_orphan: Annotated[int, u32(0xE8)]
+    hash_seed: Annotated[bytes, octets(0xEC, 16)]
+    def_hash_version: Annotated[int, u8(0xFC)]
+    jnl_backup_type: Annotated[int, u8(0xFD)]
+    desc_size: Annotated[int, u16(0xFE)]
+    default_mount_opts: Annotated[int, u32(0x100)]
+    first_meta_bg: Annotated[int, u32(0x104)]
+    mkfs_time: Annotated[int, u32(0x108)]
+    jnl_block: Annotated[bytes, octets(0x10C, 60)]
+    """The field ``block`` of the journal's inode."""
+    jnl_size: Annotated[int, u32(0x14C), u32(0x148)]
+    """The size of the journal in bytes."""
+    min_extra_isize: Annotated[int, u16(0x15C)]
+    want_extra_isize: Annotated[int, u16(0x15E)]
+    flags: Annotated[int, u32(0x160)]
+    log_groups_per_flex: Annotated[int, u8(0x174)]
+    checksum_type: Annotated[int, u8(0x175)]
+    kbytes_written: Annotated[int, u64(0x178)]
+    overhead_clusters: Annotated[int, u32(0x248)]
+    backup_group_1: Annotated[int, u32(0x24C)]
+    """With sparse_super2, the two groups that have a copy of the superblock, or 0."""
+    backup_group_2: Annotated[int, u32(0x250)]
+    checksum_seed: Annotated[int, u32(0x270)]
+    checksum: Annotated[int, u32(0x3FC)] = 0
+    """As it was read; `pack` computes it."""
 
     @property
     def block_size(self) -> int:
-        """Bytes."""
+        """Bytes in a block."""
         return 1024 << self.log_block_size
 
     @property
     def group_count(self) -> int:
+        """How many block groups there are."""
         return -(-(self.blocks_count - self.first_data_block) // self.blocks_per_group)
 
     @property
     def descriptor_size(self) -> int:
-        """Bytes."""
+        """Bytes in a group descriptor."""
         return self.desc_size if self.feature_incompat & Incompat.BIT64 else 32
 
     @property
     def features(self) -> list[str]:
-        """Their names in the order of dumpe2fs(8)."""
+        """The names of all features, in the order of dumpe2fs(8)."""
         return [
             *feature_names(Compat, self.feature_compat),
             *feature_names(Incompat, self.feature_incompat),
@@ -252,98 +303,101 @@ class Superblock(NamedTuple):
 
     @property
     def seed(self) -> int:
-        """What all checksums but its own begin with."""
+        """The seed of all checksums but its own."""
         if self.feature_incompat & Incompat.CSUM_SEED:
             return self.checksum_seed
         return filesystem_seed(self.uuid)
 
     def pack(self) -> bytes:
         """1024 bytes, with their checksum."""
-        halves = [divmod(count, 1 << 32) for count in self[1:4]]
-        (blocks_hi, blocks), (reserved_hi, reserved), (free_hi, free) = halves
-        low = _SUPERBLOCK_LOW.pack(self[0], blocks, reserved, free, *self[4:40])
-        counts = _HIGH_COUNTS.pack(blocks_hi, reserved_hi, free_hi)
-        high = _SUPERBLOCK_HIGH.pack(*self[40:])
-        return (data := low + counts + high) + _U32.pack(checksum(0xFFFFFFFF, data))
+        packed = bytearray(_SUPERBLOCK.pack(self))
+        _SUPERBLOCK.setter("checksum")(packed, superblock_checksum(packed))
+        return bytes(packed)
 
     @classmethod
-    def unpack(cls, data: bytes) -> Superblock:
-        """From 1024 bytes, unchecked."""
-        low = _SUPERBLOCK_LOW.unpack_from(data)
-        high = _SUPERBLOCK_HIGH.unpack_from(data, _SUPERBLOCK_LOW.size + _HIGH_COUNTS.size)
-        superblock = cls(*low, *high)
-        if not superblock.feature_incompat & Incompat.BIT64:
+    def unpack(cls, data: bytes) -> "Superblock":
+        """The superblock in these 1024 bytes. Nothing is checked."""
+        superblock = _SUPERBLOCK.unpack_from(data)
+        if superblock.feature_incompat & Incompat.BIT64:
             return superblock
-        counts = _HIGH_COUNTS.unpack_from(data, _SUPERBLOCK_LOW.size)
-        blocks, reserved, free = (
-            high << 32 | low for high, low in zip(counts, superblock[1:4], strict=True)
-        )
         return superblock._replace(
-            blocks_count=blocks, reserved_blocks_count=reserved, free_blocks_count=free
+            blocks_count=superblock.blocks_count & _LOW_32_BITS,
+            reserved_blocks_count=superblock.reserved_blocks_count & _LOW_32_BITS,
+            free_blocks_count=superblock.free_blocks_count & _LOW_32_BITS,
         )
 
 
-_U32 = Struct("<I")
-_SUPERBLOCK_LOW = Struct("<13I 5H 2xI 8xI 4xI HH3I 16s16s64s 6xH 16xI4xI 16sBBHIII 68s")
-_HIGH_COUNTS = Struct("<3I")
-_SUPERBLOCK_HIGH = Struct("<HHI 16xBB2xQ 200xI 36xI 392x")
+def superblock_checksum(data: bytes | bytearray) -> int:
+    """The checksum of a superblock in 1024 bytes, which are all before the field for it."""
+    [field] = _SUPERBLOCK.slots["checksum"]
+    return checksum(SUPERBLOCK_SEED, data[: field.offset])
+
+
+_SUPERBLOCK = Layout(Superblock, size=SUPERBLOCK_SIZE)
 
 
 class GroupDescriptor(NamedTuple):
-    """struct ext4_group_desc of 64 bytes; positions are block numbers."""
+    """struct ext4_group_desc, with its upper halves (64bit)."""
 
-    block_bitmap: int
-    inode_bitmap: int
-    inode_table: int
-    free_blocks_count: int
-    free_inodes_count: int
-    used_dirs_count: int
-    flags: int
-    block_bitmap_csum: int
-    inode_bitmap_csum: int
-    itable_unused: int
+    block_bitmap: Annotated[int, u32(0x0), u32(0x20)]
+    """The block that it is in."""
+    inode_bitmap: Annotated[int, u32(0x4), u32(0x24)]
+    """The block that it is in."""
+    inode_table: Annotated[int, u32(0x8), u32(0x28)]
+    """The first block of it."""
+    free_blocks_count: Annotated[int, u16(0xC), u16(0x2C)]
+    free_inodes_count: Annotated[int, u16(0xE), u16(0x2E)]
+    used_dirs_count: Annotated[int, u16(0x10), u16(0x30)]
+    flags: Annotated[int, u16(0x12)]
+    block_bitmap_csum: Annotated[int, u16(0x18), u16(0x38)]
+    inode_bitmap_csum: Annotated[int, u16(0x1A), u16(0x3A)]
+    itable_unused: Annotated[int, u16(0x1C), u16(0x32)]
     """Inodes at the end of the table that were never used."""
+    checksum: Annotated[int, u16(0x1E)] = 0
+    """As it was read; `pack` computes it."""
 
     def pack(self, group: int, seed: int) -> bytes:
-        """64 bytes, with their checksum."""
-        positions = [divmod(block, 1 << 32) for block in self[:3]]
-        counts = [divmod(count, 1 << 16) for count in self[3:6]]
-        block_csum, inode_csum, unused = (divmod(field, 1 << 16) for field in self[7:])
-        low = _DESCRIPTOR_LOW.pack(
-            *(low for _, low in positions),
-            *(low for _, low in counts),
-            self.flags,
-            *(block_csum[1], inode_csum[1], unused[1]),
-        )
-        high = _DESCRIPTOR_HIGH.pack(
-            *(high for high, _ in positions),
-            *(high for high, _ in counts),
-            *(unused[0], block_csum[0], inode_csum[0]),
-        )
-        total = checksum(checksum(seed, _U32.pack(group)), low + bytes(2) + high)
-        return low + _U16.pack(total & 0xFFFF) + high
+        """64 bytes, with their checksum; ``seed`` is that of the filesystem."""
+        packed = bytearray(_DESCRIPTOR.pack(self))
+        _put_descriptor_checksum(packed, descriptor_checksum(group, packed, seed))
+        return bytes(packed)
 
     @classmethod
-    def unpack(cls, data: bytes) -> GroupDescriptor:
-        """From 64 bytes, or from the 32 of a filesystem without 64bit; unchecked."""
-        low = _DESCRIPTOR_LOW.unpack_from(data)
-        size = _DESCRIPTOR_LOW.size + _U16.size
-        high = _DESCRIPTOR_HIGH.unpack_from(data.ljust(DESCRIPTOR_SIZE, b"\0"), size)
-        positions = [high << 32 | low for high, low in zip(high[:3], low[:3], strict=True)]
-        counts = [high << 16 | low for high, low in zip(high[3:6], low[3:6], strict=True)]
-        csums = [high << 16 | low for high, low in zip(high[7:], low[7:9], strict=True)]
-        return cls._make([*positions, *counts, low[6], *csums, high[6] << 16 | low[9]])
+    def unpack(cls, data: bytes) -> "GroupDescriptor":
+        """The descriptor in 64 bytes, or 32 without the feature 64bit. Nothing is checked."""
+        return _DESCRIPTOR.unpack_from(data.ljust(DESCRIPTOR_SIZE, b"\0"))
 
 
-_U16 = Struct("<H")
-_DESCRIPTOR_LOW = Struct("<3I 4H 4x HHH")
-_DESCRIPTOR_HIGH = Struct("<3I 3H H 4x HH 4x")
+def descriptor_checksum(group: int, data: bytes | bytearray, seed: int) -> int:
+    """The checksum of a group descriptor of any size (metadata_csum)."""
+    zeroed = bytearray(data)
+    _put_descriptor_checksum(zeroed, 0)
+    return checksum(seed, _U32.pack(group) + zeroed) & 0xFFFF
+
+
+def old_descriptor_checksum(group: int, data: bytes, uuid: bytes) -> int:
+    """The checksum of a group descriptor without metadata_csum (uninit_bg): CRC-16/MODBUS."""
+    [field] = _DESCRIPTOR.slots["checksum"]
+    total = 0xFFFF
+    for byte in uuid + _U32.pack(group) + data[: field.offset] + data[field.slice.stop :]:
+        total ^= byte
+        for _ in range(8):
+            total = total >> 1 ^ (0xA001 if total & 1 else 0)
+    return total
+
+
+_DESCRIPTOR = Layout(GroupDescriptor, size=DESCRIPTOR_SIZE)
+_put_descriptor_checksum = _DESCRIPTOR.setter("checksum")
+_U32 = Struct("<I")
 ZEROED = 4
-"""A flag of a group: what is unused of its inode table holds zeros."""
+"""A flag of a group: the unused part of its inode table holds zeros."""
 
 
-class InodeFlag(IntFlag):
-    """Flags of an inode that say how its content is kept."""
+class InodeFlag:
+    """Flags of an inode that say how its content is kept.
+
+    Plain numbers, for each inode is tested for several of them.
+    """
 
     IMMUTABLE = 0x10
     APPEND = 0x20
@@ -356,191 +410,179 @@ class InodeFlag(IntFlag):
     CASEFOLD = 0x40000000
 
 
-class Inode(msgspec.Struct):
-    """struct ext4_inode and, behind it, extended attributes."""
+OLD_INODE_SIZE = 128
+"""Bytes of an inode of ext2: the fields that all inodes have."""
+EXTRA_ISIZE = 32
+"""Bytes of the fields behind these."""
+XATTR_SPACE = INODE_SIZE - OLD_INODE_SIZE - EXTRA_ISIZE
+"""Bytes of an inode that its extended attributes can take."""
 
-    mode: int
+
+class Inode(msgspec.Struct, kw_only=True):
+    """struct ext4_inode, and the extended attributes behind it.
+
+    Times are as they are stored, see `pack_time`.
+    """
+
+    mode: Annotated[int, u16(0x0)]
     """With the S_IFMT bits."""
-    uid: int
-    gid: int
-    size: int
-    links: int
-    sectors: int
+    uid: Annotated[int, u16(0x2), u16(0x78)]
+    size: Annotated[int, u32(0x4), u32(0x6C)]
+    atime: Annotated[int, u32(0x8), u32(0x8C)]
+    ctime: Annotated[int, u32(0xC), u32(0x84)]
+    mtime: Annotated[int, u32(0x10), u32(0x88)]
+    dtime: Annotated[int, u32(0x14)] = 0
+    """When it was deleted, in seconds since 1970."""
+    gid: Annotated[int, u16(0x18), u16(0x7A)]
+    links: Annotated[int, u16(0x1A)]
+    sectors: Annotated[int, u32(0x1C), u16(0x74)]
     """Units of 512 bytes (or blocks, with `InodeFlag.HUGE_FILE`) in use, metadata included."""
-    flags: int
-    block: bytes
-    """60 bytes: the root of the extent tree, a short symlink, or a device number."""
-    file_acl: int
+    flags: Annotated[int, u32(0x20)]
+    block: Annotated[bytes, octets(0x28, INODE_BLOCK_SIZE)]
+    """The root of the extent tree, the target of a short symlink, or a device number."""
+    generation: Annotated[int, u32(0x64)] = 0
+    file_acl: Annotated[int, u32(0x68), u16(0x76)]
     """The block with more extended attributes, or 0."""
-    atime: int
-    """Times are nanoseconds since 1970."""
-    ctime: int
-    mtime: int
-    crtime: int
+    checksum: Annotated[int, u16(0x7C), u16(0x82)] = 0
+    """As it was read; `pack` computes it."""
+    extra_isize: Annotated[int, u16(0x80)] = EXTRA_ISIZE
+    """Bytes of the fields from this one on."""
+    crtime: Annotated[int, u32(0x90), u32(0x94)]
     xattrs: bytes = b""
-    """What follows the fields."""
-    dtime: int = 0
-    generation: int = 0
+    """All bytes behind the fields."""
 
     def pack(self, number: int, seed: int) -> bytes:
-        """256 bytes, with their checksum."""
-        ctime, ctime_extra = pack_time(self.ctime)
-        mtime, mtime_extra = pack_time(self.mtime)
-        atime, atime_extra = pack_time(self.atime)
-        crtime, crtime_extra = pack_time(self.crtime)
-        fields = bytearray(
-            _INODE.pack(
-                self.mode,
-                self.uid & 0xFFFF,
-                self.size & 0xFFFFFFFF,
-                atime,
-                ctime,
-                mtime,
-                self.dtime,
-                self.gid & 0xFFFF,
-                self.links,
-                self.sectors & 0xFFFFFFFF,
-                self.flags,
-                self.block,
-                self.generation,
-                self.file_acl & 0xFFFFFFFF,
-                self.size >> 32,
-                self.sectors >> 32,
-                self.file_acl >> 32,
-                self.uid >> 16,
-                self.gid >> 16,
-                0,
-                EXTRA_ISIZE,
-                0,
-                ctime_extra,
-                mtime_extra,
-                atime_extra,
-                crtime,
-                crtime_extra,
-            )
-        )
-        fields += self.xattrs.ljust(XATTR_SPACE, b"\0")
-        total = checksum(inode_seed(seed, number, self.generation), fields)
-        _U16.pack_into(fields, INODE_CHECKSUM_LOW, total & 0xFFFF)
-        _U16.pack_into(fields, INODE_CHECKSUM_HIGH, total >> 16)
-        return bytes(fields)
+        """256 bytes, with their checksum; ``seed`` is that of the filesystem."""
+        packed = bytearray(INODE.pack(self))
+        if self.checksum:
+            _put_inode_checksum(packed, 0)
+        packed += self.xattrs.ljust(XATTR_SPACE, b"\0")
+        total = checksum(inode_seed(seed, number, self.generation), packed)
+        _put_inode_checksum(packed, total)
+        return bytes(packed)
 
     @classmethod
-    def unpack(cls, data: bytes) -> Inode:
-        """From the bytes of an inode of any size from 128, unchecked."""
-        (extra_isize,) = _U16.unpack_from(data.ljust(_INODE.size, b"\0"), OLD_INODE_SIZE)
-        # What lies behind the extra fields that there are belongs to extended attributes.
-        known = data[: OLD_INODE_SIZE + extra_isize].ljust(_INODE.size, b"\0")
-        fields = _INODE.unpack_from(known)
-        mode, uid, size, atime, ctime, mtime, dtime, gid, links, sectors, flags, block = fields[:12]
-        generation, acl, size_hi, sectors_hi, acl_hi, uid_hi, gid_hi = fields[12:19]
-        ctime_extra, mtime_extra, atime_extra, crtime, crtime_extra = fields[22:]
-        return cls(
-            mode=mode,
-            uid=uid_hi << 16 | uid,
-            gid=gid_hi << 16 | gid,
-            size=size_hi << 32 | size,
-            links=links,
-            sectors=sectors_hi << 32 | sectors,
-            flags=flags,
-            block=block,
-            file_acl=acl_hi << 32 | acl,
-            atime=unpack_time(atime, atime_extra),
-            ctime=unpack_time(ctime, ctime_extra),
-            mtime=unpack_time(mtime, mtime_extra),
-            crtime=unpack_time(crtime, crtime_extra),
-            xattrs=data[OLD_INODE_SIZE + extra_isize :] if extra_isize else b"",
-            dtime=dtime,
-            generation=generation,
-        )
+    def unpack(cls, data: bytes) -> "Inode":
+        """The inode in these 128 or more bytes. Nothing is checked."""
+        # There may be fewer extra fields. Extended attributes follow the last one.
+        end = OLD_INODE_SIZE + int.from_bytes(data[_EXTRA_ISIZE_BYTES], "little")
+        inode = INODE.unpack_from(data[:end].ljust(INODE.size, b"\0"))
+        if inode.extra_isize:
+            inode.xattrs = data[end:]
+        return inode
 
 
-_INODE = Struct("<HHI 4I HHII 4x 60s III 4x HHHHH 2x HH 5I 8x")
-OLD_INODE_SIZE = 128
-EXTRA_ISIZE = _INODE.size - OLD_INODE_SIZE
-XATTR_SPACE = INODE_SIZE - _INODE.size
-"""Bytes of an inode that its extended attributes can have."""
-INODE_CHECKSUM_LOW = 124
-INODE_CHECKSUM_HIGH = 130
+INODE = Layout(Inode, size=OLD_INODE_SIZE + EXTRA_ISIZE)
+_put_inode_checksum = INODE.setter("checksum")
+_EXTRA_ISIZE_BYTES = INODE.slots["extra_isize"][0].slice
 
 MIN_SECONDS, MAX_SECONDS = -(1 << 31), (1 << 34) - (1 << 31) - 1
-"""Times from 1901 to 2446; the kernel too moves others to the nearest of these."""
+"""Times from 1901 to 2446. The kernel too moves others to the nearest of these."""
 
 
 @lru_cache(maxsize=1024)
-def pack_time(time_ns: int) -> tuple[int, int]:
-    """The low 32 bits of the seconds, and the nanoseconds with two more bits of them."""
+def pack_time(time_ns: int) -> int:
+    """Nanoseconds since 1970 as an inode stores them.
+
+    From the lowest bit: 32 bits of the seconds, two more bits of them, 30 bits of nanoseconds.
+    """
     seconds, nanoseconds = divmod(time_ns, NANOSECONDS)
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
         seconds, nanoseconds = min(max(seconds, MIN_SECONDS), MAX_SECONDS), 0
-    # The kernel adds these two bits to the sign-extended low half.
-    return seconds & 0xFFFFFFFF, nanoseconds << 2 | (seconds + (1 << 31)) >> 32
+    # The kernel adds the two bits to the lower 32, which it takes as signed.
+    epoch = (seconds + (1 << 31)) >> 32
+    return seconds & _LOW_32_BITS | epoch << 32 | nanoseconds << 34
 
 
-def unpack_time(low: int, extra: int) -> int:
-    """Nanoseconds since 1970."""
-    seconds = low - ((low & 0x80000000) << 1) + ((extra & 3) << 32)
-    return seconds * NANOSECONDS + (extra >> 2)
+@lru_cache(maxsize=1024)
+def unpack_time(stored: int) -> int:
+    """Nanoseconds since 1970, from the form that `pack_time` gives."""
+    seconds = (stored & 0x7FFFFFFF) - (stored & 0x80000000) + (stored & 3 << 32)
+    return seconds * NANOSECONDS + (stored >> 34)
 
 
 EXTENT_MAGIC = 0xF30A
-EXTENT_HEADER = Struct("<HHHHI")
-"""Magic, entries, how many there is room for, depth, generation."""
-EXTENT = Struct("<IHHI")
-"""First logical block, length, high and low half of the first physical block."""
-EXTENT_INDEX = Struct("<IIH2x")
-"""First logical block, low and high half of the block one level down."""
-EXTENTS_IN_INODE = 4
-EXTENTS_PER_BLOCK = (BLOCK_SIZE - EXTENT_HEADER.size - 4) // EXTENT.size
-MAX_EXTENT = 1 << 15
-"""Blocks in one extent; longer ones are unwritten and `MAX_EXTENT` too long."""
+
+
+class ExtentHeader(NamedTuple):
+    """struct ext4_extent_header, the beginning of each node of an extent tree."""
+
+    magic: Annotated[int, u16(0x0)]
+    entries: Annotated[int, u16(0x2)]
+    max: Annotated[int, u16(0x4)]
+    """Entries that there is room for."""
+    depth: Annotated[int, u16(0x6)]
+    """Levels below this one; 0 in a leaf."""
 
 
 class Extent(NamedTuple):
-    """Blocks of a file that follow each other on disk."""
+    """struct ext4_extent: blocks of a file that follow each other on disk."""
 
-    logical: int
-    physical: int
-    length: int
+    logical: Annotated[int, u32(0x0)]
+    """The first of them, counted from the beginning of the file."""
+    length: Annotated[int, u16(0x4)]
+    """How many they are."""
+    physical: Annotated[int, u32(0x8), u16(0x6)]
+    """The first of them, counted from the beginning of the filesystem."""
+
+
+class ExtentIndex(NamedTuple):
+    """struct ext4_extent_idx: a node of the next level of an extent tree."""
+
+    logical: Annotated[int, u32(0x0)]
+    """The first block of the file that it leads to."""
+    leaf: Annotated[int, u32(0x4), u16(0x8)]
+    """The block on disk with the node."""
+
+
+EXTENT_HEADER = Layout(ExtentHeader, size=12)
+EXTENT = Layout(Extent, size=12)
+EXTENT_INDEX = Layout(ExtentIndex, size=12)
+CHECKSUM_SIZE = 4
+"""Bytes of the checksum behind the entries of a node in a block."""
+EXTENTS_IN_INODE = 4
+EXTENTS_PER_BLOCK = (BLOCK_SIZE - EXTENT_HEADER.size - CHECKSUM_SIZE) // EXTENT.size
+MAX_EXTENT = 1 << 15
+"""Blocks in one extent. A larger length means an unwritten one, `MAX_EXTENT` blocks shorter."""
 
 
 def pack_extents(
     extents: Sequence[Extent], tree_blocks: Sequence[int], seed: int
 ) -> tuple[bytes, list[bytes]]:
-    """The root of an extent tree, 60 bytes for the inode, and what goes into ``tree_blocks``.
+    """The root of an extent tree, 60 bytes for the inode, and the contents of ``tree_blocks``.
 
-    There must be `extent_tree_blocks` of them; ``seed`` is the `inode_seed`.
+    These are the blocks for its other nodes, as many as `extent_tree_blocks` says. ``seed`` is the
+    `inode_seed`.
     """
-    entries = [
-        EXTENT.pack(logical, length, physical >> 32, physical & _LOW)
-        for logical, physical, length in extents
-    ]
+    entries = list(map(EXTENT.pack, extents))
     firsts = [extent.logical for extent in extents] if tree_blocks else []
     blocks: list[bytes] = []
     depth = 0
     while len(entries) > EXTENTS_IN_INODE:
-        level = range(0, len(entries), EXTENTS_PER_BLOCK)
         positions = tree_blocks[len(blocks) :]
-        for start in level:
-            some = entries[start : start + EXTENTS_PER_BLOCK]
-            header = EXTENT_HEADER.pack(EXTENT_MAGIC, len(some), EXTENTS_PER_BLOCK, depth, 0)
-            data = (header + b"".join(some)).ljust(BLOCK_SIZE - 4, b"\0")
-            blocks.append(data + _U32.pack(checksum(seed, data)))
+        for start in range(0, len(entries), EXTENTS_PER_BLOCK):
+            node = _node(entries[start : start + EXTENTS_PER_BLOCK], EXTENTS_PER_BLOCK, depth)
+            node = node.ljust(BLOCK_SIZE - CHECKSUM_SIZE, b"\0")
+            blocks.append(node + checksum(seed, node).to_bytes(CHECKSUM_SIZE, "little"))
         firsts = firsts[::EXTENTS_PER_BLOCK]
-        entries = [
-            EXTENT_INDEX.pack(first, block & _LOW, block >> 32)
-            for first, block in zip(firsts, positions, strict=False)
-        ]
+        entries = list(map(EXTENT_INDEX.pack, map(ExtentIndex, firsts, positions)))
         depth += 1
-    header = EXTENT_HEADER.pack(EXTENT_MAGIC, len(entries), EXTENTS_IN_INODE, depth, 0)
-    return (header + b"".join(entries)).ljust(INODE_BLOCK_SIZE, b"\0"), blocks
+    return _node(entries, EXTENTS_IN_INODE, depth).ljust(INODE_BLOCK_SIZE, b"\0"), blocks
 
 
-_LOW = 0xFFFFFFFF
+def _node(entries: Sequence[bytes], room: int, depth: int) -> bytes:
+    """A node of an extent tree, up to its last entry."""
+    header = _extent_header(len(entries), room, depth)
+    return header + b"".join(entries)
+
+
+@lru_cache
+def _extent_header(entries: int, room: int, depth: int) -> bytes:
+    return EXTENT_HEADER.pack(ExtentHeader(EXTENT_MAGIC, entries, room, depth))
 
 
 def extent_tree_blocks(extents: int) -> int:
-    """Blocks that the tree over so many extents needs beside its root in the inode."""
+    """Blocks that a tree with so many extents takes, beside its root in the inode."""
     blocks = 0
     while extents > EXTENTS_IN_INODE:
         extents = -(-extents // EXTENTS_PER_BLOCK)
@@ -548,11 +590,23 @@ def extent_tree_blocks(extents: int) -> int:
     return blocks
 
 
+class DeviceNumber(NamedTuple):
+    """The field ``block`` of the inode of a device. One of the two is 0."""
+
+    old: Annotated[int, u32(0x0)]
+    """8 bits each for the major and the minor number."""
+    new: Annotated[int, u32(0x4)]
+    """In the encoding of `new_device`."""
+
+
+_DEVICE_NUMBER = Layout(DeviceNumber, size=INODE_BLOCK_SIZE)
+
+
 def pack_device(major: int, minor: int) -> bytes:
-    """A device number in the 60 bytes of its inode: the old or the new encoding."""
+    """A device number as the 60 bytes of its inode's field ``block``."""
     if major < 256 and minor < 256:
-        return _U32.pack(major << 8 | minor).ljust(INODE_BLOCK_SIZE, b"\0")
-    return (bytes(4) + _U32.pack(new_device(major, minor))).ljust(INODE_BLOCK_SIZE, b"\0")
+        return _DEVICE_NUMBER.pack(DeviceNumber(old=major << 8 | minor, new=0))
+    return _DEVICE_NUMBER.pack(DeviceNumber(old=0, new=new_device(major, minor)))
 
 
 def new_device(major: int, minor: int) -> int:
@@ -561,33 +615,55 @@ def new_device(major: int, minor: int) -> int:
 
 
 def unpack_device(block: bytes) -> tuple[int, int]:
-    """Major and minor number."""
-    old, new = _TWO_U32.unpack_from(block)
+    """The major and minor number in an inode's field ``block``."""
+    old, new = _DEVICE_NUMBER.unpack_from(block)
     if old:
         return old >> 8 & 0xFF, old & 0xFF
     return new >> 8 & 0xFFF, new & 0xFF | new >> 12 & 0xFFF00
 
 
-_TWO_U32 = Struct("<II")
+class JournalSuperblock(NamedTuple):
+    """struct journal_superblock_s, in the first block of a journal."""
 
+    magic: Annotated[int, u32(0x0)]
+    blocktype: Annotated[int, u32(0x4)]
+    blocksize: Annotated[int, u32(0xC)]
+    maxlen: Annotated[int, u32(0x10)]
+    """Blocks in the journal."""
+    first: Annotated[int, u32(0x14)]
+    """The first block for transactions."""
+    sequence: Annotated[int, u32(0x18)]
+    """The number of the first transaction."""
+    start: Annotated[int, u32(0x1C)]
+    """The block that it is in, or 0 if the journal is empty."""
+    uuid: Annotated[bytes, octets(0x30, 16)]
+    nr_users: Annotated[int, u32(0x40)]
+
+
+_JOURNAL_SUPERBLOCK = Layout(JournalSuperblock, size=BLOCK_SIZE, order="big")
 JOURNAL_MAGIC = 0xC03B3998
 JOURNAL_SUPERBLOCK_V2 = 4
-_JOURNAL_SUPERBLOCK = Struct(">3I 5I 16x 16s I")
 
 
 def pack_journal(blocks: int, uuid: bytes) -> bytes:
-    """The first block of an empty journal of that many (struct journal_superblock_s)."""
-    first, sequence, start = 1, 1, 0
+    """The first block of an empty journal of that many; the others are zeros."""
     return _JOURNAL_SUPERBLOCK.pack(
-        *(JOURNAL_MAGIC, JOURNAL_SUPERBLOCK_V2, 0),
-        *(BLOCK_SIZE, blocks, first, sequence, start),
-        uuid,
-        1,
-    ).ljust(BLOCK_SIZE, b"\0")
+        JournalSuperblock(
+            magic=JOURNAL_MAGIC,
+            blocktype=JOURNAL_SUPERBLOCK_V2,
+            blocksize=BLOCK_SIZE,
+            maxlen=blocks,
+            first=1,
+            sequence=1,
+            start=0,
+            uuid=uuid,
+            nr_users=1,
+        )
+    )
 
 
 def has_superblock(group: int) -> bool:
-    """Whether a group has a copy (sparse_super): 0, 1, and powers of 3, 5 and 7."""
+    """Whether a group has a copy of the superblock (sparse_super): 0, 1, powers of 3, 5 and 7."""
     if group <= 1:
         return True
     for base in (3, 5, 7):

@@ -1,8 +1,8 @@
-"""An ext2, ext3 or ext4 image as inodes: the fields of each, and the blocks it has.
+"""Reads the inodes of an ext2, ext3 or ext4 image, and finds their blocks.
 
-Documentation/filesystems/ext4 of the kernel, and what fs/ext4 does where that is silent.
-Checksums are verified wherever the filesystem has them. Nothing outside of the image is ever
-read, and whatever its bytes are, they cost bounded memory and time.
+It follows Documentation/filesystems/ext4 in the kernel's sources, and the code in fs/ext4 where
+that is silent. Checksums are verified wherever the filesystem has them. Nothing outside of the
+image is ever read, and memory and time are bounded whatever its bytes are.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from struct import Struct
 
-from fledge.errors import CorruptError, FledgeError
+from fledge.errors import CorruptError, FledgeError, MalformedError
 from fledge.ext4.structures import (
+    CHECKSUM_SIZE,
     CRC32C,
     DESCRIPTOR_SIZE,
     DIRECT_BLOCKS,
@@ -22,8 +23,7 @@ from fledge.ext4.structures import (
     EXTENT_HEADER,
     EXTENT_INDEX,
     EXTENT_MAGIC,
-    INODE_CHECKSUM_HIGH,
-    INODE_CHECKSUM_LOW,
+    INODE,
     LOST_AND_FOUND,
     MAGIC,
     MAX_EXTENT,
@@ -31,7 +31,6 @@ from fledge.ext4.structures import (
     SUPERBLOCK_OFFSET,
     SUPERBLOCK_SIZE,
     Compat,
-    Damage,
     Extent,
     GroupDescriptor,
     Incompat,
@@ -40,9 +39,12 @@ from fledge.ext4.structures import (
     RoCompat,
     Superblock,
     checksum,
+    descriptor_checksum,
     feature_names,
     has_superblock,
     inode_seed,
+    old_descriptor_checksum,
+    superblock_checksum,
 )
 
 READABLE = (
@@ -58,38 +60,38 @@ READABLE = (
     | Incompat.INLINE_DATA
     | Incompat.CASEFOLD
 )
-"""What else there is changes what bytes mean. Features of the other kinds do not."""
+"""Any other incompatible feature changes the format in a way that is not understood here."""
 
 MAX_KEPT = 1 << 30
-"""Bytes of memory, roughly, that an image may need: two million files. Large images have some
-hundred thousand."""
+"""Bytes of memory, roughly, that an image may take. They are enough for two million files; large
+images have some hundred thousand."""
 
 EXTENT_COST = 200
-"""What a run of blocks counts of `MAX_KEPT`."""
+"""What an extent counts towards `MAX_KEPT`."""
 GROUP_COST = 512
+"""What a block group counts towards `MAX_KEPT`."""
 
 MAX_LOG_BLOCK_SIZE = 6
 MAX_DESCRIPTOR_SIZE = 1024
 MAX_EXTENT_DEPTH = 5
 MAX_BLOCKS_IN_FILE = 1 << 32
 
-_BACKUP_GROUPS = 588
-_SUPERBLOCK_CHECKSUM = SUPERBLOCK_SIZE - 4
-_DESCRIPTOR_CHECKSUM = 30
-_U16 = Struct("<H")
-_U32 = Struct("<I")
-_TWO_U32 = Struct("<II")
-_FIRST_LOGICAL = Struct(f"<{EXTENT_HEADER.size}xI")
-"""What both kinds of entries in an extent tree begin with."""
+_POINTER = Struct("<I")
+"""A block number in an inode without extents, or in a block of pointers."""
 
 
 class Volume:
-    """The filesystem in the image that ``descriptor`` has open; ``path`` is for messages.
+    """The filesystem in an image.
 
-    All that is not as it must be raises `Damage`, and what cannot be read `FledgeError`.
+    Its methods raise `MalformedError` if the image breaks the rules of the format.
     """
 
     def __init__(self, descriptor: int, path: Path) -> None:
+        """Read what all else depends on from ``descriptor``; ``path`` is for messages.
+
+        Raises `CorruptError` if there is no such filesystem, `FledgeError` if it cannot be read,
+        and `MalformedError`.
+        """
         self._descriptor = descriptor
         data = os.pread(descriptor, SUPERBLOCK_SIZE, SUPERBLOCK_OFFSET)
         self.superblock = _superblock(data, os.lseek(descriptor, 0, os.SEEK_END), path)
@@ -98,51 +100,51 @@ class Volume:
         self.seed = self.superblock.seed
         self._unused = self.superblock.blocks_count
         self._memory = MAX_KEPT
-        self._inode_tables = self._read_inode_tables(_TWO_U32.unpack_from(data, _BACKUP_GROUPS))
+        self._inode_tables = self._read_inode_tables()
 
     def charge(self, cost: int) -> None:
-        """Count ``cost`` bytes of memory."""
+        """Count ``cost`` bytes of memory towards `MAX_KEPT`."""
         self._memory -= cost
         if self._memory < 0:
-            raise Damage(f"there are more than {MAX_KEPT} bytes of metadata")
+            raise MalformedError(f"there are more than {MAX_KEPT} bytes of metadata")
 
     def block(self, number: int) -> bytes:
-        """A block of metadata, which is not counted yet as that of an inode."""
+        """A block of metadata that does not belong to the content of an inode."""
         self._use(1)
         self._check_range(number, 1)
         return self._read(number * self.block_size, self.block_size)
 
     def inode(self, number: int) -> Inode:
-        """The inode of that number."""
+        """The inode of that number, with its checksum verified."""
         superblock = self.superblock
         if not 1 <= number <= superblock.inodes_count:
-            raise Damage(f"there are only {superblock.inodes_count} inodes")
+            raise MalformedError(f"there are only {superblock.inodes_count} inodes")
         group, index = divmod(number - 1, superblock.inodes_per_group)
         position = self._inode_tables[group] * self.block_size + index * superblock.inode_size
         data = self._read(position, superblock.inode_size)
-        extra = _U16.unpack_from(data, OLD_INODE_SIZE)[0] if len(data) > OLD_INODE_SIZE else 0
-        if extra % 4 or extra > superblock.inode_size - OLD_INODE_SIZE:
-            raise Damage(f"{extra} is no size of its extra fields")
         inode = Inode.unpack(data)
+        extra = inode.extra_isize
+        if extra % 4 or extra > superblock.inode_size - OLD_INODE_SIZE:
+            raise MalformedError(f"its extra fields cannot have {extra} bytes")
         seed = inode_seed(self.seed, number, inode.generation)
-        if self.has_checksums and not _is_intact_inode(data, seed, has_high=extra >= 4):
-            raise Damage("its checksum is wrong")
+        if self.has_checksums and not _is_intact_inode(inode, data, seed):
+            raise MalformedError("its checksum is wrong")
         return inode
 
     def extents(self, number: int, inode: Inode) -> list[Extent]:
-        """Where its blocks are, in order; what is missing reads as zeros."""
+        """The extents of an inode in order. Everything between them reads as zeros."""
         if inode.size > MAX_BLOCKS_IN_FILE * self.block_size:
-            raise Damage(f"{inode.size} bytes are too many for a file")
+            raise MalformedError(f"{inode.size} bytes are too many for a file")
         if not inode.flags & InodeFlag.EXTENTS:
             return self._merged(self._mapped(inode.block, self._block_count(inode)))
         seed = inode_seed(self.seed, number, inode.generation)
-        depth = EXTENT_HEADER.unpack_from(inode.block)[3]
+        depth = EXTENT_HEADER.unpack_from(inode.block).depth
         if depth > MAX_EXTENT_DEPTH:
-            raise Damage("its extent tree is too deep")
+            raise MalformedError("its extent tree is too deep")
         return self._merged(self._extents_below(inode.block, depth, seed))
 
     def blocks(self, number: int, inode: Inode) -> Iterator[bytes]:
-        """All blocks of an inode that is metadata, and so has no holes."""
+        """The blocks of an inode whose content is metadata, which has no holes."""
         count = self._block_count(inode)
         position = 0
         for extent in self.extents(number, inode):
@@ -154,30 +156,30 @@ class Volume:
                 yield self._read(block * self.block_size, self.block_size)
                 position += 1
         if position < count:
-            raise Damage(f"its block {position} is missing")
+            raise MalformedError(f"its block {position} is missing")
 
     def _use(self, blocks: int) -> None:
-        """Count blocks that have a user. No two share one, which bounds all that is to be read."""
+        """Count blocks in use. None is used twice, so there are at most all of the filesystem."""
         self._unused -= blocks
         if self._unused < 0:
-            raise Damage("more blocks are in use than there are")
+            raise MalformedError("more blocks are in use than there are")
 
     def _block_count(self, inode: Inode) -> int:
         return -(-inode.size // self.block_size)
 
     def _read(self, position: int, size: int) -> bytes:
         if position + size > self.superblock.blocks_count * self.block_size:
-            raise Damage("it is beyond the end of the filesystem")
+            raise MalformedError("it is beyond the end of the filesystem")
         data = os.pread(self._descriptor, size, position)
         if len(data) < size:
-            raise Damage("the image is shorter than it was")
+            raise MalformedError("the image is shorter than it was")
         return data
 
     def _check_range(self, block: int, length: int) -> None:
         if not self.superblock.first_data_block < block <= self.superblock.blocks_count - length:
-            raise Damage(f"it uses block {block}, which no file can have")
+            raise MalformedError(f"it uses block {block}, which no file can have")
 
-    def _read_inode_tables(self, backups: tuple[int, ...]) -> list[int]:
+    def _read_inode_tables(self) -> list[int]:
         """The first block of the inodes of each group."""
         size = self.superblock.descriptor_size
         groups = range(self.superblock.group_count)
@@ -185,16 +187,19 @@ class Volume:
         self.charge(len(groups) * GROUP_COST)
         tables: list[int] = []
         for start in groups[::per_block]:
-            block = self.block(self._descriptors_at(start, per_block, backups))
+            block = self.block(self._descriptors_at(start, per_block))
             for group in groups[start : start + per_block]:
                 data = block[group % per_block * size :][:size]
-                if not self._is_intact_descriptor(group, data):
-                    raise Damage(f"the checksum of the descriptor of group {group} is wrong")
-                tables.append(GroupDescriptor.unpack(data).inode_table)
+                descriptor = GroupDescriptor.unpack(data)
+                if not self._is_intact_descriptor(group, descriptor, data):
+                    raise MalformedError(
+                        f"the checksum of the descriptor of group {group} is wrong"
+                    )
+                tables.append(descriptor.inode_table)
         return tables
 
-    def _descriptors_at(self, group: int, per_block: int, backups: tuple[int, ...]) -> int:
-        """The block of descriptors from that of ``group`` on.
+    def _descriptors_at(self, group: int, per_block: int) -> int:
+        """The block with the descriptors of ``group`` and those after it.
 
         They follow the superblock, or with meta_bg its copy in the group, if it has one.
         """
@@ -208,117 +213,121 @@ class Volume:
         ):
             return copy + 1 + index
         if superblock.feature_compat & Compat.SPARSE_SUPER2:
-            has_copy = group in backups
+            has_copy = group in (superblock.backup_group_1, superblock.backup_group_2)
         else:
             sparse = superblock.feature_ro_compat & RoCompat.SPARSE_SUPER
             has_copy = not sparse or has_superblock(group)
         return superblock.first_data_block + group * superblock.blocks_per_group + has_copy
 
-    def _is_intact_descriptor(self, group: int, data: bytes) -> bool:
-        before, after = data[:_DESCRIPTOR_CHECKSUM], data[_DESCRIPTOR_CHECKSUM + 2 :]
+    def _is_intact_descriptor(self, group: int, descriptor: GroupDescriptor, data: bytes) -> bool:
+        """Whether the checksum in ``data``, which is this descriptor, is right or not in use."""
         if self.has_checksums:
-            total = checksum(self.seed, _U32.pack(group) + before + bytes(2) + after) & 0xFFFF
-        elif self.superblock.feature_ro_compat & RoCompat.GDT_CSUM:
-            total = _crc16(self.superblock.uuid + _U32.pack(group) + before + after)
-        else:
-            return True
-        return data[_DESCRIPTOR_CHECKSUM:][:2] == _U16.pack(total)
+            return descriptor.checksum == descriptor_checksum(group, data, self.seed)
+        if self.superblock.feature_ro_compat & RoCompat.GDT_CSUM:
+            uuid = self.superblock.uuid
+            return descriptor.checksum == old_descriptor_checksum(group, data, uuid)
+        return True
 
     def _extents_below(self, node: bytes, depth: int, seed: int) -> Iterator[Extent]:
-        """What a node of an extent tree leads to; its physical block is 0 if it was not written."""
-        magic, count, room, own_depth, _ = EXTENT_HEADER.unpack_from(node)
-        end = EXTENT_HEADER.size + room * EXTENT.size
-        if magic != EXTENT_MAGIC or own_depth != depth or count > room or end > len(node):
-            raise Damage("its extent tree is malformed")
-        entries = node[EXTENT_HEADER.size : EXTENT_HEADER.size + count * EXTENT.size]
+        """All extents below a node of an extent tree. Unwritten ones have the physical block 0."""
+        header = EXTENT_HEADER.unpack_from(node)
+        end = EXTENT_HEADER.size + header.max * EXTENT.size
+        is_well_formed = (
+            header.magic == EXTENT_MAGIC
+            and header.depth == depth
+            and header.entries <= header.max
+            and end <= len(node)
+        )
+        if not is_well_formed:
+            raise MalformedError("its extent tree is malformed")
+        entries = node[EXTENT_HEADER.size :][: header.entries * EXTENT.size]
         if depth == 0:
-            for logical, length, high, low in EXTENT.iter_unpack(entries):
-                written = length <= MAX_EXTENT
-                blocks = length if written else length - MAX_EXTENT
-                physical = high << 32 | low
-                if not blocks:
-                    raise Damage("one of its extents is empty")
-                self._check_range(physical, blocks)
-                yield Extent(logical, physical if written else 0, blocks)
+            for extent in EXTENT.iter_unpack(entries):
+                is_written = extent.length <= MAX_EXTENT
+                length = extent.length if is_written else extent.length - MAX_EXTENT
+                if not length:
+                    raise MalformedError("one of its extents is empty")
+                self._check_range(extent.physical, length)
+                yield extent if is_written else extent._replace(length=length, physical=0)
             return
-        for logical, low, high in EXTENT_INDEX.iter_unpack(entries):
-            child = self.block(high << 32 | low)
+        for index in EXTENT_INDEX.iter_unpack(entries):
+            child = self.block(index.leaf)
             if self.has_checksums and not _is_intact_extent_block(child, seed):
-                raise Damage("the checksum of its extent tree is wrong")
-            count, (first,) = EXTENT_HEADER.unpack_from(child)[1], _FIRST_LOGICAL.unpack_from(child)
-            if count == 0 or first != logical:
-                raise Damage("its extent tree is malformed")
+                raise MalformedError("the checksum of its extent tree is wrong")
+            # Extents and indexes begin with the same field.
+            first = EXTENT_INDEX.unpack_from(child, EXTENT_HEADER.size).logical
+            if not EXTENT_HEADER.unpack_from(child).entries or first != index.logical:
+                raise MalformedError("its extent tree is malformed")
             yield from self._extents_below(child, depth - 1, seed)
 
     def _mapped(self, pointers: bytes, count: int) -> Iterator[Extent]:
-        """The first ``count`` blocks of a file of ext2 or ext3, block by block.
+        """The first ``count`` blocks of a file of ext2 or ext3, one by one.
 
-        After the pointers to the first twelve come those to a block of pointers, to a block of
-        pointers to such blocks, and one more level.
+        The first twelve pointers lead to blocks of the file, the next one to a block of pointers,
+        then one to a block of pointers to such blocks, and the last one goes a level further.
         """
         first = 0
-        for index, (pointer,) in enumerate(_U32.iter_unpack(pointers)):
+        for index, (pointer,) in enumerate(_POINTER.iter_unpack(pointers)):
             level = max(0, index - DIRECT_BLOCKS + 1)
             yield from self._mapped_below(pointer, level, first, count)
-            first += (self.block_size // _U32.size) ** level
+            first += (self.block_size // _POINTER.size) ** level
 
     def _mapped_below(self, pointer: int, level: int, first: int, count: int) -> Iterator[Extent]:
+        """The blocks that a pointer leads to; ``first`` is the position of the first of them."""
         if not pointer or first >= count:
             return
         if level == 0:
             self._check_range(pointer, 1)
-            yield Extent(first, pointer, 1)
+            yield Extent(logical=first, length=1, physical=pointer)
             return
-        step = (self.block_size // _U32.size) ** (level - 1)
-        for (below,) in _U32.iter_unpack(self.block(pointer)):
+        step = (self.block_size // _POINTER.size) ** (level - 1)
+        for (below,) in _POINTER.iter_unpack(self.block(pointer)):
             if below:
                 yield from self._mapped_below(below, level - 1, first, count)
             first += step
 
     def _merged(self, extents: Iterable[Extent]) -> list[Extent]:
-        """What is written, in as few pieces as can be."""
+        """The written extents, with adjacent ones joined."""
         merged: list[Extent] = []
         end = 0
         for extent in extents:
-            logical, physical, length = extent
-            self._use(length)
-            if logical < end:
-                raise Damage("its blocks overlap, or are out of order")
+            self._use(extent.length)
+            if extent.logical < end:
+                raise MalformedError("its blocks overlap, or are out of order")
             last = merged[-1] if merged else None
             if (
-                physical
+                extent.physical
                 and last
-                and last.logical + last.length == logical
-                and last.physical + last.length == physical
+                and last.logical + last.length == extent.logical
+                and last.physical + last.length == extent.physical
             ):
-                merged[-1] = last._replace(length=last.length + length)
-            elif physical:
+                merged[-1] = last._replace(length=last.length + extent.length)
+            elif extent.physical:
                 self.charge(EXTENT_COST)
                 merged.append(extent)
-            end = logical + length
+            end = extent.logical + extent.length
         return merged
 
 
 def _superblock(data: bytes, size: int, path: Path) -> Superblock:
-    """The superblock of an image of so many bytes, if it is one that can be read."""
+    """The superblock in ``data``, checked, of an image of ``size`` bytes."""
     if len(data) < SUPERBLOCK_SIZE or (superblock := Superblock.unpack(data)).magic != MAGIC:
         raise CorruptError(
-            f"{path} is no ext2, ext3 or ext4 filesystem",
-            "The image of a whole disk has partitions; take the one that holds the filesystem.",
+            f"{path} is not an ext2, ext3 or ext4 filesystem",
+            "If it is the image of a whole disk, take the partition with the filesystem.",
         )
     if superblock.rev_level < DYNAMIC_REVISION:
         superblock = superblock._replace(inode_size=OLD_INODE_SIZE, first_ino=LOST_AND_FOUND)
     if superblock.feature_ro_compat & RoCompat.METADATA_CSUM:
-        total = checksum(0xFFFFFFFF, data[:_SUPERBLOCK_CHECKSUM])
-        stored = _U32.unpack_from(data, _SUPERBLOCK_CHECKSUM)[0]
-        if superblock.checksum_type != CRC32C or total != stored:
-            raise Damage("the checksum of its superblock is wrong")
+        total = superblock_checksum(data)
+        if superblock.checksum_type != CRC32C or superblock.checksum != total:
+            raise MalformedError("the checksum of its superblock is wrong")
     _check_features(superblock, path)
     if not _is_possible(superblock):
-        raise Damage("the numbers in its superblock contradict each other")
+        raise MalformedError("the numbers in its superblock contradict each other")
     if superblock.blocks_count * superblock.block_size > size:
         needed = superblock.blocks_count * superblock.block_size
-        raise Damage(f"it is cut off: it has {size} bytes, and its filesystem {needed}")
+        raise MalformedError(f"it is cut off: it has {size} bytes, and its filesystem {needed}")
     return superblock
 
 
@@ -334,14 +343,14 @@ def _check_features(superblock: Superblock, path: Path) -> None:
         )
     if superblock.feature_incompat & Incompat.RECOVER:
         raise FledgeError(
-            f"{path} was in use when it was copied, or not unmounted: the latest changes are only"
-            " in its journal",
-            "Let e2fsck -fp replay the journal, in a copy if the image shall stay as it is.",
+            f"{path} was in use when it was copied, or was not unmounted: its latest changes are"
+            " only in its journal",
+            "Replay the journal with e2fsck -fp, in a copy if the image must not change.",
         )
 
 
 def _is_possible(superblock: Superblock) -> bool:
-    """Whether all that reading counts on is as the kernel takes it (ext4_fill_super)."""
+    """Whether the kernel would accept the fields on which reading relies (ext4_fill_super)."""
     if superblock.log_block_size > MAX_LOG_BLOCK_SIZE or not superblock.blocks_per_group:
         return False
     inode_size, descriptor_size = superblock.inode_size, superblock.descriptor_size
@@ -361,29 +370,22 @@ def _is_power_of_two(number: int) -> bool:
     return number.bit_count() == 1
 
 
-def _is_intact_inode(data: bytes, seed: int, *, has_high: bool) -> bool:
-    """``has_high``: the extra fields hold the other half of the checksum."""
-    low = slice(INODE_CHECKSUM_LOW, INODE_CHECKSUM_LOW + 2)
-    high = slice(INODE_CHECKSUM_HIGH, INODE_CHECKSUM_HIGH + 2)
+def _is_intact_inode(inode: Inode, data: bytes, seed: int) -> bool:
+    """Whether the checksum in ``data``, which is this inode, is right; ``seed`` is its own."""
     zeroed = bytearray(data)
-    zeroed[low] = bytes(2)
-    if has_high:
-        zeroed[high] = bytes(2)
-    total = _U32.pack(checksum(seed, zeroed))
-    return data[low] == total[:2] and (not has_high or data[high] == total[2:])
+    zeroed[_CHECKSUM_LOW] = bytes(2)
+    # The upper half is an extra field, which old inodes lack.
+    if OLD_INODE_SIZE + inode.extra_isize < _CHECKSUM_HIGH.stop:
+        return inode.checksum == checksum(seed, zeroed) & 0xFFFF
+    zeroed[_CHECKSUM_HIGH] = bytes(2)
+    return inode.checksum == checksum(seed, zeroed)
+
+
+_CHECKSUM_LOW, _CHECKSUM_HIGH = (slot.slice for slot in INODE.slots["checksum"])
 
 
 def _is_intact_extent_block(block: bytes, seed: int) -> bool:
-    room = EXTENT_HEADER.unpack_from(block)[2]
-    end = EXTENT_HEADER.size + room * EXTENT.size
-    return block[end : end + 4] == _U32.pack(checksum(seed, block[:end]))
-
-
-def _crc16(data: bytes) -> int:
-    """What protects group descriptors without metadata_csum: CRC-16/MODBUS."""
-    total = 0xFFFF
-    for byte in data:
-        total ^= byte
-        for _ in range(8):
-            total = total >> 1 ^ (0xA001 if total & 1 else 0)
-    return total
+    """Whether the checksum of a node of an extent tree is right."""
+    end = EXTENT_HEADER.size + EXTENT_HEADER.unpack_from(block).max * EXTENT.size
+    stored = int.from_bytes(block[end : end + CHECKSUM_SIZE], "little")
+    return stored == checksum(seed, block[:end])

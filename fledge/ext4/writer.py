@@ -1,4 +1,4 @@
-"""Writes a planned filesystem, front to back."""
+"""Writes a planned filesystem from its first block to its last."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ from stat import S_IFREG
 
 from fledge.ext4 import directory, structures, xattr
 from fledge.ext4.copy import Copier
-from fledge.ext4.directory import FILE_TYPES, Entry
-from fledge.ext4.plan import GROUPS_PER_FLEX, MAX_LINKS, POINTERS_PER_BLOCK, Place, Plan, run_before
+from fledge.ext4.directory import FILE_TYPES
+from fledge.ext4.plan import (
+    GROUPS_PER_FLEX,
+    MAX_LINKS,
+    POINTERS_PER_BLOCK,
+    Allocation,
+    Plan,
+    run_before,
+)
 from fledge.ext4.structures import (
     BLOCK_SIZE,
     BLOCKS_PER_GROUP,
@@ -37,35 +44,40 @@ from fledge.ext4.structures import (
     pack_device,
     pack_extents,
     pack_journal,
+    pack_time,
 )
-from fledge.host.output import Digest, Output
+from fledge.host.output import Hasher, Output
 from fledge.tree import NANOSECONDS, Device, Directory, File, Node, Symlink
 
 SECTORS_PER_BLOCK = BLOCK_SIZE // SECTOR_SIZE
 DOUBLY_INDIRECT = 13
-"""Which of an inode's 15 pointers leads to a block of pointers to blocks of pointers."""
+"""The index of the pointer, in an inode without extents, to a block of pointers to blocks of
+pointers."""
 
 
-def write(plan: Plan, path: Path, epoch: int, digest: Digest | None = None) -> None:
-    """Make the file at ``path`` what is planned; ``digest`` gets all of it.
+def write(plan: Plan, path: Path, epoch: int, hasher: Hasher | None = None) -> None:
+    """Make the file at ``path`` what is planned; ``hasher`` is handed all of it.
 
+    ``epoch`` is the time of the filesystem in seconds since 1970. ``digest`` receives every byte.
     Raises `FledgeError` if a content cannot be read, `OSError` if the disk refuses.
     """
     with path.open("r+b", buffering=0) as file:
         # Truncating an empty file would make closing it wait for the disk.
         if file.seek(0, os.SEEK_END):
             file.truncate(0)
-        output = Output(file.fileno(), digest)
+        output = Output(file.fileno(), hasher)
         with closing(output), closing(Copier(output)) as copier:
             _Writer(plan, output, copier, epoch).write()
             output.finish(plan.geometry.blocks * BLOCK_SIZE)
 
 
 _Job = tuple[int, Callable[[], None]]
-"""What is to be written, and the first block that it goes to."""
+"""The block at which something is to be written, and the function that writes it."""
 
 
 class _Writer:
+    """Writes one filesystem."""
+
     def __init__(self, plan: Plan, output: Output, copier: Copier, epoch: int) -> None:
         self.plan = plan
         self.output = output
@@ -73,96 +85,97 @@ class _Writer:
         self.epoch = epoch
         self.seed = filesystem_seed(plan.uuid)
         self.nodes: list[Node | None] = [None] * (plan.last_inode + 1)
-        """By their inode's number."""
-        for node, place in plan.places.items():
-            self.nodes[place.number] = node
+        """By the number of their inode. None: reserved, or the filesystem's own."""
+        for node, allocation in plan.allocations.items():
+            self.nodes[allocation.number] = node
         per_group = plan.geometry.inodes_per_group
         self.directories = Counter(
             (number - 1) // per_group
             for number, node in enumerate(self.nodes)
             if isinstance(node, Directory)
         )
-        """How many each group has."""
+        """How many directories each group has."""
 
     def write(self) -> None:
-        """Everything, in the order of where it goes."""
+        """Write everything in the order of its position."""
         plan = self.plan
-        divided = plan.geometry
-        descriptors = b"".join(map(self._descriptor, range(divided.groups)))
+        geometry = plan.geometry
+        descriptors = b"".join(map(self._descriptor, range(geometry.groups)))
         jobs: list[_Job] = []
-        for number in divided.copies:
+        for number in geometry.copy_groups:
             jobs.append((number * BLOCKS_PER_GROUP, partial(self._put_copy, number, descriptors)))
         for number, group in enumerate(plan.groups):
             jobs.append((group.block_bitmap, partial(self._put_block_bitmap, number)))
             jobs.append((group.inode_bitmap, partial(self._put_inode_bitmap, number)))
             jobs.append((group.inode_table, partial(self._put_inode_table, number)))
-        jobs.extend(self._tree_jobs(plan.journal))
+        jobs.extend(self._extent_tree_jobs(plan.journal))
         jobs.append((plan.journal.extents[0].physical, self._put_journal))
         jobs.append((plan.resize_block, self._put_resize_block))
-        for node, place in plan.places.items():
-            if place.blocks:
-                jobs.extend(self._node_jobs(node, place))
+        for node, allocation in plan.allocations.items():
+            if allocation.extents or allocation.has_xattr_block:
+                jobs.extend(self._node_jobs(node, allocation))
         jobs.sort(key=itemgetter(0))
         for _, job in jobs:
             job()
 
-    def _node_jobs(self, node: Node, place: Place) -> Iterator[_Job]:
-        if place.has_xattr_block:
-            yield place.xattr_block, partial(self._put_xattrs, node, place.xattr_block)
-        if place.tree_blocks:
-            yield from self._tree_jobs(place)
+    def _node_jobs(self, node: Node, allocation: Allocation) -> Iterator[_Job]:
+        """Everything that a node has outside of the inode table."""
+        if allocation.has_xattr_block:
+            yield allocation.xattr_block, partial(self._put_xattrs, node, allocation.xattr_block)
+        if allocation.node_blocks:
+            yield from self._extent_tree_jobs(allocation)
         if isinstance(node, File):
-            for extent in place.extents:
+            for extent in allocation.extents:
                 yield extent.physical, partial(self.copier.copy, node, extent)
         elif isinstance(node, Directory):
-            blocks = self._directory(node, place)
-            for extent in place.extents:
+            blocks = self._directory(node, allocation)
+            for extent in allocation.extents:
                 job = partial(self._put_blocks, blocks, extent.length, extent.physical)
                 yield extent.physical, job
-        elif isinstance(node, Symlink) and place.extents:
-            first = place.extents[0].physical
+        elif isinstance(node, Symlink) and allocation.extents:
+            first = allocation.extents[0].physical
             yield first, partial(self._put, node.target, first)
 
-    def _tree_jobs(self, place: Place) -> Iterator[_Job]:
-        blocks = self._tree_blocks(place)
-        for position in place.tree_blocks:
+    def _extent_tree_jobs(self, allocation: Allocation) -> Iterator[_Job]:
+        blocks = self._extent_tree_blocks(allocation)
+        for position in allocation.node_blocks:
             yield position, partial(self._put_blocks, blocks, 1, position)
 
     def _put(self, data: bytes, block: int) -> None:
         self.output.write(data, block * BLOCK_SIZE)
 
     def _put_copy(self, group: int, descriptors: bytes) -> None:
-        """A superblock, and what follows it."""
+        """A copy of the superblock, with the descriptors and the blocks reserved for more."""
         block = group * BLOCKS_PER_GROUP
         superblock = self._superblock(group).pack()
         self.output.write(superblock, block * BLOCK_SIZE + (0 if group else SUPERBLOCK_OFFSET))
         self._put(descriptors, block + 1)
         if group == 0:
-            others = self.plan.geometry.copies[1:]
+            others = self.plan.geometry.copy_groups[1:]
             for position in self._reserved:
                 copies = [other * BLOCKS_PER_GROUP + position for other in others]
                 self._put(_pointers(copies), position)
 
     @property
     def _reserved(self) -> range:
-        """The blocks that are reserved for descriptors, in the first group."""
+        """The blocks of the first group that are reserved for descriptors."""
         first = 1 + self.plan.geometry.descriptor_blocks
         return range(first, first + self.plan.geometry.reserved_blocks)
 
     def _superblock(self, group: int) -> Superblock:
-        divided = self.plan.geometry
+        geometry = self.plan.geometry
         return Superblock(
-            inodes_count=divided.inodes,
-            blocks_count=divided.blocks,
+            inodes_count=geometry.inodes,
+            blocks_count=geometry.blocks,
             reserved_blocks_count=0,
-            free_blocks_count=sum(length for _, length in self.plan.free),
-            free_inodes_count=divided.inodes - self._last_inode,
+            free_blocks_count=sum(run.length for run in self.plan.free),
+            free_inodes_count=geometry.inodes - self._last_inode,
             first_data_block=0,
             log_block_size=structures.LOG_BLOCK_SIZE,
             log_cluster_size=structures.LOG_BLOCK_SIZE,
             blocks_per_group=BLOCKS_PER_GROUP,
             clusters_per_group=BLOCKS_PER_GROUP,
-            inodes_per_group=divided.inodes_per_group,
+            inodes_per_group=geometry.inodes_per_group,
             mtime=0,
             wtime=self.epoch,
             mnt_count=0,
@@ -181,7 +194,7 @@ class _Writer:
             uuid=self.plan.uuid,
             volume_name=b"",
             last_mounted=b"",
-            reserved_gdt_blocks=divided.reserved_blocks,
+            reserved_gdt_blocks=geometry.reserved_blocks,
             journal_inum=JOURNAL,
             last_orphan=0,
             hash_seed=self.plan.hash_seed,
@@ -191,26 +204,29 @@ class _Writer:
             default_mount_opts=structures.XATTRS_AND_ACLS,
             first_meta_bg=0,
             mkfs_time=self.epoch,
-            jnl_blocks=self._journal_backup(),
+            jnl_block=self._extents(self.plan.journal)[0],
+            jnl_size=self.plan.journal.size,
             min_extra_isize=structures.EXTRA_ISIZE,
             want_extra_isize=structures.EXTRA_ISIZE,
             flags=structures.UNSIGNED_HASH,
             log_groups_per_flex=GROUPS_PER_FLEX.bit_length() - 1,
             checksum_type=structures.CRC32C,
             kbytes_written=0,
-            overhead_clusters=divided.overhead,
+            overhead_clusters=geometry.overhead,
+            backup_group_1=0,
+            backup_group_2=0,
             checksum_seed=0,
         )
 
     def _descriptor(self, group: int) -> bytes:
-        place = self.plan.groups[group]
+        blocks = self.plan.groups[group]
         per_group = self.plan.geometry.inodes_per_group
         block_bitmap, inode_bitmap = self._block_bitmap(group), self._inode_bitmap(group)
         unused = per_group - self._used_inodes(group)
         return GroupDescriptor(
-            block_bitmap=place.block_bitmap,
-            inode_bitmap=place.inode_bitmap,
-            inode_table=place.inode_table,
+            block_bitmap=blocks.block_bitmap,
+            inode_bitmap=blocks.inode_bitmap,
+            inode_table=blocks.inode_table,
             free_blocks_count=sum(end - start for start, end in self._free_in(group)),
             free_inodes_count=unused,
             used_dirs_count=self.directories[group],
@@ -221,17 +237,19 @@ class _Writer:
         ).pack(group, self.seed)
 
     def _free_in(self, group: int) -> Iterator[tuple[int, int]]:
-        """Begin and end of what is free, as blocks of the group."""
+        """The begin and end of each free run in a group, counted from its first block."""
         first = group * BLOCKS_PER_GROUP
         free = self.plan.free
-        for start, length in islice(free, run_before(free, first), None):
-            begin, end = max(start - first, 0), min(start + length - first, BLOCKS_PER_GROUP)
+        for run in islice(free, run_before(free, first), None):
+            begin = max(run.start - first, 0)
+            end = min(run.start + run.length - first, BLOCKS_PER_GROUP)
             if begin >= BLOCKS_PER_GROUP:
                 break
             if begin < end:
                 yield begin, end
 
     def _used_inodes(self, group: int) -> int:
+        """How many inodes of a group are in use. They are the first ones."""
         per_group = self.plan.geometry.inodes_per_group
         return min(max(self._last_inode - group * per_group, 0), per_group)
 
@@ -275,11 +293,11 @@ class _Writer:
         return inode.pack(number, self.seed)
 
     def _node_inode(self, node: Node) -> Inode:
-        place = self.plan.places[node]
+        allocation = self.plan.allocations[node]
         mode, flags, links = node.mode, 0, self.plan.links[node]
-        if place.runs or isinstance(node, File):
+        if allocation.runs or isinstance(node, File):
             flags = InodeFlag.EXTENTS
-            block, _ = self._extents(place)
+            block, _ = self._extents(allocation)
         elif isinstance(node, Symlink):
             block = node.target.ljust(INODE_BLOCK_SIZE, b"\0")
         elif isinstance(node, Device):
@@ -289,54 +307,66 @@ class _Writer:
         if isinstance(node, Symlink):
             mode = 0o777
         elif isinstance(node, Directory):
-            # With dir_nlink one stands for more than can be counted.
+            # With dir_nlink, 1 stands for more links than can be counted.
             links = node.links if node.links <= MAX_LINKS else 1
-            if node in self.plan.indexes:
+            if node in self.plan.hash_trees:
                 flags |= InodeFlag.INDEX
-        sectors = place.blocks * SECTORS_PER_BLOCK
+        sectors = allocation.blocks * SECTORS_PER_BLOCK
         xattrs = xattr.pack(node.xattrs).inode if node.xattrs else b""
-        mode, time, acl = node.file_type | mode, node.mtime_ns, place.xattr_block
-        times = time, time, time, time
-        # By position, for so many names would cost a tenth of what an inode does.
+        time = pack_time(node.mtime_ns)
         return Inode(
-            mode, node.uid, node.gid, place.size, links, sectors, flags, block, acl, *times, xattrs
+            mode=node.file_type | mode,
+            uid=node.uid,
+            size=allocation.size,
+            atime=time,
+            ctime=time,
+            mtime=time,
+            gid=node.gid,
+            links=links,
+            sectors=sectors,
+            flags=flags,
+            block=block,
+            file_acl=allocation.xattr_block,
+            crtime=time,
+            xattrs=xattrs,
         )
 
-    def _extents(self, place: Place) -> tuple[bytes, list[bytes]]:
-        seed = inode_seed(self.seed, place.number) if place.tree_blocks else 0
-        return pack_extents(place.extents, place.tree_blocks, seed)
+    def _extents(self, allocation: Allocation) -> tuple[bytes, list[bytes]]:
+        seed = inode_seed(self.seed, allocation.number) if allocation.node_blocks else 0
+        return pack_extents(allocation.extents, allocation.node_blocks, seed)
 
-    def _tree_blocks(self, place: Place) -> Iterator[bytes]:
-        yield from self._extents(place)[1]
+    def _extent_tree_blocks(self, allocation: Allocation) -> Iterator[bytes]:
+        yield from self._extents(allocation)[1]
 
     def _put_xattrs(self, node: Node, position: int) -> None:
         block = xattr.pack(node.xattrs).block
         self._put(xattr.with_checksum(block, position, self.seed), position)
 
     def _put_blocks(self, blocks: Iterator[bytes], count: int, position: int) -> None:
-        """Put the next ``count`` blocks there: the parts of one thing are in ascending order."""
+        """Write the next ``count`` blocks from ``position`` on; those of one file come in order."""
         self._put(b"".join(islice(blocks, count)), position)
 
-    def _directory(self, node: Directory, place: Place) -> Iterator[bytes]:
-        places = self.plan.places
+    def _directory(self, node: Directory, allocation: Allocation) -> Iterator[bytes]:
+        allocations = self.plan.allocations
         entries = {
-            name: Entry(name, places[child].number, FILE_TYPES[child.file_type])
+            name: directory.entry(name, allocations[child].number, FILE_TYPES[child.file_type])
             for name, child in node.children.items()
         }
-        parent = places[self.plan.parents[node]].number
-        seed = inode_seed(self.seed, place.number)
-        if leaves := self.plan.indexes.get(node):
-            yield from directory.tree_blocks(place.number, parent, leaves, entries, seed)
+        parent = allocations[self.plan.parents[node]].number
+        seed = inode_seed(self.seed, allocation.number)
+        if leaves := self.plan.hash_trees.get(node):
+            yield from directory.tree_blocks(allocation.number, parent, leaves, entries, seed)
             return
-        yield directory.linear_block(
-            place.number, parent, [entries[name] for name in sorted(entries)], seed
-        )
-        for _ in range(place.size // BLOCK_SIZE - 1):
+        yield directory.linear_block(allocation.number, parent, sorted(entries.items()), seed)
+        for _ in range(allocation.size // BLOCK_SIZE - 1):
             yield directory.empty_block(seed)
 
     def _put_journal(self) -> None:
-        place = self.plan.journal
-        self._put(pack_journal(place.size // BLOCK_SIZE, self.plan.uuid), place.extents[0].physical)
+        allocation = self.plan.journal
+        self._put(
+            pack_journal(allocation.size // BLOCK_SIZE, self.plan.uuid),
+            allocation.extents[0].physical,
+        )
 
     def _put_resize_block(self) -> None:
         pointers = [0] * POINTERS_PER_BLOCK
@@ -345,25 +375,21 @@ class _Writer:
         self._put(_pointers(pointers), self.plan.resize_block)
 
     def _journal_inode(self) -> Inode:
-        place = self.plan.journal
+        allocation = self.plan.journal
         return self._hidden_inode(
             mode=S_IFREG | 0o600,
             links=1,
-            size=place.size,
-            sectors=place.blocks * SECTORS_PER_BLOCK,
+            size=allocation.size,
+            sectors=allocation.blocks * SECTORS_PER_BLOCK,
             flags=InodeFlag.EXTENTS,
-            block=self._extents(place)[0],
+            block=self._extents(allocation)[0],
         )
 
-    def _journal_backup(self) -> bytes:
-        inode = self._journal_inode()
-        return inode.block + struct.pack("<II", inode.size >> 32, inode.size & 0xFFFFFFFF)
-
     def _resize_inode(self) -> Inode:
-        divided = self.plan.geometry
+        geometry = self.plan.geometry
         pointers = [0] * 15
         pointers[DOUBLY_INDIRECT] = self.plan.resize_block
-        used = 1 + divided.reserved_blocks * len(divided.copies)
+        used = 1 + geometry.reserved_blocks * len(geometry.copy_groups)
         largest = DIRECT_BLOCKS + POINTERS_PER_BLOCK + POINTERS_PER_BLOCK**2
         return self._hidden_inode(
             mode=S_IFREG | 0o600,
@@ -377,12 +403,27 @@ class _Writer:
     def _hidden_inode(
         self, *, mode: int, links: int, size: int, sectors: int, flags: int, block: bytes
     ) -> Inode:
-        """An inode of the filesystem's own."""
-        time = self.epoch * NANOSECONDS
-        return Inode(mode, 0, 0, size, links, sectors, flags, block, 0, time, time, time, time)
+        """An inode that has no name."""
+        time = pack_time(self.epoch * NANOSECONDS)
+        return Inode(
+            mode=mode,
+            uid=0,
+            size=size,
+            atime=time,
+            ctime=time,
+            mtime=time,
+            gid=0,
+            links=links,
+            sectors=sectors,
+            flags=flags,
+            block=block,
+            file_acl=0,
+            crtime=time,
+        )
 
 
 def _pointers(blocks: Sequence[int]) -> bytes:
+    """A block of pointers to these blocks."""
     return struct.pack(f"<{len(blocks)}I", *blocks).ljust(BLOCK_SIZE, b"\0")
 
 

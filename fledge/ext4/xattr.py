@@ -1,24 +1,65 @@
-"""Extended attributes as ext4 keeps them: behind the fields of an inode, and in one block.
+"""Extended attributes as ext4 keeps them: in the inode behind its fields, and in one block.
 
-Documentation/filesystems/ext4/attributes.rst; ACLs as in fs/ext4/acl.h.
+Documentation/filesystems/ext4/attributes.rst in the kernel's sources; ACLs as in fs/ext4/acl.h.
+Entries stand at the beginning and values at the end of the same room::
+
+    inode    fields │ magic  │ entry, name │ entry, name │ 0    free    value │ value
+    block           │ header │ entry, name │ entry, name │ 0    free    value │ value
+
+Offsets of values count from the first entry in an inode, and from the header in a block.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Mapping
-from struct import Struct
-from struct import error as StructError
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from fledge.ext4.structures import BLOCK_SIZE, XATTR_SPACE, Damage, checksum
+from fledge.errors import MalformedError
+from fledge.ext4.structures import BLOCK_SIZE, XATTR_SPACE, checksum
+from fledge.tree.binary import Layout, u8, u16, u32
 from fledge.tree.limits import POSIX_ACLS
 from fledge.tree.names import printable
 
 MAGIC = 0xEA020000
-HEADER = Struct("<5I12x")
-"""Of a block: magic, inodes that share it, blocks, a hash of all entries, a checksum."""
-ENTRY = Struct("<BBHIII")
-"""Length of the name, what it begins with, offset of the value, 0, size of the value, hash."""
+
+
+class Header(NamedTuple):
+    """struct ext4_xattr_header, the beginning of a block."""
+
+    magic: Annotated[int, u32(0x0)]
+    refcount: Annotated[int, u32(0x4)]
+    """Inodes that share the block."""
+    blocks: Annotated[int, u32(0x8)]
+    hash: Annotated[int, u32(0xC)]
+    """Of all entries; 0 if one of them has the hash 0."""
+    checksum: Annotated[int, u32(0x10)]
+
+
+class InodeHeader(NamedTuple):
+    """struct ext4_xattr_ibody_header, which stands behind the fields of an inode."""
+
+    magic: Annotated[int, u32(0x0)]
+
+
+class Entry(NamedTuple):
+    """struct ext4_xattr_entry, before the name."""
+
+    name_len: Annotated[int, u8(0x0)]
+    name_index: Annotated[int, u8(0x1)]
+    """Which of `PREFIXES` the name begins with. The bytes after that follow the entry."""
+    value_offs: Annotated[int, u16(0x2)]
+    value_inum: Annotated[int, u32(0x4)]
+    """The inode that the value is in instead (ea_inode), or 0."""
+    value_size: Annotated[int, u32(0x8)]
+    hash: Annotated[int, u32(0xC)]
+
+
+HEADER = Layout(Header, size=32)
+INODE_HEADER = Layout(InodeHeader, size=4)
+ENTRY = Layout(Entry, size=16)
+END_SIZE = 4
+"""Bytes of the zeros behind the last entry."""
 
 PREFIXES = {
     b"user.": 1,
@@ -27,39 +68,64 @@ PREFIXES = {
     b"trusted.": 4,
     b"security.": 6,
 }
-"""What stands for the beginning of a name. The ACLs' names have nothing behind it."""
-_SHOWN = {number: name for name, number in PREFIXES.items()}
+"""The number that stands for the beginning of a name. Those of ACLs are complete."""
+_PREFIXES_BY_NUMBER = {number: prefix for prefix, number in PREFIXES.items()}
 MAX_NAME = 255
-"""The longest name in bytes that the kernel takes (XATTR_NAME_MAX)."""
+"""Bytes in the longest name that the kernel takes (XATTR_NAME_MAX)."""
 
+
+class AclHeader(NamedTuple):
+    """The beginning of an ACL, on disk and in system calls."""
+
+    version: Annotated[int, u32(0x0)]
+
+
+class AclEntry(NamedTuple):
+    """struct posix_acl_xattr_entry, which system calls use; on disk for named users and groups."""
+
+    tag: Annotated[int, u16(0x0)]
+    perm: Annotated[int, u16(0x2)]
+    id: Annotated[int, u32(0x4)]
+    """A user or group, or `NO_ID`."""
+
+
+class AclShortEntry(NamedTuple):
+    """struct ext4_acl_entry_short, on disk for all that have no id."""
+
+    tag: Annotated[int, u16(0x0)]
+    perm: Annotated[int, u16(0x2)]
+
+
+ACL_HEADER = Layout(AclHeader, size=4)
 ACL_VERSION, ACL_DISK_VERSION = 2, 1
-ACL_ENTRY = Struct("<HHI")
-"""Of the ACLs that the kernel shows: tag, permissions, user or group."""
-ACL_SHORT_ENTRY = Struct("<HH")
+ACL_ENTRY = Layout(AclEntry, size=8)
+ACL_SHORT_ENTRY = Layout(AclShortEntry, size=4)
 ACL_WITH_ID = (0x02, 0x08)
-"""The tags of named users and groups; those of all others say nothing of an id."""
+"""The tags of named users and groups."""
 ACL_WITHOUT_ID = (0x01, 0x04, 0x10, 0x20)
+"""The tags of the owner, the owning group, the mask and all others."""
+NO_ID = 0xFFFFFFFF
 
-_U32 = Struct("<I")
-_MASK = 0xFFFFFFFF
-
-
-class XattrError(Exception):
-    """What ext4 has no place for. The caller knows whose it is."""
+_WORD = struct.Struct("<I")
+_LOW_32_BITS = 0xFFFFFFFF
 
 
 class Packed(NamedTuple):
     """The extended attributes of one inode."""
 
     inode: bytes
-    """What goes behind its fields."""
+    """The part behind its fields; empty if there is nothing in it."""
     block: bytes
-    """A block whose checksum `with_checksum` adds, or nothing."""
+    """A block, to which `with_checksum` adds the checksum; empty if none is needed."""
 
 
 class _Xattr(NamedTuple):
+    """An extended attribute that ext4 can keep."""
+
     prefix: int
+    """A number of `PREFIXES`."""
     name: bytes
+    """Without the prefix."""
     value: bytes
 
     @property
@@ -68,13 +134,13 @@ class _Xattr(NamedTuple):
 
 
 def pack(xattrs: Mapping[bytes, bytes]) -> Packed:
-    """What fits into the inode, in the order of the kernel, and the rest.
+    """Extended attributes in the inode, in the order of the kernel, and in a block if they must.
 
-    Raises `XattrError` if there is no place for one of them, or not for all.
+    Raises `MalformedError` if ext4 cannot keep one of them, or has not enough room for all.
     """
     inside: list[_Xattr] = []
     outside: list[_Xattr] = []
-    left = XATTR_SPACE - 2 * _U32.size
+    left = XATTR_SPACE - INODE_HEADER.size - END_SIZE
     for xattr in sorted(
         (_split(name, value) for name, value in xattrs.items()),
         key=lambda xattr: (xattr.prefix, len(xattr.name), xattr.name),
@@ -84,125 +150,131 @@ def pack(xattrs: Mapping[bytes, bytes]) -> Packed:
             left -= xattr.size
         else:
             outside.append(xattr)
-    space = BLOCK_SIZE - HEADER.size - _U32.size
+    space = BLOCK_SIZE - HEADER.size - END_SIZE
     if (needed := sum(xattr.size for xattr in outside)) > space:
-        raise XattrError(f"{needed} bytes of extended attributes; ext4 has {space} for them")
-    start = _U32.pack(MAGIC)
-    return Packed(
-        start + _fill(inside, XATTR_SPACE - len(start), 0)[0] if inside else b"",
-        _block(outside) if outside else b"",
-    )
+        raise MalformedError(f"{needed} bytes of extended attributes; ext4 has {space} for them")
+    return Packed(_inode_part(inside) if inside else b"", _block(outside) if outside else b"")
 
 
 def with_checksum(block: bytes, position: int, seed: int) -> bytes:
-    """The block as it is at that position; ``seed`` is the filesystem's."""
-    total = checksum(checksum(seed, position.to_bytes(8, "little")), block)
-    return block[:16] + _U32.pack(total) + block[20:]
+    """A block of extended attributes with the checksum that it has as block ``position``.
+
+    ``seed`` is that of the filesystem.
+    """
+    sealed = bytearray(block)
+    _put_checksum(sealed, 0)
+    total = checksum(checksum(seed, position.to_bytes(8, "little")), sealed)
+    _put_checksum(sealed, total)
+    return bytes(sealed)
 
 
-class Stored(NamedTuple):
-    """An entry as it is on disk."""
-
-    prefix: int
-    name: bytes
-    offset: int
-    """Where its value is."""
-    inode: int
-    """The inode that its value is in instead, or 0."""
-    size: int
-
-
-def unpack(data: bytes, start: int) -> Iterator[Stored]:
-    """The entries from ``start`` on. Raises `Damage`."""
-    while True:
-        if data[start : start + _U32.size] == bytes(_U32.size):
-            return
-        if start + ENTRY.size > len(data):
-            raise Damage("its extended attributes have no end")
-        length, prefix, offset, inode, size, _ = ENTRY.unpack_from(data, start)
-        start += ENTRY.size
-        name = data[start : start + length]
-        if len(name) < length or b"\0" in name:
-            raise Damage("an extended attribute has an impossible name")
-        yield Stored(prefix, name, offset, inode, size)
-        start += _rounded(length)
+_put_checksum = HEADER.setter("checksum")
 
 
 def is_intact(block: bytes, position: int, seed: int) -> bool:
-    """Whether the checksum of a block at that position is right."""
-    return with_checksum(block[:16] + bytes(4) + block[20:], position, seed) == block
+    """Whether the checksum of a block is right; the arguments are those of `with_checksum`."""
+    return with_checksum(block, position, seed) == block
 
 
-def full_name(prefix: int, name: bytes) -> bytes | None:
-    """The name of what the kernel shows; None for what it keeps to itself. Raises `Damage`."""
-    beginning = _SHOWN.get(prefix)
-    if beginning is None:
+def unpack(data: bytes, start: int) -> Iterator[tuple[bytes, Entry]]:
+    """Entries and their names without prefixes, from ``start`` on. Raises `MalformedError`."""
+    while data[start : start + END_SIZE] != bytes(END_SIZE):
+        if start + ENTRY.size > len(data):
+            raise MalformedError("its extended attributes have no end")
+        entry = ENTRY.unpack_from(data, start)
+        start += ENTRY.size
+        name = data[start : start + entry.name_len]
+        if len(name) < entry.name_len or b"\0" in name:
+            raise MalformedError("an extended attribute has an impossible name")
+        yield name, entry
+        start += _rounded(entry.name_len)
+
+
+def full_name(prefix_number: int, name: bytes) -> bytes | None:
+    """A name as the kernel shows it, from the number of its prefix and the rest.
+
+    None: the kernel does not show it. Raises `MalformedError`.
+    """
+    prefix = _PREFIXES_BY_NUMBER.get(prefix_number)
+    if prefix is None:
         return None
-    if bool(name) == (beginning in POSIX_ACLS):
-        raise Damage("an extended attribute has an impossible name")
-    return beginning + name
+    if bool(name) == (prefix in POSIX_ACLS):
+        raise MalformedError("an extended attribute has an impossible name")
+    return prefix + name
 
 
 def unpack_acl(value: bytes) -> bytes:
-    """From the version on disk to that which system calls use. Raises `Damage`."""
+    """The ACL that system calls show, from the one on disk. Raises `MalformedError`."""
     try:
-        (version,) = _U32.unpack_from(value)
-        unpacked = _U32.pack(ACL_VERSION)
-        position = _U32.size
+        version = ACL_HEADER.unpack_from(value).version
+        unpacked = ACL_HEADER.pack(AclHeader(ACL_VERSION))
+        position = ACL_HEADER.size
         while position < len(value):
-            tag, permissions = ACL_SHORT_ENTRY.unpack_from(value, position)
-            identifier = _MASK
-            if tag in ACL_WITH_ID:
-                _, _, identifier = ACL_ENTRY.unpack_from(value, position)
+            short = ACL_SHORT_ENTRY.unpack_from(value, position)
+            if short.tag in ACL_WITH_ID:
+                unpacked += ACL_ENTRY.pack(ACL_ENTRY.unpack_from(value, position))
                 position += ACL_ENTRY.size
-            elif tag in ACL_WITHOUT_ID:
+            elif short.tag in ACL_WITHOUT_ID:
+                unpacked += ACL_ENTRY.pack(AclEntry(short.tag, short.perm, NO_ID))
                 position += ACL_SHORT_ENTRY.size
             else:
-                raise Damage("its ACL is malformed")
-            unpacked += ACL_ENTRY.pack(tag, permissions, identifier)
-    except StructError:
-        raise Damage("its ACL is malformed") from None
+                raise MalformedError("its ACL is malformed")
+    except struct.error as error:
+        raise MalformedError("its ACL is malformed") from error
     if version != ACL_DISK_VERSION:
-        raise Damage("its ACL is malformed")
+        raise MalformedError("its ACL is malformed")
     return unpacked
 
 
 def _split(name: bytes, value: bytes) -> _Xattr:
+    """An extended attribute as ext4 keeps it. Raises `MalformedError` if it cannot."""
     if name in POSIX_ACLS:
-        return _Xattr(PREFIXES[name], b"", _acl(name, value))
+        return _Xattr(PREFIXES[name], b"", _pack_acl(name, value))
     prefix, dot, suffix = name.partition(b".")
     number = PREFIXES.get(prefix + dot)
     if number is None or not suffix or len(name) > MAX_NAME:
-        raise XattrError(f"ext4 has no place for the extended attribute {printable(name)}")
+        raise MalformedError(f"ext4 has no place for the extended attribute {printable(name)}")
     return _Xattr(number, suffix, value)
 
 
-def _acl(name: bytes, value: bytes) -> bytes:
-    """From the version that system calls use to that on disk."""
-    entries = value[_U32.size :]
-    if value[: _U32.size] != _U32.pack(ACL_VERSION) or len(entries) % ACL_ENTRY.size or not entries:
-        raise XattrError(f"its {name.decode()} is malformed")
-    packed = _U32.pack(ACL_DISK_VERSION)
-    for tag, permissions, identifier in ACL_ENTRY.iter_unpack(entries):
-        if tag in ACL_WITH_ID:
-            packed += ACL_ENTRY.pack(tag, permissions, identifier)
-        elif tag in ACL_WITHOUT_ID:
-            packed += ACL_SHORT_ENTRY.pack(tag, permissions)
+def _pack_acl(name: bytes, value: bytes) -> bytes:
+    """The ACL on disk, from the one that system calls use; ``name`` is for messages."""
+    header, entries = value[: ACL_HEADER.size], value[ACL_HEADER.size :]
+    expected = ACL_HEADER.pack(AclHeader(ACL_VERSION))
+    if header != expected or len(entries) % ACL_ENTRY.size or not entries:
+        raise MalformedError(f"its {name.decode()} is malformed")
+    packed = ACL_HEADER.pack(AclHeader(ACL_DISK_VERSION))
+    for entry in ACL_ENTRY.iter_unpack(entries):
+        if entry.tag in ACL_WITH_ID:
+            packed += ACL_ENTRY.pack(entry)
+        elif entry.tag in ACL_WITHOUT_ID:
+            packed += ACL_SHORT_ENTRY.pack(AclShortEntry(entry.tag, entry.perm))
         else:
-            raise XattrError(f"its {name.decode()} is malformed")
+            raise MalformedError(f"its {name.decode()} is malformed")
     return packed
 
 
+def _inode_part(xattrs: list[_Xattr]) -> bytes:
+    """All of an inode behind its fields."""
+    header = INODE_HEADER.pack(InodeHeader(MAGIC))
+    return header + _entries_and_values(xattrs, XATTR_SPACE - len(header), 0)[0]
+
+
 def _block(xattrs: list[_Xattr]) -> bytes:
-    entries, hashes = _fill(xattrs, BLOCK_SIZE - HEADER.size, HEADER.size)
+    """A block, still without its checksum."""
+    data, hashes = _entries_and_values(xattrs, BLOCK_SIZE - HEADER.size, HEADER.size)
     total = 0
     for entry_hash in hashes:
-        total = (total << 16 | total >> 16) & _MASK ^ entry_hash
-    return HEADER.pack(MAGIC, 1, 1, total if all(hashes) else 0, 0) + entries
+        total = (total << 16 | total >> 16) & _LOW_32_BITS ^ entry_hash
+    header = Header(magic=MAGIC, refcount=1, blocks=1, hash=total if all(hashes) else 0, checksum=0)
+    return HEADER.pack(header) + data
 
 
-def _fill(xattrs: Iterable[_Xattr], space: int, base: int) -> tuple[bytes, list[int]]:
-    """Entries from the start, values from the end; offsets count from ``base`` before it."""
+def _entries_and_values(xattrs: Iterable[_Xattr], space: int, base: int) -> tuple[bytes, list[int]]:
+    """Room of ``space`` bytes with entries at its beginning and values at its end.
+
+    Also the hashes of the entries. Offsets of values count from ``base`` bytes before the room.
+    """
     entries = b""
     values = b""
     hashes: list[int] = []
@@ -210,19 +282,25 @@ def _fill(xattrs: Iterable[_Xattr], space: int, base: int) -> tuple[bytes, list[
         padded = value + bytes(-len(value) % 4)
         values = padded + values
         hashes.append(_hash(name, padded))
-        offset = base + space - len(values) if value else 0
-        entries += ENTRY.pack(len(name), prefix, offset, 0, len(value), hashes[-1])
-        entries += name + bytes(-len(name) % 4)
+        entry = Entry(
+            name_len=len(name),
+            name_index=prefix,
+            value_offs=base + space - len(values) if value else 0,
+            value_inum=0,
+            value_size=len(value),
+            hash=hashes[-1],
+        )
+        entries += ENTRY.pack(entry) + name + bytes(-len(name) % 4)
     return entries.ljust(space - len(values), b"\0") + values, hashes
 
 
 def _hash(name: bytes, padded: bytes) -> int:
-    """Of one entry (ext4_xattr_hash_entry, with bytes as unsigned)."""
+    """The hash of one entry (ext4_xattr_hash_entry, with bytes as unsigned)."""
     total = 0
     for byte in name:
-        total = (total << 5 | total >> 27) & _MASK ^ byte
-    for (word,) in _U32.iter_unpack(padded):
-        total = (total << 16 | total >> 16) & _MASK ^ word
+        total = (total << 5 | total >> 27) & _LOW_32_BITS ^ byte
+    for (word,) in _WORD.iter_unpack(padded):
+        total = (total << 16 | total >> 16) & _LOW_32_BITS ^ word
     return total
 
 

@@ -10,20 +10,18 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mounted import list_folder, list_tree, mounted
 from msgspec.structs import replace
-from trees import MAX_ID, NAMES, Row, describe, trees
 
-from fledge import ext4
 from fledge.errors import CorruptError, FledgeError
 from fledge.ext4 import directory, reader, volume
+from fledge.ext4.format import Ext4
 from fledge.ext4.reader import Image, read
 from fledge.ext4.structures import (
     BLOCK_SIZE,
@@ -42,9 +40,11 @@ from fledge.ext4.structures import (
     inode_seed,
     pack_extents,
 )
-from fledge.project.config import Filesystem
-from fledge.tree import CharDevice, Directory, File, Node, Symlink, Tree
-from fledge.tree.content import Span, Sparse, content_size, read_content
+from fledge.tree import CharDevice, Directory, File, Node, Symlink, Tree, TreeError
+from fledge.tree.content import DataExtent, Span, Sparse, content_size, read_content
+from tests.support.disks import write_ext4
+from tests.support.mounted import list_folder, list_tree, mounted
+from tests.support.trees import MAX_ID, NAMES, Row, describe, trees
 
 EPOCH = 1704067200
 ACL = struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 2, 4, 1000, 4, 4, 0xFFFFFFFF) + struct.pack(
@@ -65,7 +65,7 @@ XATTRS = st.dictionaries(
 
 def write(tree: Tree, path: Path) -> Path:
     path.touch()
-    ext4.write(tree, path, Filesystem("ext4", size_buffer_mb=1), EPOCH)
+    write_ext4(tree, path, Ext4(size_buffer_mb=1), EPOCH)
     return path
 
 
@@ -96,7 +96,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = sample()
     folder = tmp_path_factory.mktemp("written")
     (folder / "data").write_bytes(b"y" * 9 * BLOCK_SIZE)
-    extents = tuple((n * 2 * BLOCK_SIZE, n * BLOCK_SIZE, BLOCK_SIZE) for n in range(9))
+    extents = tuple(DataExtent(n * 2 * BLOCK_SIZE, n * BLOCK_SIZE, BLOCK_SIZE) for n in range(9))
     content = Sparse(30 * BLOCK_SIZE, folder / "data", extents)
     tree.add(b"sparse", File(mode=0o644, content=content))
     return write(tree, folder / "image")
@@ -162,7 +162,7 @@ def test_what_is_no_filesystem_is_called_that(tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(b"x")
     (tmp_path / "zeros").write_bytes(bytes(4096))
     for name in ("short", "zeros"):
-        with pytest.raises(CorruptError, match=f"{name} is no ext2, ext3 or ext4"):
+        with pytest.raises(CorruptError, match=f"{name} is not an ext2, ext3 or ext4"):
             read(tmp_path / name)
     with pytest.raises(FledgeError, match="missing could not be read: no such file"):
         read(tmp_path / "missing")
@@ -219,7 +219,8 @@ class Editor:
         data = change(self.peek(position, directory.ENTRY_SPACE))
         assert len(data) == directory.ENTRY_SPACE
         total = checksum(inode_seed(self.seed, number, self.get(number).generation), data)
-        self.put(position, data + directory.TAIL.pack(0, 12, 0, directory.TAIL_TYPE, total))
+        tail = directory.Tail(rec_len=12, file_type=directory.TAIL_TYPE, checksum=total)
+        self.put(position, data + directory.TAIL.pack(tail))
 
     def rename(self, path: bytes, old: bytes, new: bytes) -> None:
         assert len(old) == len(new)
@@ -325,9 +326,9 @@ def test_directories_in_a_loop(image: Path, ancestor: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        (b"li/k", "'li/k' is no name"),
-        (b"li\0k", "is no name"),
-        (b"..\0k", "is no name"),
+        (b"li/k", "'li/k' cannot be a name"),
+        (b"li\0k", "cannot be a name"),
+        (b"..\0k", "cannot be a name"),
     ],
 )
 def test_names_that_no_file_can_have(image: Path, name: bytes, match: str) -> None:
@@ -378,7 +379,9 @@ def test_an_inode_that_is_not_in_use(image: Path) -> None:
 
 
 def extents(*some: tuple[int, int, int]) -> bytes:
-    return pack_extents([Extent(*extent) for extent in some], [], 0)[0]
+    return pack_extents(
+        [Extent(logical, length, physical) for logical, physical, length in some], [], 0
+    )[0]
 
 
 @pytest.mark.parametrize(
@@ -540,6 +543,114 @@ def test_paths_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     refused(tmp_path / "image", "(/directory){10}: its path has more than 99 bytes")
 
 
+STEPS = st.sampled_from([b"a", b"b", b"c", b"..", b".", b""])
+WAYS = st.lists(STEPS, min_size=1, max_size=6).map(b"/".join)
+
+
+@st.composite
+def mazes(draw: st.DrawFn) -> Tree:
+    """A tree of few names, with symlinks that lead to and fro in it, in loops and nowhere."""
+    tree = Tree(mtime_ns=0)
+    targets = st.tuples(st.sampled_from([b"", b"/"]), WAYS).map(b"".join).filter(bool)
+    nodes = st.one_of(
+        st.builds(Directory, mode=st.just(0o755)),
+        st.builds(Symlink, target=targets),
+        st.builds(File, mode=st.integers(0, 0o777), content=st.binary(max_size=9)),
+    )
+    for way, node in draw(st.lists(st.tuples(WAYS, nodes), max_size=25)):
+        with suppress(TreeError):
+            tree.add(way, node)
+    return tree
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(tree=mazes(), ways=st.lists(WAYS, min_size=5, max_size=20))
+def test_a_path_read_alone_is_as_in_the_whole_image(tree: Tree, ways: list[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(tree, Path(folder, "image"))
+        whole = read(path)
+        for way in [*ways, *(name for name, _ in tree.walk())]:
+            alone = read(path, only=way)
+            assert shown(alone, alone.tree.get(way)) == shown(whole, whole.tree.get(way))
+            ends = [image.tree.get(way, follow=True) for image in (whole, alone)]
+            assert shown(whole, ends[0]) == shown(alone, ends[1])
+            if isinstance(ends[0], Directory) and isinstance(ends[1], Directory):
+                listings = [
+                    {name: shown(image, node) for name, node in end.children.items()}
+                    for image, end in ((whole, ends[0]), (alone, ends[1]))
+                ]
+                assert listings[0] == listings[1]
+            assert {
+                type(node.children) for node in alone.inodes if isinstance(node, Directory)
+            } == {dict}
+
+
+def shown(image: Image, node: Node | None) -> object:
+    """All that an image tells of a node, but not what is below it."""
+    if node is None:
+        return None
+    own = [
+        getattr(node, name, None) for name in ("mode", "content", "target", "mtime_ns", "xattrs")
+    ]
+    return type(node), own, image.inodes[node]
+
+
+def test_a_path_read_alone_brings_only_what_leads_there(written: Path) -> None:
+    found = read(written, b"sub/directory")
+    assert [path for path, _ in found.tree.walk()] == [
+        b"",
+        b"sub",
+        b"sub/directory",
+        b"sub/directory/file",
+    ]
+    assert set(found.inodes) == {node for _, node in found.tree.walk()}
+    top = read(written, b"/").tree
+    assert top.root.children.keys() == read(written).tree.root.children.keys()
+    assert [path for path, _ in top.walk() if b"/" in path] == []
+    assert [path for path, _ in read(written, b"sub/missing/x").tree.walk()] == [b"", b"sub"]
+    assert [path for path, _ in read(written, b"short/x").tree.walk()] == [b"", b"short"]
+
+
+def test_a_path_read_alone_costs_the_same_in_a_large_image(tmp_path: Path) -> None:
+    counts = []
+    for name, files in (("small", 10), ("large", 5000)):
+        tree = Tree(mtime_ns=0)
+        tree.add(b"etc/real/file", File(mode=0o644, content=b"x"))
+        tree.add(b"link", Symlink(target=b"/etc/real"))
+        for number in range(files):
+            tree.add(b"many/%d/file-%d" % (number % 7, number), File(mode=0o644, content=b"x"))
+        image = write(tree, tmp_path / name)
+        counts.append([len(reads(image, only)) for only in (b"link/file", b"etc", b"none/x")])
+        assert len(reads(image)) > files
+    assert counts[0] == counts[1]
+    assert max(counts[0]) <= 15
+
+
+def test_symlinks_in_a_loop_end_on_the_way(tmp_path: Path) -> None:
+    tree = Tree(mtime_ns=0)
+    tree.add(b"a", Symlink(target=b"b/x"))
+    tree.add(b"b", Symlink(target=b"/a"))
+    tree.add(b"deep", Symlink(target=b"deep/" + b"./" * 2000 + b"deep"))
+    image = write(tree, tmp_path / "image")
+    for way in (b"a", b"a/x", b"deep", b"deep/deep"):
+        start = time.process_time()
+        assert read(image, way).tree.get(way, follow=True) is None
+        assert time.process_time() - start < 1
+
+
+def test_damage_on_the_way_is_noticed_and_elsewhere_is_not(image: Path) -> None:
+    editor = Editor(image)
+    editor.redirect(b"sub", b"directory", ROOT)
+    for way in (b"sub/directory", b"sub/directory/sub", b"sub"):
+        with pytest.raises(CorruptError, match="/sub/directory: it is a directory and has another"):
+            read(image, way)
+    assert read(image, b"d").tree.get(b"d")
+    editor.put(editor.block_of(b"sub") * BLOCK_SIZE + 30, b"x")
+    with pytest.raises(CorruptError, match="/sub: the checksum of its block 0"):
+        read(image, b"sub/link")
+    assert isinstance(node_at(read(image, b"file"), b"file"), File)
+
+
 @contextmanager
 def overwritten(path: Path, pieces: list[tuple[int, bytes]]) -> Iterator[None]:
     """Put these bytes at these places for a while."""
@@ -558,17 +669,22 @@ def overwritten(path: Path, pieces: list[tuple[int, bytes]]) -> Iterator[None]:
 
 def metadata(path: Path) -> Places:
     """Where, and how much, the reader reads."""
-    seen: set[tuple[int, int]] = set()
+    return sorted(set(reads(path)))
+
+
+def reads(path: Path, only: bytes | None = None) -> Places:
+    """Each os.pread() of the reader."""
+    seen: Places = []
     with pytest.MonkeyPatch.context() as patch:
         pread = os.pread
 
         def spy(descriptor: int, size: int, position: int) -> bytes:
-            seen.add((position, size))
+            seen.append((position, size))
             return pread(descriptor, size, position)
 
         patch.setattr(os, "pread", spy)
-        read(path)
-    return sorted(seen)
+        read(path, only)
+    return seen
 
 
 VALUES = st.sampled_from([0, 1, 2, 7, 11, 12, 13, 255, 1024, 4096, 0x7FFF, 0x8000, 0xFFFF])
@@ -863,6 +979,8 @@ def test_what_the_kernel_wrote_reads_as_the_kernel_does(tmp_path: Path, options:
             os.setxattr(folder / "file-150", "user.same", b"=" * 20_000)
     image = read(path)
     assert image.sockets == [b"socket"]
+    assert read(path, b"socket").sockets == read(path, b"/").sockets == [b"socket"]
+    assert read(path, b"many").sockets == []
     with mounted(path) as folder:
         listing = list_folder(folder)
         del listing[b"socket"]

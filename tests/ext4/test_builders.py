@@ -10,27 +10,24 @@ import subprocess
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mounted import list_image, list_tree
-from pythons import nobody
-from trees import MAX_ID, NAMES, trees
 
-from fledge import ext4
 from fledge.errors import CorruptError, HostError
-from fledge.ext4.structures import MAX_SECONDS, MIN_SECONDS
-from fledge.project.config import BUILDERS, Builder, Filesystem
+from fledge.ext4.format import Builder, Ext4
+from fledge.host.settings import Settings
 from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink, Tree
-from fledge.tree.content import Span, Sparse
+from fledge.tree.content import DataExtent, Span, Sparse
+from tests.support.disks import write_ext4
+from tests.support.mounted import list_image, list_tree
+from tests.support.pythons import nobody
+from tests.support.samples import ACL, EPOCH, TIMES, sample
+from tests.support.trees import MAX_ID, NAMES, trees
 
-EPOCH = 1704067200
 MIB = 1 << 20
-CAPABILITIES = {b"security.capability": bytes.fromhex("0100000200040000000000000000000000000000")}
-ACL = struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 4, 4, 0xFFFFFFFF, 32, 4, 0xFFFFFFFF)
-
-TIMES = st.integers(MIN_SECONDS * 10**9, MAX_SECONDS * 10**9)
 # Hypothesis takes lost+found out of the source, where it may be no file.
 ONE_LINE_NAMES = NAMES.filter(lambda name: not set(name) & set(b"\r\n") and name != b"lost+found")
 XATTRS = st.dictionaries(
@@ -42,33 +39,7 @@ XATTRS = st.dictionaries(
 )
 
 
-every_builder = pytest.mark.parametrize("builder", BUILDERS)
-
-
-def sample() -> Tree:
-    """A tree of all that is hard to stage, to name and to store."""
-    tree = Tree(mtime_ns=EPOCH * 10**9)
-    nodes: dict[bytes, Node] = {
-        b"bin": Symlink(target=b"usr/bin"),
-        b"usr/bin/su": File(mode=0o4755, content=b"su", xattrs=dict(CAPABILITIES)),
-        b"usr/bin/unreadable": File(mode=0, uid=4294967294, gid=70000, content=b"x" * 5000),
-        b"dev/null": CharDevice(mode=0o666, major=1, minor=3),
-        b'dev/-sd "a" <2>': BlockDevice(mode=0o660, gid=6, major=511, minor=200_000),
-        b"run/fifo": Fifo(mode=0o622, mtime_ns=-1_500_000_001),
-        b"run/-q\n\"'\xff $(x)": File(mode=0o600, content=b"", mtime_ns=2**33 * 10**9 + 999),
-        b"run/" + b"n" * 255: Directory(mode=0o1777, uid=1),
-        b"long": Symlink(target=b"t" * 1000),
-        b"acl": File(mode=0o664, content=b"", xattrs={b"system.posix_acl_access": ACL}),
-        b"xattrs": Directory(mode=0o755, xattrs={b"trusted.nul": b"a\0b\n" * 300, b"user.e": b""}),
-        b"zeros": File(mode=0o644, content=b"\0" * 9000 + b"1" + bytes(9000)),
-    }
-    for path, node in nodes.items():
-        tree.add(path, node)
-    for link, path in ((b"su", b"usr/bin/su"), (b"0", b"dev/null"), (b"s", b"long")):
-        linked = tree.get(path)
-        assert linked
-        tree.add(b"links/" + link, linked)
-    return tree
+every_builder = pytest.mark.parametrize("builder", get_args(Builder))
 
 
 def build(
@@ -80,7 +51,7 @@ def build(
     builder: Builder = "native",
 ) -> Path:
     path.touch()
-    ext4.write(tree, path, Filesystem("ext4", size_buffer_mb, builder, preallocate), EPOCH)
+    write_ext4(tree, path, Ext4(size_buffer_mb, builder, preallocate), EPOCH)
     # By its descriptor, for e2fsck takes what follows a ? in a name for options.
     with path.open("rb") as file:
         command = ["e2fsck", "-fn", "/proc/self/fd/0"]
@@ -147,8 +118,8 @@ def test_root_and_a_user_without_rights_give_the_same_bytes(
     script = f"""
 import pickle
 from pathlib import Path
-from fledge import ext4
-from fledge.project.config import BUILDERS, Builder, Filesystem
+from fledge.ext4.format import Builder, Ext4
+from fledge.host.settings import Settings
 Path("image").touch()
 filesystem = Filesystem("ext4", 1, {builder!r})
 ext4.write(pickle.load(open("tree", "rb")), Path("image"), filesystem, {EPOCH})
@@ -193,7 +164,8 @@ def test_holes_stay_holes_unless_all_is_preallocated(tmp_path: Path, builder: Bu
     (tmp_path / "data").write_bytes(b"d" * 5000)
     (tmp_path / "out").mkdir()
     tree = Tree(mtime_ns=0)
-    sparse = Sparse(1 << 27, tmp_path / "data", ((4, 0, 2000), (1 << 26, 2000, 3000)))
+    extents = DataExtent(4, 0, 2000), DataExtent(1 << 26, 2000, 3000)
+    sparse = Sparse(1 << 27, tmp_path / "data", extents)
     tree.add(b"f", File(mode=0o644, content=sparse))
     image = build(tree, tmp_path / "out/image", builder=builder)
     assert image.stat().st_size < 16 * MIB
@@ -252,9 +224,9 @@ def test_a_deep_tree_is_removed_again(tmp_path: Path) -> None:
         (b"f", File(mode=0, content=Sparse(1 << 45, Path("x"), ())), "ext4 takes"),
         (b"lost+found", File(mode=0, content=b""), "directory"),
         (b"l", Symlink(target=b"x" * 4096), "4095"),
-        (b"f", File(mode=0, uid=0xFFFFFFFF, content=b""), "4294967295:0 is none"),
-        (b"f", File(mode=0, gid=1 << 32, content=b""), "0:4294967296 is none"),
-        (b"f", Fifo(mode=0, uid=-1), "-1:0 is none"),
+        (b"f", File(mode=0, uid=0xFFFFFFFF, content=b""), "no owner 4294967295:0"),
+        (b"f", File(mode=0, gid=1 << 32, content=b""), "no owner 0:4294967296"),
+        (b"f", Fifo(mode=0, uid=-1), "no owner -1:0"),
         (b"d", CharDevice(mode=0, major=1 << 12, minor=0), "no device 4096:0"),
         (b"d", BlockDevice(mode=0, major=0, minor=1 << 20), "no device 0:1048576"),
         (b"l", Symlink(target=b""), "4095"),
@@ -290,7 +262,7 @@ def test_what_only_e2fsprogs_cannot_make(
 def assert_refused(tree: Tree, image: Path, words: str, builder: Builder) -> None:
     image.touch()
     with pytest.raises(CorruptError, match=words) as error:
-        ext4.write(tree, image, Filesystem(size_buffer_mb=1, builder=builder), EPOCH)
+        write_ext4(tree, image, Ext4(1, builder), EPOCH)
     assert error.value.message.startswith("/")
     assert os.listdir(image.parent) == [image.name]
 
@@ -298,7 +270,7 @@ def assert_refused(tree: Tree, image: Path, words: str, builder: Builder) -> Non
 def test_too_large_a_filesystem_is_refused(tmp_path: Path) -> None:
     (tmp_path / "image").touch()
     with pytest.raises(CorruptError, match="ext4 takes 4294967295"):
-        ext4.write(Tree(mtime_ns=0), tmp_path / "image", Filesystem(size_buffer_mb=1 << 24), EPOCH)
+        write_ext4(Tree(mtime_ns=0), tmp_path / "image", Ext4(size_buffer_mb=1 << 24), EPOCH)
 
 
 @pytest.mark.real
@@ -309,8 +281,7 @@ def test_line_breaks_in_names_are_no_commands(tmp_path: Path) -> None:
 
 
 def test_missing_e2fsprogs_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr("fledge.host.programs.SYSTEM_FOLDERS", "/nowhere")
     with pytest.raises(HostError) as error:
-        ext4.check(Filesystem(builder="mkfs"))
+        Ext4(builder="mkfs").check(Settings({"PATH": "/nowhere"}))
     assert "e2fsprogs" in error.value.hint

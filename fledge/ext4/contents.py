@@ -1,0 +1,140 @@
+"""What an ext4 image says beside its tree: the superblock, and the inodes' own fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from fledge.ext4.reader import Image, InodeFacts
+from fledge.report import human_size
+from fledge.tree import Directory, File, Node, Tree
+from fledge.tree.content import Content, Span, Sparse
+from fledge.tree.digest import Digest
+
+_TEXT_FIELDS = ("volume_name", "last_mounted")
+"""The fields of the superblock that hold text, filled up with NULs."""
+
+
+class InodeStat(msgspec.Struct, frozen=True):
+    """As in stat(2)."""
+
+    inode: int
+    links: int
+    size: int
+
+
+class Ext4Contents(msgspec.Struct, frozen=True):
+    """An image that was read. Offers what `fledge.formats.Contents` asks for."""
+
+    image: Image
+
+    @property
+    def tree(self) -> Tree:
+        """The files in the image."""
+        return self.image.tree
+
+    @property
+    def sockets(self) -> Sequence[bytes]:
+        """Paths of sockets, which are not in the tree."""
+        return self.image.sockets
+
+    def stat(self, node: Node) -> InodeStat:
+        """What the node's inode says."""
+        inode = self._inode(node)
+        return InodeStat(inode.number, inode.links, inode.size)
+
+    def _inode(self, node: Node) -> InodeFacts:
+        return self.image.inodes[node]
+
+    def facts(self) -> Mapping[str, object]:
+        """Every field of the superblock; the features by name."""
+        superblock = self.image.superblock
+        fields = superblock._asdict()
+        for kind in ("compat", "incompat", "ro_compat"):
+            del fields[f"feature_{kind}"]
+        return {
+            "features": superblock.features,
+            **{f"superblock {name}": _readable(name, value) for name, value in fields.items()},
+        }
+
+    def node_facts(self, node: Node) -> Mapping[str, object]:
+        """The fields of the node's inode that do not show in the tree."""
+        inode = self._inode(node)
+        return {
+            "inode number": inode.number,
+            "links": inode.links,
+            "blocks": inode.blocks,
+            "flags": f"{inode.flags:#x}",
+            "generation": inode.generation,
+            "atime_ns": inode.atime_ns,
+            "ctime_ns": inode.ctime_ns,
+            "crtime_ns": inode.crtime_ns,
+            "size of directory": inode.size if isinstance(node, Directory) else None,
+            "place of content": _position(node.content) if isinstance(node, File) else None,
+        }
+
+    def order(self) -> Sequence[bytes]:
+        """Nothing: the directories give the order."""
+        return ()
+
+    def uncompressed(self) -> Sequence[Digest]:
+        """Nothing: an image is not compressed."""
+        return ()
+
+    def describe(self) -> Mapping[str, Any]:
+        """The superblock, as JSON has it."""
+        superblock = self.image.superblock
+        uuid = superblock.uuid.hex()
+        return {
+            "filesystem": {
+                "uuid": "-".join((uuid[:8], uuid[8:12], uuid[12:16], uuid[16:20], uuid[20:])),
+                "label": superblock.volume_name.rstrip(b"\0").decode(errors="replace"),
+                "features": superblock.features,
+                "block_size": superblock.block_size,
+                "blocks": superblock.blocks_count,
+                "free_blocks": superblock.free_blocks_count,
+                "reserved_blocks": superblock.reserved_blocks_count,
+                "inodes": superblock.inodes_count,
+                "free_inodes": superblock.free_inodes_count,
+                "inode_size": superblock.inode_size,
+            }
+        }
+
+    def describe_node(self, node: Node) -> Mapping[str, Any]:
+        """The fields of the node's inode, as JSON has them."""
+        inode = self._inode(node)
+        return {
+            "atime_ns": inode.atime_ns,
+            "ctime_ns": inode.ctime_ns,
+            "crtime_ns": inode.crtime_ns,
+            "blocks": inode.blocks,
+            "flags": inode.flags,
+            "generation": inode.generation,
+        }
+
+    def summary(self) -> Sequence[tuple[str, str]]:
+        """Free space, inodes and features."""
+        superblock = self.image.superblock
+        free = superblock.free_blocks_count * superblock.block_size
+        size = superblock.blocks_count * superblock.block_size
+        return [
+            ("free", f"{human_size(free)} of {human_size(size)}"),
+            ("inodes", f"{superblock.free_inodes_count} of {superblock.inodes_count} free"),
+            ("features", " ".join(superblock.features)),
+        ]
+
+
+def _position(content: Content) -> object:
+    """Where the content is in the image: an offset, or the extents of one in pieces."""
+    if isinstance(content, Sparse):
+        return [tuple(extent) for extent in content.extents]
+    return content.offset if isinstance(content, Span) else None
+
+
+def _readable(name: str, value: object) -> object:
+    """A field of the superblock as text, if it is bytes."""
+    if not isinstance(value, bytes):
+        return value
+    return value.rstrip(b"\0") if name in _TEXT_FIELDS else value.hex()

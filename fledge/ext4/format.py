@@ -1,0 +1,112 @@
+"""The ext4 format: an image written from a tree without privileges, and read back.
+
+fledge writes it itself. With ``builder = "mkfs"`` e2fsprogs do: the same layout gives both
+their size, their journal, their UUID and their count of inodes, so that one can check the other.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from fledge.ext4 import mkfs, reader, writer
+from fledge.ext4.contents import Ext4Contents
+from fledge.ext4.plan import LOST_AND_FOUND_PATH, make_plan
+from fledge.ext4.structures import BLOCK_SIZE, MAGIC, SUPERBLOCK_OFFSET
+from fledge.host.destination import Destination
+from fledge.host.settings import Settings
+from fledge.tree import NANOSECONDS, Directory, Tree
+from fledge.tree.features import Feature
+from fledge.tree.limits import DISK_INIT_PATHS, check_fits
+from fledge.tree.space import Preallocate, SizeBuffer
+
+Builder = Literal["native", "mkfs"]
+"""What writes the image: fledge, or e2fsprogs."""
+
+_MAGIC_OFFSET = SUPERBLOCK_OFFSET + 0x38
+
+
+class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
+    """An ext4 image, made without root and the same on every machine."""
+
+    name: ClassVar[str] = "ext4"
+    strategy: ClassVar[str] = "oci_rootfs"
+    lacks: ClassVar[frozenset[Feature]] = frozenset()
+    own_paths: ClassVar[frozenset[bytes]] = frozenset({LOST_AND_FOUND_PATH})
+    reproducible: ClassVar[bool] = True
+    init_paths: ClassVar[tuple[bytes, ...]] = DISK_INIT_PATHS
+    needs_init: ClassVar[bool] = False
+
+    size_buffer_mb: SizeBuffer = 0
+    builder: Annotated[
+        Builder,
+        Meta(description="fledge itself, or mkfs: mkfs.ext4 and debugfs"),
+    ] = "native"
+    preallocate: Preallocate = False
+
+    def default_output(self, image_name: str | None) -> str:
+        """``IMAGE.img``."""
+        return f"{image_name or 'plugin'}.img"
+
+    def check(self, settings: Settings) -> None:
+        """Raise `HostError` without e2fsprogs, if those are to build it."""
+        if self.builder == "mkfs":
+            mkfs.check(settings)
+
+    def write(self, tree: Tree, destination: Destination) -> None:
+        """Write the image, which has a /lost+found; the tree need not.
+
+        The tree's own time is when the filesystem says it was made. The same tree and options
+        give the same bytes, with ``builder = "mkfs"`` if e2fsprogs are the same. Raises
+        `CorruptError`, with the path, for what ext4 cannot hold; `FledgeError` if a content
+        cannot be read or a tool fails; `HostError` without e2fsprogs; `OSError` if the disk
+        refuses.
+        """
+        complete = _with_lost_and_found(tree)
+        check_fits(complete)
+        epoch = tree.mtime_ns // NANOSECONDS
+        layout = make_plan(complete, self.size_buffer_mb, epoch)
+        path = destination.path
+        if self.builder == "mkfs":
+            mkfs.write(complete, layout, path, epoch, destination.settings)
+            destination.hasher.update_file(path)
+        else:
+            writer.write(layout, path, epoch, destination.hasher)
+        if self.preallocate:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, layout.geometry.blocks * BLOCK_SIZE)
+
+    @staticmethod
+    def recognize(start: bytes) -> int:
+        """By the superblock's magic number; ext2 and ext3 have it too."""
+        magic = start[_MAGIC_OFFSET : _MAGIC_OFFSET + 2]
+        return 2 if magic == MAGIC.to_bytes(2, "little") else 0
+
+    @staticmethod
+    def read(path: Path, folder: Path, only: bytes | None) -> Ext4Contents:
+        """Read an ext2, ext3 or ext4 image. Raises as `reader.read`."""
+        return Ext4Contents(reader.read(path, only))
+
+
+def _with_lost_and_found(tree: Tree) -> Tree:
+    """The tree with a /lost+found; where it has none, its root is copied to put one there."""
+    if LOST_AND_FOUND_PATH in tree.root.children:
+        return tree
+    root = tree.root
+    complete = Tree(tree.mtime_ns)
+    complete.root = Directory(
+        mode=root.mode,
+        uid=root.uid,
+        gid=root.gid,
+        mtime_ns=root.mtime_ns,
+        xattrs=root.xattrs,
+        children={
+            **root.children,
+            LOST_AND_FOUND_PATH: Directory(mode=0o700, mtime_ns=tree.mtime_ns),
+        },
+    )
+    return complete
