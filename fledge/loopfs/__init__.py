@@ -1,1 +1,1 @@
-"""xfs and btrfs images, filled by the kernel through a loop mount."""
+"""Writes xfs and btrfs images: the kernel fills them through a loop mount."""

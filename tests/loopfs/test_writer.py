@@ -10,18 +10,19 @@ import time
 from pathlib import Path
 
 import pytest
-from mounted import list_image, list_tree, mounted
 
 from fledge.errors import CorruptError, FledgeError, HostError
-from fledge.host import programs as tools
+from fledge.host import programs
+from fledge.host.settings import Settings
 from fledge.loopfs import writer as loop
-from fledge.project.config import Filesystem, FilesystemType
 from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink, Tree
-from fledge.tree.content import Span, Sparse
+from fledge.tree.content import DataExtent, Span, Sparse
+from tests.support.mounted import list_image, list_tree, mounted
+from tests.support.samples import CAPABILITIES
 
 MIB = 1 << 20
-CAPABILITIES = {b"security.capability": bytes.fromhex("0100000200040000000000000000000000000000")}
-TYPES: tuple[FilesystemType, ...] = ("xfs", "btrfs")
+TYPES = ("xfs", "btrfs")
+SETTINGS = Settings.from_environment()
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount an image")
 every_type = pytest.mark.parametrize("filesystem_type", TYPES)
@@ -29,7 +30,8 @@ every_type = pytest.mark.parametrize("filesystem_type", TYPES)
 
 def sample(folder: Path) -> Tree:
     (folder / "data").write_bytes(b"d" * 5000)
-    sparse = Sparse(1 << 26, folder / "data", ((4, 0, 2000), (1 << 25, 2000, 3000)))
+    extents = DataExtent(4, 0, 2000), DataExtent(1 << 25, 2000, 3000)
+    sparse = Sparse(1 << 26, folder / "data", extents)
     tree = Tree(mtime_ns=1)
     nodes: dict[bytes, Node] = {
         b"usr/bin/su": File(mode=0o4755, uid=5, content=b"su", xattrs=dict(CAPABILITIES)),
@@ -58,9 +60,9 @@ def nothing_is_left(folder: Path) -> bool:
     return str(folder) not in mounts and not any(str(folder) in name for name in used)
 
 
-def mkfs_or_skip(filesystem_type: FilesystemType) -> None:
+def mkfs_or_skip(filesystem_type: str) -> None:
     try:
-        tools.find(f"mkfs.{filesystem_type}")
+        programs.find(f"mkfs.{filesystem_type}", Settings())
     except HostError as error:
         pytest.skip(error.message)
 
@@ -68,13 +70,13 @@ def mkfs_or_skip(filesystem_type: FilesystemType) -> None:
 @pytest.mark.real
 @as_root
 @every_type
-def test_the_kernel_sees_the_tree(tmp_path: Path, filesystem_type: FilesystemType) -> None:
+def test_the_kernel_sees_the_tree(tmp_path: Path, filesystem_type: str) -> None:
     mkfs_or_skip(filesystem_type)
     tree = sample(tmp_path)
     image = tmp_path / "out" / "image"
     image.parent.mkdir()
     image.touch()
-    loop.write(tree, image, Filesystem(filesystem_type, size_buffer_mb=400))
+    loop.write(tree, image, filesystem_type, size_buffer_mb=400, settings=SETTINGS)
     assert list_image(image) == list_tree(tree)
     with mounted(image) as folder:
         assert os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize >= 400 * MIB
@@ -89,21 +91,23 @@ def test_preallocate_leaves_no_holes(tmp_path: Path) -> None:
     mkfs_or_skip("xfs")
     image = tmp_path / "image"
     image.touch()
-    loop.write(Tree(mtime_ns=0), image, Filesystem("xfs", 1, preallocate=True))
+    loop.write(
+        Tree(mtime_ns=0), image, "xfs", size_buffer_mb=1, preallocate=True, settings=SETTINGS
+    )
     assert image.stat().st_blocks * 512 >= image.stat().st_size
 
 
 @pytest.mark.real
 @as_root
 @every_type
-def test_a_failure_releases_all(tmp_path: Path, filesystem_type: FilesystemType) -> None:
+def test_a_failure_releases_all(tmp_path: Path, filesystem_type: str) -> None:
     mkfs_or_skip(filesystem_type)
     tree = Tree(mtime_ns=0)
     tree.add(b"a/f", File(mode=0o644, content=Span(tmp_path / "gone", 0, 1)))
     image = tmp_path / "image"
     image.touch()
     with pytest.raises(FledgeError, match="gone"):
-        loop.write(tree, image, Filesystem(filesystem_type))
+        loop.write(tree, image, filesystem_type, settings=SETTINGS)
     assert os.listdir(tmp_path) == ["image"]
     assert nothing_is_left(tmp_path)
 
@@ -116,7 +120,7 @@ def test_what_the_filesystem_cannot_hold_is_named(tmp_path: Path) -> None:
     tree.add(b"dev/x", BlockDevice(mode=0, major=4095, minor=1))
     (tmp_path / "image").touch()
     with pytest.raises(CorruptError, match="/dev/x does not fit"):
-        loop.write(tree, tmp_path / "image", Filesystem("xfs"))
+        loop.write(tree, tmp_path / "image", "xfs", settings=SETTINGS)
 
 
 @pytest.mark.real
@@ -130,14 +134,15 @@ def test_a_signal_releases_all(tmp_path: Path, kind: signal.Signals) -> None:
     os.mkfifo(tmp_path / "endless")
     script = f"""
 from pathlib import Path
-from fledge import loop
+from fledge.loopfs import writer as loop
+from fledge.host.settings import Settings
 from fledge.project.config import Filesystem
 from fledge.tree.content import Span
 from fledge.tree import File, Tree
 folder = Path({str(tmp_path)!r})
 tree = Tree(mtime_ns=0)
 tree.add(b"f", File(mode=0, content=Span(folder / "endless", 0, 1)))
-loop.write(tree, folder / "image", Filesystem("xfs"))
+loop.write(tree, folder / "image", "xfs", settings=Settings.from_environment())
 """
     build = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     try:
@@ -162,7 +167,7 @@ loop.write(tree, folder / "image", Filesystem("xfs"))
 def test_root_is_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(HostError, match="root") as error:
-        loop.check(Filesystem("xfs"))
+        loop.check("xfs", Settings())
     assert "ext4" in error.value.hint
 
 
@@ -171,12 +176,11 @@ def test_root_is_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ("filesystem_type", "package"), [("xfs", "xfsprogs"), ("btrfs", "btrfs-progs")]
 )
 def test_a_missing_mkfs_is_explained(
-    monkeypatch: pytest.MonkeyPatch, filesystem_type: FilesystemType, package: str
+    monkeypatch: pytest.MonkeyPatch, filesystem_type: str, package: str
 ) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr("fledge.host.programs.SYSTEM_FOLDERS", "/nowhere")
     with pytest.raises(HostError, match=f"mkfs.{filesystem_type}") as error:
-        loop.check(Filesystem(filesystem_type))
+        loop.check(filesystem_type, Settings({"PATH": "/nowhere"}))
     assert package in error.value.hint
 
 
@@ -188,12 +192,13 @@ def test_missing_loop_devices_are_explained(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from fledge import loop
+from fledge.loopfs import writer as loop
+from fledge.host.settings import Settings
 from fledge.project.config import Filesystem
 from fledge.errors import HostError
 from fledge.tree import Tree
 try:
-    loop.write(Tree(mtime_ns=0), Path("image"), Filesystem("xfs"))
+    loop.write(Tree(mtime_ns=0), Path("image"), "xfs", settings=Settings.from_environment())
 except HostError as error:
     print(error.message)
 """
@@ -201,4 +206,4 @@ except HostError as error:
     hide = 'mount -t tmpfs none /dev && mknod /dev/null c 1 3 && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", hide, "sh", sys.executable, "-c", script]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "no free loop device" in done.stdout, done.stderr
+    assert "no loop device is free" in done.stdout, done.stderr

@@ -1,0 +1,193 @@
+"""Defines the interface of an artifact format, and lists the formats.
+
+A format knows the tree, but not fledge.toml, images or other formats. To add one, write a folder
+with a class that implements `Format`, and put the class into `FORMATS`. The key
+``[filesystem] type`` and all operations then support it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+
+from fledge.cpio.format import Initramfs
+from fledge.errors import ConfigError, CorruptError, unreadable
+from fledge.ext4.format import Ext4
+from fledge.host.destination import Destination
+from fledge.host.settings import Settings
+from fledge.loopfs.format import Btrfs, Xfs
+from fledge.tree import Node, Tree
+from fledge.tree.digest import Digest
+from fledge.tree.features import Feature
+
+START_SIZE = (1 << 16) + 4096
+"""Bytes at the beginning of a file that `Format.recognize` gets. The magic number of btrfs is at
+64 KiB."""
+
+
+class Stat(Protocol):
+    """The fields of stat(2) that are not part of a `Node`."""
+
+    @property
+    def inode(self) -> int | None:
+        """The inode number. None for a directory that has no entry of its own in an archive."""
+
+    @property
+    def links(self) -> int:
+        """The number of names that the node has."""
+
+    @property
+    def size(self) -> int:
+        """Size in bytes; 0 for a directory whose size the format does not store."""
+
+
+class Contents(Protocol):
+    """An artifact that was read: its tree, and the facts about it that are not in the tree."""
+
+    @property
+    def tree(self) -> Tree:
+        """The filesystem. The contents of its files stay in the artifact."""
+
+    @property
+    def sockets(self) -> Sequence[bytes]:
+        """The paths of sockets, without a leading slash. A tree cannot contain sockets."""
+
+    def stat(self, node: Node) -> Stat:
+        """Return the inode number, number of links and size of a node."""
+
+    def facts(self) -> Mapping[str, object]:
+        """Return the facts about the container that `diff` compares, by their displayed names."""
+
+    def node_facts(self, node: Node) -> Mapping[str, object]:
+        """Return the facts about a node that `diff` compares, by their displayed names."""
+
+    def order(self) -> Sequence[bytes]:
+        """Return the paths in the order of the file. Empty if the format prescribes the order."""
+
+    def uncompressed(self) -> Sequence[Digest]:
+        """Return the digests of the uncompressed parts. Empty if nothing is compressed."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the facts about the container, for ``inspect --json``."""
+
+    def describe_node(self, node: Node) -> Mapping[str, Any]:
+        """Return the facts about a node, for ``inspect --json``."""
+
+    def summary(self) -> Sequence[tuple[str, str]]:
+        """Return the facts about the container as (title, text), for ``inspect``."""
+
+
+class Format(Protocol):
+    """A format of artifacts. An instance carries the options of one build.
+
+    An implementation is a frozen `msgspec.Struct`. Its fields are the options: the annotations
+    declare type, bounds, default and description, and ``[filesystem]`` in fledge.toml, its
+    reference and the JSON Schema are derived from them. Its tag is ``name``.
+    """
+
+    name: ClassVar[str]
+    """The value of ``[filesystem] type``, and the ``kind`` that `inspect` shows."""
+    strategy: ClassVar[str]
+    """The ``strategy`` in fledge.toml that builds this format."""
+    lacks: ClassVar[frozenset[Feature]]
+    """The features of a tree that the format cannot store. A build reports their loss."""
+    own_paths: ClassVar[frozenset[bytes]]
+    """The paths of directories that the format adds if the tree lacks them."""
+    reproducible: ClassVar[bool]
+    """Whether the same tree and options give the same bytes on every machine."""
+    init_paths: ClassVar[tuple[bytes, ...]]
+    """The paths at which the kernel looks for its first program, in the kernel's order."""
+    needs_init: ClassVar[bool]
+    """Whether the artifact can boot only with an executable at one of ``init_paths``."""
+
+    def default_output(self, image_name: str | None) -> str:
+        """Return the default file name. ``image_name`` is the name of the image in the artifact;
+        None if there is no image.
+        """
+
+    def check(self, settings: Settings) -> None:
+        """Raise `HostError` if this machine or user cannot write the format."""
+
+    def write(self, tree: Tree, destination: Destination) -> Digest | None:
+        """Write the whole tree, without changing it.
+
+        Everything that the format adds gets the time ``tree.mtime_ns``. Returns the digest of
+        the uncompressed content, or None if the format does not compress. Raises `CorruptError`,
+        with the path, if the format cannot store a node; `FledgeError` if a content cannot be
+        read; `OSError` if the artifact cannot be written.
+        """
+
+    @staticmethod
+    def recognize(start: bytes) -> int:
+        """Rate the evidence that a file that begins with ``start`` has this format.
+
+        0: it does not; 1: it may; 2: it has the magic number.
+        """
+
+    @staticmethod
+    def read(path: Path, folder: Path, only: bytes | None) -> Contents:
+        """Read the artifact at ``path``. Temporary files go into ``folder``.
+
+        ``only`` limits what the caller needs to one path in the artifact: the nodes that lead
+        there and, if it is a directory, its entries. None: the caller needs everything. Raises
+        `CorruptError` if the artifact is damaged or hostile, `FledgeError` if it cannot be read.
+        """
+
+
+FORMATS: list[type[Format]] = [Initramfs, Ext4, Xfs, Btrfs]
+"""All formats. If several rate a file equally, the first one reads it."""
+
+
+def find(name: str) -> type[Format]:
+    """The format of that name. Raises `KeyError`."""
+    return {each.name: each for each in FORMATS}[name]
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """An open artifact. Its contents can be read only while it is open."""
+
+    path: Path
+    size: int
+    """Size of the file in bytes."""
+    format: type[Format]
+    contents: Contents
+
+    @property
+    def tree(self) -> Tree:
+        """The filesystem in the artifact."""
+        return self.contents.tree
+
+
+@contextmanager
+def open_artifact(path: Path, only: bytes | None = None) -> Iterator[Opened]:
+    """Open the artifact at ``path``. The first bytes of the file decide its format, not its name.
+
+    ``only`` is as in `Format.read`. Temporary files go into a private folder, which is removed
+    at the end of the context. Raises `CorruptError` if the artifact is damaged, hostile or of an
+    unknown format; `FledgeError` if it cannot be read.
+    """
+    try:
+        if not (path.is_file() or path.is_block_device()):
+            # Opening a fifo would block until another process writes to it.
+            path.stat()
+            raise ConfigError(f"{path} is not a file", "Name an artifact.")
+        with path.open("rb") as file:
+            start = file.read(START_SIZE)
+            size = file.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    best = max(FORMATS, key=lambda each: each.recognize(start))
+    if not best.recognize(start):
+        names = ", ".join(each.name for each in FORMATS)
+        raise CorruptError(
+            f"{path} is not in a known format ({names})",
+            "Mount an image of another format to read it; of a whole disk, name one partition.",
+        )
+    with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
+        yield Opened(path, size, best, best.read(path, Path(folder), only))

@@ -1,0 +1,86 @@
+"""The xfs and btrfs formats: mkfs makes the image and the kernel fills it.
+
+Writing needs root, for the loop mount. The bytes are not reproducible: mkfs writes a random UUID,
+and the kernel writes the current time and generation numbers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, NoReturn
+
+import msgspec
+
+from fledge.errors import CorruptError
+from fledge.host.destination import Destination
+from fledge.host.settings import Settings
+from fledge.loopfs import writer
+from fledge.tree import Tree
+from fledge.tree.features import Feature
+from fledge.tree.limits import DISK_INIT_PATHS
+from fledge.tree.space import Preallocate, SizeBuffer
+
+
+class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
+    """The options and methods that xfs and btrfs share."""
+
+    name: ClassVar[str]
+    strategy: ClassVar[str] = "oci_rootfs"
+    lacks: ClassVar[frozenset[Feature]] = frozenset()
+    own_paths: ClassVar[frozenset[bytes]] = frozenset()
+    reproducible: ClassVar[bool] = False
+    init_paths: ClassVar[tuple[bytes, ...]] = DISK_INIT_PATHS
+    needs_init: ClassVar[bool] = False
+
+    size_buffer_mb: SizeBuffer = 0
+    preallocate: Preallocate = False
+
+    def default_output(self, image_name: str | None) -> str:
+        """Return ``IMAGE.img``, or ``plugin.img`` if there is no image."""
+        return f"{image_name or 'plugin'}.img"
+
+    def check(self, settings: Settings) -> None:
+        """Raise `HostError` if this machine or user cannot write the filesystem."""
+        writer.check(self.name, settings)
+
+    def write(self, tree: Tree, destination: Destination) -> None:
+        """Write the image. Raises what `writer.write` raises."""
+        writer.write(
+            tree,
+            destination.path,
+            self.name,
+            size_buffer_mb=self.size_buffer_mb,
+            preallocate=self.preallocate,
+            settings=destination.settings,
+        )
+        destination.hasher.update_file(destination.path)
+
+    @classmethod
+    def read(cls, path: Path, folder: Path, only: bytes | None) -> NoReturn:
+        """Raise `CorruptError`: fledge cannot read these filesystems."""
+        raise CorruptError(
+            f"{path} is an image of type {cls.name}, which fledge cannot read",
+            "Mount it to look at its files.",
+        )
+
+
+class Xfs(_LoopFormat, frozen=True, tag="xfs"):
+    """An xfs image. It needs root, and its bytes are not reproducible."""
+
+    name: ClassVar[str] = "xfs"
+
+    @staticmethod
+    def recognize(start: bytes) -> int:
+        """Look for the magic number of the superblock (xfs_format.h, XFS_SB_MAGIC)."""
+        return 2 if start.startswith(b"XFSB") else 0
+
+
+class Btrfs(_LoopFormat, frozen=True, tag="btrfs"):
+    """A btrfs image. It needs root, and its bytes are not reproducible."""
+
+    name: ClassVar[str] = "btrfs"
+
+    @staticmethod
+    def recognize(start: bytes) -> int:
+        """Look for the magic number of the superblock (btrfs_tree.h, BTRFS_MAGIC)."""
+        return 2 if start[0x10040:0x10048] == b"_BHRfS_M" else 0
