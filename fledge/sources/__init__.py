@@ -1,1 +1,1 @@
-"""What goes into the tree."""
+"""The sources of a tree: one module for each kind, and their list in `kinds`."""

@@ -1,125 +1,263 @@
-"""The kestrel agent: from a GitHub release, a file or a URL, to ``/bin/kestrel``."""
+"""The agent source: adds kestrel, from a GitHub release, a file or a URL, as ``/bin/kestrel``."""
 
 from __future__ import annotations
 
-import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, ClassVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
+from msgspec import Meta
 
 from fledge.errors import CorruptError, FledgeError, NetworkError
-from fledge.net.fetch import Fetcher
+from fledge.host.settings import Settings
+from fledge.net.json_document import JsonObject
 from fledge.net.transport import HttpStatusError
-from fledge.oci.document import Document
-from fledge.project.config import Agent, HttpAgent, LocalAgent, ReleaseAgent
-from fledge.project.lock import AgentPin
+from fledge.report import human_size
+from fledge.session import Session
+from fledge.sources import paths
+from fledge.sources.inputs import Input
+from fledge.sources.source import (
+    Assembly,
+    Checksum,
+    InputFile,
+    KeyedBy,
+    Kind,
+    LockSection,
+    Presence,
+    Source,
+    Url,
+)
 from fledge.tree import File, Tree, elf
-from fledge.tree.content import Blob, whole_file
+from fledge.tree.content import Blob, hash_file
+from fledge.tree.digest import Digest
 
-PATH = b"/bin/kestrel"
 REPOSITORY = "volantvm/volant"
-DEFAULT_API = "https://api.github.com"
 API_VARIABLE = "FLEDGE_GITHUB_API"
-"""Environment variable with another base URL: a mirror, or https://HOST/api/v3."""
-
 CHECKSUMS = "checksums.txt"
-ALIASES = {"amd64": ("amd64", "x86_64"), "arm64": ("arm64", "aarch64"), "386": ("386", "i386")}
+ARCHITECTURE_ALIASES = {
+    "amd64": ("amd64", "x86_64"),
+    "arm64": ("arm64", "aarch64"),
+    "386": ("386", "i386"),
+}
+
+
+class AgentPin(msgspec.Struct, frozen=True):
+    """The pin of an agent for one architecture."""
+
+    version: str | None
+    """The tag of the release; None if the agent is not a release."""
+    url: Url
+    sha256: Digest
 
 
 class FetchedAgent(msgspec.Struct, frozen=True):
+    """An agent on this machine, verified against its pin or checksum if it has one."""
+
     content: Blob
     url: str | None
-    """Where it came from; None for a file of this machine."""
+    """The URL that it was downloaded from; None for a local file."""
     version: str | None
-    """The tag of the release, if it is one and had to be looked up."""
+    """The tag of the release; None if the agent is not a release, or came from the cache."""
+
+
+class Agent(Source, frozen=True, tag_field="source_strategy"):
+    """The keys and methods that all strategies for the agent share."""
+
+    role: ClassVar[str] = "agent"
+
+    checksum: Checksum = None
+
+    def conflict(self, pin: AgentPin) -> str | None:
+        """Compare the digest with the checksum in the config."""
+        if self.checksum in (None, pin.sha256):
+            return None
+        return f"the agent {pin.url} with sha256 {pin.sha256.hex}, not {self.checksum.hex}"
+
+    def resolve(self, assembly: Assembly, old: AgentPin | None) -> tuple[AgentPin, str]:
+        """Fetch the agent and return its pin. Raises what `fetch` raises."""
+        found = self.look_up(assembly.architecture, assembly.session)
+        _check_program(found, assembly.architecture)
+        url = found.url or ""
+        return AgentPin(found.version, url, found.content.digest), url
+
+    def recorded_pin(self, record: Input, platform: str) -> tuple[str, AgentPin]:
+        """Return the architecture, and the version, URL and digest of the agent."""
+        facts = msgspec.convert(record.facts, _Facts)
+        return facts.architecture, AgentPin(facts.version, record.uri, record.digest)
+
+    def lay(self, assembly: Assembly, pin: AgentPin | None) -> str:
+        """Fetch the agent and add it as ``/bin/kestrel``. Raises what `fetch` raises."""
+        architecture = assembly.architecture
+        found = fetch(self, architecture, assembly.session, pin)
+        install(assembly.tree, found.content)
+        uri = found.url or assembly.relative(found.content.path)
+        facts = {"architecture": architecture}
+        if found.version:
+            facts["version"] = found.version
+        assembly.inputs.append(Input(self.role, uri, found.content.digest, facts))
+        name = found.version or uri.rpartition("/")[2]
+        return f"{name}, {human_size(found.content.size)}"
+
+    def get(self, architecture: str, session: Session) -> FetchedAgent:
+        """Return the agent without a pin; from the cache if it has a checksum and is cached."""
+        return self.look_up(architecture, session)
+
+    def look_up(self, architecture: str, session: Session) -> FetchedAgent:
+        """Return the agent that its origin provides now."""
+        raise NotImplementedError
+
+
+class _Facts(msgspec.Struct):
+    """The facts that provenance records about an agent."""
+
+    architecture: str
+    version: str | None = None
+
+
+class ReleaseAgent(Agent, frozen=True, tag="release"):
+    """A release of kestrel on GitHub."""
+
+    section: ClassVar[LockSection | None] = LockSection(AgentPin, keyed_by=KeyedBy.ARCHITECTURE)
+
+    version: Annotated[
+        str,
+        Meta(
+            description='The tag of the release. "latest" is the newest release.',
+            examples=["v1.2.3", "latest"],
+        ),
+    ] = "latest"
+
+    def pinned_name(self, folder: Path) -> str:
+        """Return the version."""
+        return self.version
+
+    def get(self, architecture: str, session: Session) -> FetchedAgent:
+        """Return the cached file with that checksum, or else the asset of the release."""
+        url = _api_url(self.version, session.settings)
+        if self.checksum is None:
+            return self.look_up(architecture, session)
+        content = session.cache.find(self.checksum)
+        if content is None:
+            content = self.look_up(architecture, session).content
+        # The same URL, whether cached or not, so that the next build records the same.
+        return FetchedAgent(content, url, None)
+
+    def look_up(self, architecture: str, session: Session) -> FetchedAgent:
+        """Download the asset of the release."""
+        return _fetch_release(self, architecture, session)
+
+
+class LocalAgent(Agent, frozen=True, tag="local", kw_only=True):
+    """A file on this machine."""
+
+    path: Annotated[
+        InputFile, Meta(description="The file of the agent.", examples=["build/kestrel"])
+    ]
+
+    def local_files(self) -> Sequence[Path]:
+        """Return the file."""
+        return (self.path,)
+
+    def look_up(self, architecture: str, session: Session) -> FetchedAgent:
+        """Hash the file. Raises `CorruptError` if it does not match the checksum."""
+        found = FetchedAgent(hash_file(self.path), None, None)
+        if self.checksum not in (None, found.content.digest):
+            raise CorruptError(
+                f"{self.path} has sha256 {found.content.digest.hex}, not the"
+                f" {self.checksum.hex} in [agent] checksum",
+                "Correct the checksum if this is the right file.",
+            )
+        return found
+
+
+class HttpAgent(Agent, frozen=True, tag="http", kw_only=True):
+    """A URL: http, https or file."""
+
+    section: ClassVar[LockSection | None] = LockSection(AgentPin, keyed_by=KeyedBy.ARCHITECTURE)
+
+    url: Annotated[
+        Url,
+        Meta(description="The URL of the agent.", examples=["https://example.org/kestrel"]),
+    ]
+
+    def pinned_name(self, folder: Path) -> str:
+        """Return the URL."""
+        return self.url
+
+    def look_up(self, architecture: str, session: Session) -> FetchedAgent:
+        """Download the URL, or take the file with that checksum from the cache."""
+        content = session.fetcher.fetch(self.url, "agent", self.checksum)
+        return FetchedAgent(content, self.url, None)
+
+
+KIND = Kind(
+    table="agent",
+    description="The kestrel agent, which becomes /bin/kestrel.",
+    variants=(ReleaseAgent, LocalAgent, HttpAgent),
+    presence={"initramfs": Presence.ALWAYS, "oci_rootfs": Presence.ALWAYS},
+)
 
 
 def fetch(
-    agent: Agent, architecture: str, fetcher: Fetcher, pin: AgentPin | None = None
+    agent: Agent, architecture: str, session: Session, pin: AgentPin | None = None
 ) -> FetchedAgent:
-    """Get the agent and verify it; with a pin that one and no other.
+    """Fetch and verify the agent: the pinned one, or if ``pin`` is None, the current one.
 
-    ``architecture`` (OCI name) decides which asset of a release is taken, and whatever the
-    source an agent for another one is refused. Raises `NetworkError` if it cannot be had and
-    `CorruptError` if it is not what it should be.
+    ``architecture`` (OCI name) selects the asset of a release. Raises `NetworkError` if the agent
+    cannot be downloaded, `CorruptError` if it has the wrong digest, is not a program, or is for
+    another architecture.
     """
-    if pin:
-        found = _fetch_pinned(pin, fetcher)
-    elif isinstance(agent, LocalAgent):
-        found = FetchedAgent(whole_file(agent.path), None, None)
-        if agent.checksum not in (None, found.content.sha256):
-            raise CorruptError(
-                f"{agent.path} has sha256 {found.content.sha256}, not the {agent.checksum}"
-                " that [agent] checksum says",
-                "Correct the checksum if the file is the one you mean.",
-            )
-    elif isinstance(agent, HttpAgent):
-        found = FetchedAgent(fetcher.fetch(agent.url, "agent", agent.checksum), agent.url, None)
-    elif agent.checksum and (cached := fetcher.cache.find(agent.checksum)):
-        found = FetchedAgent(cached, _api_url(agent), None)
-    else:
-        found = _fetch_release(agent, architecture, fetcher)
-        if agent.checksum:
-            # As the next build says of it, which asks nobody any more.
-            found = FetchedAgent(found.content, _api_url(agent), None)
+    found = _fetch_pinned(pin, session) if pin else agent.get(architecture, session)
     _check_program(found, architecture)
     return found
 
 
-def resolve(agent: ReleaseAgent | HttpAgent, architecture: str, fetcher: Fetcher) -> AgentPin:
-    """What the agent is now, and where it comes from. Raises as `fetch` does."""
-    if isinstance(agent, HttpAgent):
-        found = fetch(agent, architecture, fetcher)
-    else:
-        found = _fetch_release(agent, architecture, fetcher)
-        _check_program(found, architecture)
-    return AgentPin(found.version, found.url or "", found.content.sha256)
+def install(tree: Tree, content: Blob) -> None:
+    """Add the agent to the tree at `paths.AGENT`."""
+    tree.add(paths.AGENT, File(mode=0o755, mtime_ns=tree.mtime_ns, content=content))
 
 
-def install(tree: Tree, agent: FetchedAgent) -> None:
-    """Put the agent at ``/bin/kestrel``, whatever ``/bin`` is a symlink to."""
-    tree.add(PATH, File(mode=0o755, mtime_ns=tree.mtime_ns, content=agent.content))
-
-
-def _fetch_pinned(pin: AgentPin, fetcher: Fetcher) -> FetchedAgent:
-    what = f"the lock pins the agent with sha256 {pin.sha256}"
+def _fetch_pinned(pin: AgentPin, session: Session) -> FetchedAgent:
+    pinned = f"the lock pins the agent with sha256 {pin.sha256.hex}"
     try:
-        return FetchedAgent(fetcher.fetch(pin.url, "agent", pin.sha256), pin.url, pin.version)
+        content = session.fetcher.fetch(pin.url, "agent", pin.sha256)
     except HttpStatusError as error:
         raise NetworkError(
-            f"{what}, but {error.message}", "Run `fledge lock` to pin one that is there."
-        ) from None
+            f"{pinned}, but {error.message}", "Run `fledge lock` to pin one that exists."
+        ) from error
     except CorruptError as error:
         raise CorruptError(
-            f"{what}, but {error.message}",
-            "A release does not change: find out who changed it before you run `fledge lock`.",
-        ) from None
+            f"{pinned}, but {error.message}",
+            "Releases should not change: find out why this one did before you run `fledge lock`.",
+        ) from error
+    return FetchedAgent(content, pin.url, pin.version)
 
 
-def _api_url(agent: ReleaseAgent) -> str:
-    tag = "latest" if agent.version == "latest" else f"tags/{quote(agent.version, safe='')}"
-    api = (os.environ.get(API_VARIABLE) or DEFAULT_API).rstrip("/")
-    return f"{api}/repos/{REPOSITORY}/releases/{tag}"
+def _api_url(version: str, settings: Settings) -> str:
+    tag = "latest" if version == "latest" else f"tags/{quote(version, safe='')}"
+    return f"{settings.github_api}/repos/{REPOSITORY}/releases/{tag}"
 
 
-def _fetch_release(agent: ReleaseAgent, architecture: str, fetcher: Fetcher) -> FetchedAgent:
-    """The asset of a release, as the API says now."""
-    url = _api_url(agent)
+def _fetch_release(agent: ReleaseAgent, architecture: str, session: Session) -> FetchedAgent:
+    """Download the asset of a release that the API lists now."""
+    fetcher = session.fetcher
+    url = _api_url(agent.version, session.settings)
     try:
-        answer = fetcher.json(url, _authorization(url))
+        answer = fetcher.json(url, _authorization(url, session.settings))
     except HttpStatusError as error:
-        raise _explained(error, url, agent.version) from None
+        raise _release_error(error, url, agent.version) from error
     release = _release(answer, url)
     asset = next((a for a in _asset_names(architecture) if a in release.assets), None)
     if asset is None:
         raise NetworkError(
             f"release {release.version} of kestrel has no asset for {architecture};"
-            f" it has {', '.join(sorted(release.assets)) or 'none at all'} ({url})",
-            'Choose another [agent] version, or give your own with source_strategy = "local".',
+            f" its assets: {', '.join(sorted(release.assets)) or 'none'} ({url})",
+            'Choose another [agent] version, or your own file with source_strategy = "local".',
         )
     checksum = agent.checksum
     if CHECKSUMS in release.assets:
@@ -127,9 +265,9 @@ def _fetch_release(agent: ReleaseAgent, architecture: str, fetcher: Fetcher) -> 
         published = _published_checksum(listing, asset, release.assets[CHECKSUMS])
         if checksum not in (None, published):
             raise CorruptError(
-                f"{asset} of release {release.version} has sha256 {published} by its"
-                f" {CHECKSUMS}, and {checksum} by [agent] checksum",
-                "Find out which of the two is right before you change the checksum.",
+                f"{asset} of release {release.version} has sha256 {published.hex} in its"
+                f" {CHECKSUMS}, but {checksum.hex} in [agent] checksum",
+                "Find out which is right before you change the checksum.",
             )
         checksum = published
     blob = fetcher.fetch(release.assets[asset], "agent", checksum)
@@ -137,15 +275,18 @@ def _fetch_release(agent: ReleaseAgent, architecture: str, fetcher: Fetcher) -> 
 
 
 class _Release(msgspec.Struct, frozen=True):
+    """A release on GitHub."""
+
     version: str
+    """Its tag."""
     assets: dict[str, str]
-    """Download URL by name."""
+    """The download URLs of the assets, by name."""
 
 
 def _release(answer: object, url: str) -> _Release:
-    """What matters of GitHub's answer ("Get a release" in its REST API documentation)."""
+    """Parse GitHub's answer ("Get a release" in the documentation of its REST API)."""
     try:
-        document = Document(answer, url)
+        document = JsonObject(answer, url)
         assets = {
             asset.text("name"): asset.text("browser_download_url")
             for asset in document.members("assets")
@@ -155,44 +296,45 @@ def _release(answer: object, url: str) -> _Release:
         raise CorruptError(
             f"{error.message}: the answer does not describe a release",
             f"Check {API_VARIABLE}: it must be the base URL of a GitHub API.",
-        ) from None
+        ) from error
 
 
 def _asset_names(architecture: str) -> Iterator[str]:
-    """What the asset may be called; for amd64 it is usually the bare name."""
+    """Yield the possible names of the asset. For amd64, releases use the bare name."""
     if architecture == "amd64":
         yield "kestrel"
-    for alias in ALIASES.get(architecture, (architecture,)):
+    for alias in ARCHITECTURE_ALIASES.get(architecture, (architecture,)):
         for separator in "-_":
             yield f"kestrel{separator}linux{separator}{alias}"
             yield f"kestrel{separator}{alias}"
 
 
-def _published_checksum(listing: str, asset: str, url: str) -> str:
-    """The digest of an asset from lines as sha256sum prints them."""
+def _published_checksum(listing: str, asset: str, url: str) -> Digest:
+    """Return the digest of an asset from a listing in the format of sha256sum."""
     for line in listing.splitlines():
         digest, _, name = line.partition(" ")
         if name[1:] == asset and re.fullmatch("[0-9a-fA-F]{64}", digest):
-            return digest.lower()
+            return Digest(digest.lower())
     raise CorruptError(
         f"{url} has no checksum of {asset}",
         'Choose another [agent] version, or use source_strategy = "http" with a checksum.',
     )
 
 
-def _authorization(url: str) -> dict[str, str]:
-    """The user's token; never in the clear to another machine."""
-    token = os.environ.get("GITHUB_TOKEN")
+def _authorization(url: str, settings: Settings) -> dict[str, str]:
+    """Return a header with the user's token; none if it would leave this machine unencrypted."""
+    token = settings.github_token
     parts = urlsplit(url)
     private = parts.scheme == "https" or parts.hostname in ("localhost", "127.0.0.1", "::1")
     return {"Authorization": f"Bearer {token}"} if token and private else {}
 
 
-def _explained(error: HttpStatusError, url: str, version: str) -> FledgeError:
+def _release_error(error: HttpStatusError, url: str, version: str) -> FledgeError:
+    """Explain why the API refused to describe a release."""
     if error.status == HTTPStatus.NOT_FOUND:
         return NetworkError(
-            f"there is no release {version!r} of kestrel at {url}",
-            f"See https://github.com/{REPOSITORY}/releases for what [agent] version can be.",
+            f"kestrel has no release {version!r} at {url}",
+            f"https://github.com/{REPOSITORY}/releases lists the values for [agent] version.",
         )
     if error.status == HTTPStatus.UNAUTHORIZED:
         return NetworkError(
@@ -212,18 +354,18 @@ def _explained(error: HttpStatusError, url: str, version: str) -> FledgeError:
 
 
 def _check_program(agent: FetchedAgent, architecture: str) -> None:
-    """Refuse what the kernel would not run: ``/init`` has no way to explain it at boot."""
+    """Check that the kernel can run the agent, because a failure at boot is hard to diagnose."""
     where = agent.url or agent.content.path
     with agent.content.path.open("rb") as file:
         start = file.read(elf.ELF_HEADER_SIZE)
     machine = elf.architecture(start)
     if machine is None and not start.startswith(b"#!"):
         raise CorruptError(
-            f"the agent from {where} is no program: it begins with {start!r}",
+            f"the agent from {where} is not a program: it begins with {start!r}",
             "It must be an ELF binary or a script that begins with #!.",
         )
     if machine not in (None, architecture):
         raise CorruptError(
-            f"the agent from {where} is for {machine}, the busybox for {architecture}",
-            "Take both for the same architecture.",
+            f"the agent from {where} is for {machine}, not for {architecture}",
+            "Use an agent for the architecture of busybox or the image.",
         )

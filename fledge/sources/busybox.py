@@ -1,41 +1,135 @@
-"""busybox in the tree: the binary and a symlink for each of its applets."""
+"""The busybox source: adds the program, and a symlink for each of its applets."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, ClassVar
 
-from fledge.errors import CorruptError
+import msgspec
+from msgspec import Meta
+
+from fledge.errors import ConfigError, CorruptError
+from fledge.sources.inputs import Input
+from fledge.sources.source import Assembly, Kind, LockSection, Presence, Source, Url
 from fledge.tree import File, Symlink, Tree
 from fledge.tree.content import Span, read_content
+from fledge.tree.digest import Digest
 from fledge.tree.elf import architecture
 
-MAX_SIZE = 64 << 20
-"""No busybox is near this size in bytes; the binary is read into memory."""
+DEFAULT_URL = "https://busybox.net/downloads/binaries/1.35.0-x86_64-linux-musl/busybox"
+DEFAULT_DIGEST = Digest("6e123e7f3202a8c1e9b1f94d8941580a25135382b99e8d3e34fb858bba311348")
 
-NAMES = re.compile(rb"(?:(?:\[\[?|[a-z][a-z0-9_.+-]{0,62})\0){2,}")
-"""NUL-terminated names; what stands before the first is another table and ends in any byte."""
+MAX_BUSYBOX_SIZE = 64 << 20
+"""Maximum size of a busybox in bytes, because it is read into memory."""
+
+APPLET_NAMES = re.compile(rb"(?:(?:\[\[?|[a-z][a-z0-9_.+-]{0,62})\0){2,}")
+"""Two or more NUL-terminated names of applets in a row."""
+
+
+class BusyboxPin(msgspec.Struct, frozen=True):
+    """The pin of a busybox. Its name in the lock is its URL."""
+
+    sha256: Digest
+
+
+class Busybox(Source, frozen=True):
+    """The busybox of an initramfs."""
+
+    role: ClassVar[str] = "busybox"
+    section: ClassVar[LockSection | None] = LockSection(BusyboxPin, name_key="url", name_type=Url)
+
+    url: Annotated[
+        Url,
+        Meta(
+            description="The URL of busybox. It requires busybox_sha256.",
+            examples=["https://example.org/busybox"],
+        ),
+    ] = msgspec.field(name="busybox_url", default=DEFAULT_URL)
+    digest: Annotated[
+        Digest,
+        Meta(
+            description="The sha256 of the file at busybox_url. It requires busybox_url. Without"
+            " both keys, fledge uses busybox 1.35.0 for x86_64.",
+            examples=[DEFAULT_DIGEST.hex],
+        ),
+    ] = msgspec.field(name="busybox_sha256", default=DEFAULT_DIGEST)
+
+    @classmethod
+    def problems(cls, given: frozenset[str]) -> Iterator[tuple[str, str]]:
+        """Yield each key that is missing beside the ``given`` keys, and why it is needed."""
+        for key, partner in (
+            ("busybox_url", "busybox_sha256"),
+            ("busybox_sha256", "busybox_url"),
+        ):
+            if key in given and partner not in given:
+                yield partner, f"{key} requires it, so that both describe one file"
+
+    def pinned_name(self, folder: Path) -> str:
+        """Return the URL. The config pins the bytes as well, and the lock must agree with it."""
+        return self.url
+
+    def conflict(self, pin: BusyboxPin) -> str | None:
+        """Compare the digest with that of the config."""
+        if pin.sha256 == self.digest:
+            return None
+        return f"the busybox {self.url} with sha256 {pin.sha256.hex}, not {self.digest.hex}"
+
+    def resolve(self, assembly: Assembly, old: BusyboxPin | None) -> tuple[BusyboxPin, str]:
+        """Return the digest. Fetches and installs busybox, which sets the architecture."""
+        self.lay(assembly, None)
+        return BusyboxPin(self.digest), self.url
+
+    def recorded_pin(self, record: Input, platform: str) -> tuple[str, BusyboxPin]:
+        """Return the digest."""
+        return "", BusyboxPin(record.digest)
+
+    def lay(self, assembly: Assembly, pin: BusyboxPin | None) -> str:
+        """Install busybox, and set the architecture of the artifact to that of busybox.
+
+        Raises `ConfigError` if the image has another architecture, and what `install` raises.
+        """
+        binary = assembly.session.fetcher.fetch(self.url, "busybox", self.digest)
+        machine, applet_count = install(assembly.tree, binary)
+        if assembly.has_image and machine != assembly.architecture:
+            raise ConfigError(
+                f"the busybox is for {machine}, the image for {assembly.architecture}",
+                f"Build with --platform linux/{machine}, or name another busybox_url.",
+            )
+        assembly.architecture = machine
+        assembly.inputs.append(Input(self.role, self.url, self.digest))
+        return f"{machine}, {applet_count} applets"
+
+
+KIND = Kind(
+    table="source",
+    variants=(Busybox,),
+    presence={"initramfs": Presence.ALWAYS},
+    description="In an initramfs, also busybox.",
+)
 
 
 def install(tree: Tree, binary: Span) -> tuple[str, int]:
-    """Put busybox at ``/bin/busybox``, its applets beside it where the tree has no such program.
+    """Add busybox as ``/bin/busybox``, and a symlink in ``/bin`` for each applet.
 
-    Returns the architecture it is for (OCI name) and the number of applets. Raises
-    `CorruptError` if it is not a busybox.
+    A symlink does not replace an existing file. Returns the architecture of busybox (OCI name)
+    and the number of applets. Raises `CorruptError` if ``binary`` is not a busybox.
     """
-    if binary.size > MAX_SIZE:
+    if binary.size > MAX_BUSYBOX_SIZE:
         raise CorruptError(f"{binary.path} has {binary.size} bytes: too large for a busybox")
     program = b"".join(read_content(binary))
     machine = architecture(program)
     if machine is None:
         raise CorruptError(
             "the busybox is not an ELF program",
-            "Check what busybox_url in [source] really serves.",
+            "Check the file at busybox_url in [source].",
         )
     names = applets(program)
     if not names:
         raise CorruptError(
-            "the busybox has no applets in it",
-            "Point busybox_url in [source] at a static busybox binary.",
+            "the busybox contains no applets",
+            "Set busybox_url in [source] to the URL of a static busybox binary.",
         )
     tree.add(b"/bin/busybox", File(mode=0o755, mtime_ns=tree.mtime_ns, content=binary))
     for name in names:
@@ -45,15 +139,15 @@ def install(tree: Tree, binary: Span) -> tuple[str, int]:
 
 
 def applets(program: bytes) -> list[bytes]:
-    """The names of the applets that a busybox binary has, without running it.
+    """Return the names of the applets in a busybox binary, without running it.
 
-    busybox finds an applet by bisecting one array of NUL-terminated names in ascending order
-    (``applet_names``), so that is the longest strictly ascending run of names in the binary.
+    busybox finds an applet by binary search in ``applet_names``, an array of NUL-terminated names
+    in ascending order. That array is the longest strictly ascending run of names in the binary.
     """
     if b"BusyBox v" not in program:
         return []
     longest: list[bytes] = []
-    for names in NAMES.findall(program):
+    for names in APPLET_NAMES.findall(program):
         run: list[bytes] = []
         for name in names.split(b"\0")[:-1]:
             if run and name <= run[-1]:

@@ -1,17 +1,22 @@
-"""The user's own files: which there are, where they go, and with what permissions."""
+"""The mappings source: adds files and folders of the project, as listed in ``[mappings]``."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import msgspec
+from msgspec import Meta
 
 from fledge.errors import ConfigError, reason
+from fledge.report import human_size
+from fledge.sources.inputs import Input
+from fledge.sources.source import Assembly, Kind, Presence, Source
 from fledge.tree import Directory, File, Node, Symlink, Tree, TreeError
-from fledge.tree.content import Blob, whole_file
+from fledge.tree.content import Blob, hash_file
 from fledge.tree.limits import MAX_NAME
 from fledge.tree.names import printable, split_path
 
@@ -19,31 +24,94 @@ EXECUTABLE_FOLDERS = (
     *(b"/bin/", b"/sbin/", b"/usr/bin/", b"/usr/sbin/", b"/usr/local/bin/", b"/usr/local/sbin/"),
     *(b"/opt/bin/", b"/lib/", b"/lib64/", b"/usr/lib/", b"/usr/lib64/"),
 )
-"""What is mapped below these is 0755 whatever the source's permissions."""
+"""Files mapped below these directories get mode 0755, whatever their mode on the host."""
+
+DESTINATION = r"^/(?!(?:[^\u0000]*/)?\.\.(?:/|$))[^\u0000]*$"
+"""The pattern of a destination in the JSON Schema: absolute, without ``..``."""
 
 
-class Mapping(msgspec.Struct, frozen=True):
+class FileMapping(msgspec.Struct, frozen=True):
     """One line of ``[mappings]``."""
 
     source: Path
-    """A file or folder on this machine."""
+    """A file or folder of the host."""
     destination: bytes
-    """Absolute path in the artifact; one that ends in a slash takes a file's own name."""
+    """An absolute path in the artifact. If it ends in a slash, a file keeps its name."""
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """One file, folder or symlink that a mapping puts into the artifact."""
+    """One file, folder or symlink of the host, and its place in the artifact."""
 
     path: bytes
-    """Normalised, absolute; its parents may still lead through symlinks of the tree."""
+    """An absolute path in the artifact, normalized. Its parents may be symlinks in the tree."""
     source: Path
+    """The path on the host."""
     file_type: int
     """S_IFREG, S_IFDIR or S_IFLNK."""
     mode: int
+    """Permissions in the artifact."""
+
+
+class Mappings(Source, frozen=True):
+    """The files, folders and symlinks of the project that go into the artifact."""
+
+    role: ClassVar[str] = "mappings"
+
+    placements: Annotated[
+        tuple[Placement, ...],
+        Meta(
+            description="Each key is a file or folder of the project, its value an absolute path"
+            " in the artifact. If the path ends in a slash, a file keeps its name.",
+            examples=[{"app.conf": "/etc/app.conf", "payload/tool": "/usr/bin/"}],
+            extra={"kind": "entries", "pattern": DESTINATION},
+        ),
+    ] = ()
+    """All mappings, expanded to single files and sorted by path."""
+
+    @classmethod
+    def read(
+        cls, entries: Mapping[str, str], folder: Path
+    ) -> tuple[Mappings, list[tuple[str, str]]]:
+        """Read the mappings of a table. Returns them, and its problems as (key, message).
+
+        Sources are relative to ``folder``. Reads names and permissions, but no contents.
+        """
+        keys: dict[FileMapping, str] = {}
+        problems: list[tuple[str, str]] = []
+        for key, destination in entries.items():
+            if problem := destination_problem(destination):
+                problems.append((key, problem))
+            elif not key or "\0" in key:
+                problems.append((key, "the source must be the path of a file or folder"))
+            else:
+                keys[FileMapping(folder / key, destination.encode())] = key
+        placements, wrong = scan(keys)
+        problems.extend((keys[mapping], problem) for mapping, problem in wrong)
+        return cls(tuple(placements)), problems
+
+    def local_files(self) -> Sequence[Path]:
+        """Return the mapped files and folders, without symlinks, which are not followed."""
+        return [each.source for each in self.placements if each.file_type != stat.S_IFLNK]
+
+    def lay(self, assembly: Assembly, pin: None) -> str:
+        """Add all files to the tree. Raises `ConfigError` if a path cannot be added."""
+        blobs = place(assembly.tree, self.placements)
+        assembly.inputs.extend(
+            Input("mapping", assembly.relative(blob.path), blob.digest) for blob in blobs
+        )
+        size = human_size(sum(blob.size for blob in blobs))
+        return f"{len(blobs)} {'file' if len(blobs) == 1 else 'files'}, {size}"
+
+
+KIND = Kind(
+    table="mappings",
+    variants=(Mappings,),
+    presence={"initramfs": Presence.ALWAYS, "oci_rootfs": Presence.ALWAYS},
+)
 
 
 def destination_problem(destination: str) -> str | None:
-    """Why a destination of ``[mappings]`` cannot be one, or None."""
+    """Return what is wrong with a destination in ``[mappings]``; None if it is valid."""
     parts = destination.split("/")
     if not destination.startswith("/"):
         return f'the destination must be absolute; write "/{destination}"'
@@ -56,37 +124,37 @@ def destination_problem(destination: str) -> str | None:
     return None
 
 
-def scan(mappings: Iterable[Mapping]) -> tuple[list[Placement], list[tuple[Mapping, str]]]:
-    """All placements, parents first and sorted, and what is wrong, mapping by mapping.
+def scan(mappings: Iterable[FileMapping]) -> tuple[list[Placement], list[tuple[FileMapping, str]]]:
+    """Expand mappings to placements. Returns them sorted, parents first, and the problems found.
 
-    Reads names and permissions only. The order of the mappings makes no difference.
+    Reads names and permissions, but no contents. The order of the mappings does not matter.
     """
-    placed: dict[bytes, tuple[Placement, Mapping]] = {}
-    problems: list[tuple[Mapping, str]] = []
+    placed: dict[bytes, tuple[Placement, FileMapping]] = {}
+    problems: list[tuple[FileMapping, str]] = []
     for mapping in sorted(mappings, key=lambda mapping: (mapping.destination, mapping.source)):
-        for found in _expand(mapping):
+        for found in _expand_mapping(mapping):
             if isinstance(found, str):
                 problems.append((mapping, found))
                 continue
             old = placed.setdefault(found.path, (found, mapping))
             if old[0] is not found and not old[0].file_type == found.file_type == stat.S_IFDIR:
-                problems.append((mapping, f"{old[0].source} goes to the same place"))
+                problems.append((mapping, f"{old[0].source} is mapped to the same path"))
     for placement, mapping in placed.values():
         parent = _file_among_parents(placement.path, placed)
         if parent:
-            problems.append((mapping, f"{parent.source} is a file and goes to a parent of it"))
+            problems.append((mapping, f"{parent.source} is a file and is mapped to a parent of it"))
     return [placed[path][0] for path in sorted(placed, key=split_path)], problems
 
 
 def place(tree: Tree, placements: Iterable[Placement]) -> list[Blob]:
-    """Lay the placements over the tree, as root's and with the tree's time.
+    """Add the placements to the tree, owned by root and with the tree's time.
 
-    Folders that the tree has already keep their owner and permissions. Returns the contents
-    of the files, with their digests. Raises `ConfigError`.
+    Existing directories keep their owner and permissions. Returns the contents of the files,
+    with their digests. Raises `ConfigError` if a file cannot be read or a path cannot be added.
     """
-    spans: list[Blob] = []
-    mine: dict[Node, Placement] = {}
-    # Symlinks first: the others may go through any of them.
+    blobs: list[Blob] = []
+    placed: dict[Node, Placement] = {}
+    # Symlinks first, because the paths of other placements may lead through them.
     for placement in sorted(placements, key=lambda placement: placement.file_type != stat.S_IFLNK):
         try:
             if placement.file_type == stat.S_IFDIR:
@@ -94,29 +162,30 @@ def place(tree: Tree, placements: Iterable[Placement]) -> list[Blob]:
                 continue
             old = tree.get(placement.path)
             if isinstance(old, Directory):
-                raise TreeError("the tree has a folder there")
-            if old in mine:
-                raise TreeError(f"{mine[old].source} goes to the same place")
+                raise TreeError("a directory exists there")
+            if old in placed:
+                raise TreeError(f"{placed[old].source} is mapped to the same path")
             if placement.file_type == stat.S_IFLNK:
                 target = os.readlink(os.fsencode(placement.source))
                 node: Node = Symlink(target=target, mtime_ns=tree.mtime_ns)
             else:
-                spans.append(whole_file(placement.source))
-                node = File(mode=placement.mode, mtime_ns=tree.mtime_ns, content=spans[-1])
+                blobs.append(hash_file(placement.source))
+                node = File(mode=placement.mode, mtime_ns=tree.mtime_ns, content=blobs[-1])
             tree.add(placement.path, node)
         except TreeError as error:
             raise ConfigError(
-                f"[mappings] {placement.source} cannot go to {printable(placement.path)}: {error}",
+                f"[mappings] {placement.source} cannot be mapped to {printable(placement.path)}:"
+                f" {error}",
                 "Choose another destination.",
-            ) from None
+            ) from error
         except OSError as error:
-            raise ConfigError(f"{placement.source}: {reason(error)}") from None
-        mine[node] = placement
-    return spans
+            raise ConfigError(f"{placement.source}: {reason(error)}") from error
+        placed[node] = placement
+    return blobs
 
 
-def _expand(mapping: Mapping) -> Iterator[Placement | str]:
-    """The placements of one mapping, or texts that say what is wrong with it."""
+def _expand_mapping(mapping: FileMapping) -> Iterator[Placement | str]:
+    """Yield the placements of one mapping, and messages about its problems."""
     top = b"/" + b"/".join(split_path(mapping.destination))
     try:
         mode = mapping.source.stat().st_mode
@@ -126,14 +195,14 @@ def _expand(mapping: Mapping) -> Iterator[Placement | str]:
     if stat.S_ISREG(mode):
         if mapping.destination.endswith(b"/"):
             top = top.rstrip(b"/") + b"/" + os.fsencode(mapping.source.name)
-        yield from _file(mapping.source, top, mode)
+        yield from _expand_file(mapping.source, top, mode)
     elif stat.S_ISDIR(mode):
-        yield from _folder(mapping.source, top)
+        yield from _expand_folder(mapping.source, top)
     else:
-        yield f"{mapping.source} is {_kind(mode)}; only files and folders can be mapped"
+        yield f"{mapping.source} is {_file_kind(mode)}; only files and folders can be mapped"
 
 
-def _file(source: Path, path: bytes, mode: int) -> Iterator[Placement | str]:
+def _expand_file(source: Path, path: bytes, mode: int) -> Iterator[Placement | str]:
     if os.access(source, os.R_OK):
         executable = path.startswith(EXECUTABLE_FOLDERS) or mode & 0o111
         yield Placement(path, source, stat.S_IFREG, 0o755 if executable else 0o644)
@@ -141,7 +210,7 @@ def _file(source: Path, path: bytes, mode: int) -> Iterator[Placement | str]:
         yield f"{source} cannot be read; change its permissions"
 
 
-def _folder(top: Path, destination: bytes) -> Iterator[Placement | str]:
+def _expand_folder(top: Path, destination: bytes) -> Iterator[Placement | str]:
     pending = [(top, destination)]
     while pending:
         folder, path = pending.pop()
@@ -164,14 +233,15 @@ def _folder(top: Path, destination: bytes) -> Iterator[Placement | str]:
             elif stat.S_ISLNK(mode):
                 yield Placement(child, source, stat.S_IFLNK, 0o777)
             elif stat.S_ISREG(mode):
-                yield from _file(source, child, mode)
+                yield from _expand_file(source, child, mode)
             else:
-                yield f"{source} is {_kind(mode)}; only files and folders can be mapped"
+                yield f"{source} is {_file_kind(mode)}; only files and folders can be mapped"
 
 
 def _file_among_parents(
-    path: bytes, placed: dict[bytes, tuple[Placement, Mapping]]
+    path: bytes, placed: dict[bytes, tuple[Placement, FileMapping]]
 ) -> Placement | None:
+    """Return the file that is mapped to a parent of ``path``, if any."""
     while (path := path.rpartition(b"/")[0]) != b"":
         placement = placed[path][0] if path in placed else None
         if placement and placement.file_type == stat.S_IFREG:
@@ -179,7 +249,7 @@ def _file_among_parents(
     return None
 
 
-def _kind(mode: int) -> str:
+def _file_kind(mode: int) -> str:
     if stat.S_ISSOCK(mode):
         return "a socket"
     if stat.S_ISFIFO(mode):

@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import project
 import pytest
-from httpd import Answer, Server, content, redirect, status
 
 from fledge.errors import CorruptError, NetworkError
-from fledge.net.fetch import Fetcher
-from fledge.project.config import Agent, HttpAgent, LocalAgent, ReleaseAgent
-from fledge.report import Reporter
+from fledge.session import Session
 from fledge.sources import agent
-from fledge.store.cache import Cache
-
-KESTREL = project.program(body=b"kestrel for amd64")
-KESTREL_ARM64 = project.program(183, body=b"kestrel for arm64")
-RELEASES = "/repos/volantvm/volant/releases"
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-@pytest.fixture
-def github(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with Server() as server:
-        monkeypatch.setenv("FLEDGE_GITHUB_API", server.url(""))
-        yield server
-
-
-def publish(
-    server: Server,
-    assets: dict[str, bytes],
-    *,
-    tag: str = "v1.2.3",
-    checksums: str | None = "",
-) -> None:
-    """Make a release; ``checksums`` None: it has none, empty: the right ones."""
-    if checksums == "":
-        checksums = "".join(f"{sha256(data)}  {name}\n" for name, data in assets.items())
-    files = dict(assets) if checksums is None else {**assets, "checksums.txt": checksums.encode()}
-    listed = []
-    for name, data in files.items():
-        path = f"/download/{tag}/{name}"
-        server.answers[path] = content(data)
-        listed.append({"name": name, "browser_download_url": server.url(path)})
-    answer = status(200, json.dumps({"tag_name": tag, "assets": listed}).encode())
-    server.answers[f"{RELEASES}/latest"] = server.answers[f"{RELEASES}/tags/{tag}"] = answer
+from fledge.sources.agent import Agent, HttpAgent, LocalAgent, ReleaseAgent
+from fledge.tree.digest import Digest
+from tests.support import project
+from tests.support.httpd import Answer, Server, content, redirect, status
+from tests.support.images import sha256
+from tests.support.releases import KESTREL, KESTREL_ARM64, RELEASES, publish
 
 
 def fetch(what: Agent, architecture: str = "amd64", *, offline: bool = False) -> agent.FetchedAgent:
-    fetcher = Fetcher(Cache.default(), Reporter(), offline)
-    return agent.fetch(what, architecture, fetcher)
+    return agent.fetch(what, architecture, Session.default(offline=offline))
 
 
 def asked(server: Server) -> list[str]:
@@ -68,9 +28,9 @@ def asked(server: Server) -> list[str]:
 @pytest.mark.parametrize("version", ["latest", "v1.2.3"])
 def test_release(github: Server, version: str) -> None:
     publish(github, {"kestrel": KESTREL, "kestrel-linux-arm64": KESTREL_ARM64})
-    found = fetch(ReleaseAgent(version))
+    found = fetch(ReleaseAgent(version=version))
     assert found.content.path.read_bytes() == KESTREL
-    assert found.content.sha256 == sha256(KESTREL)
+    assert found.content.digest.hex == sha256(KESTREL)
     assert found.version == "v1.2.3"
     assert found.url == github.url("/download/v1.2.3/kestrel")
 
@@ -80,12 +40,14 @@ def test_release(github: Server, version: str) -> None:
 )
 def test_release_for_another_architecture(github: Server, name: str) -> None:
     publish(github, {"kestrel": KESTREL, name: KESTREL_ARM64})
-    assert fetch(ReleaseAgent(), "arm64").content.sha256 == sha256(KESTREL_ARM64)
+    assert fetch(ReleaseAgent(), "arm64").content.digest.hex == sha256(KESTREL_ARM64)
 
 
 def test_release_without_asset_for_the_architecture(github: Server) -> None:
     publish(github, {"kestrel": KESTREL})
-    with pytest.raises(NetworkError, match=r"v1\.2\.3 .* no asset for arm64; it has .*kestrel"):
+    with pytest.raises(
+        NetworkError, match=r"v1\.2\.3 .* no asset for arm64; its assets: .*kestrel"
+    ):
         fetch(ReleaseAgent(), "arm64")
 
 
@@ -98,7 +60,7 @@ def test_release_is_downloaded_once(github: Server) -> None:
 
 def test_release_without_checksums(github: Server) -> None:
     publish(github, {"kestrel": KESTREL}, checksums=None)
-    assert fetch(ReleaseAgent()).content.sha256 == sha256(KESTREL)
+    assert fetch(ReleaseAgent()).content.digest.hex == sha256(KESTREL)
 
 
 def test_release_with_other_bytes_than_its_checksums(github: Server) -> None:
@@ -118,27 +80,27 @@ def test_release_whose_checksums_lack_the_agent(github: Server, checksums: str) 
 
 def test_binary_mode_checksums(github: Server) -> None:
     publish(github, {"kestrel": KESTREL}, checksums=f"{sha256(KESTREL).upper()} *kestrel\n")
-    assert fetch(ReleaseAgent()).content.sha256 == sha256(KESTREL)
+    assert fetch(ReleaseAgent()).content.digest.hex == sha256(KESTREL)
 
 
 def test_checksum_contradicts_those_of_the_release(github: Server) -> None:
     publish(github, {"kestrel": KESTREL})
-    with pytest.raises(CorruptError, match=r"by its checksums\.txt, and .* by \[agent\] checksum"):
-        fetch(ReleaseAgent(checksum=sha256(b"other")))
+    with pytest.raises(CorruptError, match=r"in its checksums\.txt, but .* in \[agent\] checksum"):
+        fetch(ReleaseAgent(checksum=Digest.of(b"other")))
 
 
 def test_checksum_holds_for_a_release_without_checksums(github: Server) -> None:
     publish(github, {"kestrel": KESTREL}, checksums=None)
     with pytest.raises(CorruptError, match=sha256(b"other")):
-        fetch(ReleaseAgent(checksum=sha256(b"other")))
+        fetch(ReleaseAgent(checksum=Digest.of(b"other")))
 
 
 def test_pinned_release_needs_no_network_twice(github: Server) -> None:
     publish(github, {"kestrel": KESTREL})
-    pinned = ReleaseAgent("v1.2.3", sha256(KESTREL))
+    pinned = ReleaseAgent(version="v1.2.3", checksum=Digest.of(KESTREL))
     fetch(pinned)
     before = len(github.seen)
-    assert fetch(pinned, offline=True).content.sha256 == sha256(KESTREL)
+    assert fetch(pinned, offline=True).content.digest.hex == sha256(KESTREL)
     assert len(github.seen) == before
 
 
@@ -174,7 +136,7 @@ def test_token_is_not_sent_in_the_clear(github: Server, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("answer", "message", "hint"),
     [
-        (status(404), r"no release 'v9' of kestrel", "releases"),
+        (status(404), r"kestrel has no release 'v9'", "releases"),
         (status(401), "the token in GITHUB_TOKEN", "Renew"),
         (
             status(403, headers={"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "86400"}),
@@ -191,7 +153,7 @@ def test_token_is_not_sent_in_the_clear(github: Server, monkeypatch: pytest.Monk
 def test_refusals_are_explained(github: Server, answer: Answer, message: str, hint: str) -> None:
     github.answers[f"{RELEASES}/tags/v9"] = answer
     with pytest.raises(NetworkError, match=message) as caught:
-        fetch(ReleaseAgent("v9"))
+        fetch(ReleaseAgent(version="v9"))
     assert hint in caught.value.hint
     assert RELEASES in str(caught.value)
 
@@ -209,41 +171,41 @@ def test_answers_that_are_no_release(github: Server, body: str) -> None:
 
 def test_tag_is_quoted(github: Server) -> None:
     with pytest.raises(NetworkError):
-        fetch(ReleaseAgent("../../x?y"))
+        fetch(ReleaseAgent(version="../../x?y"))
     assert asked(github) == [f"{RELEASES}/tags/..%2F..%2Fx%3Fy"]
 
 
 def test_local(tmp_path: Path) -> None:
     path = project.write(tmp_path, "kestrel", KESTREL)
-    assert fetch(LocalAgent(path)).content.sha256 == sha256(KESTREL)
-    assert fetch(LocalAgent(path, sha256(KESTREL))).url is None
-    with pytest.raises(CorruptError, match=r"not the 0{64} that \[agent\] checksum says"):
-        fetch(LocalAgent(path, "0" * 64))
+    assert fetch(LocalAgent(path=path)).content.digest.hex == sha256(KESTREL)
+    assert fetch(LocalAgent(path=path, checksum=Digest.of(KESTREL))).url is None
+    with pytest.raises(CorruptError, match=r"not the 0{64} in \[agent\] checksum"):
+        fetch(LocalAgent(path=path, checksum=Digest("0" * 64)))
 
 
 def test_http(github: Server) -> None:
     github.answers["/agent"] = content(KESTREL)
     url = github.url("/agent")
-    assert fetch(HttpAgent(url)).content.sha256 == sha256(KESTREL)
-    assert fetch(HttpAgent(url, sha256(KESTREL)), offline=True).url == url
+    assert fetch(HttpAgent(url=url)).content.digest.hex == sha256(KESTREL)
+    assert fetch(HttpAgent(url=url, checksum=Digest.of(KESTREL)), offline=True).url == url
     with pytest.raises(CorruptError, match=r"0{64}"):
-        fetch(HttpAgent(url, "0" * 64))
+        fetch(HttpAgent(url=url, checksum=Digest("0" * 64)))
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "is no program"),
-        (b"<!DOCTYPE html>", "is no program: it begins with b'<!DOCTYPE html>'"),
-        (KESTREL_ARM64, "is for arm64, the busybox for amd64"),
+        (b"", "is not a program"),
+        (b"<!DOCTYPE html>", "is not a program: it begins with b'<!DOCTYPE html>'"),
+        (KESTREL_ARM64, "is for arm64, not for amd64"),
         (project.program(183, big_endian=True), r"is for ELF machine 183"),
     ],
 )
 def test_what_cannot_run_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(CorruptError, match=message):
-        fetch(LocalAgent(project.write(tmp_path, "kestrel", data)))
+        fetch(LocalAgent(path=project.write(tmp_path, "kestrel", data)))
 
 
 def test_script_runs_anywhere(tmp_path: Path) -> None:
     path = project.write(tmp_path, "kestrel", b"#!/bin/busybox sh\n")
-    assert fetch(LocalAgent(path), "s390x").content.size == path.stat().st_size
+    assert fetch(LocalAgent(path=path), "s390x").content.size == path.stat().st_size

@@ -10,21 +10,23 @@ from itertools import permutations
 from pathlib import Path
 from stat import S_IFCHR, S_IFREG
 
-import project
 import pytest
-from test_files import without_rights
-from trees import describe
 
 from fledge.errors import ConfigError
 from fledge.sources import mappings
-from fledge.sources.mappings import Mapping, Placement
+from fledge.sources.mappings import FileMapping, Placement
 from fledge.tree import CharDevice, Directory, File, Node, Symlink, Tree
+from tests.support import project
+from tests.support.rights import without_rights
+from tests.support.trees import describe
 
 MTIME = 7
 
 
-def scan(folder: Path, lines: dict[str, str]) -> tuple[list[Placement], list[tuple[Mapping, str]]]:
-    return mappings.scan(Mapping(folder / key, value.encode()) for key, value in lines.items())
+def scan(
+    folder: Path, lines: dict[str, str]
+) -> tuple[list[Placement], list[tuple[FileMapping, str]]]:
+    return mappings.scan(FileMapping(folder / key, value.encode()) for key, value in lines.items())
 
 
 def problems(folder: Path, lines: dict[str, str]) -> list[tuple[str, str]]:
@@ -98,7 +100,7 @@ def test_contents_come_with_their_digests(folder: Path) -> None:
     tree = Tree(mtime_ns=MTIME)
     spans = mappings.place(tree, scan(folder, {"site": "/", "app": "/zzz"})[0])
     assert [span.path.name for span in spans] == ["run", "index.html", "app"]
-    assert all(span.sha256 for span in spans)
+    assert all(span.digest for span in spans)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_permissions(folder: Path) -> None:
     for source, mode in (("app", 0o755), ("conf", 0o644)):
         everywhere = executable | plain
         placements, wrong = mappings.scan(
-            Mapping(folder / source, destination.encode()) for destination in everywhere
+            FileMapping(folder / source, destination.encode()) for destination in everywhere
         )
         assert wrong == []
         assert {
@@ -238,22 +240,26 @@ def test_folders_that_overlap_merge(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "source", "problem"),
     [
-        ({"app": "/x", "conf": "/x"}, "conf", "/app goes to the same place"),
-        ({"app": "/x", "conf": "//x/."}, "app", "/conf goes to the same place"),
-        ({"app": "/conf", "conf": "/"}, "app", "/conf goes to the same place"),
-        ({"app": "/index.html", "site": "/"}, "app", "/site/index.html goes to the same place"),
-        ({"app": "/cgi", "site": "/"}, "app", "/site/cgi goes to the same place"),
-        ({"app": "/home", "site": "/"}, "app", "/site/home goes to the same place"),
-        ({"site/empty": "/home", "site": "/"}, "site/empty", "/site/home goes to the same place"),
+        ({"app": "/x", "conf": "/x"}, "conf", "/app is mapped to the same path"),
+        ({"app": "/x", "conf": "//x/."}, "app", "/conf is mapped to the same path"),
+        ({"app": "/conf", "conf": "/"}, "app", "/conf is mapped to the same path"),
+        ({"app": "/index.html", "site": "/"}, "app", "/site/index.html is mapped to the same path"),
+        ({"app": "/cgi", "site": "/"}, "app", "/site/cgi is mapped to the same path"),
+        ({"app": "/home", "site": "/"}, "app", "/site/home is mapped to the same path"),
+        (
+            {"site/empty": "/home", "site": "/"},
+            "site/empty",
+            "/site/home is mapped to the same path",
+        ),
         (
             {"app": "/x", "conf": "/x/y/z"},
             "conf",
-            "/app is a file and goes to a parent of it",
+            "/app is a file and is mapped to a parent of it",
         ),
         (
             {"conf": "/index.html/x", "site": "/"},
             "conf",
-            "/site/index.html is a file and goes to a parent of it",
+            "/site/index.html is a file and is mapped to a parent of it",
         ),
     ],
 )
@@ -400,18 +406,18 @@ def test_file_replaces_what_is_no_folder(folder: Path, old: Node) -> None:
 @pytest.mark.parametrize(
     ("lines", "source", "problem"),
     [
-        ({"conf": "/usr/bin"}, "conf", "cannot go to /usr/bin: the tree has a folder there"),
-        ({"site": "/usr"}, "site/home", "cannot go to /usr/home: the tree has a folder there"),
-        ({"conf": "/file/x"}, "conf", "cannot go to /file/x: /file is not a directory"),
-        ({"conf": "/file/x/y"}, "conf", "cannot go to /file/x/y: file on the way to"),
+        ({"conf": "/usr/bin"}, "conf", "cannot be mapped to /usr/bin: a directory exists there"),
+        ({"site": "/usr"}, "site/home", "cannot be mapped to /usr/home: a directory exists there"),
+        ({"conf": "/file/x"}, "conf", "cannot be mapped to /file/x: /file is not a directory"),
+        ({"conf": "/file/x/y"}, "conf", "cannot be mapped to /file/x/y: file on the way to"),
         ({"site/empty": "/file"}, "site/empty", "/file is not a directory"),
         ({"site/empty": "/to-file"}, "site/empty", "/to-file is not a directory"),
-        ({"conf": "/loop/x"}, "conf", "cannot go to /loop/x: too many symlinks"),
-        ({"site/empty": "/loop"}, "site/empty", "cannot go to /loop: too many symlinks"),
-        ({"app": "/bin/x", "conf": "/usr/bin/x"}, "conf", "/app goes to the same place"),
+        ({"conf": "/loop/x"}, "conf", "cannot be mapped to /loop/x: too many symlinks"),
+        ({"site/empty": "/loop"}, "site/empty", "cannot be mapped to /loop: too many symlinks"),
+        ({"app": "/bin/x", "conf": "/usr/bin/x"}, "conf", "/app is mapped to the same path"),
         ({"app": "/bin/x", "conf": "/usr/bin/x/y"}, "conf", "x is not a directory"),
-        ({"app": "/bin/x/y", "conf": "/usr/bin/x"}, "conf", "has a folder there"),
-        ({"app": "/bin/home", "site": "/usr/bin"}, "site/home", "goes to the same place"),
+        ({"app": "/bin/x/y", "conf": "/usr/bin/x"}, "conf", "a directory exists there"),
+        ({"app": "/bin/home", "site": "/usr/bin"}, "site/home", "is mapped to the same path"),
         ({"app": "/bin/empty", "site": "/usr/bin"}, "site/empty", "/empty is not a directory"),
     ],
 )
@@ -461,7 +467,7 @@ def test_symlink_of_one_mapping_is_a_parent_of_another(
 
 def test_symlink_of_one_mapping_leads_another_to_the_same_place(folder: Path) -> None:
     (folder / "site/www").symlink_to("/")
-    with pytest.raises(ConfigError, match="goes to the same place"):
+    with pytest.raises(ConfigError, match="is mapped to the same path"):
         place(folder, {"site": "/", "conf": "/www/index.html"})
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import project
 import pytest
-from trees import describe
 
 from fledge.errors import CorruptError, FledgeError
 from fledge.sources import busybox
 from fledge.tree import Directory, File, Symlink, Tree
-from fledge.tree.content import Span, whole_file
+from fledge.tree.content import Span, hash_file
+from fledge.tree.digest import Digest
 from fledge.tree.elf import architecture
+from tests.support import project
+from tests.support.trees import describe
 
 MARK = b"\0BusyBox v1.37.0 (test)\0"
 
@@ -27,7 +27,7 @@ def tree() -> Tree:
 
 
 def span(folder: Path, data: bytes) -> Span:
-    return whole_file(project.write(folder, "busybox", data))
+    return hash_file(project.write(folder, "busybox", data))
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,15 @@ def test_no_busybox(tmp_path: Path, tree: Tree, data: bytes, message: str) -> No
 def test_too_large(tmp_path: Path, tree: Tree) -> None:
     path = tmp_path / "busybox"
     with path.open("wb") as file:
-        file.truncate(busybox.MAX_SIZE + 1)
+        file.truncate(busybox.MAX_BUSYBOX_SIZE + 1)
     with pytest.raises(CorruptError, match="67108865 bytes: too large"):
-        busybox.install(tree, Span(path, 0, busybox.MAX_SIZE + 1))
+        busybox.install(tree, Span(path, 0, busybox.MAX_BUSYBOX_SIZE + 1))
 
 
 def test_only_the_span_counts(tmp_path: Path, tree: Tree) -> None:
     data = project.busybox()
     path = project.write(tmp_path, "archive", b"before" + data + b"\0" + b"a\0b\0c\0d\0e\0f\0g\0")
-    digest = hashlib.sha256(data).hexdigest()
+    digest = Digest.of(data)
     busybox.install(tree, Span(path, len(b"before"), len(data), digest))
     assert tree.get(b"/bin/g") is None
 

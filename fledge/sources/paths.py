@@ -1,0 +1,14 @@
+"""Paths in an artifact, and in this package, that more than one module needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+AGENT = b"/bin/kestrel"
+"""The agent in an artifact."""
+
+IMAGE_CONFIG = b"/etc/fsify-entrypoint"
+"""An unchanged copy of the image's config, at the path where the engine looks for it."""
+
+BUILT_IN_INIT = Path(__file__).with_name("init.sh")
+"""The script that becomes ``/init`` unless the user provides one."""
