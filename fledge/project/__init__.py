@@ -1,1 +1,1 @@
-"""What stands in a project's folder: fledge.toml, fledge.lock, provenance."""
+"""Reads and writes the files of a project: fledge.toml, fledge.lock and provenance."""

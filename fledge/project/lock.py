@@ -1,6 +1,7 @@
-"""``fledge.lock``: what the names and URLs of a ``fledge.toml`` stood for when it was written.
+"""Reads and writes ``fledge.lock``, which pins what the names in ``fledge.toml`` refer to.
 
-It lies beside the fledge.toml and is made for review: TOML, sorted, a digest a line.
+The lock is beside the fledge.toml. It is TOML, sorted and with one digest in a line, so that people
+can review its changes.
 """
 
 from __future__ import annotations
@@ -8,19 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any
 
 import msgspec
 import tomli_w
 
-from fledge.errors import ConfigError, CorruptError, FledgeError
+from fledge.errors import ConfigError, CorruptError, FledgeError, MalformedError
 from fledge.host.files import replacing
-from fledge.oci.manifest import Platform, parse_platform
-from fledge.oci.reference import relative
-from fledge.project import toml
-from fledge.project.config import Agent, Config, HttpAgent, ReleaseAgent
-from fledge.project.toml import InvalidConfig, Table
+from fledge.oci.manifest import parse_platform
+from fledge.project import provenance, schema, toml
+from fledge.project.config import Config
+from fledge.project.provenance import Provenance
+from fledge.project.toml import Document, InvalidConfig, Table
+from fledge.project.values import declared
 from fledge.report import Reporter
+from fledge.sources.kinds import SOURCES
+from fledge.sources.source import Assembly, KeyedBy, LockSection, Source
 from fledge.tree.names import printable
 
 VERSION = "1"
@@ -29,185 +33,149 @@ HEADER = """\
 # Keep it beside that file, in version control.
 
 """
-REFRESH = "Run `fledge lock`, for another platform with --platform; review what it changes."
-ARCHITECTURE = re.compile(r"[a-z0-9]+")
-
-T = TypeVar("T")
+REFRESH_HINT = "Run `fledge lock`, with --platform for another platform, and review its changes."
+_ARCHITECTURE = re.compile(r"[a-z0-9]+")
 
 
-class ImagePin(msgspec.Struct, frozen=True):
-    """What an image is on one platform, to the byte. Digests are hex."""
-
-    manifest: str | None
-    """How to ask a registry for it; None if it did not come from where there are manifests."""
-    config: str
-    """The same whichever way an image comes; it decides."""
-    diff_ids: tuple[str, ...]
-
-
-class AgentPin(msgspec.Struct, frozen=True):
-    version: str | None
-    """The tag of the release, if it is one."""
-    url: str
-    sha256: str
-
-
-class BusyboxPin(msgspec.Struct, frozen=True):
-    url: str
-    sha256: str
-
-
-class Named(msgspec.Struct, Generic[T], frozen=True):
-    """What one name stands for."""
+class LockedSource(msgspec.Struct, frozen=True):
+    """The pins of one source."""
 
     name: str
-    """As `image_name` or `agent_name` spells it."""
-    pins: Mapping[str, T]
-    """By platform for an image, by architecture for an agent, both as OCI has them."""
+    """The pinned name, as returned by `Source.pinned_name`."""
+    pins: Mapping[str, Any]
+    """The pins by `LockSection.key`. Their type is `LockSection.pin`."""
 
 
 class Lock(msgspec.Struct, frozen=True):
-    image: Named[ImagePin] | None = None
-    agent: Named[AgentPin] | None = None
-    busybox: BusyboxPin | None = None
+    """The content of a ``fledge.lock``."""
+
+    sections: Mapping[str, LockedSource] = msgspec.field(default_factory=dict)
+    """The pinned sources by role."""
 
 
-class Pins(msgspec.Struct, frozen=True):
-    """A lock in use: what it pins for a config, and what happens where it does not.
-
-    Every method raises `ConfigError` then if ``strict``, and else tells the reporter.
-    """
+class PinFinder(msgspec.Struct, frozen=True):
+    """Finds the pins of a config in a lock, and reports or refuses sources without one."""
 
     config: Config
     path: Path
     lock: Lock | None
-    """None: there is no such file. Then nothing is pinned, and that is no news."""
+    """None: the file does not exist. Nothing is pinned then, which is not reported."""
     strict: bool
+    """Whether a source without a pin is an error."""
     reporter: Reporter
 
-    def image(self, platform: Platform) -> ImagePin | None:
-        found = self.lock.image if self.lock else None
-        return self._find("image", found, image_name(self.config), str(platform))
+    def find(self, source: Source, assembly: Assembly) -> Any | None:
+        """Return the pin of a source. None if it needs no pin, or the lock has none.
 
-    def agent(self, architecture: str) -> AgentPin | None:
-        agent = self.config.agent
-        name = agent_name(agent)
-        if agent is None or name is None:
+        A missing pin is reported; with ``strict`` it raises `ConfigError`.
+        """
+        name = source.pinned_name(self.config.path.parent)
+        if name is None or source.section is None:
             return None
-        pin = self._find("agent", self.lock.agent if self.lock else None, name, architecture)
-        if pin and agent.checksum not in (None, pin.sha256):
-            self._missing(
-                f"pins the agent {name} with sha256 {pin.sha256}, but {self.config.path.name}"
-                f" says {agent.checksum}"
-            )
-            return None
+        problem, pin = self._find(source, name, source.section.key(assembly))
+        if problem and self.strict:
+            raise ConfigError(f"{self.path} {problem}", REFRESH_HINT)
+        if problem and self.lock:
+            self.reporter.note(f"{self.path} {problem}")
         return pin
 
-    def check_busybox(self) -> None:
-        """The config itself pins it; the two must agree."""
-        source = self.config.source
-        wanted = BusyboxPin(source.busybox_url, source.busybox_sha256)
-        pin = self.lock.busybox if self.lock else None
-        if pin is None:
-            self._missing(f"does not pin the busybox {wanted.url}")
-        elif pin != wanted:
-            self._missing(
-                f"pins the busybox {pin.url} with sha256 {pin.sha256}, but"
-                f" {self.config.path.name} names {wanted.url} with sha256 {wanted.sha256}"
-            )
-
-    def _find(self, what: str, found: Named[T] | None, name: str, key: str) -> T | None:
+    def _find(self, source: Source, name: str, key: str) -> tuple[str, Any | None]:
+        """Return why the lock has no pin, or an empty text and the pin."""
+        role = source.role
+        found = self.lock.sections.get(role) if self.lock else None
         if found is None:
-            self._missing(f"does not pin the {what} {name}")
-        elif found.name != name:
-            self._missing(f"pins the {what} {found.name}, but {self.config.path.name} names {name}")
-        elif key not in found.pins:
+            return f"does not pin the {role} {name}", None
+        if found.name != name:
+            config = self.config.path.name
+            return f"pins the {role} {found.name}, but {config} names {name}", None
+        if key not in found.pins:
             others = f"only for {', '.join(sorted(found.pins))}, " if found.pins else ""
-            self._missing(f"pins the {what} {name} {others}not for {key}")
-        else:
-            return found.pins[key]
-        return None
-
-    def _missing(self, problem: str) -> None:
-        if self.strict:
-            raise ConfigError(f"{self.path} {problem}", REFRESH)
-        if self.lock:
-            self.reporter.note(f"{self.path} {problem}")
+            return f"pins the {role} {name} {others}not for {key}", None
+        pin = found.pins[key]
+        if conflict := source.conflict(pin):
+            return f"pins {conflict} as {self.config.path.name} says", None
+        return "", pin
 
 
 def path_beside(config: Path) -> Path:
-    """Where the lock of a config is: ``fledge.lock`` for ``fledge.toml``."""
+    """Return the path of a config's lock: ``fledge.lock`` for ``fledge.toml``."""
     if config.suffix == ".toml":
         return config.with_suffix(".lock")
     return config.with_name(config.name + ".lock")
 
 
-def image_name(config: Config) -> str:
-    """How the lock spells the image: in full, paths as the config has them."""
-    image = config.source.image
-    return str(relative(image, config.path.parent)) if image else ""
+def load_pins(config: Config, reporter: Reporter, *, strict: bool) -> PinFinder:
+    """Read the lock of a config.
 
-
-def agent_name(agent: Agent | None) -> str | None:
-    """How the lock spells the agent; None for a file, which is no name for something else."""
-    if isinstance(agent, ReleaseAgent):
-        return agent.version
-    return agent.url if isinstance(agent, HttpAgent) else None
-
-
-def pins(config: Config, reporter: Reporter, *, strict: bool) -> Pins:
-    """What pins the inputs of a config.
-
-    Raises `ConfigError` if the lock cannot be used, or if it is missing and ``strict``.
+    Raises `ConfigError` if the lock is invalid, or if it is missing and ``strict`` is true.
     """
     path = path_beside(config.path)
     lock = load(path)
     if strict and lock is None:
-        raise ConfigError(f"there is no {path}", "Run `fledge lock` to write it.")
-    return Pins(config, path, lock, strict, reporter)
+        raise ConfigError(f"{path} does not exist", "Run `fledge lock` to write it.")
+    return PinFinder(config, path, lock, strict, reporter)
+
+
+def from_provenance(record: Provenance, config: Config) -> Lock:
+    """Make a lock that pins the recorded inputs of a build.
+
+    Raises `CorruptError` if the record of an input is malformed.
+    """
+    sections: dict[str, LockedSource] = {}
+    try:
+        for source in config.sources:
+            name = source.pinned_name(config.path.parent)
+            for item in record.inputs:
+                if name is not None and item.role == source.role:
+                    key, pin = source.recorded_pin(item, record.platform)
+                    sections[source.role] = LockedSource(name, {key: pin})
+    except (MalformedError, msgspec.ValidationError) as error:
+        raise CorruptError(
+            f"the provenance of {record.name}: {error}", provenance.PROVENANCE_HINT
+        ) from error
+    return Lock(sections)
 
 
 def load(path: Path) -> Lock | None:
-    """Read a lock; None if there is none.
+    """Read a lock. None if the file does not exist.
 
-    Raises `InvalidConfig` with all that is wrong with it, `ConfigError` if it cannot be read.
+    Raises `InvalidConfig` with all problems of the file, `ConfigError` if it cannot be read.
     """
     if not path.exists():
         return None
-    problems: list[str] = []
     try:
-        lock = _lock(Table(toml.read(path, ""), "", path.parent, problems))
-        if problems:
-            raise InvalidConfig(path, problems)
+        return _parse(toml.read(path, ""))
     except InvalidConfig as error:
-        error.hint = "Take it from version control, or delete it and run `fledge lock`."
+        error.hint = "Restore it from version control, or delete it and run `fledge lock`."
         raise
-    return lock
 
 
 def write(lock: Lock, path: Path, config: Path) -> None:
-    """Write the lock of a config, whole or not at all.
+    """Write the lock of ``config`` to ``path``, atomically.
 
-    Raises `CorruptError` if a server has put something into it that could not be read again,
-    `FledgeError` if the folder or its disk does not take it.
+    Raises `CorruptError` if a server sent a value that `load` would refuse, `FledgeError` if the
+    file cannot be written.
     """
-    document = _document(lock)
-    problems: list[str] = []
-    if _lock(Table(document, "", path.parent, problems)) != lock or problems:
-        raise CorruptError(f"what was looked up makes no lock: {'; '.join(problems)}")
+    document = _to_toml(lock)
+    try:
+        if _parse(Document(path, document)) != lock:
+            raise CorruptError("a lock cannot store what the servers sent")
+    except InvalidConfig as error:
+        problems = "; ".join(problem.message for problem in error.problems)
+        raise CorruptError(f"a lock cannot store what the servers sent: {problems}") from error
     text = HEADER.format(printable(config.name)) + tomli_w.dumps(document)
     try:
         with replacing(path) as file:
             file.write(text.encode())
     except FledgeError as error:
-        error.hint = f"Make {path.parent} a folder that you can write to and that has room."
+        error.hint = f"Check that you can write to {path.parent}, and that its disk has space."
         raise
 
 
 def differences(old: Lock, new: Lock) -> list[str]:
-    """What one of the two says and the other does not, a line for each value."""
-    before = dict(_values(_document(old), ""))
-    after = dict(_values(_document(new), ""))
+    """Describe each value that differs between two locks, in one line each."""
+    before = dict(_flatten(_to_toml(old), ""))
+    after = dict(_flatten(_to_toml(new), ""))
     return [
         f"{key}: {after.get(key, 'nothing')}, was {before.get(key, 'nothing')}"
         for key in sorted(before.keys() | after.keys())
@@ -215,97 +183,79 @@ def differences(old: Lock, new: Lock) -> list[str]:
     ]
 
 
-def _lock(top: Table) -> Lock:
-    """The typed lock; where something is wrong a stand-in, beside the problem it made."""
-    if top.text("version", None, f'"{VERSION}"') not in ("", VERSION):
-        top.wrong("version", f'this fledge reads version = "{VERSION}"')
-    lock = Lock(
-        _image(top.table("image")) if top.has("image") else None,
-        _agent(top.table("agent")) if top.has("agent") else None,
-        _busybox(top.table("busybox")) if top.has("busybox") else None,
-    )
-    top.reject_unknown()
-    return lock
+def lock_sections() -> dict[str, LockSection]:
+    """Return the sections that a lock can have, by role, in the order of the file.
+
+    Sources with a single pin come last: the config pins them too, so they rarely change.
+    """
+    found = {
+        variant.role: variant.section
+        for kind in SOURCES
+        for variant in kind.variants
+        if variant.section
+    }
+    return dict(sorted(found.items(), key=lambda item: item[1].keyed_by is None))
 
 
-def _image(table: Table) -> Named[ImagePin]:
-    name = table.text("name", None, '"docker.io/library/nginx:alpine"')
-    pins = {}
-    platforms = table.table("platforms")
-    for key in platforms.data:
-        if not _is_platform(key):
-            platforms.wrong(key, 'the key must be a platform, such as "linux/amd64"')
-            continue
-        each = platforms.table(key)
-        manifest = each.digest("manifest") if each.has("manifest") else None
-        pins[key] = ImagePin(manifest, each.digest("config"), tuple(each.digests("diff_ids")))
-        each.reject_unknown()
-    table.reject_unknown()
-    return Named(name, pins)
+def _parse(document: Document) -> Lock:
+    """Parse a lock. Raises `InvalidConfig`."""
+    top = document.top
+    found = lock_sections()
+    top.reject_unknown(("version", *found))
+    if top.text("version", VERSION) not in (None, VERSION):
+        top.report_value("version", f'this fledge reads version = "{VERSION}"')
+    named = {
+        role: _read_section(top.table(role), found[role]) for role in found if role in top.data
+    }
+    document.finish()
+    return Lock(named)
 
 
-def _agent(table: Table) -> Named[AgentPin]:
-    name = table.text("name", None, '"latest"')
-    pins = {}
-    architectures = table.table("architectures")
-    for key in architectures.data:
-        if not ARCHITECTURE.fullmatch(key):
-            architectures.wrong(key, "the key must be an architecture, such as amd64")
-            continue
-        each = architectures.table(key)
-        version = each.text("version", "", '"v1.2.3"') or None
-        pins[key] = AgentPin(version, each.url("url", None), each.sha256("sha256", None) or "")
-        each.reject_unknown()
-    table.reject_unknown()
-    return Named(name, pins)
+def _read_section(table: Table, section: LockSection) -> LockedSource:
+    """Read one section. Reports problems; the result is usable only if there are none."""
+    named = declared(section.name_key, section.name_type).value
+    name = str(table.required(section.name_key, named) or "")
+    pins: dict[str, Any] = {}
+    if section.keyed_by is None:
+        pins[""] = schema.read_record(table, section.pin, beside=(section.name_key,))
+        return LockedSource(name, pins)
+    table.reject_unknown((section.name_key, section.keyed_by.value))
+    for key, each in table.table(section.keyed_by.value).tables():
+        if problem := _key_problem(key, section.keyed_by):
+            each.report(problem)
+        else:
+            pins[key] = schema.read_record(each, section.pin)
+    return LockedSource(name, pins)
 
 
-def _busybox(table: Table) -> BusyboxPin:
-    pin = BusyboxPin(table.url("url", None), table.sha256("sha256", None) or "")
-    table.reject_unknown()
-    return pin
-
-
-def _is_platform(key: str) -> bool:
+def _key_problem(key: str, keyed_by: KeyedBy) -> str | None:
+    """Return what is wrong with the key of a pin; None if it is valid."""
+    if keyed_by is KeyedBy.ARCHITECTURE:
+        valid = bool(_ARCHITECTURE.fullmatch(key))
+        return None if valid else "the key must be an architecture, such as amd64"
     try:
-        return str(parse_platform(key)) == key
+        valid = str(parse_platform(key)) == key
     except ConfigError:
-        return False
+        valid = False
+    return None if valid else 'the key must be a platform, such as "linux/amd64"'
 
 
-def _document(lock: Lock) -> dict[str, object]:
-    """The lock as TOML has it, in the order in which it is written."""
+def _to_toml(lock: Lock) -> dict[str, object]:
+    """Return the lock as TOML data, in the order of the file."""
     document: dict[str, object] = {"version": VERSION}
-    if lock.image:
-        platforms = {key: _image_table(pin) for key, pin in sorted(lock.image.pins.items())}
-        document["image"] = {"name": lock.image.name, "platforms": platforms}
-    if lock.agent:
-        architectures = {
-            key: {
-                **({"version": pin.version} if pin.version else {}),
-                "url": pin.url,
-                "sha256": pin.sha256,
-            }
-            for key, pin in sorted(lock.agent.pins.items())
-        }
-        document["agent"] = {"name": lock.agent.name, "architectures": architectures}
-    if lock.busybox:
-        document["busybox"] = {"url": lock.busybox.url, "sha256": lock.busybox.sha256}
+    for role, section in lock_sections().items():
+        if found := lock.sections.get(role):
+            pins = {key: schema.record_data(pin) for key, pin in sorted(found.pins.items())}
+            inside = {section.keyed_by.value: pins} if section.keyed_by else pins[""]
+            document[role] = {section.name_key: found.name, **inside}
     return document
 
 
-def _image_table(pin: ImagePin) -> dict[str, object]:
-    return {
-        **({"manifest": f"sha256:{pin.manifest}"} if pin.manifest else {}),
-        "config": f"sha256:{pin.config}",
-        "diff_ids": [f"sha256:{each}" for each in pin.diff_ids],
-    }
-
-
-def _values(document: Mapping[str, object], prefix: str) -> Iterator[tuple[str, str]]:
+def _flatten(document: Mapping[str, object], prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield every value with its path of keys."""
     for key, value in document.items():
         if isinstance(value, Mapping):
-            yield from _values(value, f"{prefix}{key} ")
+            yield from _flatten(value, f"{prefix}{key} ")
         elif isinstance(value, list):
             yield from ((f"{prefix}{key} {number}", each) for number, each in enumerate(value))
         else:

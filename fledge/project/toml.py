@@ -1,225 +1,227 @@
-"""TOML files that people write or edit: read, checked as they are taken, all problems at once."""
+"""Reads TOML files, and collects their problems to report all of them at once.
+
+A `Document` is a parsed file. Code that reads its `Table` reports each problem and continues.
+`Document.finish` then raises all problems, in the order of the file and with line numbers.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
-import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
+import msgspec
 import tomli
 
 from fledge.errors import ConfigError, reason
-from fledge.oci import reference
-from fledge.oci.reference import DIGEST, Reference
-from fledge.store.cache import SHA256
+from fledge.project.positions import Keys, positions
+from fledge.project.values import Text, Value, literal
+from fledge.tree.names import printable
 
-MAX_SIZE = 1 << 20
-"""Bytes in a file; it is for people to read."""
+MAX_TOML_SIZE = 1 << 20
+"""Maximum size of a file in bytes."""
 
 MAX_SHOWN = 80
-"""Characters of a wrong value that a message repeats."""
+"""Maximum characters of a wrong value in a message."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One problem of a file."""
+
+    message: str
+    """Begins with the table and key, if it concerns one: ``[agent] path = "x": …``."""
+    line: int | None = None
+    """The line, starting at 1. None if the text is not known, or if a whole table is missing."""
+    column: int | None = None
+    """The column, starting at 1. None except for syntax errors."""
+
+    def shown(self, path: Path) -> str:
+        """Format the problem like a compiler: ``fledge.toml:5: …``. Safe to print on a terminal."""
+        position = [str(number) for number in (self.line, self.column) if number is not None]
+        return printable(": ".join([":".join([str(path), *position]), self.message]))
 
 
 class InvalidConfig(ConfigError):
-    """Everything that is wrong with a file, one text for each problem."""
+    """A file is invalid. Lists all its problems."""
 
-    def __init__(self, path: Path, problems: list[str]) -> None:
+    def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
+        """``problems`` are in the order of display."""
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        listing = "".join(f"\n  {path}: {problem}" for problem in problems)
-        super().__init__(f"{path} has {count}:{listing}")
-        self.problems = problems
+        listing = "".join(f"\n  {problem.shown(path)}" for problem in problems)
+        super().__init__(f"{printable(str(path))} has {count}:{listing}")
+        self.problems = tuple(problems)
 
 
-def read(path: Path, if_missing: str) -> dict[str, object]:
-    """The top table of a file. Raises `InvalidConfig` if it is no TOML, `ConfigError` if it
-    cannot be read; ``if_missing`` is the hint where there is none.
-    """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_SIZE + 1)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file", if_missing) from None
-    except OSError as error:
-        raise ConfigError(f"{path}: {reason(error)}") from None
-    if len(raw) > MAX_SIZE:
-        raise ConfigError(f"{path} is larger than {MAX_SIZE} bytes: not a file of fledge")
-    try:
-        return tomli.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InvalidConfig(path, [f"line {line}: not UTF-8 text, which TOML must be"]) from None
-    except tomli.TOMLDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise InvalidConfig(path, [f"{where}: TOML syntax: {error.msg}"]) from None
-    except (RecursionError, ValueError):
-        raise InvalidConfig(path, ["a number is too long or something nested too deep"]) from None
+class Document:
+    """The content of a TOML file, and its problems found so far."""
+
+    def __init__(self, path: Path, data: dict[str, object], text: str | None = None) -> None:
+        """``data`` is the parsed ``text``. Without the text, problems have no line numbers.
+
+        Relative paths in the file start at the folder of ``path``.
+        """
+        self.path = path
+        self.top = Table(self, (), data)
+        self._text = text
+        self._reports: list[tuple[Keys, str]] = []
+
+    def report(self, keys: Keys, message: str) -> None:
+        """Report a problem of the value at ``keys``, which need not exist."""
+        self._reports.append((keys, message))
+
+    @property
+    def has_problems(self) -> bool:
+        """Whether a problem was reported."""
+        return bool(self._reports)
+
+    def finish(self) -> None:
+        """Raise `InvalidConfig` if a problem was reported."""
+        if self._reports:
+            raise self.error()
+
+    def error(self) -> InvalidConfig:
+        """Make an error of all reported problems, in the order of the file."""
+        key_positions = {} if self._text is None else positions(self._text)
+        problems = []
+        for keys, message in self._reports:
+            position = next(
+                (
+                    key_positions[keys[:n]]
+                    for n in range(len(keys), 0, -1)
+                    if keys[:n] in key_positions
+                ),
+                None,
+            )
+            problems.append(
+                (position or (0, 0), Problem(message, position.line if position else None))
+            )
+        problems.sort(key=lambda problem: problem[0])
+        return InvalidConfig(self.path, [problem for _, problem in problems])
 
 
 class Table:
-    """A TOML table that collects what is wrong with it and knows which keys it may have."""
+    """A table of a document. Its methods report problems to the document."""
 
-    def __init__(
-        self, data: dict[str, object], name: str, folder: Path, problems: list[str]
-    ) -> None:
+    def __init__(self, document: Document, keys: Keys, data: dict[str, object]) -> None:
+        """``keys`` is the path to the table from the top-level table."""
+        self.document = document
+        self.keys = keys
         self.data = data
-        self.name = name
-        self.folder = folder
-        self.problems = problems
-        self.known: set[str] = set()
 
-    def complain(self, message: str) -> None:
-        self.problems.append(f"[{self.name}]: {message}")
+    @property
+    def name(self) -> str:
+        """The name in its header, without brackets. Empty for the top-level table."""
+        return ".".join(map(_quoted_key, self.keys))
 
-    def wrong(self, key: str, message: str) -> None:
+    @property
+    def folder(self) -> Path:
+        """The folder at which relative paths start."""
+        return self.document.path.parent
+
+    def report(self, message: str) -> None:
+        """Report a problem of the whole table."""
+        self.document.report(self.keys, f"[{self.name}]: {message}")
+
+    def report_value(self, key: str, message: str) -> None:
+        """Report a problem of the value of ``key``."""
         try:
-            value = json.dumps(self.data[key], ensure_ascii=False, default=str)
-        except (RecursionError, ValueError):  # too deep or too many digits for Python
+            value = literal(self.data[key])
+        except (RecursionError, ValueError):  # nested too deep, or a number with too many digits
             value = "…"
         if len(value) > MAX_SHOWN:
             value = value[:MAX_SHOWN] + "…"
-        self.problems.append(f"{self._where(key)} = {value}: {message}")
+        self.document.report((*self.keys, key), f"{self._full_key(key)} = {value}: {message}")
 
-    def missing(self, key: str, message: str) -> None:
-        self.problems.append(f"{self._where(key)} is missing: {message}")
+    def report_missing(self, key: str, message: str) -> None:
+        """Report a missing key."""
+        self.document.report(self.keys, f"{self._full_key(key)} is missing: {message}")
 
-    def reject_unknown(self) -> None:
-        for key in [key for key in self.data if key not in self.known]:
-            close = difflib.get_close_matches(key, self.known, n=1)
-            known = ", ".join(sorted(self.known))
-            remedy = f"did you mean {close[0]}?" if close else f"known here: {known}"
-            self.problems.append(f"{self._where(key)} is unknown: {remedy}")
+    def reject_unknown(self, known: Collection[str]) -> None:
+        """Report every key that is not in ``known``."""
+        for key in [key for key in self.data if key not in known]:
+            close = difflib.get_close_matches(key, known, n=1)
+            remedy = (
+                f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
+            )
+            self.document.report((*self.keys, key), f"{self._full_key(key)} is unknown: {remedy}")
 
-    def has(self, key: str) -> bool:
-        self.known.add(key)
-        return key in self.data
-
-    def table(self, name: str) -> Table:
-        data = self.data[name] if self.has(name) else {}
+    def table(self, key: str) -> Table:
+        """Return the table at ``key``; an empty one if it is missing. Reports a value of another
+        type.
+        """
+        keys = (*self.keys, key)
+        data = self.data.get(key, {})
         if not isinstance(data, dict):
-            self.wrong(name, f"must be a table: [{name}] on a line, its keys on the lines below")
+            header = f"[{'.'.join(map(_quoted_key, keys))}]"
+            self.report_value(
+                key, f"must be a table: {header} on a line, its keys on the lines below"
+            )
             data = {}
-        where = f"{self.name}.{_key(name)}" if self.name else name
-        return Table(data, where, self.folder, self.problems)
+        return Table(self.document, keys, data)
 
-    def text(self, key: str, default: str | None, example: str) -> str:
-        """The text of a key; a ``default`` of None makes it required. Empty if it is wrong."""
-        if not self.has(key):
-            if default is None:
-                self.missing(key, f"write {key} = {example}")
-            return default or ""
-        value = self.data[key]
-        if isinstance(value, str) and value.strip() and "\0" not in value:
-            return value
-        self.wrong(key, f"must be text, such as {example}")
-        return ""
+    def tables(self) -> Iterator[tuple[str, Table]]:
+        """Yield each key with its table. Reports values of other types."""
+        for key in self.data:
+            yield key, self.table(key)
 
-    def choice(self, key: str, options: Iterable[str], default: str | None) -> str:
-        """One of the options; empty if it is wrong."""
-        names = " or ".join(f'"{option}"' for option in options)
-        value = self.text(key, default, names)
-        if value in ("", *options):
-            return value
-        close = difflib.get_close_matches(value, options, n=1)
-        self.wrong(key, f'did you mean "{close[0]}"?' if close else f"must be {names}")
-        return ""
-
-    def url(self, key: str, default: str | None) -> str:
-        value = self.text(key, default, '"https://example.org/file"')
+    def value(self, key: str, value: Value) -> object | None:
+        """Return the typed value of an existing key. Reports a wrong value and returns None."""
         try:
-            parts = urlsplit(value)
-            web = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            web = None
-        known = web or re.match("file://(localhost)?/", value)
-        if value and (not known or re.search(r"\s", value)):
-            schemes = '"https://", "http://" or "file:///"'
-            self.wrong(key, f"must be a URL without blanks that begins with {schemes}")
-        return value
-
-    def reference(self, key: str) -> Reference | None:
-        """An image reference; None if it is wrong."""
-        value = self.text(key, None, '"nginx:alpine"')
-        try:
-            return reference.parse(value, self.folder) if value else None
-        except ConfigError as error:
-            self.wrong(key, f"{error.message.partition(': ')[2] or error.message}; {error.hint}")
+            found: object = value.read(self.data[key], self.folder)
+            return found
+        except ValueError as error:
+            self.report_value(key, str(error))
             return None
 
-    def sha256(self, key: str, default: str | None = "") -> str | None:
-        """A digest as 64 lower-case hexadecimal digits, None if it is not given or wrong.
-
-        A ``default`` of None makes it required.
-        """
-        value = self.text(key, default, "the file's sha256")
-        digest = value.lower().removeprefix("sha256:")
-        if SHA256.fullmatch(digest):
-            return digest
-        if value:
-            self.wrong(key, "must be a sha256: 64 hexadecimal digits, as sha256sum prints it")
+    def required(self, key: str, value: Value) -> object | None:
+        """Return the typed value of a key. Reports a missing or wrong value and returns None."""
+        if key in self.data:
+            return self.value(key, value)
+        self.report_missing(key, f"write {_quoted_key(key)} = {value.like()}")
         return None
 
-    def digest(self, key: str) -> str:
-        """The hexadecimal digits of ``sha256:HEX``. Empty if it is wrong."""
-        value = self.text(key, None, '"sha256:…"')
-        if value and not DIGEST.fullmatch(value):
-            self.wrong(key, "must be sha256: and 64 digits out of 0-9 and a-f")
-        return value.removeprefix("sha256:")
+    def text(self, key: str, example: str) -> str | None:
+        """Return the text of a key. Reports a missing or wrong value and returns None."""
+        found = self.required(key, Text((example,)))
+        return found if isinstance(found, str) else None
 
-    def digests(self, key: str) -> list[str]:
-        """As `digest`, of a list."""
-        if not self.has(key):
-            self.missing(key, f'write {key} = ["sha256:…"]')
-            return []
-        values = self.data[key]
-        if not isinstance(values, list) or not all(
-            isinstance(value, str) and DIGEST.fullmatch(value) for value in values
-        ):
-            self.wrong(key, "must be a list, of sha256: and 64 digits out of 0-9 and a-f each")
-            return []
-        return [value.removeprefix("sha256:") for value in values]
-
-    def file(self, key: str) -> Path:
-        """A readable file, relative to the config's folder."""
-        value = self.text(key, None, '"path/of/the/file"')
-        path = self.folder / value
-        try:
-            regular = not value or stat.S_ISREG(path.stat().st_mode)
-        except OSError as error:
-            self.wrong(key, f"{path}: {reason(error)}")
-        else:
-            if not regular:
-                self.wrong(key, f"{path} is not a file")
-            elif not os.access(path, os.R_OK):
-                self.wrong(key, f"{path} cannot be read; change its permissions")
-        return path
-
-    def natural(self, key: str, default: int, most: int) -> int:
-        if not self.has(key):
-            return default
-        value = self.data[key]
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most:
-            return value
-        self.wrong(key, f"must be a whole number from 0 to {most}")
-        return default
-
-    def boolean(self, key: str, default: bool) -> bool:
-        if not self.has(key):
-            return default
-        value = self.data[key]
-        if isinstance(value, bool):
-            return value
-        self.wrong(key, "must be true or false, without quotes")
-        return default
-
-    def _where(self, key: str) -> str:
-        return f"[{self.name}] {_key(key)}" if self.name else _key(key)
+    def _full_key(self, key: str) -> str:
+        return f"[{self.name}] {_quoted_key(key)}" if self.keys else _quoted_key(key)
 
 
-def _key(key: str) -> str:
-    """A key as TOML wants it."""
+def read(path: Path, if_missing: str) -> Document:
+    """Read a file.
+
+    ``if_missing`` is the hint if the file does not exist. Raises `InvalidConfig` if it is not valid
+    TOML, `ConfigError` if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_TOML_SIZE + 1)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file", if_missing) from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {reason(error)}") from error
+    if len(raw) > MAX_TOML_SIZE:
+        raise ConfigError(f"{path} is larger than {MAX_TOML_SIZE} bytes, the limit for this file")
+    try:
+        text = raw.decode("utf-8-sig")
+        return Document(path, tomli.loads(text), text)
+    except UnicodeDecodeError as error:
+        problem = Problem(
+            "the file is not UTF-8 text, as TOML requires", raw.count(b"\n", 0, error.start) + 1
+        )
+        raise InvalidConfig(path, [problem]) from error
+    except tomli.TOMLDecodeError as error:
+        problem = Problem(f"TOML syntax: {error.msg}", error.lineno, error.colno)
+        raise InvalidConfig(path, [problem]) from error
+    except (RecursionError, ValueError) as error:
+        problem = Problem("a number is too long, or values are nested too deep")
+        raise InvalidConfig(path, [problem]) from error
+
+
+def _quoted_key(key: str) -> str:
+    """Return a key in TOML, quoted if necessary."""
     return key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)

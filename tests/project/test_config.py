@@ -5,36 +5,33 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-import project
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
-from test_files import without_rights
 
+from fledge.cpio.format import Initramfs
 from fledge.errors import ConfigError
+from fledge.ext4.format import Ext4
+from fledge.loopfs.format import Btrfs
 from fledge.oci import reference
 from fledge.project import config
-from fledge.project.config import (
-    DEFAULT_BUSYBOX_SHA256,
-    DEFAULT_BUSYBOX_URL,
-    MAX_BUFFER_MB,
-    Agent,
-    Config,
-    Filesystem,
-    HttpAgent,
-    Init,
-    LocalAgent,
-    ReleaseAgent,
-    Source,
-)
-from fledge.project.toml import MAX_SIZE, InvalidConfig
-from fledge.sources.mappings import Placement
+from fledge.project.config import Config
+from fledge.project.toml import MAX_TOML_SIZE, InvalidConfig
+from fledge.sources.agent import Agent, HttpAgent, LocalAgent, ReleaseAgent
+from fledge.sources.busybox import Busybox
+from fledge.sources.image import Image
+from fledge.sources.init import Init
+from fledge.sources.mappings import Mappings, Placement
+from fledge.sources.source import Source
+from fledge.tree.digest import Digest
+from fledge.tree.space import MAX_BUFFER_MB
+from tests.support import project
+from tests.support.rights import without_rights
 
 INITRAMFS = 'version = "1"\nstrategy = "initramfs"\n'
 OCI_ROOTFS = 'version = "1"\nstrategy = "oci_rootfs"\nsource.image = "nginx:alpine"\n'
 NGINX = reference.Name("docker.io", "library/nginx", "alpine")
-DIGEST = "0123456789abcdef" * 4
+DIGEST = Digest("0123456789abcdef" * 4)
 
 MUST_BE_TEXT = ["1", "1.5", "true", "1979-05-27", "[]", "['text']", "{}", "''", "' '", '"\\u0000"']
 MUST_BE_BOOLEAN = ["0", "1", "'true'", "[true]", "{}"]
@@ -55,14 +52,19 @@ def load(folder: Path, text: str) -> Config:
     return config.load(project.write(folder, "fledge.toml", text.encode()))
 
 
-def problems(folder: Path, text: str) -> list[str]:
+def mistakes(folder: Path, text: str) -> list[tuple[int | None, str]]:
+    """The line and the message of each."""
     with pytest.raises(InvalidConfig) as caught:
         load(folder, text)
-    path = folder / "fledge.toml"
     listed = caught.value.message.splitlines()[1:]
-    assert listed == [f"  {path}: {problem}" for problem in caught.value.problems]
+    path = folder / "fledge.toml"
+    assert listed == [f"  {problem.shown(path)}" for problem in caught.value.problems]
     assert caught.value.exit_code == 2
-    return caught.value.problems
+    return [(problem.line, problem.message) for problem in caught.value.problems]
+
+
+def problems(folder: Path, text: str) -> list[str]:
+    return [message for _, message in mistakes(folder, text)]
 
 
 def test_everything_of_an_initramfs(folder: Path) -> None:
@@ -87,16 +89,20 @@ def test_everything_of_an_initramfs(folder: Path) -> None:
         "app.conf" = "/etc/"
         "empty" = "/srv/data"
     """
-    assert replace(load(folder, text), data={}) == Config(
-        path=folder / "fledge.toml",
-        strategy="initramfs",
-        agent=ReleaseAgent("v1.2.3", DIGEST),
-        init=None,
-        source=Source(NGINX, "https://example.org/busybox", DIGEST),
-        filesystem=Filesystem(),
-        placements=(
-            Placement(b"/etc/app.conf", folder / "app.conf", stat.S_IFREG, 0o644),
-            Placement(b"/srv/data", folder / "empty", stat.S_IFDIR, 0o755),
+    loaded = load(folder, text)
+    assert loaded.path == folder / "fledge.toml"
+    assert loaded.strategy == "initramfs"
+    assert loaded.format == Initramfs()
+    assert loaded.sources == (
+        Image(NGINX),
+        Busybox("https://example.org/busybox", DIGEST),
+        Init(),
+        ReleaseAgent(version="v1.2.3", checksum=DIGEST),
+        Mappings(
+            (
+                Placement(b"/etc/app.conf", folder / "app.conf", stat.S_IFREG, 0o644),
+                Placement(b"/srv/data", folder / "empty", stat.S_IFDIR, 0o755),
+            )
         ),
     )
 
@@ -121,48 +127,48 @@ def test_everything_of_a_rootfs(folder: Path) -> None:
         [mappings]
         "my-init" = "/init"
     """
-    assert replace(load(folder, text), data={}) == Config(
-        path=folder / "fledge.toml",
-        strategy="oci_rootfs",
-        agent=LocalAgent(folder / "kestrel"),
-        init=None,
-        source=Source(NGINX),
-        filesystem=Filesystem("btrfs", 512, preallocate=True),
-        placements=(Placement(b"/init", folder / "my-init", stat.S_IFREG, 0o755),),
+    loaded = load(folder, text)
+    assert loaded.strategy == "oci_rootfs"
+    assert loaded.format == Btrfs(size_buffer_mb=512, preallocate=True)
+    assert loaded.sources == (
+        Image(NGINX),
+        LocalAgent(path=folder / "kestrel"),
+        Mappings((Placement(b"/init", folder / "my-init", stat.S_IFREG, 0o755),)),
     )
 
 
-@pytest.mark.parametrize(
-    "text", [INITRAMFS, OCI_ROOTFS, INITRAMFS + "[agent]\n[init]\n[source]\n[mappings]\n"]
-)
-def test_defaults(folder: Path, text: str) -> None:
-    loaded = load(folder, text)
-    assert loaded.agent == ReleaseAgent("latest", None)
-    assert loaded.init is None
-    assert loaded.source.busybox_url == DEFAULT_BUSYBOX_URL
-    assert loaded.source.busybox_sha256 == DEFAULT_BUSYBOX_SHA256
-    assert loaded.filesystem == Filesystem("ext4", size_buffer_mb=0, preallocate=False)
-    assert loaded.placements == ()
+@pytest.mark.parametrize("tables", ["", "[agent]\n[init]\n[source]\n[mappings]\n"])
+def test_defaults_of_an_initramfs(folder: Path, tables: str) -> None:
+    loaded = load(folder, INITRAMFS + tables)
+    assert loaded.format == Initramfs()
+    assert loaded.sources == (Busybox(), Init(), ReleaseAgent(version="latest"), Mappings())
+
+
+@pytest.mark.parametrize("tables", ["", "[agent]\n[filesystem]\n[mappings]\n"])
+def test_defaults_of_a_rootfs(folder: Path, tables: str) -> None:
+    loaded = load(folder, OCI_ROOTFS + tables)
+    assert loaded.format == Ext4(size_buffer_mb=0, builder="native", preallocate=False)
+    assert loaded.sources == (Image(NGINX), ReleaseAgent(version="latest"), Mappings())
 
 
 @pytest.mark.parametrize(
     ("lines", "agent"),
     [
-        ("version = 'v2'", ReleaseAgent("v2")),
+        ("version = 'v2'", ReleaseAgent(version="v2")),
         ("source_strategy = 'release'", ReleaseAgent()),
-        ("source_strategy = 'http'\nurl = 'https://h/k'", HttpAgent("https://h/k")),
-        ("source_strategy = 'http'\nurl = 'file:///k'", HttpAgent("file:///k")),
+        ("source_strategy = 'http'\nurl = 'https://h/k'", HttpAgent(url="https://h/k")),
+        ("source_strategy = 'http'\nurl = 'file:///k'", HttpAgent(url="file:///k")),
         (
             "source_strategy = 'http'\nurl = 'HTTP://[::1]:80/k?v=1'",
-            HttpAgent("HTTP://[::1]:80/k?v=1"),
+            HttpAgent(url="HTTP://[::1]:80/k?v=1"),
         ),
-        (f"checksum = '{DIGEST.upper()}'", ReleaseAgent(checksum=DIGEST)),
-        (f"checksum = 'sha256:{DIGEST}'", ReleaseAgent(checksum=DIGEST)),
-        (f"checksum = 'SHA256:{DIGEST.upper()}'", ReleaseAgent(checksum=DIGEST)),
+        (f"checksum = '{DIGEST.hex.upper()}'", ReleaseAgent(checksum=DIGEST)),
+        (f"checksum = '{DIGEST}'", ReleaseAgent(checksum=DIGEST)),
+        (f"checksum = 'SHA256:{DIGEST.hex.upper()}'", ReleaseAgent(checksum=DIGEST)),
     ],
 )
 def test_agent(folder: Path, lines: str, agent: Agent) -> None:
-    assert load(folder, f"{INITRAMFS}[agent]\n{lines}").agent == agent
+    assert load(folder, f"{INITRAMFS}[agent]\n{lines}").source(Agent) == agent
 
 
 @pytest.mark.parametrize(
@@ -171,19 +177,19 @@ def test_agent(folder: Path, lines: str, agent: Agent) -> None:
 )
 def test_init_from_a_mapping_or_an_image(folder: Path, line: str) -> None:
     loaded = load(folder, INITRAMFS + line)
-    assert loaded.init == Init(None)
-    assert loaded.agent is None
+    assert loaded.source(Init) == Init(none=True)
+    assert loaded.source(Agent) is None
 
 
 def test_folder_may_go_where_init_mounts(folder: Path) -> None:
     loaded = load(folder, INITRAMFS + "mappings.empty = '/run/app'")
-    assert [placement.path for placement in loaded.placements] == [b"/run/app"]
+    assert [each.path for each in placements(loaded)] == [b"/run/app"]
 
 
 @pytest.mark.parametrize("size", [0, 1, MAX_BUFFER_MB])
 def test_size_buffer(folder: Path, size: int) -> None:
     loaded = load(folder, f"{OCI_ROOTFS}filesystem.size_buffer_mb = {size}")
-    assert loaded.filesystem.size_buffer_mb == size
+    assert loaded.format == Ext4(size_buffer_mb=size)
 
 
 @pytest.mark.parametrize("toml", ["project/fledge.toml", "project/../project/fledge.toml"])
@@ -194,15 +200,28 @@ def test_relative_paths_start_at_the_config(
     project.write(folder, "project/fledge.toml", text.encode())
     monkeypatch.chdir(folder)
     loaded = config.load(Path(toml))
-    assert loaded.init and loaded.init.path == Path(toml).parent / "../my-init"
-    assert [p.source for p in loaded.placements] == [Path(toml).parent / "../app.conf"]
+    assert loaded.source(Init) == Init(Path(toml).parent / "../my-init")
+    assert [each.source for each in placements(loaded)] == [Path(toml).parent / "../app.conf"]
 
 
 def test_absolute_paths(folder: Path) -> None:
     text = f"{INITRAMFS}init.path = '{folder}/my-init'\nmappings.'{folder}/app.conf' = '/a'"
     loaded = load(folder / "empty", text)
-    assert loaded.init == Init(folder / "my-init")
-    assert [p.source for p in loaded.placements] == [folder / "app.conf"]
+    assert loaded.source(Init) == Init(folder / "my-init")
+    assert [each.source for each in placements(loaded)] == [folder / "app.conf"]
+
+
+@pytest.mark.parametrize("mapped", ["./my-init", "empty/../my-init", "link"])
+def test_the_same_init_twice_is_no_contradiction(folder: Path, mapped: str) -> None:
+    (folder / "link").symlink_to("my-init")
+    text = f"{INITRAMFS}init.path = './my-init'\nmappings.'{mapped}' = '/init'"
+    assert load(folder, text).source(Init) == Init(folder / "my-init")
+
+
+def placements(loaded: Config) -> tuple[Placement, ...]:
+    mappings = loaded.source(Mappings)
+    assert mappings
+    return mappings.placements
 
 
 @pytest.mark.parametrize(
@@ -268,8 +287,8 @@ def test_version(folder: Path, line: str) -> None:
             "file name too long",
         ),
         ("agent.checksum = 'abc'", '[agent] checksum = "abc"', "64 hexadecimal digits"),
-        (f"agent.checksum = '{DIGEST}0'", f'[agent] checksum = "{DIGEST}0"', "64 hex"),
-        (f"agent.checksum = 'md5:{DIGEST}'", "[agent] checksum = ", "64 hex"),
+        (f"agent.checksum = '{DIGEST.hex}0'", f'[agent] checksum = "{DIGEST.hex}0"', "64 hex"),
+        (f"agent.checksum = 'md5:{DIGEST.hex}'", "[agent] checksum = ", "64 hex"),
         ("source.busybox_url = 'https://h'", "[source] busybox_sha256 is missing", "busybox_url"),
         (
             f"source.busybox_sha256 = '{DIGEST}'",
@@ -281,7 +300,7 @@ def test_version(folder: Path, line: str) -> None:
         (
             "init.path = 'my-init'\nmappings.kestrel = '/init'",
             '[init] path = "my-init"',
-            "/kestrel is mapped to /init as well",
+            "/kestrel is also mapped to /init",
         ),
         ("init.none = true", "[init] none = true", "map an executable to it"),
         (
@@ -289,13 +308,13 @@ def test_version(folder: Path, line: str) -> None:
             "[init] none = true",
             "map an executable to it",
         ),
-        ("mappings.'app.conf' = '/init'", "[init]", "app.conf becomes /init"),
-        ("mappings.empty = '/init'", "[init]", "empty becomes /init"),
-        ("[init]\npath = 'my-init'\n[agent]", "[agent]", "an init of your own starts no agent"),
+        ("mappings.'app.conf' = '/init'", "[init]", "app.conf is mapped to /init but"),
+        ("mappings.empty = '/init'", "[init]", "empty is mapped to /init but"),
+        ("[init]\npath = 'my-init'\n[agent]", "[agent]", "only the built-in init starts the agent"),
         (
             "init.none = true\nmappings.my-init = '/init'\nagent.version = 'v1'",
             "[agent]",
-            "an init of your own starts no agent",
+            "only the built-in init starts the agent",
         ),
         ("[filesystem]", "[filesystem]", 'only for strategy = "oci_rootfs"'),
         ("filesystem.type = 'ext4'", "[filesystem]", 'only for strategy = "oci_rootfs"'),
@@ -322,7 +341,7 @@ def test_version(folder: Path, line: str) -> None:
         (
             "mappings.kestrel = '/tmp/kestrel'",
             "[mappings]",
-            "/kestrel goes to /tmp/kestrel, where nothing will see it",
+            "/kestrel would be hidden at /tmp/kestrel",
         ),
     ],
 )
@@ -392,10 +411,10 @@ def test_bad_urls(folder: Path, key: str, url: str) -> None:
     [
         (INITRAMFS, "agent.source_strategy", MUST_BE_TEXT, '"release" or "local" or "http"'),
         (INITRAMFS, "agent.version", MUST_BE_TEXT, '"v1.2.3"'),
-        (INITRAMFS + "agent.source_strategy = 'local'\n", "agent.path", MUST_BE_TEXT, "path/of"),
+        (INITRAMFS + "agent.source_strategy = 'local'\n", "agent.path", MUST_BE_TEXT, "build/k"),
         (INITRAMFS + "agent.source_strategy = 'http'\n", "agent.url", MUST_BE_TEXT, "https://"),
         (INITRAMFS, "agent.checksum", MUST_BE_TEXT, "sha256"),
-        (INITRAMFS, "init.path", MUST_BE_TEXT, "path/of"),
+        (INITRAMFS, "init.path", MUST_BE_TEXT, "my-init"),
         (INITRAMFS, "init.none", MUST_BE_BOOLEAN, "must be true or false"),
         (INITRAMFS, "source.image", MUST_BE_TEXT, '"nginx:alpine"'),
         (
@@ -481,7 +500,7 @@ def test_every_mistake_in_one_go(folder: Path) -> None:
     expected = {
         "version = 1",
         "extra is unknown",
-        "[agent]: an init of your own",
+        "[agent]: only the built-in init",
         '[agent] path = "gone"',
         '[agent] checksum = "abc"',
         '[agent] url = "https://example.org"',
@@ -498,22 +517,106 @@ def test_every_mistake_in_one_go(folder: Path) -> None:
         '[mappings] gone = "/a"',
         '[mappings] my-init = "/x"',
     }
-    found = problems(folder, text)
+    found = mistakes(folder, text)
     assert len(found) == len(expected)
-    assert {start for start in expected if any(p.startswith(start) for p in found)} == expected
+    starts = {start for start in expected if any(text.startswith(start) for _, text in found)}
+    assert starts == expected
+    lines = [line for line, _ in found]
+    assert lines == sorted(lines, key=lambda line: line or 0)
+
+
+def test_lines(folder: Path) -> None:
+    text = """# a comment
+    version = "1"
+    strategy = "initramf"
+    source.image = "a b"
+
+    [agent]
+    "source_strategy" = '''
+    release'''
+    checksum = "abc"
+    [mappings]
+    "app.conf" = "etc"
+    kestrel = "/x" # one
+    'my-init' = "/x" # two
+    [init]
+    path = "gone"
+    """
+    assert [line for line, _ in mistakes(folder, text)] == [3, 4, 6, 7, 9, 11, 13, 15]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        ("\n[agent]\nsource_strategy = 'local'", 4, "[agent] path is missing"),
+        ("agent.source_strategy = 'local'", 3, "[agent] path is missing"),
+        ("agent = {source_strategy = 'local', path = [\n]}", 3, "[agent] path = []"),
+        ("[[agent]]\n[[agent]]", 3, "agent = "),
+        ("[init]\n[source]\n[agent]\nx = 1", 6, "[agent] x is unknown"),
+        ("\n[init]\npath = 'my-init'\n[agent]", 6, "[agent]: only the built-in init"),
+        ("[mappings]\nkestrel = '/tmp/x'", 3, "[mappings]: "),
+    ],
+)
+def test_line(folder: Path, text: str, line: int, problem: str) -> None:
+    [(found, message)] = mistakes(folder, INITRAMFS + text)
+    assert message.startswith(problem)
+    assert found == line
+
+
+def test_what_is_missing_without_a_table_has_no_line(folder: Path) -> None:
+    text = "version = '1'\nstrategy = 'oci_rootfs'\nother = 1"
+    assert [line for line, _ in mistakes(folder, text)] == [None, 3]
+
+
+def test_recorded_config_has_no_lines(folder: Path) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        config.parse({"version": "1", "strategy": "x", "other": 1}, folder / "fledge.toml")
+    assert [problem.line for problem in caught.value.problems] == [None, None]
+    assert f"\n  {folder}/fledge.toml: other is unknown" in caught.value.message
+
+
+def test_no_terminal_obeys_a_message(folder: Path) -> None:
+    text = (
+        INITRAMFS
+        + r"""
+    "\u001b[2J" = 1
+    agent.version = ["\u0007\u009b31m\u202e"]
+    mappings."\u009b" = "/a"
+    """
+    )
+    with pytest.raises(InvalidConfig) as caught:
+        load(folder, text)
+    assert all(line.isprintable() for line in caught.value.message.splitlines())
+    assert "\\x9b" in caught.value.message
+
+
+def test_only_sources_that_go_together(folder: Path) -> None:
+    path, image, agent = folder / "fledge.toml", Image(NGINX), ReleaseAgent()
+    assert Config(path, Ext4(), (image, agent)).strategy == "oci_rootfs"
+    for target, sources, problem in (
+        (Ext4(), (image, Init()), "does not accept Init"),
+        (Ext4(), (image, Busybox()), "does not accept Busybox"),
+        (Ext4(), (agent,), "needs Image"),
+        (Initramfs(), (Busybox(), Busybox()), "one of each kind"),
+        (Initramfs(), (agent, LocalAgent(path=folder / "kestrel")), "one of each kind"),
+        (Initramfs(), (Init(), Busybox()), "not in order"),
+        (Initramfs(), (Source(),), "does not accept Source"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            Config(path, target, sources)
 
 
 @pytest.mark.parametrize(
     ("raw", "where"),
     [
-        (b"version = ", "line 1, column 11: TOML syntax: "),
-        (b'version = "1"\nstrategy = initramfs\n', "line 2, column 12: TOML syntax: "),
-        (b'version = "1"\r\n[agent\r\n', "line 2, column 7: TOML syntax: "),
-        (b'version = "1"\nversion = "1"\n', "line 2, column 14: TOML syntax: "),
-        (b"\0", "line 1, column 1: TOML syntax: "),
-        (b'version = "\0"', "line 1, column 12: TOML syntax: "),
-        (b'\n\nversion = "\xff"', "line 3: not UTF-8"),
-        (INITRAMFS.encode("utf-16"), "line 1: not UTF-8"),
+        (b"version = ", "1:11: TOML syntax: "),
+        (b'version = "1"\nstrategy = initramfs\n', "2:12: TOML syntax: "),
+        (b'version = "1"\r\n[agent\r\n', "2:7: TOML syntax: "),
+        (b'version = "1"\nversion = "1"\n', "2:14: TOML syntax: "),
+        (b"\0", "1:1: TOML syntax: "),
+        (b'version = "\0"', "1:12: TOML syntax: "),
+        (b'\n\nversion = "\xff"', "3: the file is not UTF-8"),
+        (INITRAMFS.encode("utf-16"), "1: the file is not UTF-8"),
     ],
 )
 def test_not_toml(folder: Path, raw: bytes, where: str) -> None:
@@ -521,7 +624,7 @@ def test_not_toml(folder: Path, raw: bytes, where: str) -> None:
     with pytest.raises(InvalidConfig) as caught:
         config.load(path)
     [problem] = caught.value.problems
-    assert problem.startswith(where)
+    assert problem.shown(path).startswith(f"{path}:{where}")
 
 
 @pytest.mark.parametrize(
@@ -548,7 +651,7 @@ def test_too_deep_or_long_for_python(folder: Path, text: str) -> None:
         (lambda path: None, "no such file"),
         (Path.mkdir, "is a directory"),
         (lambda path: path.symlink_to(path), "too many levels of symbolic links"),
-        (lambda path: path.write_bytes(b"#" * (MAX_SIZE + 1)), "larger than 1048576 bytes"),
+        (lambda path: path.write_bytes(b"#" * (MAX_TOML_SIZE + 1)), "larger than 1048576 bytes"),
         (lambda path: path.symlink_to("/dev/zero"), "larger than 1048576 bytes"),
     ],
     ids=["missing", "folder", "loop", "large", "endless"],
@@ -563,9 +666,9 @@ def test_no_file_to_read(tmp_path: Path, make: object, message: str) -> None:
 
 
 def test_empty_file(folder: Path) -> None:
-    assert problems(folder, "") == [
-        'version is missing: write version = "1"',
-        'strategy is missing: write strategy = "initramfs" or "oci_rootfs"',
+    assert mistakes(folder, "") == [
+        (None, 'version is missing: write version = "1"'),
+        (None, 'strategy is missing: write strategy = "initramfs" or "oci_rootfs"'),
     ]
 
 

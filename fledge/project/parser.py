@@ -1,0 +1,190 @@
+"""Parses a fledge.toml into a format and sources, as the schema describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import msgspec
+
+from fledge.formats import Format
+from fledge.project.schema import Group, Key, Schema, Variant
+from fledge.project.toml import Document, Table
+from fledge.project.values import Entries, literal
+from fledge.sources.source import Presence, Source
+
+
+class Parsed(msgspec.Struct, frozen=True):
+    """The result of parsing. Parts with problems are missing."""
+
+    strategy: str | None
+    """None if it is missing or unknown."""
+    format: Format | None
+    """None if it has a problem."""
+    sources: tuple[Source, ...]
+    """In the order of the schema."""
+    tables: Mapping[str, Table]
+    """All tables of the schema, by name. A table that the document lacks is empty."""
+
+
+def parse(document: Document, schema: Schema) -> Parsed:
+    """Parse a document. Reports all problems to the document, and raises nothing."""
+    top = document.top
+    found = {key.name: top.required(key.name, key.value) for key in schema.keys}
+    top.reject_unknown((*found, *(table.name for table in schema.tables)))
+    strategy = cast("str | None", found["strategy"])
+    # By id of the group: kinds that share a table may be apart in the list of sources.
+    built: dict[int, Any] = {}
+    tables = {}
+    for declared in schema.tables:
+        tables[declared.name] = table = top.table(declared.name)
+        reading = _TableReader(table, declared.groups, strategy, schema.strategies)
+        for group, value in reading.read():
+            built[id(group)] = value
+    formats = schema.formats.get(strategy or "")
+    format_ = built.get(id(formats))
+    if format_ is None and formats is not None and not document.has_problems:
+        format_ = formats.variants[0].type()  # a format without options has no table
+    sources = (built.get(id(group)) for group in schema.sources)
+    return Parsed(strategy, format_, tuple(each for each in sources if each is not None), tables)
+
+
+class _TableReader:
+    """Reads one table: checks its keys and builds the structs of its groups."""
+
+    def __init__(
+        self,
+        table: Table,
+        groups: tuple[Group, ...],
+        strategy: str | None,
+        strategies: tuple[str, ...],
+    ) -> None:
+        self.table = table
+        self.groups = groups
+        self.strategy = strategy
+        self.presence = {
+            id(group): _group_presence(group, strategy, strategies) for group in groups
+        }
+        self.chosen = {id(group): _chosen_variant(group, table.data) for group in groups}
+
+    def is_accepted(self, group: Group) -> bool:
+        """Return whether the strategy accepts the group.
+
+        An unknown strategy accepts only the groups that all strategies accept.
+        """
+        return self.presence[id(group)] is not None
+
+    def read(self) -> list[tuple[Group, object]]:
+        """Read the table. Returns each group in it with its struct."""
+        table = self.table
+        given = table.keys[0] in table.document.top.data
+        if given and self.strategy and not any(map(self.is_accepted, self.groups)):
+            table.report(f"{_only_for(self.groups)}; remove the table")
+        group = self.groups[0]
+        if (entries := group.variants[0].entries) is not None:
+            built = _read_entries(table, group.variants[0], entries)
+            left_out = self.presence[id(group)] is Presence.IF_GIVEN and not table.data
+            return [(group, built)] if self.is_accepted(group) and not left_out else []
+        keys = self._keys()
+        table.reject_unknown(keys)
+        values = {
+            name: value
+            for name, key in keys.items()
+            if name in table.data and (value := table.value(name, key.value)) is not None
+        }
+        self._report_misplaced(keys)
+        read = ((group, self._build(group, values)) for group in self.groups)
+        return [(group, value) for group, value in read if value is not None]
+
+    def _keys(self) -> dict[str, Key]:
+        """Return the keys that the table may have, by name.
+
+        If several groups or variants declare a key, the accepted and chosen one wins.
+        """
+        keys: dict[str, Key] = {}
+        for group in sorted(self.groups, key=self.is_accepted):
+            chosen = self.chosen[id(group)]
+            for variant in (*group.variants, *([chosen] if chosen else [])):
+                keys.update({key.name: key for key in variant.keys})
+            if group.selector:
+                keys[group.selector.name] = group.selector
+        return keys
+
+    def _report_misplaced(self, keys: Mapping[str, Key]) -> None:
+        """Report keys that only another strategy or another variant accepts."""
+        table, groups = self.table, [each for each in self.groups if self.is_accepted(each)]
+        for name in (name for name in keys if groups and name in table.data):
+            owners = [group for group in groups if name in group.names()]
+            if not owners and self.strategy:
+                others = [group for group in self.groups if name in group.names()]
+                table.report_value(name, f"{_only_for(others)}; remove it")
+            elif owners and not any(self._belongs(group, name) for group in owners):
+                selector = cast(Key, owners[0].selector).name
+                choices = (literal(each.choice) for each in owners[0].owners(name))
+                needed = f"{selector} = {' or '.join(choices)}"
+                table.report_value(name, f"requires {needed}; add that, or remove {name}")
+
+    def _belongs(self, group: Group, name: str) -> bool:
+        """Return whether the chosen variant has the key. True if the choice is unknown."""
+        chosen = self.chosen[id(group)]
+        is_selector = group.selector is not None and group.selector.name == name
+        return is_selector or chosen is None or chosen.key(name) is not None
+
+    def _build(self, group: Group, values: Mapping[str, object]) -> object | None:
+        """Build the struct of a group; None if it is left out or has a problem."""
+        table, chosen = self.table, self.chosen[id(group)]
+        given = frozenset(name for name in group.names() if name in table.data)
+        presence = self.presence[id(group)]
+        if presence is None or chosen is None or (presence is Presence.IF_GIVEN and not given):
+            return None
+        complete = given <= values.keys()
+        for key in chosen.keys:
+            if key.required and key.name not in given:
+                table.report_missing(key.name, f"write {key.name} = {key.value.like()}")
+                complete = False
+            if key.contradicts in given and values.get(key.name):
+                table.report_value(key.name, f"contradicts {key.contradicts}; keep one of the two")
+                complete = False
+        for name, why in chosen.needs(given):
+            table.report_missing(name, why)
+            complete = False
+        if not complete:
+            return None
+        fields = {key.field: values[key.name] for key in chosen.keys if key.name in given}
+        try:
+            return cast(object, chosen.type(**fields))
+        except ValueError as error:
+            table.report(str(error))
+            return None
+
+
+def _group_presence(
+    group: Group, strategy: str | None, strategies: tuple[str, ...]
+) -> Presence | None:
+    """Return when the group is present; None: never. The strategy is None if it is unknown."""
+    if strategy is not None:
+        return group.presence.get(strategy)
+    return Presence.IF_GIVEN if group.presence.keys() >= set(strategies) else None
+
+
+def _chosen_variant(group: Group, data: Mapping[str, object]) -> Variant | None:
+    """Return the variant that a table chooses; None if its choice is unknown."""
+    if group.selector is None:
+        return group.variants[0]
+    return group.variant(data.get(group.selector.name, group.selector.default))
+
+
+def _read_entries(table: Table, variant: Variant, value: Entries) -> object:
+    """Build the struct of a table with free keys from its valid entries."""
+    texts = {name: table.value(name, value) for name in table.data}
+    valid = {name: text for name, text in texts.items() if text is not None}
+    built, problems = variant.type.read(valid, table.folder)
+    for name, problem in problems:
+        table.report_value(name, problem)
+    return cast(object, built)
+
+
+def _only_for(groups: Iterable[Group]) -> str:
+    """List the strategies that accept one of the groups."""
+    strategies = dict.fromkeys(each for group in groups for each in group.presence)
+    return f"only for strategy = {' or '.join(map(literal, strategies))}"

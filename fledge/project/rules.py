@@ -1,0 +1,110 @@
+"""The rules between the tables of fledge.toml: one ``/init``, and an executable one."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from fledge.project.parser import Parsed
+from fledge.project.toml import Table
+from fledge.sources import init
+from fledge.sources.agent import Agent
+from fledge.sources.init import MOUNT_POINTS, Init
+from fledge.sources.mappings import Mappings, Placement
+from fledge.sources.source import Source
+from fledge.tree.names import printable
+
+T = TypeVar("T")
+
+INIT_PATH = b"/init"
+
+
+def first_of_type(kind: type[T], sources: Iterable[object]) -> T | None:
+    """Return the first source of a type; None if there is none."""
+    return next((each for each in sources if isinstance(each, kind)), None)
+
+
+def apply(parsed: Parsed) -> tuple[Source, ...]:
+    """Check the rules and report violations to the document. Returns the sources to build from.
+
+    Only the built-in init starts the agent. With another init, the agent is removed from the
+    sources.
+    """
+    sources, strategy = parsed.sources, parsed.strategy
+    if strategy is not None and strategy not in init.KIND.presence:
+        return sources
+    table, agent = parsed.tables["init"], parsed.tables["agent"]
+    own_init = "path" in table.data or table.data.get("none") is True
+    if own_init:
+        if "agent" in table.document.top.data:
+            agent.report(
+                "only the built-in init starts the agent; remove [agent] or the keys of [init]"
+            )
+        sources = tuple(each for each in sources if not isinstance(each, Agent))
+    if strategy is not None:
+        mappings = first_of_type(Mappings, sources)
+        placements = mappings.placements if mappings else ()
+        mapped = next((each for each in placements if each.path == INIT_PATH), None)
+        has_image = "image" in parsed.tables["source"].data
+        _check_init(table, first_of_type(Init, sources), mapped, has_image)
+        if not own_init and mapped is None:
+            _check_mount_points(parsed.tables["mappings"], placements)
+    return sources
+
+
+def json_schema() -> list[dict[str, object]]:
+    """Return the same rules as conditions of a JSON Schema.
+
+    They do not look at files, so an image or any mapping counts as providing ``/init``.
+    """
+    none = {"properties": {"none": {"const": True}}, "required": ["none"]}
+    own_init = {"anyOf": [{"required": ["path"]}, none]}
+    has_mapping = {"properties": {"mappings": {"minProperties": 1}}, "required": ["mappings"]}
+    has_image = {"properties": {"source": {"required": ["image"]}}, "required": ["source"]}
+    return [
+        {
+            "if": {"properties": {"init": own_init}, "required": ["init"]},
+            "then": {"properties": {"agent": False}},
+        },
+        {
+            "if": {"properties": {"init": none}, "required": ["init"]},
+            "then": {"anyOf": [has_mapping, has_image]},
+        },
+    ]
+
+
+def _check_init(table: Table, found: Init | None, mapped: Placement | None, image: bool) -> None:
+    """Check ``/init`` as far as possible without the image.
+
+    ``mapped`` is the placement at ``/init``, if any; ``image`` whether the config has an image.
+    """
+    if found and found.path and mapped and not _same_file(found.path, mapped.source):
+        table.report_value("path", f"{mapped.source} is also mapped to /init; keep one of the two")
+    elif found and found.none and not mapped and not image:
+        table.report_value("none", "no mapping provides /init; map an executable to it")
+    elif mapped and stat.S_ISDIR(mapped.file_type):
+        table.report(f"{mapped.source} is mapped to /init but is a folder; map an executable")
+    elif mapped and not mapped.mode & 0o111:
+        table.report(
+            f"{mapped.source} is mapped to /init but is not executable; run chmod +x on it"
+        )
+
+
+def _check_mount_points(table: Table, placements: tuple[Placement, ...]) -> None:
+    """Report files below a directory that the built-in init mounts a filesystem on."""
+    for placement in placements:
+        mount_point = next((p for p in MOUNT_POINTS if placement.path.startswith(p + b"/")), None)
+        if mount_point and placement.file_type != stat.S_IFDIR:
+            table.report(
+                f"{placement.source} would be hidden at {printable(placement.path)}: init mounts a"
+                f" filesystem on {printable(mount_point)}"
+            )
+
+
+def _same_file(first_path: Path, second_path: Path) -> bool:
+    try:
+        return first_path.samefile(second_path)
+    except OSError:
+        return False

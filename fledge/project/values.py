@@ -1,0 +1,430 @@
+"""The types of values in a TOML file, and how the annotation of a field declares them.
+
+    str                 text; a URL with ``extra={"kind": "url"}``
+    Literal             one of several texts
+    bool                true or false
+    int                 a whole number from ``ge`` to ``le``
+    Path                a readable file
+    Digest              a sha256
+    tuple[Digest, ...]  a list of them
+    Reference           an image
+
+``ge``, ``le``, ``extra``, descriptions and examples come from `msgspec.Meta`. ``| None`` is
+ignored, because a key that is present always has a value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from urllib.parse import urlsplit
+
+import msgspec
+
+from fledge.errors import ConfigError, MalformedError, reason
+from fledge.oci import reference
+from fledge.oci.reference import Reference
+from fledge.tree.digest import Digest
+
+MAX_NATURAL = (1 << 63) - 1
+"""The largest integer that every TOML parser must accept (TOML v1.0.0, Integer)."""
+
+_PORT = "0*(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_HOST = r"(?:\[[0-9a-fA-F:.]+(?:%[A-Za-z0-9._~-]+)?\]|[^\s/?#@:\[\]]+)"
+_TEXT = r"^[^\u0000]*[^\s\u0000][^\u0000]*$"
+
+
+class Value(msgspec.Struct, frozen=True):
+    """A type of value. Patterns use only syntax that Python and JSON Schema share."""
+
+    examples: tuple[object, ...] = ()
+    """Examples of values, as parsed from TOML."""
+    example: ClassVar[str] = '"…"'
+    """The placeholder in messages if there are no examples, in TOML."""
+
+    def read(self, value: object, folder: Path) -> Any:
+        """Convert a value parsed from TOML. Relative paths start at ``folder``.
+
+        Raises `ValueError`, which says what the value must be.
+        """
+        raise NotImplementedError
+
+    def json_schema(self) -> dict[str, object]:
+        """Return a JSON Schema of the values that `read` accepts."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """Return the name of the type in the reference."""
+        raise NotImplementedError
+
+    def like(self) -> str:
+        """Return the examples in TOML: ``"a" or "b"``."""
+        return " or ".join(map(literal, self.examples)) or self.example
+
+
+class Text(Value, frozen=True):
+    """Text that is not blank."""
+
+    def read(self, value: object, folder: Path) -> Any:
+        """Return the text. Refuses blank text and NUL."""
+        if isinstance(value, str) and value.strip() and "\0" not in value:
+            return value
+        raise ValueError(f"must be text, such as {self.like()}")
+
+    def json_schema(self) -> dict[str, object]:
+        """Return a string that is not blank."""
+        return {"type": "string", "pattern": _TEXT}
+
+    def describe(self) -> str:
+        """Return ``text``."""
+        return "text"
+
+
+class Choice(Value, frozen=True, kw_only=True):
+    """One of several texts."""
+
+    options: tuple[str, ...]
+    """The texts to choose from."""
+
+    def like(self) -> str:
+        """Return all options in TOML."""
+        return " or ".join(map(literal, self.options))
+
+    def read(self, value: object, folder: Path) -> str:
+        """Return the option."""
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"must be text, such as {self.like()}")
+        if value in self.options:
+            return value
+        if len(self.options) == 1:
+            raise ValueError(f"this version of fledge supports only {self.like()}")
+        close = difflib.get_close_matches(value, self.options, n=1)
+        raise ValueError(
+            f"did you mean {literal(close[0])}?" if close else f"must be {self.like()}"
+        )
+
+    def json_schema(self) -> dict[str, object]:
+        """Return an enumeration."""
+        return {"enum": list(self.options)}
+
+    def describe(self) -> str:
+        """List the options."""
+        *first, last = (f"`{literal(option)}`" for option in self.options)
+        return f"{', '.join(first)} or {last}" if first else last
+
+
+class Boolean(Value, frozen=True):
+    """True or false."""
+
+    example: ClassVar[str] = "true"
+
+    def read(self, value: object, folder: Path) -> bool:
+        """Return the boolean."""
+        if isinstance(value, bool):
+            return value
+        raise ValueError("must be true or false, without quotes")
+
+    def json_schema(self) -> dict[str, object]:
+        """Return a boolean."""
+        return {"type": "boolean"}
+
+    def describe(self) -> str:
+        """List both values."""
+        return "`true` or `false`"
+
+
+class Natural(Value, frozen=True, kw_only=True):
+    """A whole number from ``least`` to ``most``."""
+
+    least: int = 0
+    most: int = MAX_NATURAL
+    example: ClassVar[str] = "1"
+
+    def read(self, value: object, folder: Path) -> int:
+        """Return the number."""
+        number = value if isinstance(value, int) and not isinstance(value, bool) else -1
+        if self.least <= number <= self.most:
+            return number
+        raise ValueError(f"must be a whole number from {self.least} to {self.most}")
+
+    def json_schema(self) -> dict[str, object]:
+        """Return an integer with bounds."""
+        return {"type": "integer", "minimum": self.least, "maximum": self.most}
+
+    def describe(self) -> str:
+        """Return the bounds."""
+        return f"a whole number from {self.least} to {self.most}"
+
+
+class Url(Text, frozen=True):
+    """An http, https or file URL."""
+
+    example: ClassVar[str] = '"https://example.org/file"'
+    pattern: ClassVar[str] = (
+        rf"^(?:[Hh][Tt][Tt][Pp][Ss]?://(?:[^\s/?#@]*@)?{_HOST}(?::(?:{_PORT})?)?(?:[/?#]\S*)?"
+        r"|file://(?:localhost)?/\S*)$"
+    )
+
+    def read(self, value: object, folder: Path) -> str:
+        """Return the URL unchanged."""
+        text: str = super().read(value, folder)
+        try:
+            urlsplit(text)  # refuses some URLs that match the pattern
+        except ValueError:
+            text = ""
+        if re.search(self.pattern, text) and not text.endswith("\n"):
+            return text
+        raise ValueError(
+            'must be a URL without spaces that begins with "https://", "http://" or "file:///"'
+        )
+
+    def json_schema(self) -> dict[str, object]:
+        """A string of that form."""
+        return {"type": "string", "pattern": self.pattern}
+
+    def describe(self) -> str:
+        """List the schemes."""
+        return "a URL (`https://`, `http://` or `file:///`)"
+
+
+class InputFile(Text, frozen=True):
+    """A readable regular file."""
+
+    example: ClassVar[str] = '"path/of/the/file"'
+
+    def read(self, value: object, folder: Path) -> Path:
+        """Return the path; a relative one starts at ``folder``."""
+        text: str = super().read(value, folder)
+        path = folder / text
+        try:
+            regular = stat.S_ISREG(path.stat().st_mode)
+        except OSError as error:
+            raise ValueError(f"{path}: {reason(error)}") from error
+        if not regular:
+            raise ValueError(f"{path} is not a file")
+        if not os.access(path, os.R_OK):
+            raise ValueError(f"{path} cannot be read; change its permissions")
+        return path
+
+    def describe(self) -> str:
+        """Return ``the path of a file``."""
+        return "the path of a file"
+
+
+class Sha256(Value, frozen=True, kw_only=True):
+    """A digest as 64 hexadecimal digits."""
+
+    prefixed: bool | None = None
+    """True: ``sha256:HEX`` in lower case; False: bare digits in lower case. None: with or without
+    the prefix, in any case, because people write it."""
+
+    def read(self, value: object, folder: Path) -> Digest:
+        """Return the digest."""
+        text = value if isinstance(value, str) else ""
+        try:
+            if self.prefixed:
+                return Digest.parse(text)
+            plain = text if self.prefixed is False else text.lower().removeprefix("sha256:")
+            return Digest.from_hex(plain)
+        except MalformedError as error:
+            raise ValueError(
+                "must be sha256: and 64 digits 0-9 or a-f"
+                if self.prefixed
+                else "must be a sha256: 64 hexadecimal digits, as sha256sum prints it"
+            ) from error
+
+    def like(self) -> str:
+        """Its form."""
+        return '"sha256:…"' if self.prefixed else '"…", its sha256'
+
+    def json_schema(self) -> dict[str, object]:
+        """A string of that form."""
+        if self.prefixed is None:
+            pattern = "^(?:[Ss][Hh][Aa]256:)?[0-9A-Fa-f]{64}$"
+        else:
+            pattern = f"^{'sha256:' if self.prefixed else ''}[0-9a-f]{{64}}$"
+        return {"type": "string", "pattern": pattern}
+
+    def describe(self) -> str:
+        """Its form."""
+        return "a sha256: 64 hexadecimal digits, as `sha256sum` prints it"
+
+
+class Sha256List(Value, frozen=True):
+    """A list of digests, ``sha256:HEX`` each."""
+
+    example: ClassVar[str] = '["sha256:…"]'
+
+    def read(self, value: object, folder: Path) -> tuple[Digest, ...]:
+        """Return the digests."""
+        try:
+            if not isinstance(value, list):
+                raise ValueError("not a list")
+            return tuple(Sha256(prefixed=True).read(each, folder) for each in value)
+        except ValueError as error:
+            raise ValueError(
+                "must be a list of texts, each sha256: and 64 digits 0-9 or a-f"
+            ) from error
+
+    def json_schema(self) -> dict[str, object]:
+        """Return an array of digests."""
+        return {"type": "array", "items": Sha256(prefixed=True).json_schema()}
+
+    def describe(self) -> str:
+        """Return the form of the list."""
+        return "a list of digests, each `sha256:` and 64 hexadecimal digits"
+
+
+class ImageReference(Text, frozen=True):
+    """The name or location of an image."""
+
+    example: ClassVar[str] = '"nginx:alpine"'
+
+    def read(self, value: object, folder: Path) -> Reference:
+        """Parse the reference with `reference.parse`."""
+        text: str = super().read(value, folder)
+        try:
+            return reference.parse(text, folder)
+        except ConfigError as error:
+            why = error.message.partition(": ")[2] or error.message
+            raise ValueError(f"{why}; {error.hint}") from error
+
+    def json_schema(self) -> dict[str, object]:
+        """Return a string that follows the grammar, without its limits on lengths."""
+        component, tag = reference.COMPONENT.pattern, reference.TAG.pattern
+        host = rf"(?=localhost/|[^/]*[.:][^/]*/)(?:{reference.HOST.pattern})/"
+        path = f"(?:{host})?{component}(?:/{component})*"
+        name = f"{path}(?::{tag})?(?:@sha256:[0-9a-f]{{64}})?"
+        named, files = "|".join(reference.NAME_TRANSPORTS), "|".join(reference.PATH_TRANSPORTS)
+        return {
+            "type": "string",
+            "pattern": rf"^(?:(?:{named})?(?!{named}|{files}){name}"
+            rf"|(?:{files})(?!\s*$)[^:\u0000]+(?::[^\u0000]+)?)$",
+        }
+
+    def describe(self) -> str:
+        """Return ``an image reference``."""
+        return "an image reference"
+
+
+class Entries(Value, frozen=True, kw_only=True):
+    """A whole table whose keys are free and whose values are text."""
+
+    pattern: str = _TEXT
+    """The pattern of the values in the JSON Schema."""
+
+    def example_line(self) -> str:
+        """Return an example of the entries in TOML."""
+        for example in self.examples:
+            if isinstance(example, Mapping):
+                return "\n".join(
+                    f"{literal(key)} = {literal(text)}" for key, text in example.items()
+                )
+        return '"key" = "value"'
+
+    def read(self, value: object, folder: Path) -> str:
+        """Return one value of the table. Each value is read separately."""
+        if isinstance(value, str):
+            return value
+        line = self.example_line().partition("\n")[0]
+        raise ValueError(f"must be text; write both sides of = in quotes: {line}")
+
+    def json_schema(self) -> dict[str, object]:
+        """Return an object of strings."""
+        return {
+            "type": "object",
+            "propertyNames": {"pattern": r"^[^\u0000]+$"},
+            "additionalProperties": {"type": "string", "pattern": self.pattern},
+        }
+
+    def describe(self) -> str:
+        """Return ``text``."""
+        return "text"
+
+
+class Declaration(msgspec.Struct, frozen=True):
+    """The declaration of a field in its annotation."""
+
+    value: Value
+    optional: bool
+    """Whether the field can be None."""
+    description: str
+    extra: Mapping[str, Any]
+
+
+def declared(name: str, annotation: Any, *, written_by_fledge: bool = False) -> Declaration:
+    """Return what the annotation of the field ``name`` declares.
+
+    If several `Meta` are nested, the outermost wins. With ``written_by_fledge``, a digest has only
+    one form: bare digits in a field named ``sha256``, ``sha256:HEX`` in others. Raises `TypeError`
+    for a type that cannot be written in TOML.
+    """
+    metas, plain, optional = _unwrap(annotation)
+    facts = {
+        key: fact
+        for meta in metas
+        for key in ("description", "examples", "ge", "le")
+        if (fact := getattr(meta, key)) is not None
+    }
+    extra = {key: value for meta in metas for key, value in (meta.extra or {}).items()}
+    examples = tuple(facts.get("examples", ()))
+    value: Value
+    if extra.get("kind") == "entries":
+        value = Entries(examples=examples, pattern=extra.get("pattern", _TEXT))
+    elif get_origin(plain) is Literal:
+        value = Choice(examples=examples, options=get_args(plain))
+    elif plain is int:
+        least, most = facts.get("ge", 0), facts.get("le", MAX_NATURAL)
+        value = Natural(examples=examples, least=least, most=most)
+    elif plain is Digest:
+        prefixed = name != "sha256" if written_by_fledge else None
+        value = Sha256(examples=examples, prefixed=prefixed)
+    elif plain is str and extra.get("kind") == "url":
+        value = Url(examples)
+    elif plain in _SIMPLE:
+        value = _SIMPLE[plain](examples)
+    else:
+        raise TypeError(f"{name}: {annotation} cannot be written in TOML")
+    return Declaration(value, optional, facts.get("description", ""), extra)
+
+
+_SIMPLE: dict[object, type[Value]] = {
+    str: Text,
+    bool: Boolean,
+    Path: InputFile,
+    tuple[Digest, ...]: Sha256List,
+    frozenset(get_args(Reference)): ImageReference,
+}
+"""The types that are constructed from examples alone. A union is the set of its members."""
+
+
+def _unwrap(annotation: Any) -> tuple[list[msgspec.Meta], Any, bool]:
+    """Split an annotation into its `Meta`, innermost first, its type, and whether it can be None.
+
+    A union becomes the set of its members.
+    """
+    if get_origin(annotation) is Annotated:
+        inner, *metas = get_args(annotation)
+        found, plain, optional = _unwrap(inner)
+        return [*found, *metas], plain, optional
+    if get_origin(annotation) not in (Union, UnionType):
+        return [], annotation, False
+    members = frozenset(get_args(annotation))
+    optional = type(None) in members
+    members -= {type(None)}
+    if len(members) > 1:
+        return [], members, optional
+    found, plain, _ = _unwrap(next(iter(members)))
+    return found, plain, optional
+
+
+def literal(value: object) -> str:
+    """Return a simple value in TOML."""
+    return json.dumps(value, ensure_ascii=False, default=str)
