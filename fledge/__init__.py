@@ -1,3 +1,138 @@
-"""Builds bootable plugin artifacts for the Volant microVM engine, reproducibly and without root."""
+"""Builds bootable plugin artifacts for Volant microVMs, reproducibly, on Linux.
 
-__version__ = "0.1.0"
+    import fledge
+
+    artifact = fledge.build("fledge.toml")
+    print(artifact.path, artifact.digest)
+
+The names in ``__all__`` are public; everything else may change without notice. Operations accept
+strings and paths, print nothing and raise `FledgeError`. A `Session` sets the cache, the reporter,
+the network policy and the environment of an operation. Without a session, an operation uses the
+environment of this process and reports nothing. Public names are imported when they are first
+used, so ``import fledge`` is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fledge._version import __version__
+
+if TYPE_CHECKING:
+    from fledge.errors import (
+        ConfigError,
+        CorruptError,
+        FledgeError,
+        HostError,
+        NetworkError,
+    )
+    from fledge.formats import FORMATS, Format, Opened, open_artifact
+    from fledge.host.process import tune_for_builds
+    from fledge.host.settings import Settings
+    from fledge.oci.manifest import Platform
+    from fledge.operations.build import Artifact, build
+    from fledge.operations.check import check
+    from fledge.operations.diff import Change, Detail, Difference, diff
+    from fledge.operations.fetch import fetch
+    from fledge.operations.inspect import Program, Summary, inspect
+    from fledge.operations.lock import lock
+    from fledge.operations.verify import Verification, verify
+    from fledge.project.config import Config
+    from fledge.project.jsonschema import json_schema
+    from fledge.project.toml import InvalidConfig
+    from fledge.report import Reporter, Step, Transfer
+    from fledge.session import Session
+    from fledge.sources.inputs import Input
+    from fledge.sources.kinds import SOURCES
+    from fledge.sources.source import Kind, Source
+    from fledge.store.cache import Cache
+    from fledge.tree import Tree
+    from fledge.tree.digest import Digest
+
+_PUBLIC_NAMES = {
+    "fledge.errors": (
+        *("ConfigError", "CorruptError", "FledgeError", "HostError", "NetworkError"),
+    ),
+    "fledge.formats": ("FORMATS", "Format", "Opened", "open_artifact"),
+    "fledge.host.process": ("tune_for_builds",),
+    "fledge.host.settings": ("Settings",),
+    "fledge.oci.manifest": ("Platform",),
+    "fledge.operations.build": ("Artifact", "build"),
+    "fledge.operations.check": ("check",),
+    "fledge.operations.diff": ("Change", "Detail", "Difference", "diff"),
+    "fledge.operations.fetch": ("fetch",),
+    "fledge.operations.inspect": ("Program", "Summary", "inspect"),
+    "fledge.operations.lock": ("lock",),
+    "fledge.operations.verify": ("Verification", "verify"),
+    "fledge.project.config": ("Config",),
+    "fledge.project.jsonschema": ("json_schema",),
+    "fledge.project.toml": ("InvalidConfig",),
+    "fledge.report": ("Reporter", "Step", "Transfer"),
+    "fledge.session": ("Session",),
+    "fledge.sources.kinds": ("SOURCES",),
+    "fledge.sources.inputs": ("Input",),
+    "fledge.sources.source": ("Kind", "Source"),
+    "fledge.store.cache": ("Cache",),
+    "fledge.tree": ("Tree",),
+    "fledge.tree.digest": ("Digest",),
+}
+"""The public names by the module that defines them."""
+
+__all__ = [
+    "FORMATS",
+    "SOURCES",
+    "Artifact",
+    "Cache",
+    "Change",
+    "Config",
+    "ConfigError",
+    "CorruptError",
+    "Detail",
+    "Difference",
+    "Digest",
+    "FledgeError",
+    "Format",
+    "HostError",
+    "Input",
+    "InvalidConfig",
+    "Kind",
+    "NetworkError",
+    "Opened",
+    "Platform",
+    "Program",
+    "Reporter",
+    "Session",
+    "Settings",
+    "Source",
+    "Step",
+    "Summary",
+    "Transfer",
+    "Tree",
+    "Verification",
+    "__version__",
+    "build",
+    "check",
+    "diff",
+    "fetch",
+    "inspect",
+    "json_schema",
+    "lock",
+    "open_artifact",
+    "tune_for_builds",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    for module, names in _PUBLIC_NAMES.items():
+        if name in names:
+            value = getattr(import_module(module), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,1 +1,1 @@
-"""What a person asks for, as library calls that print nothing."""
+"""The operations of fledge, as library functions that print nothing."""

@@ -1,138 +1,174 @@
-"""What makes two artifacts two: their bytes, their containers, or what is in them."""
+"""Compares two artifacts: bytes, container, tree."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from itertools import islice, zip_longest
 from pathlib import Path
-from struct import Struct
 from typing import Literal
 
 import msgspec
 
-from fledge.artifact import Opened, opened
-from fledge.cpio.newc import TRAILER
-from fledge.cpio.reader import Initramfs, read_entries
 from fledge.errors import unreadable
-from fledge.ext4.reader import Image
-from fledge.tree import NANOSECONDS, TYPE_NAMES, Device, Directory, File, Node, Symlink, Tree
-from fledge.tree.blocks import blocks
-from fledge.tree.compression import GZIP_MAGIC
+from fledge.formats import Opened, open_artifact
+from fledge.host.files import PathLike
+from fledge.tree import (
+    NANOSECONDS,
+    TYPE_NAMES,
+    Device,
+    Directory,
+    File,
+    Node,
+    Symlink,
+    Tree,
+)
+from fledge.tree.blocks import nonzero_blocks
 from fledge.tree.content import (
     READ_SIZE,
     Content,
-    Span,
     Sparse,
-    content_sha256,
+    content_digest,
     content_size,
     read_content,
 )
-from fledge.tree.names import split_path
+from fledge.tree.features import Feature
 
-MAX_TEXT = 1 << 20
+MAX_TEXT_SIZE = 1 << 20
+"""Maximum bytes of a file whose lines are compared."""
+
 MAX_TEXT_LINES = 4000
-"""Bytes and lines of a file whose lines are compared: that takes quadratic time at worst."""
+"""Maximum lines of a file whose lines are compared, which takes quadratic time at worst."""
 
-MAX_PAIRS = 1 << 28
-"""Pairs of lines that may have to be compared in all files together. At worst, which is what an
-enemy can have, that takes two minutes."""
+MAX_LINE_PAIRS = 1 << 28
+"""Maximum pairs of lines to compare in all files together. A hostile artifact can make a
+comparison visit all of them."""
+
 LINE_COST = 1 << 11
-"""What a line that is kept counts, in pairs."""
+"""Pairs that a line in the result counts, because it takes memory."""
 
-MAX_SHOWN = 200
-MAX_WIDTH = 400
-"""Lines that are shown of one file, and characters of each."""
+MAX_SHOWN_LINES = 200
+"""Maximum lines in the result for one file."""
 
-_GZIP_HEADER = Struct("<2sBBIBB")
-GZIP_LEVELS = {2: "best", 4: "fastest"}
+MAX_LINE_LENGTH = 400
+"""Maximum characters of a line in the result."""
 
 UNCOMPRESSED = "uncompressed archives"
-"""The name of the fact that tells whether only the compression is another."""
+"""The name of the fact that lists the digests of uncompressed archives."""
 
 NO_NEWLINE = " (no newline at the end)"
-NOT_COMPARED = ("… its lines are not compared, for those before took too long",)
+LINES_NOT_COMPARED = ("… its lines are not compared: earlier files took too long",)
 
 Fields = Mapping[str, object]
+"""Facts or fields by name."""
 
-_Contents = tuple[tuple[str, str], tuple[str, ...]]
-"""SHA-256 of two contents, and the lines that differ."""
+_ContentDifference = tuple[tuple[str, str], tuple[str, ...]]
+"""The digests of two contents, and the lines that differ."""
 
 
 class Change(msgspec.Struct, frozen=True):
-    """How one path differs."""
+    """The difference at one path."""
 
     path: bytes
     kind: Literal["added", "removed", "changed"]
     fields: Mapping[str, tuple[object, object]] = msgspec.field(default_factory=dict)
-    """What is another in a changed one, before and after."""
+    """The fields that changed, as (before, after)."""
     lines: tuple[str, ...] = ()
-    """The difference of two texts, as ``diff -u`` shows it."""
+    """The difference of two text files, in the format of ``diff -u``."""
 
 
 class Detail(msgspec.Struct, frozen=True):
-    """A field of inodes, or of headers in an archive, that is another."""
+    """A field of inodes or archive headers that differs."""
 
     paths: int
-    """How many of the paths that both artifacts have."""
+    """The number of paths at which it differs, among those that both artifacts have."""
     path: bytes
-    """The first of them."""
+    """The first of these paths."""
     before: object
+    """The field at that path in the first artifact."""
     after: object
-    """Its field, before and after."""
+    """The field at that path in the second artifact."""
 
 
-class Report(msgspec.Struct, frozen=True):
-    """How two artifacts differ."""
+class Difference(msgspec.Struct, frozen=True):
+    """The difference between two artifacts."""
 
     first_difference: int | None
-    """The first byte that is another, or that only one has; None if there is none."""
+    """The offset of the first byte that differs, or that only one has. None if they are equal."""
     changes: tuple[Change, ...]
-    """What is another in them."""
+    """The paths that differ, in the order of `Tree.walk`."""
     container: Mapping[str, tuple[object, object]]
-    """What is another around that: compression, order, the superblock; by name, before and
-    after. Between two kinds there is little to compare."""
+    """The facts about the container that differ, such as compression, order or superblock, as
+    (before, after) by name. Few can be compared between two formats."""
     details: Mapping[str, Detail]
-    """What is another in inodes or headers and does not show in the tree, by name; nothing
-    between two kinds."""
+    """The fields of inodes or headers that differ and are not in the tree, by name. Empty between
+    two formats."""
     not_compared: tuple[str, ...]
-    """What only one of the two kinds can hold."""
+    """The features and paths that only one of the two formats can store."""
     notes: tuple[str, ...] = ()
-    """What is to be said of the bytes that nothing above explains."""
+    """Remarks on the difference."""
 
     @property
     def same_bytes(self) -> bool:
+        """Whether the two files are equal."""
         return self.first_difference is None
 
+    @property
+    def same_tree(self) -> bool:
+        """Whether the two trees are equal, as far as both formats can store them."""
+        return not self.changes
 
-UNNAMED = "what differs is in free space, padding, or structures that are not compared"
-ONLY_IN_EXT4 = ("extended attributes", "parts of a second", "/lost+found")
+
+UNEXPLAINED = "the difference is in free space, padding or structures that are not compared"
 
 
-def diff(before: Path, after: Path) -> Report:
-    """Compare two artifacts. Raises as `fledge.artifact.opened` does."""
-    with opened(before) as old, opened(after) as new:
+def diff(before: PathLike, after: PathLike) -> Difference:
+    """Compare two artifacts, which may have different formats.
+
+    Raises what `fledge.formats.open_artifact` raises.
+    """
+    before, after = Path(before), Path(after)
+    with open_artifact(before) as old, open_artifact(after) as new:
         first = _first_difference(before, after)
         if first is None:
-            return Report(None, (), {}, {}, ())
-        mixed = old.kind != new.kind
-        changes = tuple(compare(old.tree, new.tree, coarse=mixed))
-        container = _changed(_facts(old, mixed=mixed), _facts(new, mixed=mixed))
-        details = {} if mixed else _details(old, new)
-        if isinstance(old.holds, Initramfs) and isinstance(new.holds, Initramfs):
-            container |= _order(old.holds, new.holds)
+            return Difference(None, (), {}, {}, ())
+        if old.format is not new.format:
+            return _across_formats(first, old, new)
+        changes = tuple(compare(old.tree, new.tree))
+        container = _changed(_container_facts(old), _container_facts(new)) | _order_difference(
+            old, new
+        )
+        details = _inode_details(old, new)
         notes = []
-        if isinstance(old.holds, Initramfs) and not mixed and UNCOMPRESSED not in container:
-            notes.append("the archives are the same bytes uncompressed")
+        if old.contents.uncompressed() and UNCOMPRESSED not in container:
+            notes.append("the uncompressed archives are equal")
         elif not changes and not container and not details:
-            notes.append(UNNAMED)
-        not_compared = ONLY_IN_EXT4 if mixed else ()
-        return Report(first, changes, container, details, not_compared, tuple(notes))
+            notes.append(UNEXPLAINED)
+        return Difference(first, changes, container, details, (), tuple(notes))
+
+
+def _across_formats(first: int, old: Opened, new: Opened) -> Difference:
+    """Compare what both formats can store."""
+    lacking = old.format.lacks | new.format.lacks
+    own_paths = old.format.own_paths | new.format.own_paths
+    changes = tuple(compare(old.tree, new.tree, without=lacking, own_paths=own_paths))
+    container = _changed(
+        *(
+            {"kind": each.format.name, "sockets": sorted(each.contents.sockets)}
+            for each in (old, new)
+        )
+    )
+    one_sided = old.format.lacks ^ new.format.lacks
+    not_compared = [feature.value for feature in Feature if feature in one_sided]
+    one_sided_paths = old.format.own_paths ^ new.format.own_paths
+    not_compared += [f"/{path.decode()}" for path in sorted(one_sided_paths)]
+    return Difference(first, changes, container, {}, tuple(not_compared))
 
 
 def _first_difference(before: Path, after: Path) -> int | None:
+    """Return the offset of the first byte that differs; None if the files are equal."""
     position = 0
     try:
         with before.open("rb") as one, after.open("rb") as two:
@@ -147,142 +183,67 @@ def _first_difference(before: Path, after: Path) -> int | None:
     return position + next(equal, min(len(old), len(new)))
 
 
-def _facts(artifact: Opened, *, mixed: bool) -> Fields:
-    """What is around the tree, by names that people know."""
-    holds = artifact.holds
-    if mixed:
-        return {"kind": artifact.kind, "sockets": sorted(holds.sockets)}
-    inside = _initramfs_facts(holds) if isinstance(holds, Initramfs) else _ext4_facts(holds)
-    return {"size": artifact.size, **_gzip_facts(artifact.path), **inside}
-
-
-def _gzip_facts(path: Path) -> Fields:
-    """The header of the first member (RFC 1952, section 2.3)."""
-    header = b"".join(read_content(Span(path, 0, _GZIP_HEADER.size)))
-    magic, _, flags, time, level, system = _GZIP_HEADER.unpack(header)
-    if magic != GZIP_MAGIC:
-        return {}
+def _container_facts(artifact: Opened) -> Fields:
+    """Return the facts about the container, by their displayed names."""
+    contents = artifact.contents
+    uncompressed = [digest.hex for digest in contents.uncompressed()]
     return {
-        "gzip flags": flags,
-        "gzip time": time,
-        "gzip level": GZIP_LEVELS.get(level, level),
-        "gzip system": system,
+        "size": artifact.size,
+        **contents.facts(),
+        **({UNCOMPRESSED: uncompressed} if uncompressed else {}),
+        "sockets": sorted(contents.sockets),
     }
 
 
-def _initramfs_facts(initramfs: Initramfs) -> Fields:
-    archives = initramfs.archives
-    return {
-        "archives": [archive.compression or "uncompressed" for archive in archives],
-        "entries": [archive.entries for archive in archives],
-        UNCOMPRESSED: [content_sha256(archive.data) for archive in archives],
-        "sockets": sorted(initramfs.sockets),
-    }
-
-
-def _ext4_facts(image: Image) -> Fields:
-    fields = image.superblock._asdict()
-    for kind in ("compat", "incompat", "ro_compat"):
-        del fields[f"feature_{kind}"]
-    return {
-        "features": image.superblock.features,
-        **{f"superblock {name}": _readable(name, value) for name, value in fields.items()},
-        "sockets": sorted(image.sockets),
-    }
-
-
-def _order(old: Initramfs, new: Initramfs) -> dict[str, tuple[object, object]]:
-    """The first two entries that have changed places, of those that both have."""
-    names = [list(_names(each)) for each in (old, new)]
+def _order_difference(old: Opened, new: Opened) -> dict[str, tuple[object, object]]:
+    """Return the first pair of entries whose order differs, among those that both have."""
+    names = [each.contents.order() for each in (old, new)]
     common = set(names[0]) & set(names[1])
     pairs = zip_longest(*([name for name in each if name in common] for each in names))
     first = next(((before, after) for before, after in pairs if before != after), None)
     return {"first entry in another place": first} if first else {}
 
 
-def _names(initramfs: Initramfs) -> Iterator[bytes]:
-    """Those of all entries as they come, each name of a hard link too."""
-    for archive in initramfs.archives:
-        with archive.data.path.open("rb") as file:
-            for entry, _ in read_entries(file, archive.data.path, archive.data.offset):
-                if entry.name != TRAILER:
-                    yield b"/" + _normal(entry.name)
-
-
-def _normal(name: bytes) -> bytes:
-    """Without what changes nothing: `./` before it, and the like."""
-    return b"/".join(split_path(name))
-
-
-def _details(old: Opened, new: Opened) -> dict[str, Detail]:
-    """What is another in inodes or headers, of the paths that both have."""
+def _inode_details(old: Opened, new: Opened) -> dict[str, Detail]:
+    """Compare the fields of inodes or headers at the paths that both artifacts have."""
     counts: Counter[str] = Counter()
-    firsts: dict[str, tuple[bytes, object, object]] = {}
+    first_paths: dict[str, tuple[bytes, object, object]] = {}
     others = dict(new.tree.walk())
     for path, node in old.tree.walk():
         if (other := others.get(path)) is None:
             continue
-        for name, (before, after) in _changed(_hidden(old, node), _hidden(new, other)).items():
+        facts = old.contents.node_facts(node), new.contents.node_facts(other)
+        for name, (before, after) in _changed(*facts).items():
             counts[name] += 1
-            firsts.setdefault(name, (path, before, after))
-    return {name: Detail(counts[name], *firsts[name]) for name in sorted(counts)}
+            first_paths.setdefault(name, (path, before, after))
+    return {name: Detail(counts[name], *first_paths[name]) for name in sorted(counts)}
 
 
-def _hidden(artifact: Opened, node: Node) -> Fields:
-    """What an artifact says of a node beside what the node does."""
-    if isinstance(artifact.holds, Initramfs):
-        header = artifact.holds.headers.get(node)
-        if header is None:
-            return {}
-        return {
-            "inode number": header.ino,
-            "links": header.nlink,
-            "device of its filesystem": f"{header.devmajor}:{header.devminor}",
-            "before its name": header.name.removesuffix(_normal(header.name)),
-            "mode of symlink": f"{node.mode:04o}" if isinstance(node, Symlink) else None,
-        }
-    inode = artifact.holds.inodes[node]
-    return {
-        "inode number": inode.number,
-        "links": inode.links,
-        "blocks": inode.blocks,
-        "flags": f"{inode.flags:#x}",
-        "generation": inode.generation,
-        "atime_ns": inode.atime_ns,
-        "ctime_ns": inode.ctime_ns,
-        "crtime_ns": inode.crtime_ns,
-        "size of directory": inode.size if isinstance(node, Directory) else None,
-        "place of content": _place(node.content) if isinstance(node, File) else None,
-    }
+def compare(
+    before: Tree,
+    after: Tree,
+    *,
+    without: Set[Feature] = frozenset(),
+    own_paths: Set[bytes] = frozenset(),
+) -> Iterator[Change]:
+    """Yield the paths that differ, in the order of `Tree.walk`.
 
-
-def _place(content: Content) -> object:
-    """Where it is in the image; of one in pieces as in `Sparse`."""
-    if isinstance(content, Sparse):
-        return list(content.extents)
-    return content.offset if isinstance(content, Span) else None
-
-
-def compare(before: Tree, after: Tree, *, coarse: bool = False) -> Iterator[Change]:
-    """Every path that is not the same in both, in the order of `Tree.walk`.
-
-    ``coarse`` leaves out what an initramfs cannot hold: extended attributes, parts of a
-    second, and ext4's own /lost+found. Contents are read piece by piece. Raises as
-    `fledge.content.read_content` does.
+    The features in ``without`` are not compared. Directories at ``own_paths`` are ignored if they
+    are empty. Raises what `read_content` raises.
     """
-    texts = _Texts()
+    texts = _TextComparer()
     nodes = [dict(tree.walk()) for tree in (before, after)]
-    firsts = [_first_names(each) for each in nodes]
-    contents: dict[tuple[Node, Node], _Contents] = {}
+    first_paths = [_first_names(each) for each in nodes]
+    contents: dict[tuple[Node, Node], _ContentDifference] = {}
     for path in sorted(nodes[0].keys() | nodes[1].keys(), key=lambda path: path.split(b"/")):
         old, new = nodes[0].get(path), nodes[1].get(path)
-        if coarse and path == b"lost+found" and _is_empty(old) and _is_empty(new):
+        if path in own_paths and _is_empty(old) and _is_empty(new):
             continue
         if old is None or new is None:
             yield Change(path, "added" if old is None else "removed")
             continue
-        fields = _changed(_fields(old, coarse=coarse), _fields(new, coarse=coarse))
-        linked = firsts[0][old], firsts[1][new]
+        fields = _changed(_node_fields(old, without), _node_fields(new, without))
+        linked = first_paths[0][old], first_paths[1][new]
         if linked[0] != linked[1]:
             fields["hard link of"] = (
                 linked[0] if linked[0] != path else None,
@@ -293,7 +254,7 @@ def compare(before: Tree, after: Tree, *, coarse: bool = False) -> Iterator[Chan
             if (old, new) not in contents:
                 contents[old, new] = _compare_contents(old.content, new.content, texts)
             digests, lines = contents[old, new]
-            # The other names of the two have the same lines.
+            # Show the lines only once if the two files have several names.
             contents[old, new] = digests, ()
             if digests[0] != digests[1]:
                 fields["content"] = digests
@@ -302,7 +263,7 @@ def compare(before: Tree, after: Tree, *, coarse: bool = False) -> Iterator[Chan
 
 
 def _first_names(nodes: Mapping[bytes, Node]) -> dict[Node, bytes]:
-    """The first path of each node: two paths with the same one are hard links."""
+    """Return the first path of each node. Two paths are hard links if they share it."""
     first: dict[Node, bytes] = {}
     for path, node in nodes.items():
         first.setdefault(node, path)
@@ -310,20 +271,22 @@ def _first_names(nodes: Mapping[bytes, Node]) -> dict[Node, bytes]:
 
 
 def _is_empty(node: Node | None) -> bool:
-    """Whether there is nothing, or a directory with nothing in it."""
+    """Return whether there is no node, or an empty directory."""
     return node is None or (isinstance(node, Directory) and not node.children)
 
 
-def _fields(node: Node, *, coarse: bool) -> Fields:
+def _node_fields(node: Node, without: Set[Feature]) -> Fields:
+    """Return the fields of a node to compare."""
+    seconds = Feature.SUBSECONDS in without
     fields: dict[str, object] = {
         "type": TYPE_NAMES[node.file_type],
         "uid": node.uid,
         "gid": node.gid,
-        "mtime_ns": node.mtime_ns // NANOSECONDS * NANOSECONDS if coarse else node.mtime_ns,
+        "mtime_ns": node.mtime_ns // NANOSECONDS * NANOSECONDS if seconds else node.mtime_ns,
     }
     if not isinstance(node, Symlink):
         fields["mode"] = f"{node.mode:04o}"
-    if not coarse:
+    if Feature.XATTRS not in without:
         fields["xattrs"] = dict(sorted(node.xattrs.items()))
     if isinstance(node, File):
         fields["size"] = content_size(node.content)
@@ -342,43 +305,43 @@ def _changed(old: Fields, new: Fields) -> dict[str, tuple[object, object]]:
     }
 
 
-def _compare_contents(old: Content, new: Content, texts: _Texts) -> _Contents:
-    """The digests of both and, if they are texts that differ, the lines that do."""
+def _compare_contents(old: Content, new: Content, texts: _TextComparer) -> _ContentDifference:
+    """Return the digests of both contents and, if they are text, the lines that differ."""
     if isinstance(old, Sparse) or isinstance(new, Sparse):
         digests = _digest_of_blocks(old), _digest_of_blocks(new)
     else:
-        digests = content_sha256(old), content_sha256(new)
+        digests = content_digest(old).hex, content_digest(new).hex
     if digests[0] == digests[1]:
         return digests, ()
     return digests, texts.compare(_lines(old), _lines(new))
 
 
-class _Texts:
-    """Compares texts, as long as they are not too much to be compared."""
+class _TextComparer:
+    """Compares text files, until the work exceeds `MAX_LINE_PAIRS`."""
 
     def __init__(self) -> None:
-        self._left = MAX_PAIRS
+        self._left = MAX_LINE_PAIRS
 
     def compare(self, before: list[str] | None, after: list[str] | None) -> tuple[str, ...]:
-        """The lines that differ; none if one of the two is no text."""
+        """Return the lines that differ. Empty if one of the two is None, so not text."""
         if before is None or after is None:
             return ()
         self._left -= len(before) * len(after)
         if self._left < 0:
-            return NOT_COMPARED
+            return LINES_NOT_COMPARED
         difference = islice(difflib.unified_diff(before, after, lineterm="", n=2), 2, None)
-        lines = [_narrow(line) for line in islice(difference, MAX_SHOWN)]
+        lines = [_shorten(line) for line in islice(difference, MAX_SHOWN_LINES)]
         self._left -= LINE_COST * len(lines)
         left = sum(1 for _ in difference)
-        return (*lines, *([f"… and {left} lines more"] if left else []))
+        return (*lines, *([f"… and {left} more lines"] if left else []))
 
 
 def _lines(content: Content) -> list[str] | None:
-    """The lines of a text; None for anything else, or too long a one.
+    """Return the lines of a text file; None if it is not text or is too long.
 
-    Only a newline ends a line, as in diff(1), so that no other line end is lost.
+    Only a newline ends a line, as in diff(1), so that differences in other line ends are visible.
     """
-    if content_size(content) > MAX_TEXT:
+    if content_size(content) > MAX_TEXT_SIZE:
         return None
     try:
         text = b"".join(read_content(content)).decode()
@@ -392,20 +355,14 @@ def _lines(content: Content) -> list[str] | None:
     return [*lines[:-1], lines[-1] + NO_NEWLINE]
 
 
-def _narrow(line: str) -> str:
-    left = len(line) - MAX_WIDTH
-    return f"{line[:MAX_WIDTH]}… and {left} characters more" if left > 0 else line
+def _shorten(line: str) -> str:
+    left = len(line) - MAX_LINE_LENGTH
+    return f"{line[:MAX_LINE_LENGTH]}… and {left} more characters" if left > 0 else line
 
 
 def _digest_of_blocks(content: Content) -> str:
-    """As telling as a digest of all, and not as long in coming if holes claim to be huge."""
+    """Return a digest that skips holes, which may be huge."""
     digest = hashlib.sha256()
-    for position, block in blocks(content):
+    for position, block in nonzero_blocks(content):
         digest.update(position.to_bytes(8, "little") + block)
     return f"blocks with sha256 {digest.hexdigest()}"
-
-
-def _readable(name: str, value: object) -> object:
-    if not isinstance(value, bytes):
-        return value
-    return value.rstrip(b"\0") if name in ("volume_name", "last_mounted") else value.hex()

@@ -1,4 +1,4 @@
-"""What is in an artifact: its facts, its entries, and where they came from, as far as it tells."""
+"""Describes an artifact: a summary, its entries, and its origin as far as it is recorded."""
 
 from __future__ import annotations
 
@@ -6,112 +6,124 @@ import json
 from base64 import b64encode
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from fledge.artifact import Opened
-from fledge.cpio.reader import Initramfs
 from fledge.errors import ConfigError, FledgeError
-from fledge.ext4.structures import Superblock
-from fledge.operations.build import ENTRYPOINT
+from fledge.formats import Opened, open_artifact
+from fledge.host.files import PathLike
 from fledge.project import provenance
 from fledge.project.provenance import Provenance
-from fledge.sources import agent, init
+from fledge.sources import paths
 from fledge.tree import TYPE_NAMES, Device, Directory, File, Node, Symlink, Tree
-from fledge.tree.content import Span, content_sha256, content_size, read_content, whole_file
+from fledge.tree.content import content_digest, content_size, hash_file, read_content
+from fledge.tree.digest import Digest
 from fledge.tree.elf import architecture
 from fledge.tree.names import printable, split_path
 
-INITS = (b"/sbin/init", b"/etc/init", b"/bin/init", b"/bin/sh")
-"""What the kernel tries to run on a disk, in its order (init/main.c)."""
-
 MAX_CONFIG_SIZE = 4 << 20
-"""Bytes of an image's config that are read."""
+"""Maximum bytes of an image's config that are read."""
 
-MAX_BEYOND = 1 << 35
-"""32 GiB, half a minute or two: bytes that all contents may have beyond the size of the artifact
-and still have digests. Files with holes can claim any size, and many may share their blocks."""
+MAX_EXTRA_SIZE = 1 << 35
+"""Contents are hashed until their total exceeds the size of the artifact by this many bytes. Sparse
+files can claim any size, and files can share blocks."""
 
 
 class Program(msgspec.Struct, frozen=True):
-    """A file that is to be run."""
+    """A program in an artifact."""
 
     path: bytes
-    sha256: str | None
-    """None if it is too large to be read, see `MAX_BEYOND`."""
+    """The path in the artifact, with a leading slash."""
+    digest: Digest | None
+    """The digest of the file. None if it was not computed because of `MAX_EXTRA_SIZE`."""
     size: int
+    """Size in bytes."""
     format: str
-    """The first line of a script, or what machine a program is for."""
+    """The first line of a script, or the architecture of a program (OCI name)."""
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """An artifact on one page. What cannot be told is None."""
+    """A summary of an artifact. Unknown facts are None."""
 
     names: dict[str, int]
-    """How many of each of `TYPE_NAMES`."""
+    """The number of paths of each type, by the names in `TYPE_NAMES`."""
     content_size: int
-    """Bytes in all its files, each counted once."""
+    """Bytes in all files. A file with several names counts once."""
     init: Program | None
+    """The program that the kernel would start."""
     has_own_init: bool
-    """It is the init that is built into this fledge."""
+    """Whether that is the built-in init of this version of fledge."""
     agent: Program | None
+    """The program at `paths.AGENT`."""
     agent_version: str | None
+    """The tag of the agent's release, from the provenance."""
     image: str | None
-    """Where it came from."""
+    """The URI of the image, from the provenance."""
     command: list[str] | None
-    """What the image would run: entrypoint and arguments, from its config in the artifact."""
+    """The entrypoint and arguments of the image, from its config in the artifact."""
     has_provenance: bool
-    """There is one beside it, and it is about these bytes. What it says is in ``agent_version``
-    and ``image``."""
+    """Whether provenance for these bytes is beside the artifact."""
 
 
-def summarize(opened: Opened) -> Summary:
-    """Raises `FledgeError` if a content or the provenance cannot be read."""
+def inspect(artifact: PathLike) -> Summary:
+    """Summarize an artifact, whoever made it.
+
+    Raises what `open_artifact` and `summarize` raise.
+    """
+    with open_artifact(Path(artifact)) as found:
+        return summarize(found)
+
+
+def summarize(artifact: Opened) -> Summary:
+    """Summarize an open artifact. Raises `FledgeError` if it cannot be read."""
     names = dict.fromkeys(TYPE_NAMES.values(), 0)
     files: set[File] = set()
-    for _, node in opened.tree.walk():
+    for _, node in artifact.tree.walk():
         names[TYPE_NAMES[node.file_type]] += 1
         if isinstance(node, File):
             files.add(node)
-    names["socket"] = len(opened.holds.sockets)
-    digests = _Digests(opened)
-    inits = (b"/init",) if isinstance(opened.holds, Initramfs) else INITS
-    programs = (_program(opened.tree, path, digests) for path in inits)
+    names["socket"] = len(artifact.contents.sockets)
+    digests = _LimitedHasher(artifact)
+    programs = (_program(artifact.tree, path, digests) for path in artifact.format.init_paths)
     first = next(filter(None, programs), None)
-    kestrel = _program(opened.tree, agent.PATH, digests)
-    record = _provenance(opened)
+    kestrel = _program(artifact.tree, paths.AGENT, digests)
+    record = _provenance(artifact)
     inputs = {item.role: item for item in record.inputs} if record else {}
     version = inputs["agent"].facts.get("version") if "agent" in inputs else None
     return Summary(
         names=names,
         content_size=sum(content_size(file.content) for file in files),
         init=first,
-        has_own_init=first is not None and first.sha256 == whole_file(init.SCRIPT).sha256,
+        has_own_init=first is not None and first.digest == hash_file(paths.BUILT_IN_INIT).digest,
         agent=kestrel,
         agent_version=version if isinstance(version, str) else None,
         image=inputs["image"].uri if "image" in inputs else None,
-        command=_command(opened.tree),
+        command=_command(artifact.tree),
         has_provenance=record is not None,
     )
 
 
-def find(opened: Opened, path: bytes, *, follow: bool) -> Node:
-    """The node at ``path``; of a symlink that leads nowhere, the symlink.
+def find_node(artifact: Opened, path: bytes, *, follow: bool) -> Node:
+    """Return the node at ``path``. With ``follow``, follow symlinks, except one that leads nowhere.
 
-    Raises `ConfigError` if there is none.
+    Raises `ConfigError` if the path does not exist.
     """
-    tree = opened.tree
+    tree = artifact.tree
     node = (tree.get(path, follow=True) if follow else None) or tree.get(path)
     if node is None:
         raise ConfigError(
-            f"{opened.path} has no {printable(path)}", "Leave the path out and add -l to see all."
+            f"{artifact.path} has no {printable(path)}", "Use -l without a path to list everything."
         )
     return node
 
 
-def below(path: bytes, node: Node) -> Iterator[tuple[bytes, Node]]:
-    """The node at ``path`` and all below it, as `Tree.walk`, with paths from the root."""
+def walk_below(path: bytes, node: Node) -> Iterator[tuple[bytes, Node]]:
+    """Yield the node at ``path`` and all nodes below it, in the order of `Tree.walk`.
+
+    Paths start at the root of the artifact, without a leading slash.
+    """
     prefix = b"/".join(split_path(path))
     if not isinstance(node, Directory):
         yield prefix, node
@@ -122,20 +134,11 @@ def below(path: bytes, node: Node) -> Iterator[tuple[bytes, Node]]:
         yield b"/".join(filter(None, (prefix, name))), child
 
 
-def size(opened: Opened, node: Node) -> int:
-    """As in stat(2); 0 for a directory of an initramfs, which says nothing of it."""
-    if isinstance(node, File):
-        return content_size(node.content)
-    if isinstance(node, Symlink):
-        return len(node.target)
-    return 0 if isinstance(opened.holds, Initramfs) else opened.holds.inodes[node].size
-
-
-def describe(opened: Opened, summary: Summary) -> dict[str, Any]:
-    """The facts of an artifact as JSON has them, without its entries."""
+def describe(artifact: Opened, summary: Summary) -> dict[str, Any]:
+    """Return the facts about an artifact, without its entries, for ``inspect --json``."""
     answer: dict[str, Any] = {
-        "kind": opened.kind,
-        "size": opened.size,
+        "kind": artifact.format.name,
+        "size": artifact.size,
         "names": summary.names,
         "content_size": summary.content_size,
         "init": _program_json(summary.init),
@@ -145,106 +148,67 @@ def describe(opened: Opened, summary: Summary) -> dict[str, Any]:
         "command": summary.command,
         "has_provenance": summary.has_provenance,
     }
-    if isinstance(opened.holds, Initramfs):
-        answer["archives"] = [
-            {
-                "offset": archive.offset,
-                "compression": archive.compression,
-                "size": archive.size,
-                "entries": archive.entries,
-            }
-            for archive in opened.holds.archives
-        ]
-    else:
-        answer["filesystem"] = _filesystem(opened.holds.superblock)
-    return answer
+    return {**answer, **artifact.contents.describe()}
 
 
-def describe_entries(opened: Opened, path: bytes, top: Node) -> Iterator[dict[str, Any]]:
-    """Every field of the entry at ``path`` and of those below it, as JSON has them.
+def describe_entries(artifact: Opened, path: bytes, top: Node) -> Iterator[dict[str, Any]]:
+    """Yield all fields of the entry at ``path`` and of those below it, for ``inspect --json``.
 
-    A name is text. If its bytes are not UTF-8, ``NAME_base64`` beside it holds them, and the
-    text has U+FFFD where they are not. Of contents too large to be read ``sha256`` is None.
+    Names are text, as `json_text` returns it. ``sha256`` is None if it was not computed because of
+    `MAX_EXTRA_SIZE`.
     """
-    digests = _Digests(opened)
-    for name, node in below(path, top):
-        yield {**text("path", b"/" + name), **_fields(opened, node, digests)}
-    for name in sockets_below(opened, path):
-        yield {**text("path", b"/" + name), "type": "socket"}
+    digests = _LimitedHasher(artifact)
+    for name, node in walk_below(path, top):
+        yield {**json_text("path", b"/" + name), **_entry_fields(artifact, node, digests)}
+    for name in sockets_below(artifact, path):
+        yield {**json_text("path", b"/" + name), "type": "socket"}
 
 
-def sockets_below(opened: Opened, path: bytes) -> list[bytes]:
-    """Paths of sockets below ``path``, from the root; they are not in the tree."""
+def sockets_below(artifact: Opened, path: bytes) -> list[bytes]:
+    """Return the paths of sockets below ``path``, which are not in the tree."""
     prefix = b"".join(part + b"/" for part in split_path(path))
-    return [name for name in opened.holds.sockets if name.startswith(prefix)]
+    return [name for name in artifact.contents.sockets if name.startswith(prefix)]
 
 
-def _fields(opened: Opened, node: Node, digests: _Digests) -> dict[str, Any]:
+def _entry_fields(artifact: Opened, node: Node, digests: _LimitedHasher) -> dict[str, Any]:
+    stat = artifact.contents.stat(node)
     fields: dict[str, Any] = {
         "type": TYPE_NAMES[node.file_type],
         "mode": f"{node.mode:04o}",
         "uid": node.uid,
         "gid": node.gid,
-        "size": size(opened, node),
+        "size": stat.size,
         "mtime_ns": node.mtime_ns,
-        "links": opened.links(node),
-        "inode": opened.inode(node),
+        "links": stat.links,
+        "inode": stat.inode,
     }
     if isinstance(node, File):
-        fields["sha256"] = digests.of(node)
+        digest = digests.of(node)
+        fields["sha256"] = digest.hex if digest else None
     elif isinstance(node, Symlink):
-        fields |= text("target", node.target)
+        fields |= json_text("target", node.target)
     elif isinstance(node, Device):
         fields |= {"major": node.major, "minor": node.minor}
     fields["xattrs"] = [
-        {**text("name", name), "value_base64": b64encode(value).decode()}
+        {**json_text("name", name), "value_base64": b64encode(value).decode()}
         for name, value in sorted(node.xattrs.items())
     ]
-    if isinstance(opened.holds, Initramfs):
-        header = opened.holds.headers.get(node)
-        fields |= {
-            "nlink": header.nlink if header else None,
-            "devmajor": header.devmajor if header else None,
-            "devminor": header.devminor if header else None,
-        }
-    else:
-        facts = opened.holds.inodes[node]
-        fields |= {
-            "atime_ns": facts.atime_ns,
-            "ctime_ns": facts.ctime_ns,
-            "crtime_ns": facts.crtime_ns,
-            "blocks": facts.blocks,
-            "flags": facts.flags,
-            "generation": facts.generation,
-        }
-    return fields
+    return {**fields, **artifact.contents.describe_node(node)}
 
 
-def text(key: str, value: bytes) -> dict[str, str]:
-    """Bytes as JSON has them: as `describe_entries` says of names."""
+def json_text(key: str, value: bytes) -> dict[str, str]:
+    """Return bytes as text for JSON.
+
+    If they are not UTF-8, the text has U+FFFD in place of invalid bytes, and ``KEY_base64`` beside
+    it has the exact bytes.
+    """
     try:
         return {key: value.decode()}
     except UnicodeDecodeError:
         return {key: value.decode(errors="replace"), f"{key}_base64": b64encode(value).decode()}
 
 
-def _filesystem(superblock: Superblock) -> dict[str, Any]:
-    uuid = superblock.uuid.hex()
-    return {
-        "uuid": "-".join((uuid[:8], uuid[8:12], uuid[12:16], uuid[16:20], uuid[20:])),
-        "label": superblock.volume_name.rstrip(b"\0").decode(errors="replace"),
-        "features": superblock.features,
-        "block_size": superblock.block_size,
-        "blocks": superblock.blocks_count,
-        "free_blocks": superblock.free_blocks_count,
-        "reserved_blocks": superblock.reserved_blocks_count,
-        "inodes": superblock.inodes_count,
-        "free_inodes": superblock.free_inodes_count,
-        "inode_size": superblock.inode_size,
-    }
-
-
-def _program(tree: Tree, path: bytes, digests: _Digests) -> Program | None:
+def _program(tree: Tree, path: bytes, digests: _LimitedHasher) -> Program | None:
     node = tree.get(path, follow=True)
     if not isinstance(node, File):
         return None
@@ -252,7 +216,7 @@ def _program(tree: Tree, path: bytes, digests: _Digests) -> Program | None:
     if start.startswith(b"#!"):
         kind = printable(start[:200].split(b"\n")[0])
     else:
-        kind = architecture(start) or "no program"
+        kind = architecture(start) or "not a program"
     return Program(path, digests.of(node), content_size(node.content), kind)
 
 
@@ -261,30 +225,31 @@ def _program_json(program: Program | None) -> dict[str, Any] | None:
         return None
     return {
         "path": program.path.decode(),
-        "sha256": program.sha256,
+        "sha256": program.digest.hex if program.digest else None,
         "size": program.size,
         "format": program.format,
     }
 
 
-class _Digests:
-    """SHA-256 of the contents in an artifact, as long as they are not too much to be read."""
+class _LimitedHasher:
+    """Hashes the contents of an artifact, each once, up to a total size; see `MAX_EXTRA_SIZE`."""
 
-    def __init__(self, opened: Opened) -> None:
-        self._left = opened.size + MAX_BEYOND
-        self._known: dict[File, str] = {}
+    def __init__(self, artifact: Opened) -> None:
+        self._left = artifact.size + MAX_EXTRA_SIZE
+        self._known: dict[File, Digest] = {}
 
-    def of(self, file: File) -> str | None:
+    def of(self, file: File) -> Digest | None:
+        """Return the digest of a file; None if the total would be exceeded."""
         size = content_size(file.content)
         if file not in self._known and size <= self._left:
             self._left -= size
-            self._known[file] = content_sha256(file.content)
+            self._known[file] = content_digest(file.content)
         return self._known.get(file)
 
 
 def _command(tree: Tree) -> list[str] | None:
-    """From what a build has put there; in artifacts of others it may be anything."""
-    node = tree.get(ENTRYPOINT)
+    """Read the command from the image's config. Other makers may store anything at that path."""
+    node = tree.get(paths.IMAGE_CONFIG)
     if not isinstance(node, File) or content_size(node.content) > MAX_CONFIG_SIZE:
         return None
     try:
@@ -299,10 +264,10 @@ def _command(tree: Tree) -> list[str] | None:
     return words if all(isinstance(word, str) for word in words) else None
 
 
-def _provenance(opened: Opened) -> Provenance | None:
-    """What is recorded beside the artifact, if it can be read and is about these bytes."""
+def _provenance(artifact: Opened) -> Provenance | None:
+    """Return the provenance beside the artifact; None unless it is valid and for these bytes."""
     try:
-        record = provenance.load(opened.path)
+        record = provenance.load(artifact.path)
     except FledgeError:
         return None
-    return record if record.sha256 == content_sha256(Span(opened.path, 0, opened.size)) else None
+    return record if record.digest == hash_file(artifact.path).digest else None

@@ -1,148 +1,117 @@
-"""The lock of a config: made by asking what its names stand for, and what it pins fetched."""
+"""Writes the lock of a config: looks up what its names refer to now."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from fledge.errors import FledgeError
-from fledge.net.fetch import Fetcher
-from fledge.oci import layers
+from fledge.errors import CorruptError, FledgeError
 from fledge.oci.manifest import Platform, parse_platform
-from fledge.oci.pinned import open_pinned
-from fledge.oci.places import open_image
-from fledge.project import lock
-from fledge.project.config import Config, LocalAgent, Source
-from fledge.project.lock import AgentPin, BusyboxPin, ImagePin, Lock, Named
-from fledge.sources import agent, busybox
-from fledge.tree import Tree
+from fledge.operations.arguments import (
+    ConfigLike,
+    PlatformLike,
+    as_config,
+    as_platforms,
+    as_session,
+)
+from fledge.project import lock as locks
+from fledge.project.config import Config
+from fledge.project.lock import Lock, LockedSource
+from fledge.session import Session
+from fledge.sources.source import Assembly, KeyedBy, LockSection, Source
+from fledge.tree import TreeError
 
-T = TypeVar("T")
 
+def lock(
+    config: ConfigLike = "fledge.toml",
+    platforms: Sequence[PlatformLike] = (),
+    *,
+    check: bool = False,
+    session: Session | None = None,
+) -> Path:
+    """Pin what the names in a fledge.toml refer to now, and return the path of the lock.
 
-def update(config: Config, platforms: Sequence[Platform], fetcher: Fetcher) -> Path:
-    """Write the lock of a config, and say where it is.
-
-    What an older one pins for other platforms stays. Raises `FledgeError` if something
-    cannot be looked up; then the older one is as it was.
+    ``platforms`` defaults to linux on this machine. Pins of an existing lock for other platforms
+    are kept. With ``check``, nothing is written, and an outdated or missing lock is a
+    `FledgeError`. Raises `FledgeError` if a lookup fails; an existing lock then stays unchanged.
     """
-    path = lock.path_beside(config.path)
-    old = lock.load(path)
-    new = resolve(config, platforms, old, fetcher)
-    if new != old:
-        lock.write(new, path, config.path)
-        for line in lock.differences(old, new) if old else ():
-            fetcher.reporter.note(line)
-    return path
-
-
-def check(config: Config, platforms: Sequence[Platform], fetcher: Fetcher) -> Path:
-    """As `update`, but nothing is written: raises `FledgeError` if something would be."""
-    path = lock.path_beside(config.path)
-    old = lock.load(path)
-    new = resolve(config, platforms, old, fetcher)
-    if old is None:
+    config, session = as_config(config), as_session(session)
+    path = locks.path_beside(config.path)
+    old = locks.load(path)
+    new = resolve(config, as_platforms(platforms), old, session)
+    changes = locks.differences(old, new) if old else []
+    if check and old is None:
         raise FledgeError(f"{path} does not exist", "Run `fledge lock` to write it.")
+    if check and new != old:
+        lines = "".join(f"\n  {line}" for line in changes)
+        raise FledgeError(f"{path} is not up to date:{lines}", locks.REFRESH_HINT)
     if new != old:
-        lines = "".join(f"\n  {line}" for line in lock.differences(old, new))
-        raise FledgeError(f"{path} is not up to date:{lines}", lock.REFRESH)
+        locks.write(new, path, config.path)
+        for line in changes:
+            session.reporter.note(line)
     return path
 
 
 def resolve(
-    config: Config, platforms: Sequence[Platform], old: Lock | None, fetcher: Fetcher
+    config: Config, platforms: Sequence[Platform], old: Lock | None, session: Session
 ) -> Lock:
-    """What the names of a config stand for now, on these platforms.
+    """Look up what the names of a config refer to now, on these platforms.
 
-    From an older lock comes what it pins for others. Raises `FledgeError`.
+    Keeps the pins of ``old`` for other platforms. Raises `FledgeError`.
     """
-    old = old or Lock()
-    images = _resolve_images(config, platforms, old.image, fetcher)
-    busybox_pin = None
-    if config.strategy == "initramfs":
-        architectures = [_fetch_busybox(config.source, fetcher)]
-        busybox_pin = BusyboxPin(config.source.busybox_url, config.source.busybox_sha256)
-    else:
-        architectures = [platform.architecture for platform in platforms]
-    agents = _resolve_agents(config, architectures, old.agent, fetcher)
-    if agents and images and config.strategy == "oci_rootfs":
-        needed = {parse_platform(key).architecture for key in images.pins}
-        agents = Named(agents.name, {key: agents.pins[key] for key in needed & agents.pins.keys()})
-    return Lock(images, agents, busybox_pin)
+    old_sections = old.sections if old else {}
+    assemblies = [Assembly(session, platform, config.path.parent) for platform in platforms]
+    sections: dict[str, LockedSource] = {}
+    for source in config.sources:
+        name, section = source.pinned_name(config.path.parent), source.section
+        if name is None or section is None:
+            continue
+        found = old_sections.get(source.role)
+        kept = dict(found.pins) if found and found.name == name else {}
+        pins = _resolve_source(source, section, assemblies, kept)
+        sections[source.role] = LockedSource(name, {**kept, **pins})
+    return Lock(_without_unneeded(config, sections, assemblies))
 
 
-def fetch(config: Config, platforms: Sequence[Platform], fetcher: Fetcher) -> None:
-    """Get all into the cache that builds for these platforms need from elsewhere.
-
-    Raises `ConfigError` if the lock does not pin it, `FledgeError` if it cannot be had.
-    """
-    pins = lock.pins(config, fetcher.reporter, strict=True)
-    for platform in platforms:
-        if (reference := config.source.image) and (pin := pins.image(platform)):
-            with fetcher.reporter.step("image") as step:
-                image = open_pinned(reference, pin, platform, fetcher)
-                layers.unpack(image, Tree(mtime_ns=0), fetcher.cache, fetcher.reporter)
-                step.detail = f"{image.uri}, {len(image.layers)} layers"
-    if config.strategy == "initramfs":
-        pins.check_busybox()
-        architectures = {_fetch_busybox(config.source, fetcher)}
-    else:
-        architectures = {platform.architecture for platform in platforms}
-    if config.agent and not isinstance(config.agent, LocalAgent):
-        for architecture in sorted(architectures):
-            with fetcher.reporter.step("agent") as step:
-                found = agent.fetch(config.agent, architecture, fetcher, pins.agent(architecture))
-                step.detail = f"{found.url}"
-
-
-def _resolve_images(
-    config: Config, platforms: Sequence[Platform], old: Named[ImagePin] | None, fetcher: Fetcher
-) -> Named[ImagePin] | None:
-    reference = config.source.image
-    if reference is None:
-        return None
-    name = lock.image_name(config)
-    pins = _kept(old, name)
-    for platform in platforms:
-        with fetcher.reporter.step("image") as step:
-            image = open_image(reference, platform, fetcher)
-            pin = ImagePin(
-                image.manifest,
-                hashlib.sha256(image.config).hexdigest(),
-                tuple(layer.diff_id for layer in image.layers),
-            )
-            # From a daemon the same image comes without its manifest.
-            before = pins.get(str(platform), pin)
-            same = pin.manifest is None and before.config == pin.config
-            pins[str(platform)] = before if same else pin
-            step.detail = f"{image.uri}, {platform}"
-    return Named(name, pins)
+def _resolve_source(
+    source: Source, section: LockSection, assemblies: Sequence[Assembly], kept: dict[str, Any]
+) -> dict[str, Any]:
+    """Look up the pins of one source that the assemblies need, each once."""
+    pins: dict[str, Any] = {}
+    first: dict[str, Assembly] = {}
+    for assembly in assemblies:
+        key = section.key(assembly)
+        if key in pins:
+            # A source with a single pin, such as busybox, sets one architecture for all.
+            if section.keyed_by is None:
+                assembly.architecture = first[key].architecture
+            continue
+        first[key] = assembly
+        with assembly.session.reporter.step(source.role) as step:
+            try:
+                pins[key], step.detail = source.resolve(assembly, kept.get(key))
+            except TreeError as error:
+                raise CorruptError(
+                    f"the {source.role} cannot be added to the tree: {error}"
+                ) from error
+    return pins
 
 
-def _resolve_agents(
-    config: Config, architectures: Sequence[str], old: Named[AgentPin] | None, fetcher: Fetcher
-) -> Named[AgentPin] | None:
-    name = lock.agent_name(config.agent)
-    if config.agent is None or isinstance(config.agent, LocalAgent) or name is None:
-        return None
-    pins = _kept(old, name) if config.strategy == "oci_rootfs" else {}
-    for architecture in sorted(set(architectures)):
-        with fetcher.reporter.step("agent") as step:
-            pins[architecture] = agent.resolve(config.agent, architecture, fetcher)
-            step.detail = pins[architecture].url
-    return Named(name, pins)
-
-
-def _kept(old: Named[T] | None, name: str) -> dict[str, T]:
-    return dict(old.pins) if old and old.name == name else {}
-
-
-def _fetch_busybox(source: Source, fetcher: Fetcher) -> str:
-    """The architecture that the busybox is for."""
-    with fetcher.reporter.step("busybox") as step:
-        binary = fetcher.fetch(source.busybox_url, "busybox", source.busybox_sha256)
-        architecture, _ = busybox.install(Tree(mtime_ns=0), binary)
-        step.detail = source.busybox_url
-    return architecture
+def _without_unneeded(
+    config: Config, sections: dict[str, LockedSource], assemblies: Sequence[Assembly]
+) -> dict[str, LockedSource]:
+    """Drop the pins for architectures that no pinned platform has any more."""
+    keyed_by = {source.role: source.section.keyed_by for source in config.sources if source.section}
+    needed = {assembly.architecture for assembly in assemblies}
+    for role, named in sections.items():
+        if keyed_by[role] is KeyedBy.PLATFORM:
+            needed |= {parse_platform(key).architecture for key in named.pins}
+    return {
+        role: LockedSource(
+            named.name, {key: named.pins[key] for key in named.pins if key in needed}
+        )
+        if keyed_by[role] is KeyedBy.ARCHITECTURE
+        else named
+        for role, named in sections.items()
+    }

@@ -1,0 +1,39 @@
+"""Converts the arguments of operations, which accept plain strings and paths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fledge.host.files import PathLike
+from fledge.oci.manifest import Platform, host_platform, parse_platform
+from fledge.project import config as configs
+from fledge.project.config import Config
+from fledge.session import Session
+
+ConfigLike = Config | PathLike
+"""A config, or the path of its fledge.toml."""
+PlatformLike = Platform | str
+"""A platform, or its text, such as ``linux/amd64``."""
+
+
+def as_config(config: ConfigLike) -> Config:
+    """Return a config; read it if ``config`` is a path. Raises `ConfigError`."""
+    return config if isinstance(config, Config) else configs.load(Path(config))
+
+
+def as_platform(platform: PlatformLike | None) -> Platform:
+    """Return a platform. None: linux on this machine. Raises `ConfigError`."""
+    if platform is None:
+        return host_platform()
+    return parse_platform(platform) if isinstance(platform, str) else platform
+
+
+def as_platforms(platforms: Sequence[PlatformLike]) -> list[Platform]:
+    """Return platforms without duplicates. Empty: linux on this machine. Raises `ConfigError`."""
+    return list(dict.fromkeys(map(as_platform, platforms))) or [host_platform()]
+
+
+def as_session(session: Session | None) -> Session:
+    """Return a session. None: a silent one with the environment of this process."""
+    return session or Session.default()
