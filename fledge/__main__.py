@@ -1,4 +1,4 @@
-"""``python -m fledge``."""
+"""Runs the command line for ``python -m fledge``."""
 
 from fledge.cli.app import main
 

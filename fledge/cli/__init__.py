@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line. Each command has its own module, which is loaded when the command runs."""

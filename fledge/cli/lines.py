@@ -1,4 +1,4 @@
-"""What a person sees of a build, on standard error: plain lines, for a log."""
+"""Reports progress on standard error, as plain lines for a log."""
 
 from __future__ import annotations
 
@@ -6,73 +6,65 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from fledge.report import Reporter, Step, Transfer, human_size
 from fledge.tree.names import printable
 
-if TYPE_CHECKING:
-    from fledge.operations.build import Artifact
-
 LINE_INTERVAL = 10.0
-"""Seconds between two lines on one transfer."""
+"""Seconds between two lines about one transfer."""
+
+Part = str | tuple[str, str]
+"""Text, or text and its rich style."""
 
 
 class LineReporter(Reporter):
-    """Prints steps, notes, and transfers that take long."""
+    """Prints steps, notes and long transfers, without styles."""
 
     def __init__(self) -> None:
-        self.start = time.perf_counter()
+        self._start = time.perf_counter()
         unicode = sys.stderr.encoding.lower().startswith("utf")
-        self.done, self.failed = ("✓", "✗") if unicode else ("ok", "failed")
+        self._done, self._failed = ("✓", "✗") if unicode else ("ok", "failed")
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
+        """Print a line when the step ends."""
         step = Step(title)
         start = time.perf_counter()
         try:
             yield step
         except BaseException:
-            self._line((f"  {self.failed} ", "red"), title)
+            self.line((f"  {self._failed} ", "red"), title)
             raise
         took = time.perf_counter() - start
-        self._line(
-            (f"  {self.done} ", "green"), (f"{title:<9} "), step.detail, (f"  {took:.2f} s", "dim")
+        self.line(
+            (f"  {self._done} ", "green"), (f"{title:<9} "), step.detail, (f"  {took:.2f} s", "dim")
         )
 
     @contextmanager
     def transfer(self, label: str) -> Iterator[Transfer]:
-        yield _Lines(self, label)
+        """Print a line every `LINE_INTERVAL` seconds."""
+        yield _LineTransfer(self, label)
 
     def note(self, message: str) -> None:
-        self._line(("    ", ""), (message, "yellow"))
+        """Print the message, indented below the steps."""
+        self.line(("    ", ""), (message, "yellow"))
 
-    def inputs(self, artifact: Artifact) -> None:
-        """What it was built from, as sha256sum prints it."""
-        for item in artifact.inputs:
-            self._line(f"    {item.sha256}  {item.uri}")
+    def seconds(self) -> float:
+        """Return the seconds since this reporter was made."""
+        return time.perf_counter() - self._start
 
-    def summary(self, artifact: Artifact) -> None:
-        """What was built, for a person."""
-        self._line(
-            (f"  {artifact.path}", "bold"),
-            f"  {human_size(artifact.size)}, {artifact.entries} entries of"
-            f" {human_size(artifact.content_size)}, in {time.perf_counter() - self.start:.1f} s",
-        )
-        self._line((f"  sha256 {artifact.sha256}", "dim"))
-
-    def _line(self, *parts: str | tuple[str, str]) -> None:
-        """A line of texts, some of them with a style."""
+    def line(self, *parts: Part) -> None:
+        """Print a line, and escape control characters in it."""
         styled = [(part, "") if isinstance(part, str) else part for part in parts]
         self._print([(printable(text), style) for text, style in styled])
 
     def _print(self, parts: list[tuple[str, str]]) -> None:
-        """``parts`` are what any terminal may get, each with its style."""
+        """Print texts without control characters, each with its style."""
         print("".join(text for text, _ in parts), file=sys.stderr)
 
 
-class _Lines(Transfer):
-    """A line now and then."""
+class _LineTransfer(Transfer):
+    """Prints a line every `LINE_INTERVAL` seconds."""
 
     def __init__(self, reporter: Reporter, label: str) -> None:
         self.reporter = reporter

@@ -1,4 +1,4 @@
-"""Lines in colours and bars that move."""
+"""Reports progress on a terminal, with colours and progress bars."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fledge.report import Transfer, human_size
 
 
 class TerminalReporter(LineReporter):
-    """Draws what its base class says."""
+    """Prints lines in colour, and a progress bar for each transfer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,6 +31,7 @@ class TerminalReporter(LineReporter):
 
     @contextmanager
     def transfer(self, label: str) -> Iterator[Transfer]:
+        """Draw a progress bar that disappears at the end."""
         columns = (
             *(SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn()),
             *(DownloadColumn(binary_units=True), _Speed(), TimeRemainingColumn()),
@@ -43,7 +44,7 @@ class TerminalReporter(LineReporter):
 
 
 class _Speed(ProgressColumn):
-    """In the units of the sizes beside it."""
+    """The speed, in the units of `human_size`."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed

@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them."""
+"""Parses sizes and durations, and formats counts."""
 
 from __future__ import annotations
 
@@ -12,20 +12,27 @@ DURATIONS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def parse_size(text: str) -> int:
-    """``5GiB`` in bytes. Raises `ConfigError`."""
+    """Parse a size such as ``5GiB``, and return bytes. Raises `ConfigError`."""
     return _parse(text, SIZES, "size")
 
 
 def parse_duration(text: str) -> int:
-    """``30d`` in seconds. Raises `ConfigError`."""
+    """Parse a duration such as ``30d``, and return seconds. Raises `ConfigError`."""
     return _parse(text, DURATIONS, "duration")
 
 
-def _parse(text: str, units: dict[str, int], what: str) -> int:
+def counted(count: int, noun: str) -> str:
+    """Format a count with its noun: ``1 file``, ``2 files``, ``3 directories``."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"
+
+
+def _parse(text: str, units: dict[str, int], quantity: str) -> int:
     match = re.fullmatch("([0-9]{1,9})(" + "|".join(units) + ")", text)
     if not match:
         raise ConfigError(
-            f"{printable(text)!r} is no {what}",
+            f"{printable(text)!r} is not a {quantity}",
             f"Write a whole number and one of {', '.join(units)}, such as 30{list(units)[3]}.",
         )
     return int(match[1]) * units[match[2]]

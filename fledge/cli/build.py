@@ -1,0 +1,106 @@
+"""The command ``fledge build``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fledge.cli.failures import explained
+from fledge.cli.lines import LineReporter
+from fledge.cli.options import (
+    DEFAULT_CONFIG,
+    EXIT_CODES,
+    ConfigOption,
+    OfflineOption,
+    new_app,
+)
+from fledge.cli.reporters import stderr_reporter
+from fledge.cli.units import counted
+from fledge.operations.build import Artifact, build
+from fledge.report import human_size
+from fledge.session import Session
+
+app = new_app()
+
+
+@app.command(epilog=EXIT_CODES)
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to write the artifact.",
+            show_default="plugin.cpio.gz or IMAGE.img",
+        ),
+    ] = None,
+    platform: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OS/ARCH[/VARIANT]",
+            help="The platform of the image.",
+            show_default="linux on this machine",
+        ),
+    ] = None,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Show every input, and the traceback of an error."),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only errors.")] = False,
+    offline: OfflineOption = False,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Refuse inputs that fledge.lock does not pin.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of the path.")
+    ] = False,
+) -> None:
+    """Build the artifact and print its path."""
+    if verbose and quiet:
+        raise typer.BadParameter("--quiet and --verbose exclude each other")
+    with explained(verbose):
+        reporter = None if quiet else stderr_reporter()
+        artifact = build(
+            config,
+            output,
+            platform=platform or None,
+            locked=locked,
+            session=Session.default(reporter=reporter, offline=offline),
+        )
+        if reporter and verbose:
+            _print_inputs(reporter, artifact)
+        if reporter:
+            _print_summary(reporter, artifact)
+        print(json.dumps(_as_json(artifact), indent=2) if as_json else artifact.path)
+
+
+def _print_inputs(reporter: LineReporter, artifact: Artifact) -> None:
+    """Print the inputs in the format of sha256sum."""
+    for item in artifact.inputs:
+        reporter.line(f"    {item.digest.hex}  {item.uri}")
+
+
+def _print_summary(reporter: LineReporter, artifact: Artifact) -> None:
+    reporter.line(
+        (f"  {artifact.path}", "bold"),
+        f"  {human_size(artifact.size)}, {counted(artifact.entries, 'entry')} of"
+        f" {human_size(artifact.content_size)}, in {reporter.seconds():.1f} s",
+    )
+    reporter.line((f"  sha256 {artifact.digest.hex}", "dim"))
+
+
+def _as_json(artifact: Artifact) -> dict[str, object]:
+    return {
+        "path": str(artifact.path),
+        "size": artifact.size,
+        "sha256": artifact.digest.hex,
+        "inputs": [
+            {"role": item.role, "uri": item.uri, "sha256": item.digest.hex}
+            for item in artifact.inputs
+        ],
+    }

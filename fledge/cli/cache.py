@@ -1,0 +1,84 @@
+"""The commands ``fledge cache``, ``fledge cache verify`` and ``fledge cache prune``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fledge.cli.failures import explained
+from fledge.cli.options import EXIT_CODES, VerboseOption, new_app
+from fledge.cli.reporters import stderr_reporter
+from fledge.cli.units import counted, parse_duration, parse_size
+from fledge.host.settings import Settings
+from fledge.report import human_size
+from fledge.store import housekeeping
+from fledge.store.cache import Cache
+from fledge.store.housekeeping import Amount
+
+app = new_app("Show, verify or prune the cache.")
+
+
+@app.callback(invoke_without_command=True, epilog=EXIT_CODES)
+def show(context: typer.Context) -> None:
+    """Show the content of the cache."""
+    if context.invoked_subcommand:
+        return
+    with explained(verbose=False):
+        cache = _cache()
+        contents = housekeeping.contents(cache)
+        print(cache.root)
+        total = sum(contents.values(), Amount())
+        for kind, amount in {**contents, "all together": total}.items():
+            print(f"  {kind:<22}{_amount_text(amount)}")
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(verbose: VerboseOption = False) -> None:
+    """Verify all files in the cache; remove and list damaged ones."""
+    with explained(verbose):
+        sound = housekeeping.verify(_cache(), stderr_reporter())
+        print(f"sound: {_amount_text(sound)}")
+
+
+@app.command(epilog=EXIT_CODES)
+def prune(
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AGE", help="Remove files that were unused for this long, such as 30d."
+        ),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Remove the least recently used files until this size is left, such as 5GiB.",
+        ),
+    ] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Remove files from the cache.
+
+    Files that a running build uses are kept.
+    """
+    if older_than is None and max_size is None:
+        raise typer.BadParameter("give --older-than, --max-size or both")
+    with explained(verbose):
+        pruned = housekeeping.prune(
+            _cache(),
+            None if older_than is None else parse_duration(older_than),
+            None if max_size is None else parse_size(max_size),
+        )
+        print(f"removed: {_amount_text(pruned.removed)}")
+        if pruned.in_use.files:
+            print(f"in use: {_amount_text(pruned.in_use)}")
+        print(f"left: {_amount_text(pruned.left)}")
+
+
+def _cache() -> Cache:
+    return Cache(Settings.from_environment().cache_folder)
+
+
+def _amount_text(amount: Amount) -> str:
+    return f"{counted(amount.files, 'file')}, {human_size(amount.size)}"

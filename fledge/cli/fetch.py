@@ -1,0 +1,32 @@
+"""The command ``fledge fetch``."""
+
+from __future__ import annotations
+
+from fledge.cli.failures import explained
+from fledge.cli.options import (
+    DEFAULT_CONFIG,
+    EXIT_CODES,
+    ConfigOption,
+    PlatformsOption,
+    VerboseOption,
+    new_app,
+)
+from fledge.cli.reporters import stderr_reporter
+from fledge.operations.fetch import fetch
+from fledge.session import Session
+
+app = new_app()
+
+
+@app.command(epilog=EXIT_CODES)
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    platform: PlatformsOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Download everything that fledge.lock pins.
+
+    Downloads go into the cache, for builds with --offline.
+    """
+    with explained(verbose):
+        fetch(config, platform or (), session=Session.default(reporter=stderr_reporter()))

@@ -1,0 +1,108 @@
+"""The command ``fledge inspect``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from codecs import getincrementaldecoder
+from typing import Annotated
+
+import typer
+
+from fledge.cli import views
+from fledge.cli.failures import explained, piped
+from fledge.cli.jsonwriter import ObjectWriter
+from fledge.cli.options import EXIT_CODES, ArtifactArgument, VerboseOption, new_app
+from fledge.formats import Opened, open_artifact
+from fledge.operations.inspect import (
+    describe,
+    describe_entries,
+    find_node,
+    sockets_below,
+    summarize,
+    walk_below,
+)
+from fledge.tree import Directory, File, Node
+from fledge.tree.content import read_content
+from fledge.tree.names import printable
+
+app = new_app()
+
+
+@app.command(epilog=EXIT_CODES)
+def run(
+    artifact: ArtifactArgument,
+    path: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PATH]", help="A file in the artifact to print, or a directory to list."
+        ),
+    ] = None,
+    as_list: Annotated[
+        bool, typer.Option("--list", "-l", help="List all entries, or those below PATH.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary and all entries as one JSON object.")
+    ] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show the content of an artifact.
+
+    Prints a summary, or the file or directory at PATH. Reads initramfs archives and ext2, ext3
+    and ext4 images, whoever made them.
+    """
+    if as_list and as_json:
+        raise typer.BadParameter("--list and --json exclude each other")
+    with explained(verbose), piped():
+        inside = os.fsencode(path or "/")
+        everything = as_list or as_json or path is None
+        with open_artifact(artifact, None if everything else inside) as opened:
+            top = find_node(opened, inside, follow=not (as_list or as_json))
+            if as_json:
+                _print_json(opened, inside, top)
+            elif as_list:
+                _print_below(opened, inside, top)
+            elif path is None:
+                for line in views.summary_lines(opened, summarize(opened)):
+                    print(printable(line))
+            else:
+                _print_node(opened, inside, top)
+
+
+def _print_json(opened: Opened, path: bytes, top: Node) -> None:
+    facts = describe(opened, summarize(opened))
+    with ObjectWriter(sys.stdout) as writer:
+        for name, value in facts.items():
+            writer.member(name, value)
+        writer.items("entries", describe_entries(opened, path, top))
+
+
+def _print_below(opened: Opened, path: bytes, top: Node) -> None:
+    for name, node in walk_below(path, top):
+        print(views.entry_line(opened, b"/" + name, node))
+    for name in sockets_below(opened, path):
+        print(views.socket_line(b"/" + name))
+
+
+def _print_node(opened: Opened, path: bytes, top: Node) -> None:
+    if isinstance(top, File):
+        _print_content(top)
+    elif isinstance(top, Directory):
+        for name, node in sorted(top.children.items()):
+            print(views.entry_line(opened, name, node))
+    else:
+        print(views.entry_line(opened, path, top))
+
+
+def _print_content(file: File) -> None:
+    """Print the bytes. On a terminal, escape control characters."""
+    if not sys.stdout.isatty():
+        for piece in read_content(file.content):
+            sys.stdout.buffer.write(piece)
+        return
+    decoder = getincrementaldecoder("utf-8")("backslashreplace")
+    for piece in read_content(file.content):
+        for line in decoder.decode(piece).splitlines(keepends=True):
+            text = line.rstrip("\n")
+            print("\t".join(map(printable, text.split("\t"))), end=line[len(text) :])
+    print(decoder.decode(b"", final=True), end="")

@@ -1,0 +1,40 @@
+"""Handles the signals that end fledge: it cleans up, says so and dies of the signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+ERROR = typer.style("error: ", fg="red", bold=True)
+"""The prefix of every error message. `typer.echo` removes the colour if it is not a terminal."""
+
+
+def install_handlers() -> None:
+    """Turn SIGTERM and SIGHUP into `KeyboardInterrupt`, as Python does with SIGINT."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Keep ignoring a signal that nohup made this process ignore.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt(number)
+
+
+def end_interrupted(interrupt: KeyboardInterrupt) -> None:
+    """Say that nothing was written, and die of the signal that interrupted fledge."""
+    # Runs the clean-up of blocks that were interrupted on entry or exit.
+    traceback.clear_frames(interrupt.__traceback__)
+    typer.echo(ERROR + "interrupted; nothing was written", err=True)
+    die_of(interrupt.args[0] if interrupt.args else signal.SIGINT)
+
+
+def die_of(number: int) -> None:
+    """Kill this process with a signal, so that the shell sees which one."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

@@ -1,0 +1,56 @@
+"""The options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 other failure, 2 usage or config, 3 network,"
+    " 4 checksum or corrupt input, 5 missing tool or privilege."
+)
+"""The end of the help of every command."""
+
+DEFAULT_CONFIG = Path("fledge.toml")
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration to read.")
+]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Use only the cache, not the network.")
+]
+PlatformsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="OS/ARCH[/VARIANT]",
+        help="A platform of the image. Can be repeated.",
+        show_default="linux on this machine",
+    ),
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")
+]
+VerboseDifferenceOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Show the whole difference, and the traceback of an error."
+    ),
+]
+ArtifactArgument = Annotated[
+    Path, typer.Argument(metavar="ARTIFACT", help="The file to read.", show_default=False)
+]
+
+
+def new_app(help: str | None = None) -> typer.Typer:  # noqa: A002 - typer's own name
+    """Make the app of a command's module.
+
+    ``help`` is for a command with subcommands. Others use the docstring of their function.
+    """
+    return typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help=help,
+    )

@@ -1,0 +1,193 @@
+"""The list of commands, and that each is loaded when it runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from fledge.cli import app as cli
+from fledge.cli.app import COMMANDS
+from fledge.cli.options import EXIT_CODES
+from tests.support import project
+from tests.support.project import Fledge
+
+HELP_COLUMNS = 80 - len("  version  ")
+"""What a line of the list has room for on the narrowest terminal."""
+
+START = {
+    "fledge",
+    "fledge._version",
+    "fledge.cli",
+    "fledge.cli.app",
+    "fledge.cli.interrupts",
+    "fledge.cli.options",
+    "fledge.host",
+    "fledge.host.process",
+}
+"""The modules of fledge that every command needs."""
+
+COSTLY = {"docker", "oras", "rich"}
+"""Libraries that no command loads unless it uses them."""
+
+LIBRARIES = COSTLY | {
+    *("crc32c", "deflate", "isal", "msgspec", "pyzstd", "requests", "tomli", "tomli_w", "urllib3"),
+    *("asyncio", "http.client", "ssl"),
+}
+"""Everything whose import takes long."""
+
+
+def loaded(folder: Path, *arguments: str) -> set[str]:
+    """The modules in a process that ran the command."""
+    record = folder / "modules"
+    code = (
+        "import pathlib, sys\n"
+        "sys.argv = ['fledge', *sys.argv[2:]]\n"
+        "from fledge.cli.app import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        f"    pathlib.Path({str(record)!r}).write_text('\\n'.join(sys.modules))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, "--", *arguments],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=True,
+    )
+    return set(record.read_text().splitlines())
+
+
+def own(modules: set[str]) -> set[str]:
+    """Those of fledge."""
+    return {name for name in modules if name.split(".")[0] == "fledge"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_says_what_the_command_says(name: str) -> None:
+    command = get_command(import_module(COMMANDS[name].module).app)
+    line = COMMANDS[name].help
+    assert command.help
+    assert command.help.splitlines()[0] == line
+    assert len(line) <= HELP_COLUMNS
+    assert line.endswith(".")
+
+
+def test_every_file_of_a_command_is_listed() -> None:
+    folder = Path(cli.__file__).parent
+    with_app = {path.stem for path in folder.glob("*.py") if "\napp = new_app(" in path.read_text()}
+    assert with_app == {entry.module.rpartition(".")[2] for entry in COMMANDS.values()}
+    assert with_app == set(COMMANDS)
+
+
+def test_help_lists_all_commands(fledge: Fledge) -> None:
+    done = fledge("--help")
+    assert (done.code, done.err) == (0, "")
+    section = done.out.split("Commands:\n")[1].split("\n\n")[0]
+    rows = [tuple(line.split(maxsplit=1)) for line in section.splitlines()]
+    assert rows == [(name, entry.help) for name, entry in COMMANDS.items()]
+
+
+def test_without_a_command_there_is_help(fledge: Fledge) -> None:
+    done = fledge()
+    assert done.code == 2
+    assert "Commands:\n" in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    "command", [*((name,) for name in COMMANDS), ("cache", "verify"), ("cache", "prune")]
+)
+def test_help_of_a_command(fledge: Fledge, command: tuple[str, ...]) -> None:
+    done = fledge(*command, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("Usage:")
+    assert " ".join(command) in done.out.splitlines()[0]
+    text = " ".join(done.out.split())
+    assert (EXIT_CODES in text) == (command != ("version",))
+    if len(command) == 1:
+        assert COMMANDS[command[0]].help in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("bild", "build"), ("inspekt", "inspect"), ("versions", "version")]
+)
+def test_a_command_that_is_almost_right(fledge: Fledge, typed: str, meant: str) -> None:
+    done = fledge(typed)
+    assert (done.code, done.out) == (2, "")
+    assert f"No such command '{typed}'. Did you mean '{meant}'" in done.err
+
+
+def test_a_command_that_is_nothing_like_one(fledge: Fledge) -> None:
+    done = fledge("xyzzy")
+    assert (done.code, done.out) == (2, "")
+    assert "No such command 'xyzzy'." in done.err
+    assert "Did you mean" not in done.err
+
+
+def test_an_option_before_the_command(fledge: Fledge) -> None:
+    assert "No such option: --quiet" in fledge("--quiet", "build").err
+
+
+def test_help_imports_no_command(tmp_path: Path) -> None:
+    modules = loaded(tmp_path, "--help")
+    assert own(modules) == START
+    assert not modules & LIBRARIES
+
+
+def test_version_imports_only_itself(tmp_path: Path) -> None:
+    modules = loaded(tmp_path, "version")
+    assert own(modules) == START | {"fledge.cli.version"}
+    assert not modules & LIBRARIES
+
+
+def test_cache_needs_no_network_and_no_format(tmp_path: Path) -> None:
+    modules = loaded(tmp_path, "cache")
+    assert not modules & {*COSTLY, "requests", "urllib3", "deflate", "crc32c", "tomli"}
+    for package in ("fledge.formats", "fledge.net", "fledge.oci", "fledge.operations"):
+        assert package not in modules
+
+
+def test_commands_import_only_what_they_need(tmp_path: Path) -> None:
+    project.make_rootfs(tmp_path)
+    image = "hello.img"
+    for command in (
+        ("check",),
+        ("lock",),
+        ("fetch",),
+        ("build", "-o", image),
+        ("build", "-o", image, "--json", "-v"),
+        ("verify", image),
+        ("inspect", image),
+        ("inspect", "--json", image),
+        ("diff", image, image),
+        ("schema",),
+        ("cache", "verify"),
+    ):
+        modules = loaded(tmp_path, *command)
+        assert not modules & COSTLY, command
+        commands = {entry.module for entry in COMMANDS.values()} & modules
+        assert commands == {COMMANDS[command[0]].module}
+        if command[0] == "build":
+            assert "fledge.operations.diff" not in modules
+            assert "fledge.operations.inspect" not in modules
+
+
+def test_an_interrupt_while_a_command_is_loaded() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'fledge.operations': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "sys.argv = ['fledge', 'build']\n"
+        "from fledge.cli.app import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (-2, "")
+    assert done.stderr == "error: interrupted; nothing was written\n"
