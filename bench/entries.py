@@ -1,4 +1,4 @@
-"""Write ext4 images of ever more entries: time and memory of each should stay the same."""
+"""Write ext4 images with more and more entries. Time and memory per entry should be constant."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ SCRIPT = """
 import gc
 import sys
 from pathlib import Path
-from fledge import ext4
-from fledge.project.config import Filesystem
-from fledge.tree.content import Span
+from contextlib import closing
+from fledge.ext4.format import Ext4
+from fledge.host.destination import Destination
+from fledge.host.output import Hasher
+from fledge.host.settings import Settings
+from fledge.report import Reporter
 from fledge.tree import Directory, File, Tree
+from fledge.tree.content import Span
+from fledge.tree.digest import Digest
 
-gc.disable()  # as the command does
+gc.disable()  # as the command line does
 count, per_directory = int(sys.argv[1]), int(sys.argv[2])
-content = Span(Path("data"), 0, 1500, file_sha256="0" * 64)  # as a layer's
+content = Span(Path("data"), 0, 1500, file_digest=Digest("0" * 64))  # as in a layer
 tree = Tree(mtime_ns=0)
 for number in range(count):
     if number % per_directory == 0:
@@ -31,14 +36,17 @@ for number in range(count):
         tree.add(b"%d" % number, parent)
     parent.children[b"file-%d" % number] = File(mode=0o644, content=content)
 if len(sys.argv) > 3:
-    Path("image").touch()
-    ext4.write(tree, Path("image"), Filesystem(size_buffer_mb=64), 0)
-    Path("image").unlink()
+    path = Path("image")
+    path.touch()
+    with closing(Hasher()) as hasher:
+        destination = Destination(path, hasher, Reporter(), Settings.from_environment())
+        Ext4(size_buffer_mb=64).write(tree, destination)
+    path.unlink()
 """
 
 
 def main() -> None:
-    print("| files | writing | each | peak memory | each | of that the tree |")
+    print("| files | writing | per file | peak memory | per file | share of the tree |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
         folder = Path(name)
@@ -46,12 +54,12 @@ def main() -> None:
         for count in COUNTS:
             command = [sys.executable, "-c", SCRIPT, str(count), str(PER_DIRECTORY)]
             variables = {"PYTHONPATH": str(Path(__file__).parents[1])}
-            nothing = measure([*command[:3], "0", "1"], folder, variables)
+            empty = measure([*command[:3], "0", "1"], folder, variables)
             tree = measure(command, folder, variables)
             image = measure([*command, "write"], folder, variables)
             seconds = image.seconds - tree.seconds
-            memory = image.peak_memory - nothing.peak_memory
-            share = (tree.peak_memory - nothing.peak_memory) / memory
+            memory = image.peak_memory - empty.peak_memory
+            share = (tree.peak_memory - empty.peak_memory) / memory
             print(
                 f"| {count:,} | {seconds:.2f} s | {seconds / count * 1e6:.0f} µs"
                 f" | {mib(image.peak_memory)} | {memory / count:.0f} bytes | {share:.0%} |",

@@ -1,9 +1,8 @@
-"""Build one 50 MiB payload with fledge and with the classic pipeline, in turn, and compare.
+"""Build a 50 MiB payload with fledge and with the classic pipeline, in turn, and compare them.
 
-The classic pipeline is what the original does: a C init linked by ``gcc -static``, a copy of
-everything in a staging folder, ``find | cpio -o -H newc | gzip -n -9``. The payload is
-programs and libraries of this machine, so sizes differ from one machine to the next, and
-only figures of one run are comparable.
+The classic pipeline compiles an init with ``gcc -static``, copies everything to a staging folder
+and runs ``find | cpio -o -H newc | gzip -n -9``. The payload consists of programs and libraries of
+this machine, so compare only the figures of one run.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ def _prepare(folder: Path) -> None:
     for top in (Path("/usr/lib"), Path("/usr/share")):
         for number, source in enumerate(sorted(top.rglob("*"))):
             if left and source.is_file() and not source.is_symlink() and os.access(source, os.R_OK):
-                # Not read into memory: a child's peak is never below its parent's at the fork.
+                # Copied without reading it into memory, which a child's peak would include.
                 target = payload / f"{number:06}-{source.name}"
                 shutil.copyfile(source, target)
                 os.truncate(target, min(left, target.stat().st_size))

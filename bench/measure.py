@@ -1,4 +1,4 @@
-"""Runs a command and says what it took."""
+"""Runs a command and measures its time and memory."""
 
 from __future__ import annotations
 
@@ -13,41 +13,45 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Run:
+    """The measurement of one run."""
+
     seconds: float
+    """Elapsed time."""
     cpu_seconds: float
-    """Of all its processes, by user and kernel: what a busy machine does not change."""
+    """User and system time of all its processes, which other load hardly affects."""
     peak_memory: int
-    """Bytes of the largest single process."""
-    said: str
-    """Standard error."""
+    """Peak memory of the largest process, in bytes."""
+    stderr: str
+    """What it wrote to standard error."""
 
 
 def measure(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> Run:
-    """Run a command to its end, which must be a good one.
+    """Run a command in ``folder``, and exit if it fails.
 
-    It begins when the disk has what others wrote, which it would have to wait for otherwise.
-    Python may keep the bytecode of a checkout, as pip does of what it installs.
+    Earlier writes are synced first, so that the command does not wait for them. Python may store
+    the bytecode of a checkout, as pip does for installed packages.
     """
     os.sync()
-    with (folder / "stderr").open("w+b") as stderr:
+    with (folder / "stderr").open("w+b") as file:
         start = time.perf_counter()
         process = subprocess.Popen(
             command,
             cwd=folder,
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **variables},
             stdout=subprocess.DEVNULL,
-            stderr=stderr,
+            stderr=file,
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
-        stderr.seek(0)
-        said = stderr.read().decode()
+        file.seek(0)
+        stderr = file.read().decode()
     if process.returncode:
-        sys.exit(f"{command[0]} failed with {process.returncode}:\n{said}")
+        sys.exit(f"{command[0]} failed with {process.returncode}:\n{stderr}")
     cpu_seconds = usage.ru_utime + usage.ru_stime
-    return Run(seconds, cpu_seconds, usage.ru_maxrss * 1024, said)
+    return Run(seconds, cpu_seconds, usage.ru_maxrss * 1024, stderr)
 
 
 def mib(size: float) -> str:
+    """Format a number of bytes in MiB."""
     return f"{size / (1 << 20):.1f} MiB"

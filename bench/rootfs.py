@@ -1,18 +1,16 @@
-"""Build one image with fledge and with skopeo, umoci and mkfs.ext4 -d, in turn.
+"""Build an image with fledge and with skopeo, umoci and mkfs.ext4 -d, in turn, and compare them.
 
-    bench/rootfs.py oci:DIR:TAG     any image that lies in an OCI layout
-    bench/rootfs.py --large         fledge alone, an image with 4 GiB of random files
+    bench/rootfs.py oci:DIR:TAG     an image in an OCI layout
+    bench/rootfs.py --large         fledge alone, with an image of 4 GiB of random files
 
-The image is put into a docker-registry on this machine. fledge runs three times a round: with an
-empty cache, with the full one that this leaves, and so with builder = "mkfs". Needs root, for
-umoci. Only figures of one run are comparable.
+The image is pushed to a docker-registry on this machine. In each round fledge builds it three
+times: with an empty cache, with a full cache, and with a full cache and builder = "mkfs". Needs
+root, for umoci. Compare only the figures of one run.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -26,19 +24,17 @@ from pathlib import Path
 
 from measure import Run, measure, mib
 
-from fledge.tree.content import whole_file
+from fledge.tree.content import hash_file
+from tests.support import images, registry
 
 CHECKOUT = Path(__file__).parents[1]
-sys.path.insert(0, str(CHECKOUT / "tests"))
-
-import registry  # noqa: E402
 
 RUNS = 5
 CLASSIC_SIDE = "skopeo, umoci, mkfs.ext4 -d"
 TITLES = {
     "cold": "fledge build, empty cache",
     "warm": "fledge build, full cache",
-    "mkfs": 'the same with builder = "mkfs"',
+    "mkfs": 'full cache, builder = "mkfs"',
 }
 LARGE_FILES = 16
 LARGE_FILE_SIZE = 256 << 20
@@ -57,7 +53,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("image", nargs="?", help="oci:DIR:TAG")
-    parser.add_argument("--large", action="store_true", help="only the image of 4 GiB")
+    parser.add_argument(
+        "--large", action="store_true", help="build only an image of 4 GiB, with fledge"
+    )
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("needs root, for umoci unpack")
@@ -101,7 +99,7 @@ def _compare(folder: Path, source: str) -> None:
             sides[CLASSIC_SIDE].append(classic)
     baseline = sides[CLASSIC_SIDE]
     print(f"{RUNS} runs of each, medians, {os.cpu_count()} cores:\n")
-    print("| | time | of processors | faster | peak memory | image and layers | writing |")
+    print("| | time | processor time | faster | peak memory | image and layers | writing |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for side, runs in sides.items():
         pairs = zip(baseline, runs, strict=True)
@@ -118,7 +116,7 @@ def _compare(folder: Path, source: str) -> None:
 
 
 def _remove(path: Path) -> None:
-    """What is left of the run before, so that none takes the time to remove it."""
+    """Remove the output of the previous run, so that no run spends time on it."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -126,19 +124,17 @@ def _remove(path: Path) -> None:
 
 
 def _step(name: str, runs: Sequence[Run]) -> str:
-    """The median time of one step, as fledge tells it."""
-    said = [re.findall(rf"^  . {name} .* ([\d.]+) s$", run.said, re.MULTILINE) for run in runs]
-    times = [float(time) for [time] in said if time] if all(said) else []
+    """Return the median time of one step, as reported by fledge."""
+    steps = [re.findall(rf"^  . {name} .* ([\d.]+) s$", run.stderr, re.MULTILINE) for run in runs]
+    times = [float(time) for [time] in steps if time] if all(steps) else []
     return f"{statistics.median(times):.2f} s" if times else ""
 
 
 def _large(folder: Path) -> None:
-    _large_layout(folder / "layout")
+    _large_layout(folder)
     _project(folder, "oci:layout")
     run = _fledge(folder)
-    print(
-        f"4 GiB in {run.seconds:.1f} s with at most {mib(run.peak_memory)} of memory\n\n{run.said}"
-    )
+    print(f"4 GiB in {run.seconds:.1f} s, peak memory {mib(run.peak_memory)}\n\n{run.stderr}")
 
 
 def _project(folder: Path, image: str) -> None:
@@ -163,44 +159,20 @@ def _fledge(folder: Path, config: str = "fledge.toml") -> Run:
 
 
 def _large_layout(folder: Path) -> None:
-    """An OCI layout with one uncompressed layer of random files."""
-    blobs = folder / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
+    """Write an OCI layout with one uncompressed layer of random files to ``layout``."""
     with tarfile.open(folder / "layer", "w") as tar:
         for number in range(LARGE_FILES):
             header = tarfile.TarInfo(f"file{number}")
             header.size = LARGE_FILE_SIZE
             with open("/dev/urandom", "rb") as noise:  # noqa: PTH123
                 tar.addfile(header, noise)
-    layer = whole_file(folder / "layer")
-    digest, size = layer.sha256, layer.size
-    (folder / "layer").rename(blobs / digest)
-
-    def add(document: object) -> dict[str, object]:
-        raw = json.dumps(document).encode()
-        sha256 = hashlib.sha256(raw).hexdigest()
-        (blobs / sha256).write_bytes(raw)
-        return {"digest": f"sha256:{sha256}", "size": len(raw)}
-
-    oci = "application/vnd.oci.image"
+    layer = hash_file(folder / "layer")
+    kind = f"{images.OCI}.layer.v1.tar"
+    listed = {"mediaType": kind, "digest": f"sha256:{layer.digest.hex}", "size": layer.size}
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
-    rootfs = {"type": "layers", "diff_ids": [f"sha256:{digest}"]}
-    config = add({"architecture": architecture, "os": "linux", "rootfs": rootfs})
-    blob = {"mediaType": f"{oci}.layer.v1.tar", "digest": f"sha256:{digest}", "size": size}
-    manifest = add(
-        {
-            "schemaVersion": 2,
-            "mediaType": f"{oci}.manifest.v1+json",
-            "config": {"mediaType": f"{oci}.config.v1+json", **config},
-            "layers": [blob],
-        }
-    )
-    index = {
-        "schemaVersion": 2,
-        "manifests": [{"mediaType": f"{oci}.manifest.v1+json", **manifest}],
-    }
-    (folder / "index.json").write_text(json.dumps(index))
-    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    image = images.manifest([listed], [layer.digest.hex], architecture=architecture)
+    images.write_layout(folder / "layout", image)
+    (folder / "layer").rename(folder / "layout" / "blobs" / "sha256" / layer.digest.hex)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from project import Fledge, Outcome
 
 from fledge.cli import app as cli
+from tests.support.httpd import Server
+from tests.support.project import Fledge, Outcome
+
+pytest_plugins = ["tests.support.no_skip"]
 
 # Whoever runs the tests in the background may have these ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -32,6 +36,15 @@ def own_environment(
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def github(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that stands for GitHub's API, with no time between two tries."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with Server() as server:
+        monkeypatch.setenv("FLEDGE_GITHUB_API", server.url(""))
+        yield server
 
 
 @pytest.fixture

@@ -5,14 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import project
 import pytest
-import vm
 
 from fledge.operations import build
-from fledge.project import config
-from fledge.report import Reporter
-from fledge.store.cache import Cache
+from tests.support import project, vm
 
 pytestmark = pytest.mark.real
 
@@ -58,9 +54,7 @@ def boot(folder: Path, *tables: str) -> str:
     if not busybox.is_file():
         pytest.skip("no busybox: run scripts/test-tools")
     toml = project.make(folder, *tables, files={}, busybox_binary=busybox.read_bytes())
-    artifact = build.build(
-        config.load(toml), folder / "plugin.cpio.gz", cache=Cache.default(), reporter=Reporter()
-    )
+    artifact = build.build(toml, folder / "plugin.cpio.gz")
     return vm.boot(artifact.path)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-_CHECKOUT = Path(__file__).parents[1]
-_VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+_CHECKOUT = Path(__file__).parents[2]
+_VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 _NOBODY = 65534
 
 # Says which interpreter a shim or a venv's python stands for.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fledge.oci.image import Image, Layer
 from fledge.tree import Directory, File, Node, Symlink, Tree
 from fledge.tree.content import Span
 
@@ -64,19 +62,6 @@ def span(folder: Path, data: bytes) -> Span:
     path = folder / hashlib.sha256(data).hexdigest()
     path.write_bytes(data)
     return Span(path, 0, len(data))
-
-
-def layer(folder: Path, tar: bytes, blob: bytes | None = None, **lies: str) -> Layer:
-    """A layer of that tar; ``blob`` is what it comes as, by default gzip of it."""
-    blob = gzip.compress(tar) if blob is None else blob
-    path = span(folder, blob).path
-    digest = lies.get("digest", hashlib.sha256(blob).hexdigest())
-    diff_id = lies.get("diff_id", hashlib.sha256(tar).hexdigest())
-    return Layer(diff_id, lambda: Span(path, 0, len(blob), digest))
-
-
-def image(*layers: Layer) -> Image:
-    return Image("oci:test", b"{}", layers)
 
 
 def listing(tree: Tree) -> dict[str, str]:

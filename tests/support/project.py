@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from layouts import make_layout
+from tests.support.layouts import make_layout
 
 APPLETS = (b"[", b"ash", b"busybox", b"cat", b"mount", b"sh")
 

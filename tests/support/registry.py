@@ -1,13 +1,11 @@
-"""Debian's docker-registry on loopback, images to push to it, and what stands around one.
+"""Debian's docker-registry on loopback, and the servers and proxies around it.
 
-`serve` runs one on a folder, `push` puts an `image` or an `index` of several into it.
+`serve` runs a registry on a folder, `push` puts an image of `tests.support.images` into it.
 """
 
 from __future__ import annotations
 
 import base64
-import gzip
-import hashlib
 import ipaddress
 import json
 import re
@@ -18,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -30,73 +28,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from httpd import Answer, Exchange, Server
 
-OCI = "application/vnd.oci.image"
-DOCKER = "application/vnd.docker"
+from tests.support.httpd import Answer, Exchange, Server
+from tests.support.images import Manifest, sha256
+
 HTPASSWD = "alice:$2y$04$abcdefghijklmnopqrstuuetGRvO6QNMBbbIoo5tpQkbPXg26U9Qu\n"
 """The password is "wonder"."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A manifest or index, and the blobs and manifests that it names."""
-
-    media_type: str
-    body: bytes
-    blobs: tuple[bytes, ...] = ()
-    children: tuple[Manifest, ...] = ()
-    platform: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def sha256(self) -> str:
-        return sha256(self.body)
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def descriptor(media_type: str, data: bytes) -> dict[str, object]:
-    return {"mediaType": media_type, "digest": f"sha256:{sha256(data)}", "size": len(data)}
-
-
-def image(*tars: bytes, docker: bool = False, architecture: str = "amd64") -> Manifest:
-    """An image with gzip layers."""
-    config = json.dumps(
-        {
-            "os": "linux",
-            "architecture": architecture,
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(data)}" for data in tars]},
-        }
-    ).encode()
-    layers = [gzip.compress(data, 1, mtime=0) for data in tars]
-    layer_type = f"{DOCKER}.image.rootfs.diff.tar.gzip" if docker else f"{OCI}.layer.v1.tar+gzip"
-    config_type = f"{DOCKER}.container.image.v1+json" if docker else f"{OCI}.config.v1+json"
-    media_type = f"{DOCKER}.distribution.manifest.v2+json" if docker else f"{OCI}.manifest.v1+json"
-    body = {
-        "schemaVersion": 2,
-        "mediaType": media_type,
-        "config": descriptor(config_type, config),
-        "layers": [descriptor(layer_type, layer) for layer in layers],
-    }
-    platform = {"os": "linux", "architecture": architecture}
-    return Manifest(media_type, json.dumps(body).encode(), (config, *layers), platform=platform)
-
-
-def index(*children: Manifest, docker: bool = False) -> Manifest:
-    media_type = (
-        f"{DOCKER}.distribution.manifest.list.v2+json" if docker else f"{OCI}.index.v1+json"
-    )
-    body = {
-        "schemaVersion": 2,
-        "mediaType": media_type,
-        "manifests": [
-            {**descriptor(child.media_type, child.body), "platform": child.platform or None}
-            for child in children
-        ],
-    }
-    return Manifest(media_type, json.dumps(body).encode(), children=children)
 
 
 def push(host: str, repository: str, manifest: Manifest, tag: str | None = None) -> None:

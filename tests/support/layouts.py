@@ -6,16 +6,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fledge.host.settings import Settings
 from fledge.oci import layers
 from fledge.oci.image import Image
 from fledge.oci.manifest import Platform
 from fledge.report import Reporter
+from fledge.session import Session
 from fledge.store.cache import Cache
 from fledge.tree import File, Tree
 from fledge.tree.content import read_content
+from fledge.tree.digest import Digest
 
 AMD64 = Platform("linux", "amd64")
-SCRIPT = Path(__file__).parents[1] / "fixtures" / "image" / "make-layout"
+SCRIPT = Path(__file__).parents[2] / "fixtures" / "image" / "make-layout"
 
 
 def make_layout(folder: Path) -> Path:
@@ -23,16 +26,16 @@ def make_layout(folder: Path) -> Path:
     return folder
 
 
-def verified(image: Image, cache: Cache) -> tuple[bytes, list[str]]:
+def verified(image: Image, cache: Cache) -> tuple[bytes, list[Digest]]:
     """Config and diff_ids of an image whose layers are what those say."""
-    list(layers.prepare(image, cache, Reporter()))
+    list(layers.prepare(image, Session(Settings(), cache, Reporter())))
     return image.config, [layer.diff_id for layer in image.layers]
 
 
 def unpacked(image: Image, cache: Cache) -> dict[str, bytes]:
     """The regular files of an image."""
     tree = Tree(mtime_ns=0)
-    layers.unpack(image, tree, cache, Reporter())
+    layers.unpack(image, tree, Session(Settings(), cache, Reporter()))
     return {
         path.decode(): b"".join(read_content(node.content))
         for path, node in tree.walk()

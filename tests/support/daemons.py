@@ -55,9 +55,10 @@ def podman_command() -> Iterator[list[str]]:
 
 
 def skopeo_copy(source: str, destination: str, *options: str) -> None:
-    """Copy an image from one place to another, policy.json or not."""
+    """Copy the image for amd64 from one place to another, on a machine of any architecture."""
     need("skopeo")
-    run("skopeo", "--insecure-policy", "copy", "--quiet", *options, source, destination)
+    skopeo = "skopeo", "--insecure-policy", "--override-arch", "amd64"
+    run(*skopeo, "copy", "--quiet", *options, source, destination)
 
 
 def run(*command: str | Path) -> None:

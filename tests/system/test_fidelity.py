@@ -11,17 +11,16 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import daemons
-import project
 import pytest
-from mounted import Entry, Listing, list_folder, list_image
-from pythons import nobody
 
-from fledge.operations.build import DEFAULT_EPOCH
+from fledge.host.settings import DEFAULT_EPOCH
+from tests.support import daemons, project
+from tests.support.mounted import Entry, Listing, list_folder, list_image
+from tests.support.pythons import nobody
 
 pytestmark = pytest.mark.real
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 LAYOUT = CHECKOUT / ".cache" / "debian"
 
 

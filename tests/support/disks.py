@@ -1,0 +1,35 @@
+"""Trees written as a build writes them."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from fledge.ext4.format import Ext4
+from fledge.formats import Format
+from fledge.host.destination import Destination
+from fledge.host.output import Hasher
+from fledge.host.settings import Settings
+from fledge.report import Reporter
+from fledge.tree import NANOSECONDS, Directory, Tree
+from fledge.tree.digest import Digest
+
+
+def write(tree: Tree, path: Path, options: Format) -> Digest:
+    """Write a tree in a format; the digest that the build would record."""
+    path.touch()
+    with closing(Hasher()) as hasher:
+        options.write(tree, Destination(path, hasher, Reporter(), Settings.from_environment()))
+        return hasher.digest()
+
+
+def write_ext4(tree: Tree, path: Path, options: Ext4, epoch: int) -> None:
+    """Write an ext4 image made at ``epoch``; the tree gets the image's /lost+found.
+
+    So what is found in the image can be compared with the tree.
+    """
+    lost_and_found = Directory(mode=0o700, mtime_ns=epoch * NANOSECONDS)
+    tree.root.children.setdefault(b"lost+found", lost_and_found)
+    timed = Tree(epoch * NANOSECONDS)
+    timed.root = tree.root
+    write(timed, path, options)

@@ -1,0 +1,85 @@
+"""What is true of every format in the list."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from fledge.cpio.format import Initramfs
+from fledge.ext4.format import Ext4
+from fledge.formats import FORMATS, Format, open_artifact
+from fledge.host.settings import Settings
+from fledge.operations.diff import compare
+from fledge.tree import TYPE_NAMES, Node, Tree
+from fledge.tree.names import printable
+from tests.support import disks
+from tests.support.samples import sample
+
+WRITERS = [
+    Initramfs(),
+    Ext4(size_buffer_mb=1),
+    pytest.param(Ext4(size_buffer_mb=1, builder="mkfs"), marks=pytest.mark.real),
+]
+
+
+def state(tree: Tree) -> list[tuple[bytes, Node, object]]:
+    """Every node with everything that could be changed about it."""
+    return [
+        (path, node, (node.mode, node.uid, node.gid, node.mtime_ns, dict(node.xattrs)))
+        for path, node in tree.walk()
+    ]
+
+
+@pytest.mark.parametrize("options", WRITERS, ids=["initramfs", "ext4", "mkfs"])
+def test_writing_leaves_the_tree_as_it_was(options: Format, tmp_path: Path) -> None:
+    tree = sample()
+    before = state(tree)
+    disks.write(tree, tmp_path / "artifact", options)
+    assert state(tree) == before
+
+
+@pytest.mark.parametrize("options", WRITERS[1:], ids=["ext4", "mkfs"])
+def test_what_is_written_is_read_back(options: Format, tmp_path: Path) -> None:
+    tree = sample()
+    disks.write(tree, tmp_path / "artifact", options)
+    with open_artifact(tmp_path / "artifact") as opened:
+        assert opened.format is type(options)
+        changes = list(
+            compare(tree, opened.tree, without=options.lacks, own_paths=options.own_paths)
+        )
+        assert changes == []
+        for path, node in opened.tree.walk():
+            stat = opened.contents.stat(node)
+            assert stat.links >= 1, printable(path)
+            assert node.file_type in TYPE_NAMES
+
+
+@pytest.mark.parametrize("options", WRITERS[:2], ids=["initramfs", "ext4"])
+def test_what_is_hashed_is_what_is_written(options: Format, tmp_path: Path) -> None:
+    digest = disks.write(sample(), tmp_path / "artifact", options)
+    with open_artifact(tmp_path / "artifact") as opened:
+        assert opened.size == (tmp_path / "artifact").stat().st_size
+    assert digest == type(digest).of((tmp_path / "artifact").read_bytes())
+
+
+@pytest.mark.parametrize("kind", FORMATS, ids=[kind.name for kind in FORMATS])
+def test_a_format_offers_what_the_type_asks_for(kind: type[Format]) -> None:
+    asked = {name for name in vars(Format) if not name.startswith("_")} | set(
+        Format.__annotations__
+    )
+    assert asked <= set(dir(kind))
+    assert inspect.getdoc(kind)
+    assert kind.name == getattr(kind, "__struct_config__").tag  # noqa: B009
+
+
+def test_no_format_takes_an_unknown_file_for_its_own() -> None:
+    for start in (b"", bytes(1 << 17), b"#!/bin/sh\n", b"\x7fELF" + bytes(5000)):
+        assert [kind.name for kind in FORMATS if kind.recognize(start)] == []
+
+
+def test_what_a_format_needs_of_the_machine() -> None:
+    nothing = Settings({"PATH": "/nowhere"})
+    Initramfs().check(nothing)
+    Ext4().check(nothing)
