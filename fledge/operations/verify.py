@@ -1,4 +1,4 @@
-"""Verifies an artifact against its provenance, by building it rebuilt_path."""
+"""Verifies an artifact against its provenance, by building it again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fledge.tree.digest import Digest
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """The result of building an artifact rebuilt_path."""
+    """The result of building an artifact again."""
 
     artifact: Digest
     """The digest of the file."""
@@ -56,7 +56,7 @@ def verify(
     *,
     session: Session | None = None,
 ) -> Verification:
-    """Build an artifact rebuilt_path in a temporary folder, and compare the two.
+    """Build an artifact again in a temporary folder, and compare the two.
 
     ``config`` must equal the config in the provenance, which is not trusted to name files of this
     machine. The build uses the image, agent and busybox that the provenance records. Raises
