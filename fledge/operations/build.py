@@ -12,6 +12,7 @@ from fledge.errors import ConfigError, CorruptError, FledgeError
 from fledge.host.destination import Destination
 from fledge.host.files import PathLike, replacing
 from fledge.host.output import Hasher
+from fledge.oci.manifest import Platform
 from fledge.operations.arguments import (
     ConfigLike,
     PlatformLike,
@@ -41,6 +42,8 @@ class Artifact(msgspec.Struct, frozen=True):
     size: int
     """Size of the file in bytes."""
     digest: Digest
+    platform: Platform
+    """What it is for."""
     """The digest of the file."""
     entries: int
     """The number of paths in the tree, including the root."""
@@ -74,9 +77,15 @@ def build(
     record_path = provenance.path_beside(output)
     check_outputs(config, (output, record_path))
     pins = lock.load_pins(config, session.reporter, strict=locked)
-    start = Assembly(session, as_platform(platform), config.path.parent, session.settings.epoch)
+    start = Assembly(
+        session,
+        as_platform(platform),
+        config.path.parent,
+        session.settings.epoch,
+        is_platform_given=platform is not None,
+    )
     artifact = build_pinned(config, pins, start, output)
-    provenance.write(_provenance(config, start, artifact), record_path)
+    provenance.write(describe(config, artifact, start.epoch), record_path)
     return artifact
 
 
@@ -153,21 +162,31 @@ def _write(config: Config, assembly: Assembly, output: Path) -> Artifact:
         total = _content_size(nodes)
         # Last, because hashing continues while the file system frees the old file.
         digest = hasher.digest()
-    return Artifact(output, size, digest, len(nodes), total, tuple(assembly.inputs), uncompressed)
+    return Artifact(
+        path=output,
+        size=size,
+        digest=digest,
+        platform=assembly.platform,
+        entries=len(nodes),
+        content_size=total,
+        inputs=tuple(assembly.inputs),
+        uncompressed=uncompressed,
+    )
 
 
 def _content_size(nodes: Sequence[Node]) -> int:
     return sum(content_size(node.content) for node in set(nodes) if isinstance(node, File))
 
 
-def _provenance(config: Config, start: Assembly, artifact: Artifact) -> Provenance:
+def describe(config: Config, artifact: Artifact, epoch: int) -> Provenance:
+    """Describe a build, as provenance records it. ``epoch`` is in seconds since 1970."""
     return Provenance(
         name=artifact.path.name,
         digest=artifact.digest,
         uncompressed=artifact.uncompressed,
         config=config.data,
-        platform=str(start.platform),
-        epoch=start.epoch,
+        platform=str(artifact.platform),
+        epoch=epoch,
         inputs=artifact.inputs,
         versions=provenance.versions(),
     )

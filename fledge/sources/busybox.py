@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from fledge.errors import ConfigError, CorruptError
+from fledge.oci.manifest import Platform
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, Kind, LockSection, Presence, Source, Url
 from fledge.tree import File, Symlink, Tree
@@ -88,7 +89,8 @@ class Busybox(Source, frozen=True):
     def lay(self, assembly: Assembly, pin: BusyboxPin | None) -> str:
         """Install busybox, and set the architecture of the artifact to that of busybox.
 
-        Raises `ConfigError` if the image has another architecture, and what `install` raises.
+        Raises `ConfigError` if the image or the requested platform has another architecture, and
+        what `install` raises.
         """
         binary = assembly.session.fetcher.fetch(self.url, "busybox", self.digest)
         machine, applet_count = install(assembly.tree, binary)
@@ -97,6 +99,14 @@ class Busybox(Source, frozen=True):
                 f"the busybox is for {machine}, the image for {assembly.architecture}",
                 f"Build with --platform linux/{machine}, or name another busybox_url.",
             )
+        if machine != assembly.platform.architecture:
+            if assembly.is_platform_given:
+                raise ConfigError(
+                    f"the busybox is for {machine}, not for {assembly.platform}",
+                    f"Name a busybox for {assembly.platform.architecture} with busybox_url and"
+                    " busybox_sha256, or leave out --platform.",
+                )
+            assembly.platform = Platform("linux", machine)
         assembly.architecture = machine
         assembly.inputs.append(Input(self.role, self.url, self.digest))
         return f"{machine}, {applet_count} applets"

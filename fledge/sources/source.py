@@ -57,6 +57,9 @@ class Assembly:
         folder: Path,
         epoch: int = 0,
         verification: BackgroundVerifier | None = None,
+        *,
+        is_platform_given: bool = False,
+        trusts_pins: bool = True,
     ) -> None:
         """``epoch`` is the time of everything that fledge adds, in seconds since 1970."""
         self.session = session
@@ -64,6 +67,11 @@ class Assembly:
         self.folder = folder
         """The folder of fledge.toml."""
         self.epoch = epoch
+        self.is_platform_given = is_platform_given
+        """The user asked for ``platform``. Otherwise a source may choose another."""
+        self.trusts_pins = trusts_pins
+        """The pins come from the project's own lock, and not with an artifact. Pins that are not
+        trusted name no files and no hosts, and everything they say is checked."""
         self.verification = verification
         """Verifies cached layers in the background while they are in use. None: a layer is
         verified before it is used."""
@@ -78,7 +86,15 @@ class Assembly:
 
     def empty_copy(self, verification: BackgroundVerifier | None) -> Assembly:
         """Make an assembly for the same artifact with an empty tree."""
-        return Assembly(self.session, self.platform, self.folder, self.epoch, verification)
+        return Assembly(
+            self.session,
+            self.platform,
+            self.folder,
+            self.epoch,
+            verification,
+            is_platform_given=self.is_platform_given,
+            trusts_pins=self.trusts_pins,
+        )
 
     def relative(self, path: Path) -> str:
         """Return ``path`` relative to the folder of fledge.toml, if it is below that folder."""
