@@ -55,10 +55,13 @@ def _lines(artifact: Path, result: Verification, max_difference: int | None) -> 
         yield f"different: {artifact}"
         yield f"  sha256 of the file      {result.artifact.hex}"
         yield f"  sha256 in provenance    {result.recorded.hex}"
-        yield f"  sha256 of a new build   {result.rebuilt.hex}"
-    for line in (*result.inputs, *result.versions):
+        rebuilt = result.rebuilt.hex if result.rebuilt else "cannot be built as recorded"
+        yield f"  sha256 of a new build   {rebuilt}"
+    for line in (*result.false_claims, *result.versions):
         yield f"  {line}"
     if result.difference:
         yield from views.difference_lines(result.difference, max_difference)
-    elif result.incomparable:
-        yield f"  the two cannot be compared: {result.incomparable}"
+    elif result.rebuilt is None:
+        yield f"  {result.problem}"
+    elif result.problem:
+        yield f"  the two cannot be compared: {result.problem}"

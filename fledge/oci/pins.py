@@ -17,8 +17,17 @@ from fledge.tree.content import Span
 from fledge.tree.digest import Digest
 
 
-def open_pinned(reference: Reference, pin: ImagePin, platform: Platform, session: Session) -> Image:
+def open_pinned(
+    reference: Reference,
+    pin: ImagePin,
+    platform: Platform,
+    session: Session,
+    *,
+    trusted: bool = True,
+) -> Image:
     """Open exactly the pinned image. The reference is only used for parts that the cache lacks.
+
+    If the pin is not ``trusted``, its manifest is read as well, and must name the pinned config.
 
     Raises `ConfigError` if the pin contradicts itself, `CorruptError` if the reference names
     another image, `NetworkError` if its registry no longer has the pinned one, and the errors of
@@ -26,6 +35,11 @@ def open_pinned(reference: Reference, pin: ImagePin, platform: Platform, session
     """
     where = f"{reference} for {platform}"
     found = once(lambda: _find(reference, pin, platform, session))
+    if not trusted and pin.manifest and found().manifest != pin.manifest:
+        raise CorruptError(
+            f"{where} has the manifest {found().manifest}, not {pin.manifest}",
+            "Find out where the digest comes from.",
+        )
     if cached := session.cache.find(pin.config):
         config = layout.read_document(cached, where)
     else:

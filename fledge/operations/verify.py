@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from fledge.errors import ConfigError, FledgeError, unreadable
+from fledge.errors import ConfigError, CorruptError, FledgeError, unreadable
 from fledge.host.files import PathLike
 from fledge.oci.manifest import parse_platform
 from fledge.operations import build
@@ -15,14 +17,16 @@ from fledge.operations.arguments import ConfigLike, as_config, as_session
 from fledge.operations.diff import Difference, diff
 from fledge.project import lock, provenance
 from fledge.project.config import Config
-from fledge.project.lock import PinFinder
+from fledge.project.lock import Lock, PinFinder
 from fledge.project.provenance import Provenance
 from fledge.report import Reporter
 from fledge.session import Session
-from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly
 from fledge.tree.content import hash_file
 from fledge.tree.digest import Digest
+
+_VERSIONS = "predicate.runDetails.builder.version."
+_DEPENDENCIES = "predicate.buildDefinition.resolvedDependencies"
 
 
 class Verification(msgspec.Struct, frozen=True):
@@ -32,22 +36,23 @@ class Verification(msgspec.Struct, frozen=True):
     """The digest of the file."""
     recorded: Digest
     """The digest in its provenance."""
-    rebuilt: Digest
-    """The digest of the new build."""
-    inputs: tuple[str, ...]
-    """Describes each input that differs from the record, in one line each."""
+    rebuilt: Digest | None
+    """The digest of the new build. None if nothing can be built as recorded."""
+    false_claims: tuple[str, ...]
+    """Describes each field of the provenance that the new build contradicts, in one line each."""
     versions: tuple[str, ...]
-    """Describes each version that differs from the record, of fledge and its codecs."""
-    difference: Difference | None
+    """Describes each version that differs from the record, of fledge and its codecs. They are no
+    false claims where they made no difference."""
+    difference: Difference | None = None
     """The difference between the file and the new build. None if they are equal, or cannot be
     compared."""
-    incomparable: str = ""
-    """Why they cannot be compared; otherwise empty."""
+    problem: str = ""
+    """Why nothing can be built as recorded, or why the two cannot be compared; otherwise empty."""
 
     @property
     def equal(self) -> bool:
         """Whether the file, its provenance and the new build agree."""
-        return self.artifact == self.recorded == self.rebuilt
+        return self.artifact == self.recorded == self.rebuilt and not self.false_claims
 
 
 def verify(
@@ -58,43 +63,55 @@ def verify(
 ) -> Verification:
     """Build an artifact again in a temporary folder, and compare the two.
 
-    ``config`` must equal the config in the provenance, which is not trusted to name files of this
-    machine. The build uses the image, agent and busybox that the provenance records. Raises
-    `ConfigError` if the provenance is missing or has another config, `CorruptError` if it is
-    malformed, `FledgeError` if the build fails.
+    ``config`` must equal the config in the provenance. The build uses the image, agent and busybox
+    that the provenance records; where they come from is said by the config and the lock of the
+    project, because the provenance comes with the artifact and is not trusted to name files, hosts
+    or logins. Raises `ConfigError` if the provenance is missing, `CorruptError` if it is malformed,
+    `FledgeError` if it has another config or an input cannot be fetched.
     """
     artifact, config, session = Path(artifact), as_config(config), as_session(session)
-    record = provenance.load(artifact)
+    statement, record = provenance.read_statement(artifact)
     _check_comparable(record, config, artifact)
+    claimed = lock.from_provenance(record, config)
     with session.reporter.step("read") as step:
         digest = _digest(artifact)
         step.detail = f"sha256 {digest.hex}"
     with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
         rebuilt_path = Path(folder, artifact.name)
-        rebuilt = _rebuild(record, config, rebuilt_path, session)
-        difference, incomparable = None, ""
+        try:
+            rebuilt = _rebuild(record, claimed, config, rebuilt_path, session)
+        except (ConfigError, CorruptError) as error:
+            return Verification(digest, record.digest, None, (), (), problem=error.message)
+        difference, problem = None, ""
         if digest != rebuilt.digest:
             try:
                 difference = diff(artifact, rebuilt_path)
             except FledgeError as error:
-                incomparable = error.message
+                problem = error.message
+    described = provenance.statement(build.describe(config, rebuilt, record.epoch))
+    false_claims = list(_false_claims(statement, described))
     return Verification(
         artifact=digest,
         recorded=record.digest,
         rebuilt=rebuilt.digest,
-        inputs=tuple(_changed_inputs(record.inputs, rebuilt.inputs)),
-        versions=tuple(_changed_versions(record)),
+        false_claims=tuple(line for line in false_claims if not line.startswith(_VERSIONS)),
+        versions=tuple(
+            line.removeprefix(_VERSIONS) for line in false_claims if line.startswith(_VERSIONS)
+        ),
         difference=difference,
-        incomparable=incomparable,
+        problem=problem,
     )
 
 
 def _check_comparable(record: Provenance, config: Config, artifact: Path) -> None:
-    """Raise `ConfigError` if the config differs, or its format is not reproducible."""
+    """Raise `FledgeError` if the config differs, `ConfigError` if it is not reproducible."""
     if record.config != config.data:
-        raise ConfigError(
+        raise FledgeError(
             f"{artifact} was built with a configuration that differs from {config.path}:"
-            + "".join(f"\n  {line}" for line in _differences(record.config, config.data, "")),
+            + "".join(
+                f"\n  {line}"
+                for line in _differences(_flat(record.config, ""), _flat(config.data, ""))
+            ),
             "Check out the version that it was built from, or name its file with -c FILE.",
         )
     if not config.format.reproducible:
@@ -104,11 +121,19 @@ def _check_comparable(record: Provenance, config: Config, artifact: Path) -> Non
         )
 
 
-def _rebuild(record: Provenance, config: Config, output: Path, session: Session) -> build.Artifact:
-    """Build from the recorded inputs and the files of the project."""
-    pins = PinFinder(config, output, lock.from_provenance(record, config), False, Reporter())
-    platform = parse_platform(record.platform)
-    start = Assembly(session, platform, config.path.parent, record.epoch)
+def _rebuild(
+    record: Provenance, claimed: Lock, config: Config, output: Path, session: Session
+) -> build.Artifact:
+    """Build from the recorded inputs, which ``claimed`` pins, and the files of the project."""
+    pins = PinFinder(config, output, claimed, False, Reporter())
+    start = Assembly(
+        session,
+        parse_platform(record.platform),
+        config.path.parent,
+        record.epoch,
+        is_platform_given=True,
+        trusts_pins=False,
+    )
     return build.build_pinned(config, pins, start, output)
 
 
@@ -119,38 +144,43 @@ def _digest(artifact: Path) -> Digest:
         raise unreadable(artifact, error) from error
 
 
-def _differences(recorded: object, here: object, key: str) -> list[str]:
-    """Describe the values that differ between two configs, in one line each."""
-    if isinstance(recorded, dict) and isinstance(here, dict):
-        return [
-            line
-            for name in sorted({*recorded, *here})
-            for line in _differences(
-                recorded.get(name), here.get(name), f"{key}.{name}" if key else str(name)
-            )
-        ]
-    return [f"{key}: {_shown(recorded)}, here {_shown(here)}"] if recorded != here else []
+def _false_claims(claimed: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
+    """Describe every field that differs between two statements, in one line each."""
+    claims, facts = dict(_flat(claimed, "")), dict(_flat(here, ""))
+    yield from _differences(claims.items(), facts.items())
+    if claims == facts and claimed != here:
+        yield f"{_DEPENDENCIES}: recorded in another order than here"
 
 
-def _shown(value: object) -> str:
-    return "absent" if value is None else repr(value)
+def _flat(value: object, path: str) -> Iterator[tuple[str, object]]:
+    """Yield every value in a JSON document with its path; dependencies by name and URI."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _flat(each, f"{path}.{key}".lstrip("."))
+        if not value:
+            yield path, value
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            named = path == _DEPENDENCIES and isinstance(each, dict)
+            where = f"{each.get('name')} {each.get('uri')}" if named else f"{path}.{index}"
+            yield from _flat(each, where)
+        if not value:
+            yield path, value
+    else:
+        yield path, value
 
 
-def _changed_inputs(recorded: tuple[Input, ...], here: tuple[Input, ...]) -> list[str]:
-    before = {(item.role, item.uri): item.digest.hex for item in recorded}
-    after = {(item.role, item.uri): item.digest.hex for item in here}
+def _differences(
+    recorded: Iterable[tuple[str, object]], here: Iterable[tuple[str, object]]
+) -> list[str]:
+    """Describe the values that differ between two documents, in one line each."""
+    before, after = dict(recorded), dict(here)
     return [
-        f"{role} {uri}: recorded {before.get((role, uri), 'nothing')},"
-        f" here {after.get((role, uri), 'nothing')}"
-        for role, uri in sorted(before.keys() | after.keys())
-        if before.get((role, uri)) != after.get((role, uri))
+        f"{path}: recorded {_shown(before, path)}, here {_shown(after, path)}"
+        for path in sorted(before.keys() | after.keys())
+        if path not in before or path not in after or before[path] != after[path]
     ]
 
 
-def _changed_versions(record: Provenance) -> list[str]:
-    here = provenance.versions()
-    return [
-        f"{name}: recorded {record.versions.get(name, 'nothing')}, here {here.get(name, 'nothing')}"
-        for name in sorted({*record.versions, *here})
-        if record.versions.get(name) != here.get(name)
-    ]
+def _shown(values: Mapping[str, object], path: str) -> str:
+    return str(values[path]) if path in values else "nothing"

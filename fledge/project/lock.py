@@ -25,6 +25,7 @@ from fledge.project.values import declared
 from fledge.report import Reporter
 from fledge.sources.kinds import SOURCES
 from fledge.sources.source import Assembly, KeyedBy, LockSection, Source
+from fledge.tree.digest import Digest
 from fledge.tree.names import printable
 
 VERSION = "1"
@@ -119,8 +120,11 @@ def load_pins(config: Config, reporter: Reporter, *, strict: bool) -> PinFinder:
 def from_provenance(record: Provenance, config: Config) -> Lock:
     """Make a lock that pins the recorded inputs of a build.
 
-    Raises `CorruptError` if the record of an input is malformed.
+    Where the lock of the project pins a recorded digest, its pin is taken: it also says where the
+    input comes from, which a record is not trusted to say. Raises `CorruptError` if the record of
+    an input is malformed.
     """
+    own = load(path_beside(config.path)) or Lock()
     sections: dict[str, LockedSource] = {}
     try:
         for source in config.sources:
@@ -128,12 +132,19 @@ def from_provenance(record: Provenance, config: Config) -> Lock:
             for item in record.inputs:
                 if name is not None and item.role == source.role:
                     key, pin = source.recorded_pin(item, record.platform)
+                    mine = own.sections.get(source.role, LockedSource(name, {}))
+                    if _has_digest(mine.pins.get(key), item.digest):
+                        pin = mine.pins[key]
                     sections[source.role] = LockedSource(name, {key: pin})
     except (MalformedError, msgspec.ValidationError) as error:
         raise CorruptError(
             f"the provenance of {record.name}: {error}", provenance.PROVENANCE_HINT
         ) from error
     return Lock(sections)
+
+
+def _has_digest(pin: msgspec.Struct | None, digest: Digest) -> bool:
+    return pin is not None and digest in (getattr(pin, name) for name in pin.__struct_fields__)
 
 
 def load(path: Path) -> Lock | None:

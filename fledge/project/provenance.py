@@ -95,7 +95,12 @@ def statement(record: Provenance) -> dict[str, Any]:
 
 
 def load(artifact: Path) -> Provenance:
-    """Read the provenance beside an artifact.
+    """Read the provenance beside an artifact. Raises as `read_statement`."""
+    return read_statement(artifact)[1]
+
+
+def read_statement(artifact: Path) -> tuple[dict[str, Any], Provenance]:
+    """Read the statement beside an artifact, as it is and as it is understood.
 
     Raises `ConfigError` if the file does not exist, `CorruptError` if fledge did not write it.
     """
@@ -113,7 +118,8 @@ def load(artifact: Path) -> Provenance:
     try:
         if len(text) > MAX_STATEMENT_SIZE:
             raise MalformedError(f"it is larger than {MAX_STATEMENT_SIZE} bytes")
-        return _parse(_JsonValue("", json.loads(text)), artifact.name)
+        top = _JsonValue("", json.loads(text))
+        return top.table(), _parse(top, artifact.name)
     except (MalformedError, ValueError, RecursionError) as error:
         raise CorruptError(
             f"{path} is not the provenance of a fledge build: {error}",

@@ -86,9 +86,13 @@ class Agent(Source, frozen=True, tag_field="source_strategy"):
         return AgentPin(found.version, url, found.content.digest), url
 
     def recorded_pin(self, record: Input, platform: str) -> tuple[str, AgentPin]:
-        """Return the architecture, and the version, URL and digest of the agent."""
+        """Return the architecture, and the version and digest of the agent.
+
+        The URL in the record is not trusted to name a file or a host: `find_recorded` finds it
+        anew.
+        """
         facts = msgspec.convert(record.facts, _Facts)
-        return facts.architecture, AgentPin(facts.version, record.uri, record.digest)
+        return facts.architecture, AgentPin(facts.version, "", record.digest)
 
     def lay(self, assembly: Assembly, pin: AgentPin | None) -> str:
         """Fetch the agent and add it as ``/bin/kestrel``. Raises what `fetch` raises."""
@@ -109,6 +113,10 @@ class Agent(Source, frozen=True, tag_field="source_strategy"):
 
     def look_up(self, architecture: str, session: Session) -> FetchedAgent:
         """Return the agent that its origin provides now."""
+        raise NotImplementedError
+
+    def find_recorded(self, pin: AgentPin, architecture: str, session: Session) -> FetchedAgent:
+        """Return the agent of a pin that came with an artifact, which names no URL."""
         raise NotImplementedError
 
 
@@ -146,6 +154,13 @@ class ReleaseAgent(Agent, frozen=True, tag="release"):
             content = self.look_up(architecture, session).content
         # The same URL, whether cached or not, so that the next build records the same.
         return FetchedAgent(content, url, None)
+
+    def find_recorded(self, pin: AgentPin, architecture: str, session: Session) -> FetchedAgent:
+        """Download the asset of the recorded version, which must have the recorded digest."""
+        if pin.version is None:
+            return self.get(architecture, session)
+        recorded = ReleaseAgent(version=pin.version, checksum=pin.sha256)
+        return _fetch_release(recorded, architecture, session)
 
     def look_up(self, architecture: str, session: Session) -> FetchedAgent:
         """Download the asset of the release."""
@@ -189,6 +204,10 @@ class HttpAgent(Agent, frozen=True, tag="http", kw_only=True):
         """Return the URL."""
         return self.url
 
+    def find_recorded(self, pin: AgentPin, architecture: str, session: Session) -> FetchedAgent:
+        """Download the URL of the config, whose content must have the recorded digest."""
+        return FetchedAgent(session.fetcher.fetch(self.url, "agent", pin.sha256), self.url, None)
+
     def look_up(self, architecture: str, session: Session) -> FetchedAgent:
         """Download the URL, or take the file with that checksum from the cache."""
         content = session.fetcher.fetch(self.url, "agent", self.checksum)
@@ -212,7 +231,12 @@ def fetch(
     cannot be downloaded, `CorruptError` if it has the wrong digest, is not a program, or is for
     another architecture.
     """
-    found = _fetch_pinned(pin, session) if pin else agent.get(architecture, session)
+    if pin is None:
+        found = agent.get(architecture, session)
+    elif pin.url:
+        found = _fetch_pinned(pin, session)
+    else:
+        found = agent.find_recorded(pin, architecture, session)
     _check_program(found, architecture)
     return found
 

@@ -69,7 +69,9 @@ class Image(Source, frozen=True):
         """Apply the layers to the tree, and add the config at `paths.IMAGE_CONFIG`."""
         session, tree = assembly.session, assembly.tree
         image = (
-            open_pinned(self.reference, pin, assembly.platform, session)
+            open_pinned(
+                self.reference, pin, assembly.platform, session, trusted=assembly.trusts_pins
+            )
             if pin
             else open_image(self.reference, assembly.platform, session)
         )

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from fledge.errors import ConfigError, CorruptError
+from fledge.errors import ConfigError, CorruptError, FledgeError
 from fledge.operations import build
 from fledge.operations.verify import Verification, verify
 from fledge.project import provenance
@@ -158,7 +158,7 @@ def test_what_is_built_again_is_equal(tmp_path: Path) -> None:
         artifact = make(toml, tmp_path / name)
         verdict = again(artifact.path, toml)
         assert verdict.equal
-        assert (verdict.inputs, verdict.versions) == ((), ())
+        assert (verdict.false_claims, verdict.versions) == ((), ())
 
 
 @pytest.mark.real
@@ -187,16 +187,19 @@ def test_it_names_the_input_that_changed(tmp_path: Path) -> None:
     verdict = again(artifact.path, toml)
     assert not verdict.equal
     assert verdict.artifact == verdict.recorded != verdict.rebuilt
-    [line] = verdict.inputs
-    assert line.startswith("mapping payload/site/index.html: recorded ")
+    assert any(
+        line.startswith("mapping payload/site/index.html.digest.sha256: recorded ")
+        for line in verdict.false_claims
+    )
 
 
 def test_it_names_the_setting_that_changed(tmp_path: Path) -> None:
     toml = project.make_rootfs(tmp_path)
     artifact = make(toml, tmp_path / "x.img")
     toml.write_text(toml.read_text().replace("size_buffer_mb = 1", "size_buffer_mb = 2"))
-    with pytest.raises(ConfigError, match=r"filesystem\.size_buffer_mb: 1, here 2"):
+    with pytest.raises(FledgeError, match=r"size_buffer_mb: recorded 1, here 2") as raised:
         again(artifact.path, toml)
+    assert raised.value.exit_code == 1
 
 
 def test_the_recorded_time_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +266,6 @@ def test_the_command(tmp_path: Path, fledge: project.Fledge) -> None:
     project.write(tmp_path, "payload/site/index.html", b"<h1>bye</h1>\n")
     done = fledge("verify", "x.gz")
     assert done.code == 1
-    assert "mapping payload/site/index.html: recorded" in done.out
+    assert "mapping payload/site/index.html.digest.sha256: recorded" in done.out
     assert "    +<h1>bye</h1>\n" in done.out
     assert fledge("verify", "missing").code == 2

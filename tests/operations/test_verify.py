@@ -1,0 +1,207 @@
+"""What a provenance claims is checked field by field, and names nothing that fledge then trusts."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fledge
+from fledge.project import provenance
+from tests.support import images, project
+from tests.support.httpd import Server, content
+from tests.support.images import write_layout
+from tests.support.project import Fledge
+from tests.support.releases import KESTREL, publish
+from tests.support.tars import file, pack
+
+AMD64 = "linux/amd64"
+OTHER_DIGEST = "5" * 64
+
+
+def initramfs(folder: Path) -> Path:
+    return project.make(folder)
+
+
+def image_initramfs(folder: Path) -> Path:
+    write_layout(folder / "layout", images.image(pack(file("a", b"old"))))
+    source = project.source((folder / "busybox").as_uri(), project.busybox())
+    return project.make(folder, project.LOCAL_AGENT, f'{source}image = "oci:layout"\n')
+
+
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "initramfs": initramfs,
+    "initramfs over an image": image_initramfs,
+    "disk": project.make_rootfs,
+}
+
+
+def leaves(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The paths of all values in a JSON document that hold no others."""
+    if isinstance(value, dict | list):
+        keys: Any = value if isinstance(value, dict) else range(len(value))
+        for key in keys:
+            yield from leaves(value[key], (*path, key))
+    else:
+        yield path
+
+
+def changed(value: object) -> object:
+    """Another value of the same form."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return "changed"
+    if isinstance(value, int):
+        return value + 1
+    if len(value) == 64:
+        return OTHER_DIGEST
+    if value.startswith("sha256:"):
+        return f"sha256:{OTHER_DIGEST}"
+    if value == AMD64:
+        return "linux/arm64"
+    return "arm64" if value == "amd64" else f"{value}x"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_lie_is_equal(kind: str, tmp_path: Path) -> None:
+    """Every value changed, one at a time: exit 1, or 4 where the statement is none of fledge's."""
+    toml = KINDS[kind](tmp_path / "project")
+    artifact = fledge.build(toml, tmp_path / "artifact.x", platform=AMD64)
+    path = provenance.path_beside(artifact.path)
+    truth = json.loads(path.read_text())
+    lies = 0
+    for place in leaves(truth):
+        lie = copy.deepcopy(truth)
+        *way, last = place
+        inner: Any = lie
+        for key in way:
+            inner = inner[key]
+        inner[last] = changed(inner[last])
+        path.write_text(json.dumps(lie))
+        lies += 1
+        if "version" in place[:-1]:  # of fledge and its codecs: told, but no difference
+            verification = fledge.verify(artifact.path, toml)
+            assert verification.equal
+            assert verification.versions, place
+            continue
+        try:
+            verification = fledge.verify(artifact.path, toml)
+        except fledge.FledgeError as error:
+            assert error.exit_code in (1, 4), (place, error)
+            continue
+        assert not verification.equal, place
+        named = "".join((*verification.false_claims, verification.problem))
+        if last != "SOURCE_DATE_EPOCH":  # it decides the bytes, which differ
+            assert named, place
+    assert lies > 15
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_removed_or_invented_is_named(kind: str, tmp_path: Path) -> None:
+    toml = KINDS[kind](tmp_path / "project")
+    artifact = fledge.build(toml, tmp_path / "artifact.x", platform=AMD64)
+    path = provenance.path_beside(artifact.path)
+    truth = json.loads(path.read_text())
+
+    def claims(change: Callable[[dict[str, Any]], object]) -> str:
+        lie = copy.deepcopy(truth)
+        change(lie)
+        path.write_text(json.dumps(lie))
+        verification = fledge.verify(artifact.path, toml)
+        assert not verification.equal
+        return "\n".join((*verification.false_claims, verification.problem))
+
+    def dependencies(lie: dict[str, Any]) -> list[Any]:
+        found = lie["predicate"]["buildDefinition"]["resolvedDependencies"]
+        assert isinstance(found, list)
+        return found
+
+    invented = {"name": "mapping", "uri": "secret", "digest": {"sha256": OTHER_DIGEST}}
+    removed = dependencies(truth)[-1]["uri"]
+    assert removed in claims(lambda lie: dependencies(lie).pop())
+    assert "secret" in claims(lambda lie: dependencies(lie).append(invented))
+    assert "another order" in claims(lambda lie: dependencies(lie).reverse())
+    subject = {"name": "other", "digest": {"sha256": OTHER_DIGEST}}
+    assert "subject" in claims(lambda lie: lie["subject"].append(subject))
+    assert "builder" in claims(
+        lambda lie: lie["predicate"]["runDetails"]["builder"].update(id="https://example.org")
+    )
+    assert "invocation" in claims(lambda lie: lie["predicate"]["runDetails"].update(invocation="x"))
+
+
+def test_the_command_names_the_lie(tmp_path: Path, fledge: Fledge) -> None:
+    project.make(tmp_path)
+    assert fledge("build", "-q", "-o", "x.gz").code == 0
+    path = tmp_path / "x.gz.provenance.json"
+    path.write_text(path.read_text().replace('"uri": "kestrel"', '"uri": "kestrel2"'))
+    done = fledge("verify", "x.gz")
+    assert done.code == 1
+    assert done.out.startswith("different: x.gz\n")
+    assert "agent kestrel2.digest.sha256: recorded" in done.out
+
+
+@pytest.mark.parametrize("scheme", ["file", "http"])
+def test_a_record_names_no_file_and_no_host(
+    scheme: str, github: Server, tmp_path: Path, fledge: Fledge
+) -> None:
+    """Whoever gives an artifact away cannot have files read or URLs asked for."""
+    project.make(tmp_path, '[agent]\nversion = "v1.2.3"\n')
+    publish(github, {"kestrel": KESTREL})
+    assert fledge("build", "-q", "-o", "x.gz").code == 0
+    secret = project.write(tmp_path, "secret", b"#!secret")
+    github.answers["/secret"] = content(b"#!secret")
+    url = secret.as_uri() if scheme == "file" else github.url("/secret")
+    path = tmp_path / "x.gz.provenance.json"
+    statement = json.loads(path.read_text())
+    [agent] = [
+        item
+        for item in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        if item["name"] == "agent"
+    ]
+    agent["uri"] = url
+    agent["digest"]["sha256"] = images.sha256(b"#!secret")
+    path.write_text(json.dumps(statement))
+    for options in ((), ("--offline",)):
+        done = fledge("verify", "x.gz", *options)
+        assert done.code in (1, 3)
+        assert "#!secret" not in done.out + done.err
+    assert "/secret" not in [request.path for request in github.seen]
+
+
+def test_the_lock_says_where_the_agent_comes_from(
+    github: Server, tmp_path: Path, fledge: Fledge
+) -> None:
+    project.make(tmp_path, '[agent]\nversion = "latest"\n')
+    publish(github, {"kestrel": KESTREL})
+    assert fledge("lock").code == 0
+    assert fledge("build", "-q", "-o", "x.gz").code == 0
+    done = fledge("verify", "x.gz", "--offline")
+    assert done.code == 0, done.out + done.err
+
+
+# The platform of an initramfs
+
+
+def test_a_platform_that_the_busybox_is_not_for(tmp_path: Path, fledge: Fledge) -> None:
+    project.make(tmp_path)
+    done = fledge("build", "--platform", "linux/arm64")
+    assert done.code == 2
+    assert "the busybox is for amd64, not for linux/arm64" in done.err
+    assert not (tmp_path / "plugin.cpio.gz").exists()
+
+
+def test_the_platform_of_an_initramfs_is_that_of_its_busybox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever machine builds it: the provenance is the same."""
+    toml = project.make(tmp_path)
+    texts = set()
+    for machine in ("x86_64", "aarch64"):
+        monkeypatch.setattr("fledge.oci.manifest.machine", lambda machine=machine: machine)
+        artifact = fledge.build(toml, tmp_path / "x.gz")
+        assert str(artifact.platform) == AMD64
+        texts.add(provenance.path_beside(artifact.path).read_text())
+    assert len(texts) == 1
