@@ -1,4 +1,4 @@
-"""Fixtures that more than one file of tests uses."""
+"""Fixtures that several test modules use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.project import Fledge, Outcome
 
 pytest_plugins = ["tests.support.no_skip"]
 
-# Whoever runs the tests in the background may have these ignored, and children inherit that.
+# A background job may have these signals ignored, which its children inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -24,7 +24,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def own_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """No test sees the user's cache, logins, proxy, registries or clock setting."""
+    """Hide the user's cache, logins, proxy, registries and SOURCE_DATE_EPOCH from the tests."""
     own = tmp_path_factory.mktemp("own")
     monkeypatch.setenv("FLEDGE_CACHE_DIR", str(own / "cache"))
     monkeypatch.setenv("DOCKER_CONFIG", str(own / "docker"))
@@ -40,7 +40,7 @@ def own_environment(
 
 @pytest.fixture
 def github(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that stands for GitHub's API, with no time between two tries."""
+    """A server in place of GitHub's API, with no pause between retries."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with Server() as server:
         monkeypatch.setenv("FLEDGE_GITHUB_API", server.url(""))
@@ -51,7 +51,7 @@ def github(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def fledge(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Fledge:
-    """Run the command in this process, in ``tmp_path`` and with no time between two tries."""
+    """Run the command in this process, in ``tmp_path`` and with no pause between retries."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
 

@@ -1,4 +1,4 @@
-"""What the command says and does: output, messages, exit codes, and what it leaves behind."""
+"""The command line as a whole: output, messages, exit codes, and files that it leaves."""
 
 from __future__ import annotations
 
@@ -326,7 +326,7 @@ def test_unwritable_output_folder() -> None:
 
 
 def stalls(release: threading.Event) -> Callable[[Exchange], None]:
-    """Serve the beginning of a busybox and then nothing until the test is over."""
+    """Serve the beginning of a busybox, and then nothing until the test ends."""
 
     def answer(exchange: Exchange) -> None:
         exchange.send_response(200)
@@ -411,7 +411,7 @@ def test_interrupted_while_a_block_is_entered(monkeypatch: pytest.MonkeyPatch) -
 
 
 def on_a_terminal(command: list[str], folder: Path, environment: dict[str, str]) -> str:
-    """What the command shows on a terminal."""
+    """Return what the command prints on a terminal."""
     parent, child = pty.openpty()
     process = subprocess.Popen(
         command, cwd=folder, stderr=child, stdout=subprocess.DEVNULL, env=os.environ | environment

@@ -1,4 +1,4 @@
-"""The list of commands, and that each is loaded when it runs."""
+"""The list of commands, and the modules that each command loads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import project
 from tests.support.project import Fledge
 
 HELP_COLUMNS = 80 - len("  version  ")
-"""What a line of the list has room for on the narrowest terminal."""
+"""The length of a help text that fits on the narrowest terminal."""
 
 START = {
     "fledge",
@@ -29,20 +29,20 @@ START = {
     "fledge.host",
     "fledge.host.process",
 }
-"""The modules of fledge that every command needs."""
+"""The modules of fledge that every command loads."""
 
 COSTLY = {"docker", "oras", "rich"}
-"""Libraries that no command loads unless it uses them."""
+"""Libraries that a command loads only when it needs them."""
 
 LIBRARIES = COSTLY | {
     *("crc32c", "deflate", "isal", "msgspec", "pyzstd", "requests", "tomli", "tomli_w", "urllib3"),
     *("asyncio", "http.client", "ssl"),
 }
-"""Everything whose import takes long."""
+"""All modules that are slow to import."""
 
 
 def loaded(folder: Path, *arguments: str) -> set[str]:
-    """The modules in a process that ran the command."""
+    """Return the modules that a process has loaded after running the command."""
     record = folder / "modules"
     code = (
         "import pathlib, sys\n"
@@ -64,7 +64,7 @@ def loaded(folder: Path, *arguments: str) -> set[str]:
 
 
 def own(modules: set[str]) -> set[str]:
-    """Those of fledge."""
+    """Return those that belong to fledge."""
     return {name for name in modules if name.split(".")[0] == "fledge"}
 
 

@@ -1,4 +1,4 @@
-"""How much of an artifact ``fledge inspect`` asks for."""
+"""How much of an artifact ``fledge inspect`` reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON that is written member by member is the JSON that json writes at once."""
+"""`ObjectWriter` writes the JSON that json.dumps returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts as people read them."""
+"""Formatted counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of artifacts and differences."""
+"""Artifacts and differences formatted as lines."""
 
 from __future__ import annotations
 

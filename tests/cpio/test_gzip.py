@@ -20,10 +20,10 @@ from tests.support import golden
 
 MEBIBYTE = 1 << 20
 
-# The default deadline of an example is for machines that do nothing else.
+# The default deadline of an example is too short on a busy machine.
 few = settings(deadline=None, max_examples=60)
 
-# Incompressible, of very short codes, and repetitive.
+# Incompressible, with very short codes, and repetitive.
 DATA = st.one_of(
     st.binary(max_size=300),
     st.lists(st.sampled_from(b"ab"), max_size=300).map(bytes),
@@ -38,7 +38,7 @@ def compress(pieces: Iterable[bytes]) -> bytes:
 
 
 def inflate(data: bytes) -> bytes:
-    """What a gzip file of one single member holds; zlib verifies its checksum and size."""
+    """Return the content of a gzip file of one member; zlib verifies checksum and size."""
     inflater = zlib.decompressobj(31)
     output = inflater.decompress(data)
     assert inflater.eof
@@ -91,7 +91,7 @@ def test_cuts_make_no_difference() -> None:
 
 @pytest.mark.parametrize("cpus", [None, 1, 2, 8])
 def test_bytes_are_the_same_everywhere(cpus: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another hash means another libdeflate: every artifact changes with it."""
+    """A different hash means a different libdeflate, which changes every artifact."""
     monkeypatch.setattr(os, "cpu_count", lambda: cpus)
     output = compress([text(2 * MEBIBYTE), noise(MEBIBYTE // 2), bytes(MEBIBYTE // 2)])
     assert hashlib.sha256(output).hexdigest() == golden.GZIP
@@ -128,7 +128,7 @@ def test_gzip_accepts_it() -> None:
         assert found.stdout == data
 
 
-# VmHWM, as ru_maxrss may be that of the process that started this one.
+# VmHWM, because ru_maxrss may be that of the parent process.
 MEMORY = """
 import os, sys
 from pathlib import Path
@@ -153,7 +153,7 @@ def test_memory_is_bounded() -> None:
 
 
 class Bits:
-    """A DEFLATE stream read as RFC 1951 tells it, bit by bit."""
+    """Decodes a DEFLATE stream bit by bit, as RFC 1951 describes it."""
 
     def __init__(self, stream: bytes) -> None:
         self.stream = stream
@@ -179,7 +179,7 @@ class Bits:
 
 
 def huffman_codes(sizes: Sequence[int]) -> dict[tuple[int, int], int]:
-    """The symbols by size and value of their codes (RFC 1951, 3.2.2)."""
+    """Return the symbols by size and value of their codes (RFC 1951, 3.2.2)."""
     codes: dict[tuple[int, int], int] = {}
     code = 0
     for size in range(1, 16):
@@ -196,7 +196,7 @@ FIXED = huffman_codes([8] * 144 + [9] * 112 + [7] * 24 + [8] * 8), huffman_codes
 
 
 def dynamic_codes(bits: Bits) -> tuple[dict[tuple[int, int], int], dict[tuple[int, int], int]]:
-    """The codes of literals and lengths, and of distances (RFC 1951, 3.2.7)."""
+    """Read the codes of literals and lengths, and of distances (RFC 1951, 3.2.7)."""
     literals, distances, count = bits.number(5) + 257, bits.number(5) + 1, bits.number(4) + 4
     given = dict(zip(ORDER, [bits.number(3) for _ in range(count)], strict=False))
     codes = huffman_codes([given.get(symbol, 0) for symbol in range(19)])
@@ -213,7 +213,7 @@ def dynamic_codes(bits: Bits) -> tuple[dict[tuple[int, int], int], dict[tuple[in
 
 
 def last_block(stream: bytes) -> tuple[int, int]:
-    """What `deflate_stream.last_block` says, found by reading every code."""
+    """Find the result of `deflate_stream.last_block` by decoding every code."""
     bits = Bits(stream)
     while True:
         start = bits.position
@@ -250,8 +250,8 @@ def test_last_of_many_blocks(level: int) -> None:
 
 
 def test_last_byte_that_can_be_read_in_two_ways() -> None:
-    """What libdeflate wrote, at level 1: with the last five bits of the block changed, others
-    end it after the same output."""
+    """Output of libdeflate at level 1. Other values of the last five bits of the block also end it
+    after the same output."""
     stream = bytes.fromhex("258a810d00000cc16ed5ff8f101a32d620400266c8befb7d7a1b73f1aa054abcf82d")
     assert deflate_stream.last_block(stream) == last_block(stream) == (0, 270)
 
@@ -269,7 +269,7 @@ def test_the_worked_example() -> None:
 def test_joined_streams_hold_what_one_compressor_would_write(
     pieces: list[bytes], level: int
 ) -> None:
-    """The plain way: zlib, which compresses piece by piece and flushes between them."""
+    """The plain way: zlib compresses piece by piece, with a flush after each."""
     plain = zlib.compressobj(9, wbits=-15)
     flushed = b"".join(plain.compress(each) + plain.flush(zlib.Z_SYNC_FLUSH) for each in pieces)
     joined = b"".join(

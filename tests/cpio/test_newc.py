@@ -33,7 +33,7 @@ FIELDS = (
     *("devmajor", "devminor", "rdevmajor", "rdevminor", "namesize", "check"),
 )
 
-# The default deadline of an example is for machines that do nothing else.
+# The default deadline of an example is too short on a busy machine.
 few = settings(deadline=None, max_examples=40)
 with_tools = settings(deadline=None, max_examples=15)
 
@@ -75,7 +75,7 @@ def small_tree() -> Tree:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A place for an archive, which hypothesis may use for all its examples."""
+    """A path for an archive, which hypothesis may reuse for all examples."""
     return tmp_path_factory.mktemp("newc") / "archive.cpio"
 
 
@@ -85,7 +85,7 @@ def read(path: Path, data: bytes) -> Tree:
 
 
 def read_entries(path: Path) -> list[tuple[newc.Entry, Span]]:
-    """All but the trailer."""
+    """Return all but the trailer."""
     with path.open("rb") as file:
         return list(reader.read_entries(file, path))[:-1]
 
@@ -228,7 +228,7 @@ def test_whole_archive_spelled_out() -> None:
 
 
 def test_file_of_four_gibibytes(tmp_path: Path) -> None:
-    # A file that is not there shows that nothing tries to read it first.
+    # A missing file shows that nothing tries to read it first.
     tree = tree_of(huge=file_of(Span(tmp_path / "absent", 0, 1 << 32)))
     with pytest.raises(CorruptError, match="/huge has 4294967296 bytes") as caught:
         archive(tree)
@@ -393,7 +393,7 @@ def test_parents_that_loop(path: Path) -> None:
 
 
 def test_parents_that_double(path: Path) -> None:
-    """Every symlink goes through the next one twice: 2^100 steps if nobody counted."""
+    """Every symlink leads through the next one twice: 2^100 steps without a limit."""
     links = [entry(b"%d" % n, stat.S_IFLNK, b"%d/../%d" % (n + 1, n + 1)) for n in range(100)]
     refuse(path, b"".join(links) + entry(b"0/c") + TRAILER, "too many symlinks")
 
@@ -431,10 +431,10 @@ def test_mutations(path: Path, edits: list[tuple[int, int, bytes]]) -> None:
         data = data[:start] + new + data[start + size :]
     try:
         tree = read(path, data)
-    except FledgeError:  # damaged, or the magic number of a compression that fledge cannot read
+    except FledgeError:  # damaged, or the magic number of an unsupported compression
         return
     rows = describe(tree)
-    # In one go, as the contents are in the file that is overwritten.
+    # In one call, because the contents are in the file that is overwritten.
     assert describe(read(path, archive(tree))) == rows
 
 
@@ -450,7 +450,7 @@ def run(*command: str, stdin: bytes, cwd: Path | None = None) -> bytes:
 
 
 def listing(data: bytes) -> list[list[str]]:
-    """What GNU cpio says of an archive, line by line and in words."""
+    """Return GNU cpio's listing of an archive, line by line and in words."""
     text = run("cpio", "-itv", "--numeric-uid-gid", "--quiet", stdin=data).decode()
     return [re.sub(", +", ",", line).split() for line in text.splitlines()]
 
@@ -478,7 +478,7 @@ def expected_listing(tree: Tree) -> list[list[str]]:
 
 
 def populate(folder: Path) -> Tree:
-    """Put in a folder whatever newc can hold; other owners and devices only as root."""
+    """Fill a folder with all that newc can store; owners and devices only as root."""
     (folder / "bin").mkdir()
     (folder / "bin" / "su").write_bytes(b"#!/bin/sh\n")
     (folder / "bin" / "empty").touch()
@@ -531,7 +531,7 @@ def test_archive_of_gnu_cpio(path: Path, tmp_path: Path, archive_format: str) ->
     assert sorted(listing(theirs), key=by_name) == sorted(listing(archive(tree)), key=by_name)
 
 
-# GNU cpio sets the time of a directory before it fills it, and that of a symlink not at all.
+# GNU cpio sets a directory's time before it fills it, and a symlink's time never.
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("command", "untimed"),
@@ -547,7 +547,7 @@ def test_extracted_by_others(tmp_path: Path, command: str, untimed: tuple[str, .
         [row._replace(mtime_ns=0) if row.kind in untimed else row for row in describe(each)]
         for each in (tree, tree_on_disk(target))
     )
-    # The folder that they start in is not theirs to change.
+    # The tools do not change the folder that they start in.
     assert found[1:] == expected[1:]
 
 

@@ -1,4 +1,4 @@
-"""Every kind of initramfs, read as the kernel unpacks it, and what an enemy made of them."""
+"""Reading every kind of initramfs as the kernel unpacks it, hostile ones included."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ every_compression = pytest.mark.parametrize("name", COMPRESSORS, ids=str)
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A place for an initramfs, which hypothesis may use for all its examples."""
+    """A path for an initramfs, which hypothesis may reuse for all examples."""
     return tmp_path_factory.mktemp("reader") / "initrd"
 
 
@@ -182,7 +182,7 @@ def test_what_replaces_what(path: Path) -> None:
 
 
 def test_a_link_target_may_end_with_a_nul(path: Path) -> None:
-    """As gen_init_cpio of the kernel writes it."""
+    """As written by gen_init_cpio of the kernel."""
     node = read(path, entry(b"l", stat.S_IFLNK | 0o777, b"target\0") + TRAILER).tree.get(b"l")
     assert isinstance(node, Symlink)
     assert node.target == b"target"
@@ -286,7 +286,7 @@ def test_endless_members(path: Path) -> None:
 
 
 def test_paths_that_symlinks_make_long(path: Path) -> None:
-    """Each of the links leads 2,500 bytes further down."""
+    """Each link leads 2,500 bytes further down."""
     names = b"/".join([b"d" * 250] * 10)
     far = [
         entry(b"1", stat.S_IFLNK, names),
@@ -304,7 +304,7 @@ def test_long_paths_of_many_files(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_paths_that_lead_far(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of 1,000 entries goes through 38 symlinks of 100 names."""
+    """Each of 1,000 entries leads through 38 symlinks of 100 names."""
     monkeypatch.setattr("fledge.tree.nodes.MAX_SOURCE_STEPS", 1 << 20)
     links = b"".join(
         entry(b"%d" % n, stat.S_IFLNK, b"./" * 99 + b"%d" % (n + 1)) for n in range(38)
@@ -323,7 +323,7 @@ def test_paths_that_lead_far(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_mutations(
     path: Path, name: str | None, edits: list[tuple[int, int, bytes]], inside: bool
 ) -> None:
-    """Of the archive before it is compressed, or of all that is in the file."""
+    """Limits of the uncompressed archive, and of everything in the file."""
     link = file(b"hello" * 9)
     inner = archive(
         a=link, b__c=link, l=Symlink(target=b"a"), n=CharDevice(mode=0o600, major=5, minor=1)
@@ -389,22 +389,22 @@ busybox poweroff -f
 
 
 def as_init_shows(tree: Tree) -> set[str]:
-    """What INIT says of /t."""
+    """Return what INIT prints about /t."""
     links = Counter(node for _, node in tree.walk())
     shown: set[str] = set()
     for path, node in tree.walk():
         if path.split(b"/")[0] != b"t":
             continue
-        count, holds = links[node], ""
+        count, data = links[node], ""
         if isinstance(node, Directory):
             count = 2 + sum(isinstance(child, Directory) for child in node.children.values())
         elif isinstance(node, File):
-            holds = hashlib.sha256(b"".join(read_content(node.content))).hexdigest()
+            data = hashlib.sha256(b"".join(read_content(node.content))).hexdigest()
         elif isinstance(node, Symlink):
-            holds = node.target.decode()
+            data = node.target.decode()
         major, minor = (node.major, node.minor) if isinstance(node, Device) else (0, 0)
         fields = f"{node.file_type | node.mode:x} {node.uid} {node.gid} {count} {major:x}:{minor:x}"
-        shown.add(f"entry /{path.decode()} {fields} {holds}")
+        shown.add(f"entry /{path.decode()} {fields} {data}")
     return shown
 
 
@@ -466,8 +466,10 @@ def test_the_kernel_lays_archives_over_each_other_so(tmp_path: Path, name: str |
 
 @contextmanager
 def debian_initrd(folder: Path, compress: str) -> Iterator[Path]:
-    """By initramfs-tools, for the kernel that the boot tests use; in a mount namespace, for it
-    reads /boot and /lib/modules only."""
+    """Make an initrd with initramfs-tools for the kernel of the boot tests.
+
+    It runs in a mount namespace, because initramfs-tools reads only /boot and /lib/modules.
+    """
     if os.geteuid() != 0 or not shutil.which("mkinitramfs"):
         pytest.skip("takes root and initramfs-tools: run scripts/test-tools")
     kernel = Path(__file__).parents[2] / ".cache/kernel"
@@ -523,5 +525,5 @@ def test_debian_initrd(tmp_path: Path, compress: str) -> None:
         for row in describe(artifact.tree):
             if row.path and row.path not in early:
                 other = theirs.pop(row.path)
-                assert (row.kind, row.mode, row.holds) == (other.kind, other.mode, other.holds)
+                assert (row.kind, row.mode, row.data) == (other.kind, other.mode, other.data)
         assert theirs.keys() == {b""}

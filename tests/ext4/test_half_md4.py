@@ -1,4 +1,4 @@
-"""The hash of names in directories, against debugfs and against one name at a time."""
+"""The hash of names in directories, against debugfs and a plain version."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROUNDS = (
     (0x5A827999, (3, 5, 9, 13), (1, 3, 5, 7, 0, 2, 4, 6)),
     (0x6ED9EBA1, (3, 9, 11, 15), (3, 7, 2, 6, 1, 5, 0, 4)),
 )
-"""The constant that is added, how far each step rotates, and the words in their order."""
+"""The added constant, the rotation of each step, and the order of the words."""
 
 FULL_WORD = 0xFFFFFFFF
 
@@ -33,7 +33,7 @@ def mixed(number: int, x: int, y: int, z: int) -> int:
 
 
 def plain(name: bytes, seed: bytes) -> tuple[int, int]:
-    """The hashes of one name, step by step."""
+    """Compute the hash of one name, step by step."""
     state = list(struct.unpack("<4I", seed))
     for start in range(0, len(name), 32):
         words = padded_words(name[start:])
@@ -50,7 +50,7 @@ def plain(name: bytes, seed: bytes) -> tuple[int, int]:
 
 
 def padded_words(text: bytes) -> list[int]:
-    """Eight words: each takes bytes from the right, and what is missing is the length."""
+    """Return eight words: each takes bytes from the right, padded with the length."""
     length = len(text)
     words = []
     for start in range(0, 32, 4):

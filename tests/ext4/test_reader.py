@@ -1,4 +1,4 @@
-"""Images read back: fledge's own, mke2fs's, the kernel's, and what an enemy made of them."""
+"""Reading images of fledge, mke2fs and the kernel, and hostile images."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ACL = struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 2, 4, 1000, 4, 4, 0xFFFFFF
 )
 
 Places = list[tuple[int, int]]
-"""Where something is in an image, and how long it is."""
+"""The position and size of a part of an image."""
 
 XATTRS = st.dictionaries(
     st.binary(min_size=1, max_size=40)
@@ -70,7 +70,7 @@ def write(tree: Tree, path: Path) -> Path:
 
 
 def sample() -> Tree:
-    """Something of everything, /d with an index and /sparse with an extent tree in a block."""
+    """One node of every type; /d has an index and /sparse an extent block."""
     tree = Tree(mtime_ns=EPOCH * 10**9)
     nodes: dict[bytes, Node] = {
         b"file": File(mode=0o4755, uid=70000, content=b"x" * 9000, mtime_ns=2**33 * 10**9 + 9),
@@ -92,7 +92,7 @@ def sample() -> Tree:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample, as fledge writes it."""
+    """The sample as an image written by fledge."""
     tree = sample()
     folder = tmp_path_factory.mktemp("written")
     (folder / "data").write_bytes(b"y" * 9 * BLOCK_SIZE)
@@ -104,7 +104,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def image(written: Path, tmp_path: Path) -> Path:
-    """A copy of `written` to spoil."""
+    """A copy of `written` to damage."""
     (tmp_path / "image").write_bytes(written.read_bytes())
     return tmp_path / "image"
 
@@ -176,7 +176,7 @@ def test_an_image_that_is_cut_off(image: Path) -> None:
 
 
 class Editor:
-    """Changes one of fledge's images and keeps its checksums right."""
+    """Changes an image of fledge and keeps its checksums valid."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -209,7 +209,7 @@ class Editor:
         self.put(self.table + (number - 1) * INODE_SIZE, inode.pack(number, self.seed))
 
     def block_of(self, path: bytes) -> int:
-        """The first block of a file, or of a directory."""
+        """Return the first block of a file or directory."""
         return int(struct.unpack_from("<I", self.get(self.number(path)).block, 20)[0])
 
     def entries(self, path: bytes, change: Callable[[bytes], bytes]) -> None:
@@ -235,7 +235,7 @@ class Editor:
 
 
 def refused(path: Path, match: str) -> None:
-    """Read it: that must end in an error, soon."""
+    """Read the image, which must fail quickly."""
     start = time.process_time()
     with pytest.raises(CorruptError, match=match):
         read(path)
@@ -424,7 +424,7 @@ def test_an_extent_tree_that_comes_back_to_itself(image: Path, depth: int) -> No
 
 
 def test_an_extent_tree_of_one_node_over_and_over(image: Path) -> None:
-    """Each level leads 340 times to the one below: 340 ** 4 ways, were it not for the order."""
+    """Each level leads 340 times to the one below: 340 ** 4 paths, if order were not checked."""
     editor = without_checksums(image)
     block = editor.block_of(b"file")
     entries = struct.pack("<IIHH", 0, block, 0, 0) * 340
@@ -493,7 +493,7 @@ def test_a_symlink_through_a_nul(image: Path) -> None:
 
 
 def in_inode(prefix: int, name: bytes, value: bytes, **changes: int) -> bytes:
-    """One extended attribute, as it is behind an inode's fields."""
+    """Return one extended attribute as stored after an inode's fields."""
     offset = changes.get("offset", 40)
     fields = (len(name), prefix, offset, changes.get("inode", 0), changes.get("size", len(value)))
     entry = struct.pack("<BBHIII", *fields, 0) + name
@@ -549,7 +549,7 @@ WAYS = st.lists(STEPS, min_size=1, max_size=6).map(b"/".join)
 
 @st.composite
 def mazes(draw: st.DrawFn) -> Tree:
-    """A tree of few names, with symlinks that lead to and fro in it, in loops and nowhere."""
+    """A tree of few names, with symlinks that form chains and loops or lead nowhere."""
     tree = Tree(mtime_ns=0)
     targets = st.tuples(st.sampled_from([b"", b"/"]), WAYS).map(b"".join).filter(bool)
     nodes = st.one_of(
@@ -586,7 +586,7 @@ def test_a_path_read_alone_is_as_in_the_whole_image(tree: Tree, ways: list[bytes
 
 
 def shown(image: Image, node: Node | None) -> object:
-    """All that an image tells of a node, but not what is below it."""
+    """Return all facts about a node, without its children."""
     if node is None:
         return None
     own = [
@@ -653,7 +653,7 @@ def test_damage_on_the_way_is_noticed_and_elsewhere_is_not(image: Path) -> None:
 
 @contextmanager
 def overwritten(path: Path, pieces: list[tuple[int, bytes]]) -> Iterator[None]:
-    """Put these bytes at these places for a while."""
+    """Replace bytes at these positions temporarily."""
     with path.open("r+b", buffering=0) as file:
         before = [
             (position, os.pread(file.fileno(), len(data), position)) for position, data in pieces
@@ -668,12 +668,12 @@ def overwritten(path: Path, pieces: list[tuple[int, bytes]]) -> Iterator[None]:
 
 
 def metadata(path: Path) -> Places:
-    """Where, and how much, the reader reads."""
+    """Return the positions and sizes that the reader reads, sorted."""
     return sorted(set(reads(path)))
 
 
 def reads(path: Path, only: bytes | None = None) -> Places:
-    """Each os.pread() of the reader."""
+    """Return the position and size of each os.pread() of the reader."""
     seen: Places = []
     with pytest.MonkeyPatch.context() as patch:
         pread = os.pread
@@ -692,11 +692,11 @@ VALUES = st.sampled_from([0, 1, 2, 7, 11, 12, 13, 255, 1024, 4096, 0x7FFF, 0x800
 
 @st.composite
 def mutations(draw: st.DrawFn, path: Path, places: Places) -> list[tuple[int, bytes]]:
-    """A few fields, or parts of other structures, in the places that are read."""
+    """Change a few fields, or copy parts of structures, where the reader reads."""
     pieces: list[tuple[int, bytes]] = []
     for _ in range(draw(st.integers(1, 4))):
         start, size = draw(st.sampled_from(places))
-        # Most of what matters stands in front.
+        # Most fields that matter are at the beginning.
         offset = draw(st.integers(0, min(size, 128) - 4) | st.integers(0, size - 4))
         kind = draw(st.integers(0, 3))
         if kind == 0:
@@ -717,7 +717,7 @@ def mutations(draw: st.DrawFn, path: Path, places: Places) -> list[tuple[int, by
 
 
 def check_survives(path: Path, pieces: list[tuple[int, bytes]]) -> None:
-    """Read a mutated image: a tree that is sound, or an error, in less than a second."""
+    """Read a mutated image: the result is a valid tree or an error, within a second."""
     with overwritten(path, pieces):
         start = time.process_time()
         try:
@@ -751,7 +751,7 @@ def test_any_mutation_of_fledges_image(data: st.DataObject, spoiled: tuple[Path,
 
 @pytest.fixture(scope="module")
 def spoiled(written: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Places]:
-    """An image without checksums, so that what is wrong is read."""
+    """An image without checksums, so that the reader gets to damaged fields."""
     path = tmp_path_factory.mktemp("spoiled") / "image"
     path.write_bytes(written.read_bytes())
     without_checksums(path)
@@ -763,7 +763,7 @@ def spoiled(written: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 def test_no_flipped_bit_goes_unnoticed(
     data: st.DataObject, written: Path, checked: tuple[Places, list[Row]]
 ) -> None:
-    """But for what turns checksums off, or stands where no name or block is."""
+    """Except in fields that disable checksums, and outside of names and blocks."""
     places, intact = checked
     start, size = data.draw(st.sampled_from(places))
     position = start + data.draw(st.integers(0, size - 1))
@@ -779,7 +779,7 @@ def test_no_flipped_bit_goes_unnoticed(
 
 @pytest.fixture(scope="module")
 def checked(written: Path) -> tuple[Places, list[Row]]:
-    """What is under a checksum, which the targets of symlinks are not, and what is to be read."""
+    """The positions under a checksum (not targets of symlinks), and the expected rows."""
     target = Editor(written).block_of(b"long") * BLOCK_SIZE
     places = [(start, size) for start, size in metadata(written) if start != target]
     return places, describe(read(written).tree)
@@ -787,7 +787,7 @@ def checked(written: Path) -> tuple[Places, list[Row]]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for mke2fs -d."""
+    """Make a folder for mke2fs -d."""
     folder = tmp_path_factory.mktemp("source")
     for number in range(300):
         name = folder / "directory" / f"a name that takes its place {number}"
@@ -878,7 +878,7 @@ def test_what_mke2fs_makes_reads_as_the_kernel_does(
     ],
 )
 def test_what_no_kernel_here_can_mount(source: Path, tmp_path: Path, options: str) -> None:
-    """mke2fs drops parts of a second, makes the root anew, and adds a directory."""
+    """mke2fs drops parts of a second, makes a new root, and adds a directory."""
     tree = read(mke2fs(tmp_path / "image", options, "-d", source, size="90M")).tree
     del tree.root.children[b"lost+found"]
     for _, node in tree.walk():
@@ -891,7 +891,7 @@ def test_what_no_kernel_here_can_mount(source: Path, tmp_path: Path, options: st
 
 
 def workload(folder: Path) -> None:
-    """Files and directories that come and go, and whatever a running system does to a disk."""
+    """Make and remove files and directories, as a running system does."""
     many, emptied = folder / "many", folder / "emptied"
     many.mkdir()
     emptied.mkdir()
@@ -988,7 +988,7 @@ def test_what_the_kernel_wrote_reads_as_the_kernel_does(tmp_path: Path, options:
         for name, node in image.tree.walk():
             facts, status = image.inodes[node], (folder / os.fsdecode(name)).lstat()
             assert (facts.number, facts.links) == (status.st_ino, status.st_nlink)
-            # Of inline data the kernel says that it has blocks.
+            # The kernel reports blocks for inline data.
             inline = isinstance(node, File) and facts.flags & InodeFlag.INLINE_DATA
             assert facts.blocks == status.st_blocks - (-(-status.st_size // 512) if inline else 0)
             assert facts.atime_ns == status.st_atime_ns
@@ -1012,7 +1012,7 @@ def test_a_journal_must_be_replayed_first(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def fragile(source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Places]]:
-    """Small images without checksums, and what of them is read."""
+    """Small images without checksums, and the parts that the reader reads."""
     folder = tmp_path_factory.mktemp("fragile")
     paths = [
         mke2fs(folder / str(number), options, "-d", source, size="8M")

@@ -1,4 +1,4 @@
-"""fledge's own ext4, judged by e2fsck, the kernel, resize2fs, dumpe2fs and debugfs."""
+"""Images of fledge's ext4 writer, judged by e2fsck, the kernel and other tools."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount an i
 
 @pytest.fixture(scope="module")
 def fast() -> Iterator[Path]:
-    """A folder in memory where there is one."""
+    """A folder in memory if there is one."""
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
         yield Path(folder)
@@ -61,7 +61,7 @@ def write(tree: Tree, image: Path, *, size_buffer_mb: int = 1, builder: Builder 
 
 
 def assert_clean(image: Path) -> None:
-    """By e2fsck, which says nothing but what it does."""
+    """Check with e2fsck, which must report only its passes."""
     done = subprocess.run(["e2fsck", "-fn", image], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout.splitlines()
@@ -92,28 +92,28 @@ NEAR_BLOCKS = st.builds(
     st.sampled_from([0, 1, 2, 5, 300, 341]),
     st.integers(-1, 1),
 )
-"""Sizes about those of blocks."""
+"""Sizes near multiples of the block size."""
 
 
 NAMED_ACL = struct.pack(
     "<I" + "HHI" * 5,
     *(2, 1, 6, MAX_ID, 2, 7, 4_000_000_000, 4, 4, MAX_ID, 16, 7, MAX_ID, 32, 4, MAX_ID),
 )
-"""As system calls have it: user, user 4000000000, group, mask, other."""
+"""As in system calls: user, user 4000000000, group, mask, other."""
 
 PIECES = (0, 0, 0, 1, 4, 5, 340, 341, 1360, 1361)
 """As many extents as fit into an inode, a block and four blocks, and one more."""
 
 CROWDS = st.tuples(st.sampled_from([0, 0, 0, 14, 15, 16, 50, 400]), st.integers(3, 255))
-"""How many names a directory has, and how long they are."""
+"""The number and length of the names in a directory."""
 
 MISTAKEN = range(5 << 31, 3 << 32)
-"""Seconds, from 2310 to 2378, that e2fsck takes for an old kernel's way to write 1901 to 1969."""
+"""Seconds from 2310 to 2378, which e2fsck takes for 1901 to 1969 of old kernels."""
 
 
 @st.composite
 def sparse(draw: st.DrawFn, source: Path) -> Content:
-    """Pieces of a file of 64 KiB that touch, share blocks or lie far apart."""
+    """Pieces of a 64 KiB file that touch, share blocks or are far apart."""
     extents: list[DataExtent] = []
     end = 0
     for gap, start, length in draw(
@@ -211,7 +211,7 @@ def test_the_kernel_sees_what_mke2fs_would_have_made(tmp_path: Path) -> None:
 @pytest.mark.real
 @pytest.mark.parametrize("size_buffer_mb", [40, 3000])
 def test_it_is_divided_as_by_mke2fs(tmp_path: Path, size_buffer_mb: int) -> None:
-    """But for zeros, which mke2fs makes holes, and bytes of names, which it takes as signed."""
+    """Except for zeros, which mke2fs makes holes, and bytes of names, which it reads as signed."""
     differ = ("Filesystem flags:", "Free blocks:", "Lifetime writes:", "Checksum:")
     divisions = []
     for builder in get_args(Builder):
@@ -282,7 +282,7 @@ def test_a_system_can_live_on_it(tmp_path: Path) -> None:
 
 
 def workload(root: Path) -> None:
-    """Some of all that a running system does."""
+    """Do some of the things that a running system does."""
     (root / "new/deeper").mkdir(parents=True)
     (root / "new/file").write_bytes(b"created")
     with (root / "new/file").open("ab") as file:
@@ -305,7 +305,7 @@ def workload(root: Path) -> None:
 
 
 def fill(folder: Path) -> None:
-    """Make files until there is no inode left, then write until there is no space left."""
+    """Make files until no inode is free, then write until no space is free."""
     folder.mkdir()
     with pytest.raises(OSError, match="No space left"):
         for number in range(100_000):
@@ -407,7 +407,7 @@ def test_large_directories_are_hash_trees(tmp_path: Path) -> None:
 @as_root
 @pytest.mark.parametrize("count", [507 * 12, 507 * 12 + 1])
 def test_a_full_index_takes_more_names(fast: Path, count: int) -> None:
-    """One level of index leads to 507 leaves, of twelve of the longest names each."""
+    """One level of index leads to 507 leaves with twelve of the longest names each."""
     tree = Tree(mtime_ns=0)
     parent = tree.root.children[b"d"] = Directory(mode=0o755)
     for number in range(count):
@@ -427,7 +427,7 @@ def test_a_full_index_takes_more_names(fast: Path, count: int) -> None:
 
 
 def long_name(number: int) -> bytes:
-    """255 bytes of any value that names can have."""
+    """255 bytes of any value that a name can have."""
     drawn = hashlib.shake_256(b"%d" % number).digest(255)
     return drawn.replace(b"/", b"|").replace(b"\0", b"0")
 
@@ -438,10 +438,10 @@ COLLISIONS = (
     *(172842, 13346, 173261, 97212, 177033, 143077, 180623, 91585, 198665, 182270, 207136),
     *(26749, 229023, 20168, 236708, 231922, 245613, 31084, 262331),
 )
-"""Each two give names of one hash, if the seed is that of an identity of 0, 1, 2 and so on."""
+"""Pairs of numbers whose names have equal hashes, with the seed of this identity."""
 
 LOWEST = 172936
-"""Gives a name before them all, so that the 30 that fit into a leaf end within a pair."""
+"""A name that sorts first, so that a leaf of 30 names ends within a pair."""
 
 
 @pytest.mark.real
@@ -475,7 +475,7 @@ def test_more_directories_than_can_be_counted(fast: Path) -> None:
         parent = tree.root.children[b"%d" % count] = Directory(mode=0o755)
         for number in range(count):
             parent.children[b"%d" % number] = Directory(mode=0o755)
-    # The kernel keeps up to 16 MiB for itself (ext4_set_resv_clusters).
+    # The kernel reserves up to 16 MiB for itself (ext4_set_resv_clusters).
     image = write(tree, fast / "image", size_buffer_mb=20)
     assert_clean(image)
     with writable(image) as root:

@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all."""
+"""Outputs that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.rights import without_rights
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, open to everybody."""
+    """The working directory, with access for everybody."""
     tmp_path.chmod(0o777)
     monkeypatch.chdir(tmp_path)
     return tmp_path

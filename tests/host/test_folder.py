@@ -1,4 +1,4 @@
-"""Trees in a folder of the host: what a content becomes there."""
+"""Trees that are written to a folder of the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file is written as its parts come, and its digest is known at the end."""
+"""Files that are written in parts and hashed at the same time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fledge.host import output
 from fledge.host.output import BUFFER_SIZE, MIN_HOLE, Hasher, Output
 
 Parts = list[tuple[int, int]]
-"""Bytes left out, and bytes written after them."""
+"""Sizes of gaps, and bytes written after them."""
 
 DISTANCES = st.one_of(
     st.integers(0, 3),
@@ -27,13 +27,13 @@ DISTANCES = st.one_of(
 
 
 def noise(length: int, seed: int) -> bytes:
-    """Bytes of which some are zeros."""
+    """Bytes, some of them zeros."""
     block = hashlib.sha512(seed.to_bytes(8, "little")).digest()
     return (block * (length // len(block) + 1))[:length]
 
 
 def put(path: Path, parts: Parts, rest: int) -> tuple[bytes, str]:
-    """What should be in the file, and the digest that was told."""
+    """The expected content of the file, and the digest."""
     expected = bytearray()
     with (
         path.open("wb", buffering=0) as file,
@@ -52,7 +52,7 @@ def put(path: Path, parts: Parts, rest: int) -> tuple[bytes, str]:
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(DISTANCES, DISTANCES), max_size=4), DISTANCES)
 def test_what_is_put_is_what_is_there(parts: Parts, rest: int) -> None:
-    for folder in (Path("/dev/shm"), Path.cwd()):  # tmpfs, which may have no O_DIRECT
+    for folder in (Path("/dev/shm"), Path.cwd()):  # tmpfs, which may not support O_DIRECT
         path = folder / f"fledge-test-{os.getpid()}"
         try:
             expected, digest = put(path, parts, rest)
@@ -103,6 +103,6 @@ def test_an_interrupt_ends_the_threads_at_once(tmp_path: Path) -> None:
         closing(Hasher()) as hasher,
         closing(Output(file.fileno(), hasher)) as output,
     ):
-        output.write(b"x", 1 << 43)  # to digest the zeros before it takes hours
+        output.write(b"x", 1 << 43)  # hashing the zeros would take hours
         raise KeyboardInterrupt
     assert threading.active_count() == before

@@ -1,4 +1,4 @@
-"""What fledge sets in the process that it runs in."""
+"""The settings that fledge changes in its process."""
 
 from __future__ import annotations
 

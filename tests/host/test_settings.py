@@ -1,4 +1,4 @@
-"""The environment, and that only one module looks at it."""
+"""The environment, and that only one module reads it."""
 
 import os
 import re

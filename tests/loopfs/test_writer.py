@@ -1,4 +1,4 @@
-"""xfs and btrfs images by loop mount."""
+"""xfs and btrfs images through a loop mount."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def sample(folder: Path) -> Tree:
 
 
 def nothing_is_left(folder: Path) -> bool:
-    """No mount and no loop device of an image in that folder."""
+    """Check that no image in the folder is mounted or has a loop device."""
     backing = Path("/sys/block").glob("loop*/loop/backing_file")
     used = [path.read_text() for path in backing if path.exists()]
     mounts = Path("/proc/mounts").read_text()
@@ -130,13 +130,12 @@ def test_a_signal_releases_all(tmp_path: Path, kind: signal.Signals) -> None:
     mkfs_or_skip("xfs")
     image = tmp_path / "image"
     image.touch()
-    # A fifo as content: the build waits for it, in the middle of filling the mount.
+    # The content is a fifo, so the build blocks while it fills the mount.
     os.mkfifo(tmp_path / "endless")
     script = f"""
 from pathlib import Path
 from fledge.loopfs import writer as loop
 from fledge.host.settings import Settings
-from fledge.project.config import Filesystem
 from fledge.tree.content import Span
 from fledge.tree import File, Tree
 folder = Path({str(tmp_path)!r})
@@ -146,7 +145,7 @@ loop.write(tree, folder / "image", "xfs", settings=Settings.from_environment())
 """
     build = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     try:
-        # Opening succeeds when the build has opened the other end.
+        # Opening returns once the build has opened the other end.
         with (tmp_path / "endless").open("wb"):
             assert not nothing_is_left(tmp_path)
             build.send_signal(kind)
@@ -154,7 +153,7 @@ loop.write(tree, folder / "image", "xfs", settings=Settings.from_environment())
     finally:
         build.kill()
         build.wait()
-    # After SIGKILL the kernel cleans up behind the process.
+    # After SIGKILL the kernel cleans up.
     for _ in range(100):
         if nothing_is_left(tmp_path):
             break
@@ -187,14 +186,13 @@ def test_a_missing_mkfs_is_explained(
 @pytest.mark.real
 @as_root
 def test_missing_loop_devices_are_explained(tmp_path: Path) -> None:
-    """In a mount namespace of its own, whose /dev has no loop device."""
+    """In its own mount namespace, whose /dev has no loop device."""
     mkfs_or_skip("xfs")
     script = """
 import sys
 from pathlib import Path
 from fledge.loopfs import writer as loop
 from fledge.host.settings import Settings
-from fledge.project.config import Filesystem
 from fledge.errors import HostError
 from fledge.tree import Tree
 try:

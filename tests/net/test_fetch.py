@@ -37,7 +37,7 @@ TOKEN = {"Authorization": "Bearer secret"}
 
 
 class Recorder(Reporter):
-    """What it is told; ``reached`` is called with how many bytes there are by now."""
+    """Records reports; calls ``reached`` with the number of bytes so far."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -98,7 +98,7 @@ def leave_partial(cache: Cache, left: bytes, digest: Digest = DIGEST) -> None:
 
 
 def stored(cache: Cache) -> list[str]:
-    """The files in the cache, finished and unfinished."""
+    """Return the files in the cache, complete and incomplete."""
     return sorted(stored.path.name for stored in cache.entries())
 
 
@@ -280,7 +280,7 @@ def test_download_that_is_cut_again_and_again(server: Server, fetcher: Fetcher) 
 
 
 def test_download_that_is_reset_again_and_again(server: Server, fetcher: Fetcher) -> None:
-    """A reset, unlike an end, may throw away what has arrived but was not read."""
+    """Unlike an end, a reset may discard data that arrived but was not read."""
 
     def reset(exchange: Exchange) -> None:
         content(DATA, cut=200_000)(exchange)
@@ -338,7 +338,7 @@ def test_stalled_transfer_is_resumed(
 
 @contextmanager
 def released() -> Iterator[threading.Event]:
-    """An event that a server waits for, set in the end whatever happens."""
+    """An event that a server waits for. It is set at the end in any case."""
     event = threading.Event()
     try:
         yield event
@@ -364,7 +364,7 @@ def test_trickle_is_a_stall(
 
 
 def dribble(exchange: Exchange, start: bytes, endless: bytes, over: threading.Event) -> None:
-    """Send the start and then the other again and again, until the test is over."""
+    """Send one start and then another, repeatedly, until the test ends."""
     exchange.wfile.write(start)
     while not over.wait(0.005):
         exchange.wfile.write(endless)
@@ -553,7 +553,7 @@ def test_unpinned_download_is_resumed_if_it_is_the_same_file(
 
 @pytest.mark.parametrize(("second", "strong"), [("08", True), ("09", False), ("10", False)])
 def test_time_of_change_must_be_older_than_the_answer(second: str, strong: bool) -> None:
-    """Else the file may have changed twice in that second."""
+    """Otherwise the file could have changed twice in that second."""
     sent, modified = (f"Sun, 06 Nov 1994 08:49:{s} GMT" for s in ("09", second))
     validator = fledge.net.fetch._validator({"Date": sent, "Last-Modified": modified})
     assert validator == (modified if strong else "")
@@ -593,7 +593,7 @@ def test_whatever_the_server_does(
     steps: list[Answer],
     pinned: bool,
 ) -> None:
-    """The whole file or an explanation, and nothing wrong in the cache."""
+    """The result is the whole file or an error, and the cache stays valid."""
     cache = Cache(tmp_path_factory.mktemp("cache"))
     server.answers["/file"] = in_turn(*steps, content(DATA, TAG))
     try:
@@ -681,7 +681,7 @@ def test_login_that_was_dropped_does_not_come_back(server: Server, fetcher: Fetc
 
 
 def test_host_that_parsers_read_differently(server: Server, fetcher: Fetcher) -> None:
-    """What is behind a backslash is the host for some, and the path for others."""
+    """For some parsers the host follows a backslash, for others the path."""
     with Server() as other:
         host = server.url("").removeprefix("http:")
         server.answers["/file"] = redirect(other.url("\\@") + host.removeprefix("//") + "/file")
@@ -754,7 +754,7 @@ def test_login_from_netrc(server: Server, fetcher: Fetcher, tmp_path: Path) -> N
     fetcher.fetch(server.url("/file"), "file", headers=TOKEN)
     logins = [request.headers["Authorization"] for request in server.seen]
     assert logins == ["Basic bWU6c2VjcmV0", "Bearer secret"]
-    # Whoever redirects does not get to choose whose login is used.
+    # The server that redirects must not choose whose login is used.
     fetcher.fetch(server.url("/there", "localhost"), "file")
     assert [request.headers["Authorization"] for request in server.seen[2:]] == [None] * 3
 
@@ -876,7 +876,7 @@ def test_server_that_does_not_answer(
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for localhost, and its key, in one file."""
+    """Make a self-signed certificate for localhost and its key, in one file."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("no openssl")
@@ -1044,7 +1044,7 @@ def test_answer_that_is_too_large(server: Server, fetcher: Fetcher) -> None:
 
 
 def halting(halted: threading.Event, go_on: threading.Event) -> Answer:
-    """Serves the file but halts after 300,000 bytes."""
+    """Serves the file but stops after 300,000 bytes."""
 
     def answer(exchange: Exchange) -> None:
         exchange.reply(200, headers={"Content-Length": str(len(DATA))})

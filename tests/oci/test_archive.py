@@ -1,4 +1,4 @@
-"""Images in tar files, made by this test's own tarfile and by skopeo and podman."""
+"""Images in tar files, made by tarfile, skopeo and podman."""
 
 import gzip
 import io
@@ -35,7 +35,7 @@ def image(tmp_path: Path) -> Image:
 
 
 def save(path: Path, image: Image, *tags: str, compress: Callable[[bytes], bytes] = bytes) -> Path:
-    """Write an archive as old ``docker save`` did, each layer in a folder."""
+    """Write an archive as old ``docker save`` did, with a folder for each layer."""
     layers = [layer.blob().path.read_bytes() for layer in image.layers]
     names = [f"{number}/layer.tar" for number in range(len(layers))]
     listed = [{"Config": "config.json", "RepoTags": list(tags) or None, "Layers": names}]

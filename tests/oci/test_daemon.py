@@ -1,4 +1,4 @@
-"""Images of Docker and podman, each running as it does for a user."""
+"""Images in Docker and podman, each running as for a user."""
 
 import json
 import os
@@ -26,7 +26,7 @@ ARCHIVE = pack(file("x"))
 
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The user of a test has no Docker settings and no service runs."""
+    """A user without Docker settings, and no running service."""
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
@@ -59,7 +59,7 @@ def test_an_image_of_a_real_service(
             open_image(platform=ARM64)
         assert daemon.find_image(HELLO, ARM64, Session.default()) is None
         again = open_image()
-    # What the cache has by now needs no daemon any more.
+    # Cached layers do not need the daemon any more.
     assert verified(again, cache) == want
     with pytest.raises(daemon.NoDaemonImageError, match="no sound answer"):
         open_image()

@@ -155,7 +155,7 @@ def test_metadata_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_symlinks_that_lead_far_do_not_cost_much(tmp_path: Path) -> None:
-    """Each link is 2,000 names long and goes on to the next; 40 are allowed in one path."""
+    """Each link is 2,000 names long and leads to the next; a path may have 40."""
     links = [symlink(f"l{n}", "d/../" * 800 + f"l{n + 1}") for n in range(39)]
     refused(tmp_path, pack(folder("d"), *links, file("l0/x")), match="too long")
 
@@ -171,7 +171,7 @@ def test_symlinks_that_lead_far_do_not_cost_much(tmp_path: Path) -> None:
 def test_parents_that_lead_far_do_not_cost_much(
     target: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In turn, for a parent that is the one of the entry before costs nothing."""
+    """Alternating, because a parent that equals the previous one costs nothing."""
     monkeypatch.setattr("fledge.tree.nodes.MAX_SOURCE_STEPS", 100_000)
     links = [folder("d"), file("a"), symlink("l", target), symlink("m", target)]
     entries = [file(f"{parent}/{name}") for parent in ("l", "m") * 100]
@@ -181,7 +181,7 @@ def test_parents_that_lead_far_do_not_cost_much(
 def test_parents_that_nothing_describes_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A path of 4 KiB can ask for 2,000 of them."""
+    """A path of 4 KiB can lead through 2,000 of them."""
     monkeypatch.setattr("fledge.tree.nodes.MAX_SOURCE_STEPS", 100_000)
     entries = [file(f"{number}{'/d' * 500}") for number in range(20)]
     refused(tmp_path, pack(*entries), match="more than 100000 names")
@@ -195,7 +195,7 @@ def test_many_entries_in_changing_folders(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_whiteouts_again_and_again_do_not_cost_much(tmp_path: Path) -> None:
-    """Each would go through 3,000 files, if it were not known that nothing is below."""
+    """Each would visit 3,000 files without a record of what is empty below."""
     files = [file(f"d/{n}") for n in range(3000)]
     opaque = [file("d/.wh..wh..opq"), file(".wh.d")] * 1500
     tree = applied(tmp_path, pack(*files, *opaque))

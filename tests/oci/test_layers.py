@@ -1,4 +1,4 @@
-"""Layers of an image: fetched, inflated, verified, applied."""
+"""Layers of an image: fetched, decompressed, verified, applied."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_ctrl_c_does_not_wait_for_a_download(
     release = threading.Event()
 
     def interrupted() -> Span:
-        # Once more if Python loses one, as it does in a weakref's callback.
+        # A second time if Python loses an exception, as in a weakref's callback.
         os.kill(os.getpid(), signal.SIGINT)
         while not release.wait(5):
             os.kill(os.getpid(), signal.SIGINT)
@@ -370,7 +370,7 @@ def test_holes_stay_holes(tar_format: str, tmp_path: Path) -> None:
     name, _, version = tar_format.partition(":")
     size = 70 << 20
     with (tmp_path / "holey").open("wb") as holey:
-        for offset in range(0, 60 << 20, 2 << 20):  # more runs than the header itself has room for
+        for offset in range(0, 60 << 20, 2 << 20):  # more extents than the header has room for
             holey.seek(offset)
             holey.write(b"data%d" % offset)
         holey.truncate(size)
@@ -396,7 +396,7 @@ def test_holes_stay_holes(tar_format: str, tmp_path: Path) -> None:
 
 @pytest.mark.real
 def test_the_same_filesystem_as_umoci_makes(tmp_path: Path) -> None:
-    """Random stacks of layers, applied by us and by ``umoci raw unpack`` as root."""
+    """Random layers, applied by fledge and by ``umoci raw unpack`` as root."""
     if not shutil.which("umoci"):
         pytest.skip("umoci is not installed")
     if os.geteuid() != 0:
@@ -419,7 +419,7 @@ def test_the_same_filesystem_as_umoci_makes(tmp_path: Path) -> None:
 
 
 NAMES = ("a", "b", "c/a", "c/b", "c/d/a", "l/a", "l/d", "m", "c", "l")
-"""Names that often meet each other; ``l`` and ``m`` tend to be symlinks."""
+"""Names that often collide; ``l`` and ``m`` are often symlinks."""
 
 
 def _random_stack(random: random.Random) -> list[list[Entry]]:

@@ -1,4 +1,4 @@
-"""Images from OCI layouts: tags, platforms, and layouts that are not what they claim to be."""
+"""Images in OCI layouts: tags, platforms, and invalid layouts."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_every_blob_that_is_missing_or_changed_is_noticed(layout: Path) -> None:
             except CorruptError:
                 used += 1
             blob.write_bytes(good)
-    # Index, manifest, config and two layers; not the manifest and config for arm64.
+    # Index, manifest, config and two layers; not manifest and config for arm64.
     assert used == 3 * 5
 
 

@@ -1,4 +1,4 @@
-"""Indexes, manifests and configs: what is understood, what is refused, which platform is taken."""
+"""Indexes, manifests and configs: accepted, refused, and the chosen platform."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a text names, and what is said of one that names nothing."""
+"""References of images, and messages about invalid ones."""
 
 from __future__ import annotations
 

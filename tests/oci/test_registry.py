@@ -1,4 +1,4 @@
-"""Images out of a registry: Debian's docker-registry, and servers that are worse than it."""
+"""Images in Debian's docker-registry, and in misbehaving registries."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Notes(Reporter):
 
 @pytest.fixture(autouse=True)
 def docker_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[object], Path]:
-    """Write what Docker would know of logins; nothing as long as it is not called."""
+    """Return a function that writes Docker's config. Without a call there is none."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("FLEDGE_INSECURE_REGISTRIES", raising=False)
@@ -80,7 +80,7 @@ def notes() -> Notes:
 
 @pytest.fixture
 def session(tmp_path: Path, notes: Notes) -> Session:
-    # The environment as it is when it is asked, for tests change it.
+    # Read the environment at each call, because tests change it.
     return Session(Settings(os.environ), Cache(tmp_path / "cache"), notes, backoff=0)
 
 
@@ -96,7 +96,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def open_registry(storage: Path) -> Iterator[str]:
-    """The host of one that wants no login."""
+    """The host of a registry without logins."""
     with registry.serve(storage) as host:
         yield host
 
@@ -106,14 +106,14 @@ def app(host: str, tag: str = "oci") -> Name:
 
 
 def blobs(image: Image) -> list[bytes]:
-    """What the layers hold, downloaded all at once."""
+    """Return the contents of all layers, downloaded at once."""
     with ThreadPoolExecutor() as pool:
         spans = list(pool.map(lambda layer: layer.blob(), image.layers))
     return [b"".join(read_content(span)) for span in spans]
 
 
 def check(image: Image) -> None:
-    """That it is the one of `TARS`, in either form."""
+    """Check that the image is that of `TARS`, in either form."""
     assert [layer.diff_id for layer in image.layers] == [Digest.of(tar) for tar in TARS]
     assert (image.config, *blobs(image)) == OCI_IMAGE.blobs
 
@@ -190,7 +190,7 @@ def test_offline(open_registry: str, session: Session) -> None:
 
 @pytest.fixture(scope="session")
 def htpasswd(storage: Path) -> Iterator[str]:
-    """The host of a registry that wants a user name and a password."""
+    """The host of a registry that requires a user name and password."""
     file = storage.with_name("htpasswd")
     file.write_text(registry.HTPASSWD)
     with registry.serve(storage, auth={"htpasswd": {"realm": "r", "path": str(file)}}) as host:
@@ -199,7 +199,7 @@ def htpasswd(storage: Path) -> Iterator[str]:
 
 @pytest.fixture
 def helper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Install a docker-credential-test whose answer is made by a line of shell."""
+    """Install a docker-credential-test that answers with a line of shell."""
 
     def install(line: str) -> None:
         script = (
@@ -350,7 +350,7 @@ def test_blob_store_elsewhere_sees_no_login(
 
 @dataclass
 class Registry:
-    """One that says what a test wants, below /v2/team/app/."""
+    """A registry that answers as a test defines, below /v2/team/app/."""
 
     server: Server
 
@@ -378,7 +378,7 @@ def challenge(value: str) -> Answer:
 
 
 def changed(change: Callable[[dict[str, object]], object]) -> images.Manifest:
-    """The image of one layer, with something done to its manifest."""
+    """Change the manifest of an image with one layer."""
     image = images.image(TARS[0])
     body = json.loads(image.body)
     change(body)
@@ -520,7 +520,7 @@ def test_challenges(
 def test_plain_http_elsewhere_is_for_the_user_to_allow(
     hostile: Registry, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Reached through a proxy, for there is no name server to ask in a test.
+    # Through a proxy, because tests have no name server.
     image = images.image(TARS[0])
     for path, body in {
         "/v2/": b"{}",

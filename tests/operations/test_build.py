@@ -1,4 +1,4 @@
-"""What is in an artifact, and that it is the same bytes whoever builds it where and when."""
+"""The content of artifacts, and that their bytes are reproducible."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.pythons import nobody, pythons, venv_with_fledge
 
 
 class Kind(NamedTuple):
-    """A project, and what comes of it everywhere."""
+    """A project, and the artifact that every machine builds from it."""
 
     make: Callable[[Path], Path]
     golden: str
@@ -185,7 +185,7 @@ OPTIONS = ("--platform", "linux/amd64", "-o", "artifact")
 def run(
     python: Path, arguments: list[str], environment: dict[str, str], folder: Path, umask: int = 0o22
 ) -> str:
-    """Build in another process; the sha256 of the artifact."""
+    """Build in another process, and return the sha256 of the artifact."""
     done = subprocess.run(
         [python, "-m", "fledge", "build", "-q", "--json", *OPTIONS, *arguments],
         env=os.environ | environment,
@@ -269,7 +269,7 @@ def test_same_from_another_filesystem(kind: Kind, other_filesystem: Path, tmp_pa
 @pytest.mark.timeout(900)  # the first run makes a venv for each
 @every_kind
 def test_same_with_every_python(kind: Kind, tmp_path: Path) -> None:
-    """Every Python of this machine; CI runs all tests, with their golden hashes, on each."""
+    """Test all Pythons of this machine; CI runs all tests with each of them."""
     kind.make(tmp_path)
     for version, python in pythons().items():
         assert run(venv_with_fledge(python), [], {}, tmp_path) == kind.golden, version

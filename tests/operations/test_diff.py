@@ -1,4 +1,4 @@
-"""What two trees are said to differ in."""
+"""The differences that `diff` finds between artifacts."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_what_is_left_out_is_told() -> None:
 
 
 def test_texts_that_take_long_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of them takes seconds, and an archive of some hundred KiB can have a thousand."""
+    """Each takes seconds, and a small archive can have a thousand of them."""
     monkeypatch.setattr("fledge.operations.diff.MAX_LINE_PAIRS", 5_000_000)
     common = [f"x{number % 100}" for number in range(1000)]
     texts = ["".join(f"{line}\n{each}{n}\n" for n, line in enumerate(common)) for each in "uv"]
@@ -242,7 +242,7 @@ def test_another_level_of_compression(tmp_path: Path) -> None:
     (tmp_path / "b.gz").write_bytes(gzip.compress(archive, 1, mtime=5))
     report = diff(artifact, tmp_path / "b.gz")
     assert (report.same_bytes, report.changes) == (False, ())
-    # Versions of Python name different systems.
+    # Versions of Python write different values for the system.
     assert report.container.keys() - {"gzip system"} == {"size", "gzip level", "gzip time"}
     assert report.container["gzip level"] == ("best", "fastest")
     assert report.notes == ("the uncompressed archives are equal",)
@@ -290,7 +290,7 @@ def test_one_tree_in_two_kinds(tmp_path: Path) -> None:
 
 
 def header(name: bytes, mode: int, **fields: int) -> bytes:
-    """An entry of newc without data, as no builder of ours makes it."""
+    """An entry of newc without data, as other builders make it."""
     names = [
         "ino",
         "mode",

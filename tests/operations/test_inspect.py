@@ -1,4 +1,4 @@
-"""fledge inspect: what it says of its own artifacts and of others', to people and to programs."""
+"""fledge inspect: artifacts of fledge and of others, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.project import Fledge
 FLEDGE = [sys.executable, "-m", "fledge"]
 GETVERSION, GETFLAGS = 0x80087601, 0x80086601
 USER_VISIBLE = 0x725BDFFF
-"""The flags of an inode that FS_IOC_GETFLAGS shows (EXT4_FL_USER_VISIBLE)."""
+"""The flags of an inode that FS_IOC_GETFLAGS returns (EXT4_FL_USER_VISIBLE)."""
 
 TYPES = {
     stat.S_IFDIR: "directory",
@@ -237,7 +237,7 @@ def test_damaged(fledge: Fledge, small: Path) -> None:
 
 
 def test_files_that_claim_any_size_cost_no_time(fledge: Fledge, tmp_path: Path) -> None:
-    """As many zeros would take hours to digest, and come from 84 KiB."""
+    """So many zeros would take hours to hash, and come from 84 KiB."""
     tree = Tree(mtime_ns=0)
     tree.add(b"sbin/init", File(mode=0o755, content=Sparse(10 << 40, Path(os.devnull), ())))
     tree.add(b"etc/small", File(mode=0o644, content=b"small"))
@@ -251,7 +251,7 @@ def test_files_that_claim_any_size_cost_no_time(fledge: Fledge, tmp_path: Path) 
 
 
 def fill(folder: Path) -> None:
-    """Something of everything that mke2fs takes from a folder."""
+    """Make one of every type that mke2fs copies from a folder."""
     (folder / "sub").mkdir(mode=0o2750)
     (folder / "sub/file").write_bytes(b"content\n" * 5000)
     (folder / "sub/linked").hardlink_to(folder / "sub/file")
@@ -277,11 +277,11 @@ def fill(folder: Path) -> None:
 
 
 def seen_by_kernel(folder: Path) -> dict[bytes, dict[str, Any]]:
-    """Every path in a mounted filesystem, as ``fledge inspect --json`` tells of it."""
+    """Return every path in a mounted filesystem, as in ``fledge inspect --json``."""
     listed = subprocess.run(["find", folder, "-printf", "%P\\0"], capture_output=True, check=True)
     names = listed.stdout.split(b"\0")[:-1]
     paths = [os.fsencode(folder) + b"/" + name for name in names]
-    # What Python has no call for: when they were created.
+    # Creation times, which Python cannot read.
     command = ["xargs", "-0", "stat", "--printf", "%.9W\\n"]
     lines = subprocess.run(command, input=b"\0".join(paths), capture_output=True, check=True)
     births = lines.stdout.split()
@@ -334,7 +334,7 @@ def _asked(descriptor: int, request: int) -> int:
 
 
 def told(text: str) -> dict[bytes, dict[str, Any]]:
-    """The entries in the JSON, in the form of `seen_by_kernel`."""
+    """Return the entries of the JSON in the form of `seen_by_kernel`."""
     found: dict[bytes, dict[str, Any]] = {}
     for entry in json.loads(text)["entries"]:
         path, target = (_exact(entry, key) for key in ("path", "target"))
@@ -380,7 +380,7 @@ def test_json_of_a_debian_image(
         pytest.skip("takes root, debootstrap and umoci: run scripts/test-tools")
     checkout = Path(__file__).parents[2]
     layout = checkout / ".cache/debian"
-    monkeypatch.delenv("DOCKER_CONFIG")  # whose file must exist for buildah
+    monkeypatch.delenv("DOCKER_CONFIG")  # buildah refuses one that does not exist
     subprocess.run([checkout / "scripts/debian-image", layout], check=True)
     bundle = tmp_path / "bundle"
     command: list[str | Path] = ["umoci", "unpack", "--image", f"{layout}:debian", bundle]
@@ -389,7 +389,7 @@ def test_json_of_a_debian_image(
 
 
 def check(fledge: Fledge, folder: Path, image: Path, options: str, size: str) -> None:
-    """Make an image of the folder, and have it explained by fledge and by the kernel."""
+    """Make an image of the folder, and compare fledge's view with the kernel's."""
     command: list[str | Path] = ["mke2fs", "-q", *options.split(), "-d", folder, image, size]
     subprocess.run(command, check=True)
     done = fledge("inspect", "--json", image)

@@ -1,4 +1,4 @@
-"""A format and a source from one module each, added without a change elsewhere."""
+"""A format and a source, each added in one module without other changes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def greeting_kind() -> Iterator[None]:
 
 
 def tar_project(folder: Path, options: str = "") -> Path:
-    """A project like that of `project.make_rootfs`, of type "tar"."""
+    """A project like that of `project.make_rootfs`, with type = "tar"."""
     toml = project.make_rootfs(folder)
     text, _, rest = toml.read_text().partition("[filesystem]")
     rest = "\n".join(line for line in rest.splitlines() if "size_buffer_mb" not in line)
@@ -64,12 +64,12 @@ def test_a_format_is_one_module(tmp_path: Path, fledge_run: Fledge) -> None:
     disk = fledge.build(project.make_rootfs(tmp_path / "disk"), tmp_path / "x.img", platform=AMD64)
     # verify builds it again and compares.
     assert fledge.verify(artifact.path, toml).equal
-    # diff: the same tree as that of the ext4 image.
+    # diff: the tree equals that of the ext4 image.
     difference = fledge.diff(artifact.path, disk.path)
     assert difference.same_tree
     assert not difference.same_bytes
     assert difference.not_compared == ("/lost+found",)
-    # inspect: the facts that every artifact has, and its own.
+    # inspect: the facts of every artifact, and its own.
     summary = fledge.inspect(artifact.path)
     of_disk = fledge.inspect(disk.path).names
     assert summary.names == {**of_disk, "directory": of_disk["directory"] - 1}  # /lost+found
@@ -117,7 +117,7 @@ def test_a_source_is_one_module(tmp_path: Path, kind, server: Server) -> None:  
     server.answers["/greeting"] = content(b"Good morning\n")
     with toml.open("a") as file:
         file.write(f'[greeting]\nurl = "{url}"\n')
-    # Pinned in the lock, beside what others pin.
+    # Pinned in the lock, beside the pins of others.
     fledge.lock(toml, [AMD64])
     pinned = lock.load(lock.path_beside(toml))
     assert pinned
@@ -133,7 +133,7 @@ def test_a_source_is_one_module(tmp_path: Path, kind, server: Server) -> None:  
     with fledge.open_artifact(artifact.path) as opened:
         node = opened.tree.get(b"/etc/motd")
         assert node
-    # Recorded, and built again of what is recorded.
+    # Recorded, and built again from the record.
     record = provenance.load(artifact.path)
     [item] = [item for item in record.inputs if item.role == "greeting"]
     assert (item.uri, item.digest) == (url, pin.sha256)

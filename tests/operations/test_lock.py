@@ -1,4 +1,4 @@
-"""fledge lock, fetch and build: what a lock pins, and what happens where it does not."""
+"""fledge lock, fetch and build: pinned inputs, and inputs without a pin."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BUSYBOX = project.busybox()
 
 
 def image_project(folder: Path, image: str, *tables: str) -> Path:
-    """An initramfs with an image below it, for no tool of the host is needed for one."""
+    """An initramfs based on an image, which needs no tool of the host."""
     source = project.source((folder / "busybox").as_uri(), BUSYBOX) + f'image = "{image}"\n'
     return project.make(folder, *(tables or (project.LOCAL_AGENT,)), source)
 
@@ -50,7 +50,7 @@ def artifact(folder: Path) -> str:
 
 
 def built(fledge: Fledge, *options: str) -> dict[str, Any]:
-    """Digest and inputs of what a build makes."""
+    """Build, and return the digest and inputs."""
     done = fledge("build", "--json", *AMD64, *options)
     assert done.code == 0, done.err
     answer = json.loads(done.out)
@@ -76,7 +76,7 @@ def test_no_output_goes_over_it(fledge: Fledge, tmp_path: Path) -> None:
     assert (tmp_path / "fledge.lock").read_bytes() == before
 
 
-# Writing it
+# Writing the lock
 
 
 def test_lock_build_check(fledge: Fledge, github: Server, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_no_place_for_a_lock(fledge: Fledge, tmp_path: Path) -> None:
 def test_the_cache_does_not_hide_where_the_agent_is(
     fledge: Fledge, github: Server, tmp_path: Path
 ) -> None:
-    """With a checksum a build may take the agent from the cache without asking the API."""
+    """With a checksum, a build may take the agent from the cache without the API."""
     checksum = f'checksum = "{sha256(KESTREL)}"\n'
     project.make(tmp_path, RELEASE_AGENT.format("v1.2.3") + checksum)
     publish(github, {"kestrel": KESTREL})
@@ -229,7 +229,7 @@ def test_the_cache_does_not_hide_where_the_agent_is(
     assert written.sections["agent"].pins["amd64"].url == github.url("/download/v1.2.3/kestrel")
 
 
-# Building with it
+# Building with the lock
 
 
 def test_release_with_other_bytes(fledge: Fledge, github: Server, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_image_by_file_that_has_changed(fledge: Fledge, tmp_path: Path) -> None:
 def test_one_lock_for_every_way_an_image_comes(
     fledge: Fledge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Written by other tools, the same image has another manifest but the same config."""
+    """Other tools write the same image with another manifest, but the same config."""
     write_layout(tmp_path / "layout", OLD)
     image_project(tmp_path, "oci:layout")
     fledge("lock", *AMD64)

@@ -1,4 +1,4 @@
-"""fledge.lock as a file: what it says, and what is refused."""
+"""fledge.lock as a file: reading, writing, problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where keys stand in a TOML text, against texts whose lines are known and against tomli."""
+"""Positions of keys in TOML, against known lines and against tomli."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VALUES = [
 
 
 class Text:
-    """A TOML text as it grows, and where its keys stand."""
+    """A growing TOML text, and the positions of its keys."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -38,7 +38,7 @@ class Text:
 
 
 def spelled(draw: st.DrawFn, keys: list[str]) -> str:
-    """The keys with dots between them, each in one of the ways that TOML has."""
+    """Return dotted keys, each in a form that TOML allows."""
     parts = []
     for key in keys:
         ways = [json.dumps(key), "".join(f"\\U{ord(c):08x}" for c in key).join('""')]
@@ -52,13 +52,13 @@ def spelled(draw: st.DrawFn, keys: list[str]) -> str:
 
 @st.composite
 def texts(draw: st.DrawFn) -> Text:
-    """A valid text: statements, then tables and arrays of tables with statements of their own."""
+    """A valid text: statements, then tables and arrays of tables with statements."""
     text = Text()
     names = st.sampled_from(["a", "b-1", "", "é", "x.y", "=#", '"', "'", "]", "\t"])
     used = set[str]()
 
     def fresh(most: int) -> list[str]:
-        """Keys that nothing has used yet, so that no table is opened twice."""
+        """Keys that are not used yet, so that no table is defined twice."""
         first = f"{draw(names)}{len(used)}"
         used.add(first)
         return [first, *draw(st.lists(names, max_size=most))]
@@ -106,7 +106,7 @@ def test_every_key_of_any_text(text: Text) -> None:
 
 
 def tables(data: Mapping[str, object], prefix: tuple[str, ...]) -> set[tuple[str, ...]]:
-    """The keys of all values, as far down as they are noted."""
+    """Return the keys of all values, down to the maximum depth."""
     found = set()
     for key, value in data.items():
         keys = (*prefix, key)

@@ -1,4 +1,4 @@
-"""One declaration for the parser, the JSON Schema and the reference page of fledge.toml."""
+"""Parser, JSON Schema and reference page of fledge.toml, from one declaration."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def validator() -> jsonschema.Draft202012Validator:
 
 @cache
 def made_validator(sources: int, formats: int) -> jsonschema.Draft202012Validator:
-    """A validator for lists that are that long."""
+    """Return a validator for lists of that length."""
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
 
 def problems(data: dict[str, Any], folder: Path) -> list[str]:
-    """What the parser finds wrong with a config."""
+    """Return the problems that the parser finds in a config."""
     try:
         config.parse(data, folder / "fledge.toml")
     except InvalidConfig as error:
@@ -65,7 +65,7 @@ def problems(data: dict[str, Any], folder: Path) -> list[str]:
     return []
 
 
-# Configs that are right, and everything that can be wrong with one.
+# Valid configs, and all mistakes that one can make in them.
 
 INITRAMFS: dict[str, Any] = {"version": "1", "strategy": "initramfs"}
 ROOTFS: dict[str, Any] = {
@@ -147,7 +147,7 @@ def test_one_value_changed(folder: Path, data: dict[str, Any]) -> None:
 
 
 def mutations(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every key taken away or set to every value."""
+    """Yield the config with every key removed or set to every value."""
     for table, keys in KEYS.items():
         for key in keys:
             for value in (None, *VALUES):
@@ -263,7 +263,7 @@ def test_the_schema_says_what_a_key_is_for() -> None:
     assert agent["source_strategy"]["default"] == "release"
 
 
-# What is added to the lists is read, documented and in the schema, without a line elsewhere.
+# New entries in the lists are parsed, documented and in the schema, without other changes.
 
 
 class Motd(Source, frozen=True, tag_field="from"):
@@ -273,7 +273,7 @@ class Motd(Source, frozen=True, tag_field="from"):
 
 
 class WrittenMotd(Motd, frozen=True, tag="text", kw_only=True):
-    """Text that is written in fledge.toml."""
+    """Text written in fledge.toml."""
 
     text: Annotated[str, Meta(description="The message.", examples=["Hello"])]
     width: Annotated[int, Meta(ge=40, le=80, description="Columns.", examples=[72])] = 80
@@ -296,7 +296,7 @@ class Tar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
 
 @pytest.fixture
 def more() -> Iterator[None]:
-    """A kind of source and a format beside fledge's own."""
+    """Add a kind of source and a format."""
     kind = Kind("motd", (WrittenMotd, CopiedMotd), {"initramfs": Presence.IF_GIVEN})
     SOURCES.append(kind)
     FORMATS.append(Tar)  # type: ignore[arg-type]
@@ -362,11 +362,11 @@ def test_what_is_added_is_documented() -> None:
     assert "tar" in properties["filesystem"]["properties"]["type"]["enum"]
 
 
-# Tables that fledge writes itself.
+# Tables that fledge writes.
 
 
 class Pin(msgspec.Struct, frozen=True):
-    """What a lock could pin."""
+    """A pin for a lock."""
 
     url: str
     sha256: Digest
@@ -428,7 +428,7 @@ def test_missing_in_a_record_points_to_its_table() -> None:
 
 
 class Unwritable(msgspec.Struct):
-    """Nothing that TOML could say."""
+    """A type that TOML cannot express."""
 
     point: complex
 

@@ -1,4 +1,4 @@
-"""Where the agent comes from: a release, a file or a URL."""
+"""The agent from a release, a file or a URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which applets a busybox has, read from the binary and never by running it."""
+"""The applets of a busybox, read from the binary without running it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_applets(body: bytes, names: list[bytes]) -> None:
     assert busybox.applets(MARK + body) == names
 
 
-# In Debian 13 the table before the names ends in a space instead of in a zero byte.
+# In Debian 13, the table before the names ends in a space, not in a zero byte.
 @pytest.mark.parametrize("before", [b"\xc0\xae ", b"\x11\x33", b"08<", b"\xff"])
 def test_applets_right_after_another_table(before: bytes) -> None:
     body = b"\0" + before + b"[\0[[\0acpid\0adjtimex\0"
@@ -93,10 +93,10 @@ def test_install_in_a_merged_usr(tmp_path: Path, tree: Tree) -> None:
     tree.add(b"/bin/sh", Symlink(target=b"dash"))
     busybox.install(tree, span(tmp_path, project.busybox()))
     rows = {row.path: row for row in describe(tree)}
-    assert rows[b"bin"].holds == b"usr/bin"
+    assert rows[b"bin"].data == b"usr/bin"
     assert rows[b"usr/bin"].mode == 0o700
-    assert rows[b"usr/bin/sh"].holds == b"dash", "a program of the image stays"
-    assert rows[b"usr/bin/cat"].holds == b"busybox"
+    assert rows[b"usr/bin/sh"].data == b"dash", "a program of the image stays"
+    assert rows[b"usr/bin/cat"].data == b"busybox"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which of the user's files go where, and with what permissions."""
+"""Mapped files: their paths and permissions in the artifact."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scan(
 
 
 def problems(folder: Path, lines: dict[str, str]) -> list[tuple[str, str]]:
-    """What is wrong, by the source as it was given."""
+    """Return the problems by source as given."""
     found = scan(folder, lines)[1]
     return [(str(mapping.source.relative_to(folder)), problem) for mapping, problem in found]
 
@@ -51,8 +51,8 @@ def tree_of(nodes: dict[bytes, Node]) -> Tree:
 
 
 def held(tree: Tree) -> dict[bytes, object]:
-    """What files and symlinks hold, by path."""
-    return {row.path: row.holds for row in describe(tree) if row.kind != "Directory"}
+    """Return the contents of files and targets of symlinks, by path."""
+    return {row.path: row.data for row in describe(tree) if row.kind != "Directory"}
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ def chdir(folder: Path) -> Iterator[None]:
 
 
 def make_socket(path: Path) -> None:
-    # The address of a socket may have 108 bytes, which its folder alone can exceed.
+    # The address of a socket is limited to 108 bytes, which its folder can exceed.
     with socket.socket(socket.AF_UNIX) as unix, chdir(path.parent):
         unix.bind(path.name)
 

@@ -62,7 +62,7 @@ def test_a_cache_of_another_user_can_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tmp_path.chmod(0o755)
-    monkeypatch.chdir(tmp_path)  # nobody may not go through its parents
+    monkeypatch.chdir(tmp_path)  # the user nobody cannot enter the parents of tmp_path
     blob = store(Cache(Path("cache")))
     (tmp_path / "cache").chmod(0o555)
     with without_rights():
@@ -153,7 +153,7 @@ def test_only_one_build_writes_a_blob(cache: Cache) -> None:
         running = pool.submit(first)
         assert first_has_it.wait(10)
         with cache.partial(DIGEST, second_waits.set) as partial:
-            assert partial.size == 0  # not the file that is the blob by now
+            assert partial.size == 0  # not the file that is the blob now
             assert cache.find(DIGEST)
         running.result()
     assert unfinished(cache) == []

@@ -1,4 +1,4 @@
-"""What the cache holds, whether it is sound, and that nothing goes that somebody uses."""
+"""The content of the cache, its verification, and that used files are kept."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DAY = 86400
 
 @pytest.fixture
 def cache() -> Cache:
-    """Uses nothing: who puts something in has an own one, as another process has."""
+    """A cache that uses no files. Writers use their own instance, like another process."""
     return Session.default().cache
 
 

@@ -1,4 +1,4 @@
-"""Services that speak the Docker Engine API, each started for a test on a socket of its own."""
+"""Services that speak the Docker Engine API, each on its own socket."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ STOP_TIMEOUT = 15
 
 @contextmanager
 def dockerd() -> Iterator[Path]:
-    """Run Debian's dockerd without a network; the path of its socket."""
+    """Run Debian's dockerd without a network, and return the path of its socket."""
     need("dockerd", "containerd", "runc")
     with _folder() as folder:
         path = folder / "docker.sock"
@@ -36,7 +36,7 @@ def dockerd() -> Iterator[Path]:
 
 @contextmanager
 def podman() -> Iterator[Path]:
-    """Run podman's service; the path of its socket."""
+    """Run podman's service, and return the path of its socket."""
     with podman_command() as command, _folder() as folder:
         path = folder / "podman.sock"
         with _service([*command, "system", "service", "--time", "0", f"unix://{path}"], path):
@@ -45,7 +45,7 @@ def podman() -> Iterator[Path]:
 
 @contextmanager
 def podman_command() -> Iterator[list[str]]:
-    """The beginning of a podman command on a storage of its own."""
+    """Return the beginning of a podman command with its own storage."""
     need("podman")
     with _folder() as folder:
         yield [
@@ -74,7 +74,7 @@ def need(*commands: str) -> None:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder with a name that is short enough for a socket."""
+    """A folder whose path is short enough for a socket."""
     if os.geteuid() != 0:
         pytest.skip("the service needs root")
     with tempfile.TemporaryDirectory(prefix="fledge-", ignore_cleanup_errors=True) as folder:

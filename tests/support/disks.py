@@ -1,4 +1,4 @@
-"""Trees written as a build writes them."""
+"""Writes trees as a build does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fledge.tree.digest import Digest
 
 
 def write(tree: Tree, path: Path, options: Format) -> Digest:
-    """Write a tree in a format; the digest that the build would record."""
+    """Write a tree in a format, and return the digest that the build would record."""
     path.touch()
     with closing(Hasher()) as hasher:
         options.write(tree, Destination(path, hasher, Reporter(), Settings.from_environment()))

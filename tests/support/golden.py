@@ -1,19 +1,19 @@
 """The SHA-256 of artifacts and streams that must never change by accident.
 
-All golden hashes of the tests are here; `tests/test_structure.py` holds that. A change of one
-means that artifacts change, and needs an entry in CHANGELOG.md.
+All golden hashes of the tests are here, as `tests/system/test_structure.py` checks. A changed hash
+means that artifacts change, which needs an entry in CHANGELOG.md.
 """
 
-# tests/operations/test_build.py: the initramfs that `support.project.make` describes.
+# tests/operations/test_build.py: the initramfs of `support.project.make`.
 INITRAMFS = "893f000b6000b3aba34e92c4600ed9e4669e5919160eaa16b4e09d2998928876"
 
-# tests/operations/test_build.py: the ext4 image that `support.project.make_rootfs` describes.
+# tests/operations/test_build.py: the ext4 image of `support.project.make_rootfs`.
 ROOTFS = "1de1a5cf1a5dd57151498775cfd3f9826c93c02900aee45b0f0294a8ac4111e5"
 
 # tests/ext4/test_writer.py: the ext4 image of `support.samples.sample`.
 EXT4_SAMPLE = "54a2c7f2799a22842e9203caf282fcc28a8aa01aadb32445f78fed49272a781e"
 
-# tests/cpio/test_gzip.py: a gzip stream of text, noise and zeros. It changes with libdeflate.
+# tests/cpio/test_gzip.py: a gzip stream of text, noise and zeros, which depends on libdeflate.
 GZIP = "5bf08efe8d5592411379a78d2cfe09ab7d25866e629a25570de6bbde92208d45"
 
 # tests/oci/test_layout.py: the manifest for linux/amd64 of the image in fixtures/image.

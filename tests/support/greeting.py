@@ -1,4 +1,4 @@
-"""A source that fledge does not have: a greeting from a URL. It is all that a source takes."""
+"""A complete source that fledge does not have: a greeting from a URL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class GreetingPin(msgspec.Struct, frozen=True):
 
 
 class Greeting(Source, frozen=True):
-    """What the machine says at login."""
+    """The message that the machine shows at login."""
 
     role: ClassVar[str] = "greeting"
     section: ClassVar[LockSection | None] = LockSection(GreetingPin, name_key="url", name_type=Url)

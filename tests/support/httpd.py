@@ -1,13 +1,13 @@
-"""A real HTTP server in threads, for tests; what it answers is set path by path.
+"""A threaded HTTP server for tests. Each path has its own answer.
 
     with Server() as server:
         server.answers["/file"] = in_turn(status(503), content(b"..."))
         get(server.url("/file"))
         assert server.seen[-1].headers["Range"] == "bytes=5-"
 
-An answer is a function of the `Exchange`, so a test can write its own. A path that none is
-set for is 404. It is a proxy too: what a client asks a proxy for is a whole URL, so that is
-the path of the answer then.
+An answer is a function of the `Exchange`, so a test can write its own. A path without an answer is
+404. The server is also a proxy: a client sends a whole URL to a proxy, and that URL is the path of
+the answer.
 """
 
 import re
@@ -32,10 +32,10 @@ class Request:
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One request; an answer calls `reply`, or writes what it likes to ``wfile``."""
+    """One request. An answer calls `reply`, or writes to ``wfile``."""
 
     protocol_version = "HTTP/1.1"
-    # Else the body, in a write of its own, waits 40 ms for the client's delayed ACK of the head.
+    # Without this, the body waits 40 ms for the client's delayed ACK of the head.
     disable_nagle_algorithm = True
 
     def __init__(self, site: "Server", *args: Any) -> None:
@@ -55,7 +55,7 @@ class Exchange(BaseHTTPRequestHandler):
         headers: Mapping[str, str] | None = None,
         cut: int | None = None,
     ) -> None:
-        """Send an answer; with ``cut``, end the connection after so many bytes of the body."""
+        """Send an answer. With ``cut``, close the connection after that many bytes of the body."""
         self.send_response(code)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
@@ -82,7 +82,7 @@ def redirect(url: str) -> Answer:
 def content(
     body: bytes, headers: Mapping[str, str] | None = None, cut: int | None = None
 ) -> Answer:
-    """Serve a file, or the part of it that a Range and a matching If-Range ask for."""
+    """Serve a file, or the part that a Range with a matching If-Range requests."""
     own = headers or {}
 
     def answer(exchange: Exchange) -> None:
@@ -100,7 +100,7 @@ def content(
 
 
 def in_turn(*answers: Answer) -> Answer:
-    """Each answer once, then the last for ever."""
+    """Give each answer once, then the last one forever."""
     left = list(answers)
 
     def answer(exchange: Exchange) -> None:
@@ -114,7 +114,7 @@ def in_turn(*answers: Answer) -> Answer:
 class Server:
     """Listens on 127.0.0.1 inside a ``with`` block; ``seen`` is what it was asked so far.
 
-    With a ``certificate``, a PEM file that holds the key too, it speaks TLS.
+    With a ``certificate``, a PEM file that includes the key, it uses TLS.
     """
 
     certificate: Path | None = None
@@ -150,6 +150,6 @@ class _Httpd(ThreadingHTTPServer):
     def handle_error(
         self, request: socket.socket | tuple[bytes, socket.socket], address: Any
     ) -> None:
-        # A client that hangs up, or does not like the certificate, is what many tests are for.
+        # Many tests expect a client to hang up or to refuse the certificate.
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, address)

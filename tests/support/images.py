@@ -24,12 +24,12 @@ DOCKER = "application/vnd.docker"
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest or index, and the blobs and manifests that it names."""
+    """A manifest or index, with the blobs and manifests that it names."""
 
     media_type: str
     body: bytes
     blobs: tuple[bytes, ...] = ()
-    """The config and the layers, unless a layer is too large to hold in memory."""
+    """The config and the layers, unless a layer is too large for memory."""
     children: tuple[Manifest, ...] = ()
     platform: dict[str, str] = field(default_factory=dict)
 
@@ -49,7 +49,7 @@ def descriptor(media_type: str, data: bytes) -> dict[str, object]:
 def image(
     *tars: bytes, docker: bool = False, compressed: bool = True, architecture: str = "amd64"
 ) -> Manifest:
-    """An image of these layers; Docker's layers are always compressed."""
+    """Make an image of these layers. Layers of Docker are always compressed."""
     layers = [gzip.compress(tar, 1, mtime=0) if compressed else tar for tar in tars]
     media_type = f"{DOCKER}.image.rootfs.diff.tar" if docker else f"{OCI}.layer.v1.tar"
     if compressed:
@@ -71,7 +71,7 @@ def manifest(
     docker: bool = False,
     architecture: str = "amd64",
 ) -> Manifest:
-    """An image by the descriptors and diff_ids of its layers; ``blobs`` are their bytes."""
+    """Make an image from the descriptors and diff_ids of its layers; ``blobs`` are their bytes."""
     platform = {"os": "linux", "architecture": architecture}
     rootfs = {"type": "layers", "diff_ids": [f"sha256:{each}" for each in diff_ids]}
     config = json.dumps({**platform, "rootfs": rootfs}).encode()
@@ -99,7 +99,7 @@ def index(*children: Manifest, docker: bool = False) -> Manifest:
 
 
 def write_layout(folder: Path, top: Manifest, tag: str | None = None) -> None:
-    """Write an OCI layout of one manifest or index, in place of what the folder had."""
+    """Write an OCI layout of one manifest or index, replacing the content of the folder."""
     shutil.rmtree(folder, ignore_errors=True)
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The image of fixtures/image, and what tests ask of any image."""
+"""The image of fixtures/image, and facts about any image."""
 
 import json
 import subprocess
@@ -27,13 +27,13 @@ def make_layout(folder: Path) -> Path:
 
 
 def verified(image: Image, cache: Cache) -> tuple[bytes, list[Digest]]:
-    """Config and diff_ids of an image whose layers are what those say."""
+    """Verify the layers of an image, and return its config and diff_ids."""
     list(layers.prepare(image, Session(Settings(), cache, Reporter())))
     return image.config, [layer.diff_id for layer in image.layers]
 
 
 def unpacked(image: Image, cache: Cache) -> dict[str, bytes]:
-    """The regular files of an image."""
+    """Return the regular files of an image."""
     tree = Tree(mtime_ns=0)
     layers.unpack(image, tree, Session(Settings(), cache, Reporter()))
     return {
@@ -44,7 +44,7 @@ def unpacked(image: Image, cache: Cache) -> dict[str, bytes]:
 
 
 def edit(path: Path, **changes: Any) -> None:
-    """Change members of a JSON object in a file; None removes one."""
+    """Change members of a JSON object in a file. None removes a member."""
     document = {**json.loads(path.read_bytes()), **changes}
     kept = {key: value for key, value in document.items() if value is not None}
     path.write_text(json.dumps(kept))

@@ -1,4 +1,4 @@
-"""What the kernel finds in an image, entry by entry, to compare with a tree."""
+"""Entries of an image as the kernel shows them, to compare with a tree."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from fledge.tree.content import read_content
 
 
 class Entry(NamedTuple):
-    """All that a path says of itself."""
+    """The facts about one path."""
 
     mode: int
-    """With the S_IFMT bits."""
+    """Includes the S_IFMT bits."""
     uid: int
     gid: int
     mtime_ns: int
     links: int | None
-    """None for directories: btrfs does not count theirs."""
+    """None for directories, because btrfs does not count their links."""
     size: int | None
-    """Of regular files."""
-    holds: str | bytes | tuple[int, int] | None
+    """Only of regular files."""
+    data: str | bytes | tuple[int, int] | None
     """A file's sha256, a symlink's target, or a device's major and minor number."""
     xattrs: dict[bytes, bytes]
     same_as: bytes
@@ -42,7 +42,7 @@ Listing = dict[bytes, Entry]
 
 
 def list_tree(tree: Tree) -> Listing:
-    """What a mount of an image of that tree should show."""
+    """Return what a mounted image of the tree should show."""
     links = Counter(node for _, node in tree.walk())
     first: dict[Node, bytes] = {}
     return {
@@ -62,7 +62,7 @@ def list_tree(tree: Tree) -> Listing:
 
 
 def list_folder(folder: Path) -> Listing:
-    """What is in a folder, its root as ``b""``, in the order of `Tree.walk`."""
+    """Return the entries of a folder, its root as ``b""``, in the order of `Tree.walk`."""
     first: dict[int, bytes] = {}
     listing: Listing = {}
     pending = [b""]
@@ -71,14 +71,14 @@ def list_folder(folder: Path) -> Listing:
         full = os.fsencode(folder) + b"/" + path
         status = os.lstat(full)
         kind = stat.S_IFMT(status.st_mode)
-        holds: str | bytes | tuple[int, int] | None = None
+        data: str | bytes | tuple[int, int] | None = None
         if kind == stat.S_IFREG:
             with open(full, "rb") as file:  # noqa: PTH123 -- the path is bytes
-                holds = hashlib.sha256(file.read()).hexdigest()
+                data = hashlib.sha256(file.read()).hexdigest()
         elif kind == stat.S_IFLNK:
-            holds = os.readlink(full)
+            data = os.readlink(full)
         elif kind in (stat.S_IFCHR, stat.S_IFBLK):
-            holds = os.major(status.st_rdev), os.minor(status.st_rdev)
+            data = os.major(status.st_rdev), os.minor(status.st_rdev)
         listing[path] = Entry(
             status.st_mode,
             status.st_uid,
@@ -86,7 +86,7 @@ def list_folder(folder: Path) -> Listing:
             status.st_mtime_ns,
             None if kind == stat.S_IFDIR else status.st_nlink,
             status.st_size if kind == stat.S_IFREG else None,
-            holds,
+            data,
             _xattrs(full),
             first.setdefault(status.st_ino, path),
         )
@@ -98,7 +98,7 @@ def list_folder(folder: Path) -> Listing:
 
 @contextmanager
 def mounted(image: Path) -> Iterator[Path]:
-    """Mount an image read-only, or skip where that cannot be."""
+    """Mount an image read-only; skip the test if that is not possible."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount an image")
     with tempfile.TemporaryDirectory(prefix="mounted-") as folder:
@@ -114,7 +114,7 @@ def mounted(image: Path) -> Iterator[Path]:
 
 
 def list_image(image: Path) -> Listing:
-    """What the kernel shows of an image."""
+    """Return what the kernel shows of an image."""
     with mounted(image) as folder:
         return list_folder(folder)
 

@@ -1,7 +1,7 @@
 """A pytest plugin: where FLEDGE_NO_SKIP=1 is set, a test that would be skipped fails.
 
 Elsewhere a test that needs a tool or a right which the machine does not give may skip. `.ci/run`
-sets the variable, since a check that nobody notices missing is no check.
+sets the variable, because nobody would notice that a check is missing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ VARIABLE = "FLEDGE_NO_SKIP"
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
-# Outermost, since pytest's own hooks turn marks and expected failures into outcomes inside.
+# Outermost, because pytest's own hooks turn marks and expected failures into outcomes.
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Tests skipped by a mark, by a fixture or while they run."""

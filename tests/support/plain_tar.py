@@ -1,4 +1,4 @@
-"""A format that fledge does not have: a plain tar. It is all that a format takes."""
+"""A complete format that fledge does not have: a plain tar."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from fledge.tree.digest import Digest
 from fledge.tree.features import Feature
 
 MARK = "fledge.tests.plain"
-"""A record in the header of the root, by which such an archive is recognized."""
+"""A record in the header of the root, by which the format is recognized."""
 
 
 class TarStat(msgspec.Struct, frozen=True):
@@ -77,7 +77,7 @@ class TarContents(msgspec.Struct, frozen=True, dict=True):
 
 
 class PlainTar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
-    """A tar of the tree."""
+    """Write a tar of the tree."""
 
     name: ClassVar[str] = "tar"
     strategy: ClassVar[str] = "oci_rootfs"
@@ -93,7 +93,7 @@ class PlainTar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
         return f"{image_name or 'plugin'}.tar"
 
     def check(self, settings: Settings) -> None:
-        """Nothing of the machine is needed."""
+        """Do nothing: every machine can write it."""
 
     def write(self, tree: Tree, destination: Destination) -> None:
         first: dict[Node, bytes] = {}

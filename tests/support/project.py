@@ -1,4 +1,4 @@
-"""A plugin to build: a folder with a fledge.toml and all that it names, on this machine only."""
+"""Makes projects: folders with a fledge.toml and all files that it names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ path = "kestrel"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run of the command ended, and what it printed."""
+    """The exit code and output of one run of the command."""
 
     code: int
     out: str
@@ -44,11 +44,11 @@ class Outcome:
 
 
 Fledge = Callable[..., Outcome]
-"""What the fixture `fledge` is: runs the command with the arguments it is given."""
+"""The type of the fixture `fledge`, which runs the command with its arguments."""
 
 
 def program(machine: int = 62, *, big_endian: bool = False, body: bytes = b"") -> bytes:
-    """The beginning of an ELF program, and whatever is to follow."""
+    """Return the beginning of an ELF program, followed by ``rest``."""
     order = ">" if big_endian else "<"
     ident = (
         b"\x7fELF" + bytes([1 if machine in (3, 40) else 2, 2 if big_endian else 1, 1]) + bytes(9)
@@ -57,13 +57,13 @@ def program(machine: int = 62, *, big_endian: bool = False, body: bytes = b"") -
 
 
 def busybox(*applets: bytes, machine: int = 62) -> bytes:
-    """What fledge takes for a busybox, though no machine would."""
+    """Return a file that fledge accepts as busybox, although no machine runs it."""
     names = b"\0".join(sorted(applets or APPLETS))
     return program(machine, body=b"\0BusyBox v1.36.1 (test)\0\0" + names + b"\0\0")
 
 
 def write(folder: Path, name: str, data: bytes, *, executable: bool = False) -> Path:
-    """Write a file with its parents."""
+    """Write a file and make its parents."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
@@ -72,7 +72,7 @@ def write(folder: Path, name: str, data: bytes, *, executable: bool = False) -> 
 
 
 def source(url: str, data: bytes) -> str:
-    """The table ``[source]`` for a busybox that is ``data`` at ``url``."""
+    """Return the table ``[source]`` for a busybox of ``data`` at ``url``."""
     digest = hashlib.sha256(data).hexdigest()
     return f'\n[source]\nbusybox_url = "{url}"\nbusybox_sha256 = "{digest}"\n'
 
@@ -83,7 +83,7 @@ def make(
     files: dict[str, bytes] | None = None,
     busybox_binary: bytes | None = None,
 ) -> Path:
-    """Write a project; without tables it has a local agent and the mappings. Its fledge.toml."""
+    """Write a project, by default with a local agent and mappings. Returns its fledge.toml."""
     binary = busybox_binary or busybox()
     for name, data in (FILES if files is None else files).items():
         write(folder, name, data)
@@ -96,7 +96,7 @@ def make(
 
 
 def make_rootfs(folder: Path) -> Path:
-    """Write a project whose image is an OCI layout beside it. Its fledge.toml."""
+    """Write a project with an image in an OCI layout beside it. Returns its fledge.toml."""
     make_layout(folder / "layout")
     for name, data in FILES.items():
         write(folder, name, data)

@@ -1,4 +1,4 @@
-"""The Pythons of this machine with fledge in them, and a user without rights to run one."""
+"""Pythons of this machine with fledge installed, and a user without privileges."""
 
 import functools
 import hashlib
@@ -18,7 +18,7 @@ _CHECKOUT = Path(__file__).parents[2]
 _VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 _NOBODY = 65534
 
-# Says which interpreter a shim or a venv's python stands for.
+# Prints the interpreter behind a shim or a venv's python.
 _WHO = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2]); "
 _WHO += "print(sys._base_executable)"
 
@@ -26,7 +26,7 @@ _WHO += "print(sys._base_executable)"
 @functools.cache
 def pythons() -> Mapping[str, Path]:
     """Return a CPython for every supported version ("3.12") that this machine has."""
-    # Debian's own comes first: any user may run it.
+    # Debian's own come first, because every user may run them.
     candidates = ["/usr/bin/python3", sys.executable]
     candidates += [f"python{version}" for version in _VERSIONS]
     candidates += sorted(map(str, Path.home().glob(".pyenv/versions/*/bin/python")))
@@ -37,7 +37,7 @@ def pythons() -> Mapping[str, Path]:
                 [candidate, "-I", "-c", _WHO], capture_output=True, text=True, check=True
             )
         except (OSError, subprocess.CalledProcessError):
-            continue  # not there, or a shim of a version that is not
+            continue  # missing, or a shim of a missing version
         name, executable = answer.stdout.splitlines()
         implementation, version = name.split()
         if implementation == "cpython" and version in _VERSIONS:
@@ -49,7 +49,7 @@ def pythons() -> Mapping[str, Path]:
 def venv_with_fledge(python: Path) -> Path:
     """Return the python of a venv which has this checkout's fledge and what it depends on."""
     version = subprocess.check_output([python, "-VV"])
-    # The checkout's path counts, for a copied checkout must not run the sources of the first.
+    # Include the path: a copy of the checkout must not run the sources of the original.
     key = hashlib.sha256(b"\0".join([bytes(python), version, bytes(_CHECKOUT)]))
     key.update((_CHECKOUT / "pyproject.toml").read_bytes())
     venv = _CHECKOUT / ".cache" / "venvs" / key.hexdigest()[:16]
@@ -90,7 +90,7 @@ class Nobody:
 
 @contextmanager
 def nobody() -> Iterator[Nobody]:
-    """Make a user without rights, who can read neither the checkout nor root's Pythons."""
+    """Make a user without privileges, who cannot read the checkout or root's Pythons."""
     python = next((python for python in pythons().values() if _runs_without_rights(python)), None)
     if python is None:
         pytest.skip("no Python that nobody can run: run scripts/test-tools")

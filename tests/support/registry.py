@@ -37,7 +37,7 @@ HTPASSWD = "alice:$2y$04$abcdefghijklmnopqrstuuetGRvO6QNMBbbIoo5tpQkbPXg26U9Qu\n
 
 
 def push(host: str, repository: str, manifest: Manifest, tag: str | None = None) -> None:
-    """Put a manifest and all that belongs to it into a registry that needs no login."""
+    """Push a manifest and its blobs to a registry without logins."""
     api = f"http://{host}/v2/{repository}"
     for child in manifest.children:
         push(host, repository, child)
@@ -57,7 +57,7 @@ def push(host: str, repository: str, manifest: Manifest, tag: str | None = None)
 
 @contextmanager
 def serve(storage: Path, **sections: object) -> Iterator[str]:
-    """Run docker-registry on a folder; its host and port. ``sections`` go into its config."""
+    """Run docker-registry on a folder. Yields its host and port. ``sections`` extend its config."""
     if not shutil.which("docker-registry"):
         pytest.skip("needs docker-registry (Debian package docker-registry)")
     config = {
@@ -80,7 +80,7 @@ def serve(storage: Path, **sections: object) -> Iterator[str]:
                 line = process.stderr.readline()
                 assert line, f"docker-registry did not start: {said}"
                 said += line
-            # Nobody reads what it says from here on; a full pipe would stop it.
+            # Nobody reads its output from here on; a full pipe would block it.
             threading.Thread(target=process.stderr.read, daemon=True).start()
             yield listening[1]
         finally:
@@ -90,7 +90,7 @@ def serve(storage: Path, **sections: object) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority; also the key that a token server signs with."""
+    """A certificate authority, and the key that a token server signs with."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
@@ -102,12 +102,12 @@ class Authority:
         return cls(key, _certificate(name, key.public_key(), name, key, ca=True))
 
     def write(self, path: Path) -> Path:
-        """The CA's certificate as a PEM file."""
+        """The certificate of the CA in a PEM file."""
         path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
         return path
 
     def issue(self, folder: Path) -> dict[str, str]:
-        """A certificate and key for 127.0.0.1, as docker-registry wants them in its config."""
+        """Make a certificate and key for 127.0.0.1, as docker-registry expects them."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
         leaf = _certificate(name, key.public_key(), self.certificate.subject, self.key, ca=False)
@@ -152,17 +152,17 @@ def _certificate(
 
 
 LEEWAY = 60
-"""Seconds that docker-registry accepts a token after its end."""
+"""Seconds that docker-registry accepts a token after it has expired."""
 
 
 @dataclass
 class TokenServer:
-    """Gives tokens that docker-registry accepts for ``lifetime`` seconds (distribution's spec)."""
+    """Issues tokens that docker-registry accepts for ``lifetime`` seconds."""
 
     authority: Authority
     lifetime: int = 60
     logins: frozenset[str] = frozenset({""})
-    """The Authorization headers that get a token; an empty one is anonymous."""
+    """The Authorization headers that get a token. An empty one is anonymous."""
 
     def __call__(self, exchange: Exchange) -> None:
         query = parse_qs(urlsplit(exchange.path).query)
@@ -189,7 +189,7 @@ class TokenServer:
 def serve_with_tokens(
     storage: Path, tokens: TokenServer, repository: str
 ) -> Iterator[tuple[str, Server]]:
-    """A registry that wants tokens, and the server that gives them."""
+    """Run a registry that requires tokens, and the server that issues them."""
     with Server() as server:
         path = f"/token?service=registry&scope=repository%3A{repository.replace('/', '%2F')}%3Apull"
         server.answers[path] = tokens
@@ -204,7 +204,7 @@ def serve_with_tokens(
 
 
 def forward(host: str) -> Server:
-    """An HTTP server that passes on to a registry what has no answer of its own."""
+    """An HTTP server that forwards requests without an own answer to a registry."""
     return Server(answers=_Forward(host))
 
 
@@ -228,7 +228,7 @@ class _Forward(dict[str, Answer]):
 
 @contextmanager
 def cutting(host: str, after: int) -> Iterator[str]:
-    """A TCP proxy that ends every connection after so many bytes from the server."""
+    """A TCP proxy that closes every connection after that many bytes from the server."""
     address, _, port = host.partition(":")
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

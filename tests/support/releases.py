@@ -1,4 +1,4 @@
-"""Releases of the agent, as GitHub's API shows them."""
+"""Releases of the agent, as GitHub's API returns them."""
 
 import json
 
@@ -18,7 +18,7 @@ def publish(
     tag: str = "v1.2.3",
     checksums: str | None = "",
 ) -> None:
-    """Make a release. Its file of checksums: the right ones if empty, none at all if None."""
+    """Make a release. Its checksums.txt: correct if empty, missing if None."""
     if checksums == "":
         checksums = "".join(f"{sha256(data)}  {name}\n" for name, data in assets.items())
     files = dict(assets) if checksums is None else {**assets, "checksums.txt": checksums.encode()}

@@ -1,4 +1,4 @@
-"""Takes root's rights from a part of a test."""
+"""Drops root's privileges in a part of a test."""
 
 import os
 from collections.abc import Iterator

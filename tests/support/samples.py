@@ -1,4 +1,4 @@
-"""A tree of everything that is hard to store in ext4."""
+"""A tree with everything that is hard to store in ext4."""
 
 import struct
 
@@ -12,11 +12,11 @@ CAPABILITIES = {b"security.capability": bytes.fromhex("0100000200040000000000000
 ACL = struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 4, 4, 0xFFFFFFFF, 32, 4, 0xFFFFFFFF)
 
 TIMES = st.integers(MIN_SECONDS * 10**9, MAX_SECONDS * 10**9)
-"""Every time, in nanoseconds, that ext4 can store."""
+"""The range of times, in nanoseconds, that ext4 can store."""
 
 
 def sample() -> Tree:
-    """A tree of everything that is hard to stage, to name and to store."""
+    """Make a tree with everything that is hard to stage, name and store."""
     tree = Tree(mtime_ns=EPOCH * 10**9)
     nodes: dict[bytes, Node] = {
         b"bin": Symlink(target=b"usr/bin"),

@@ -1,4 +1,4 @@
-"""Tar archives to read, honest and not, and images of them."""
+"""Tar archives, valid and hostile, and images of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fledge.tree.content import Span
 
 @dataclass
 class Entry:
-    """One entry, as `tarfile` writes it."""
+    """Return one entry, as `tarfile` writes it."""
 
     name: str
     type: bytes = tarfile.REGTYPE
@@ -44,7 +44,7 @@ def hard_link(name: str, target: str) -> Entry:
 
 
 def pack(*entries: Entry, tar_format: int = tarfile.PAX_FORMAT) -> bytes:
-    """The archive of these entries, in this order."""
+    """Return an archive of these entries, in this order."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tar_format) as tar:
         for entry in entries:
@@ -58,14 +58,14 @@ def pack(*entries: Entry, tar_format: int = tarfile.PAX_FORMAT) -> bytes:
 
 
 def span(folder: Path, data: bytes) -> Span:
-    """The data as a file, which keeps its content for as long as the folder is there."""
+    """Store data in a file, which exists as long as the folder."""
     path = folder / hashlib.sha256(data).hexdigest()
     path.write_bytes(data)
     return Span(path, 0, len(data))
 
 
 def listing(tree: Tree) -> dict[str, str]:
-    """Path to what is there: ``dir``, ``-> TARGET``, or a file's number of bytes."""
+    """Return entries by path: ``dir``, ``-> TARGET``, or the size of a file."""
     return {path.decode("utf-8", "replace"): _kind(node) for path, node in tree.walk() if path}
 
 

@@ -1,4 +1,4 @@
-"""Random trees, trees of what is on disk, and listings to compare trees by."""
+"""Random trees, trees of folders, and listings to compare trees."""
 
 import os
 import stat
@@ -13,16 +13,16 @@ from fledge.tree.content import Content, read_content
 MAX_ID = 0xFFFFFFFF
 
 PLAIN_NAMES = st.text("abcXYZ019._-+", min_size=1, max_size=9).map(str.encode)
-"""What no tool quotes in a listing."""
+"""Characters that no tool quotes in a listing."""
 
 NAMES = st.one_of(
     st.binary(min_size=1, max_size=255).map(lambda name: name.replace(b"\0", b"0")),
     st.sampled_from([b"n" * 255, b"a", b"a-b", b"a.b", b"\xff\n\t\x1b[m", "ü".encode()]),
 ).map(lambda name: name.replace(b"/", b"|"))
-"""What Linux allows, but for "." and "..", which `trees` leaves out."""
+"""Names that Linux allows, except . and .., which `trees` leaves out."""
 
 SECONDS = st.integers(0, 0xFFFFFFFF).map(lambda seconds: seconds * 1_000_000_000)
-"""Times that newc can hold."""
+"""Times that newc can store."""
 
 CONTENTS: st.SearchStrategy[Content] = st.binary(max_size=50)
 
@@ -30,7 +30,7 @@ NO_XATTRS: st.SearchStrategy[dict[bytes, bytes]] = st.builds(dict)
 
 
 class Row(NamedTuple):
-    """All that a tree says of one path."""
+    """The facts about one path in a tree."""
 
     path: bytes
     kind: str
@@ -39,14 +39,14 @@ class Row(NamedTuple):
     gid: int
     mtime_ns: int
     xattrs: dict[bytes, bytes]
-    holds: bytes | tuple[int, int] | None
+    data: bytes | tuple[int, int] | None
     """A file's content, a symlink's target, or a device's major and minor number."""
     same_as: bytes
     """The first path of the same node."""
 
 
 def describe(tree: Tree) -> list[Row]:
-    """The whole tree as plain values, in the order of `Tree.walk`."""
+    """Return the whole tree as plain values, in the order of `Tree.walk`."""
     first: dict[Node, bytes] = {}
     return [
         Row(
@@ -102,7 +102,7 @@ def trees(
 
 
 def tree_on_disk(folder: Path) -> Tree:
-    """What lstat(2) and readlink(2) tell of a folder."""
+    """Return the tree that lstat(2) and readlink(2) describe."""
     tree = Tree(mtime_ns=0)
     root = _node_on_disk(folder, {})
     assert isinstance(root, Directory)
@@ -126,7 +126,7 @@ def _nodes(
     contents: st.SearchStrategy[Content],
     xattrs: st.SearchStrategy[dict[bytes, bytes]],
 ) -> tuple[st.SearchStrategy[Directory], st.SearchStrategy[Node]]:
-    """A root, and whatever can be below it."""
+    """A root with anything below it."""
     ids = st.integers(0, MAX_ID)
     common: dict[str, st.SearchStrategy[Any]] = {
         "mode": st.integers(0, 0o7777),

@@ -1,4 +1,4 @@
-"""How a program uses fledge as a library; type checkers read it, and a test runs it."""
+"""Uses fledge as a library. Type checkers read this file, and a test runs it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import fledge
 
 
 class Printer(fledge.Reporter):
-    """Tells what happens."""
+    """Prints notes."""
 
     def note(self, message: str) -> None:
         print(message)
 
 
 def build_and_compare(toml: str, folder: Path) -> bool:
-    """Builds a project twice, and looks into what came out."""
+    """Build a project twice and inspect the results."""
     session = fledge.Session.default(reporter=Printer(), offline=True)
     config: fledge.Config = fledge.check(toml)
     first: fledge.Artifact = fledge.build(toml, str(folder / "first"), session=session)
@@ -41,7 +41,7 @@ def build_and_compare(toml: str, folder: Path) -> bool:
 
 
 def main() -> int:
-    """Ends with the exit code that the command line would end with."""
+    """Return the exit code that the command line would return."""
     try:
         path: Path = fledge.lock("fledge.toml", ["linux/amd64"])
         fledge.fetch("fledge.toml", [fledge.Platform("linux", "amd64")])

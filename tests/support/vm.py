@@ -1,4 +1,4 @@
-"""Boots what fledge built, on Debian's cloud kernel in QEMU without KVM."""
+"""Boots artifacts on Debian's cloud kernel in QEMU, without KVM."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ _MACHINES = {
 
 
 def kernel() -> Path:
-    """Return the kernel image; the modules are in `../lib/modules` beside it."""
+    """Return the kernel image. Its modules are in `../lib/modules` beside it."""
     found = sorted(_KERNELS.glob("boot/vmlinuz-*"))
     if not found:
         pytest.skip("no kernel to boot: run scripts/test-tools")

@@ -1,4 +1,4 @@
-"""The rules of the house: what may import what."""
+"""The rules about imports."""
 
 from __future__ import annotations
 

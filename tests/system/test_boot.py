@@ -1,4 +1,4 @@
-"""A real kernel boots what fledge builds, with Debian's busybox and stand-ins for the agent."""
+"""A real kernel boots artifacts, with Debian's busybox and substitutes for the agent."""
 
 from __future__ import annotations
 

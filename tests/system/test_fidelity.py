@@ -1,4 +1,4 @@
-"""A Debian image with all traps: a disk shows, entry by entry, what `umoci unpack` makes of it."""
+"""A difficult Debian image: a disk shows the same entries as `umoci unpack`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAYOUT = CHECKOUT / ".cache" / "debian"
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listing]:
-    """What the image holds, by umoci."""
+    """The content of the image, unpacked by umoci."""
     if os.geteuid() != 0:
         pytest.skip("debootstrap and umoci need root for the image and its owners")
     daemons.need("debootstrap", "buildah", "umoci", "setcap", "setfattr")
@@ -41,8 +41,8 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listing]:
 
 
 def expected(unpacked: Listing) -> Listing:
-    """What a disk of the image shows: that, and the two files that fledge adds."""
-    # No layer has an entry for the root, whose time is then up to the reader: umoci takes 1970.
+    """The content of a disk: that of the image, and the two files that fledge adds."""
+    # No layer has an entry for the root, so its time is undefined: umoci uses 1970.
     root = unpacked[b""]._replace(mtime_ns=DEFAULT_EPOCH * 10**9)
     return unpacked | {
         b"": root,
@@ -59,7 +59,7 @@ def added_file(path: bytes, mode: int, content: bytes) -> Entry:
         mtime_ns=DEFAULT_EPOCH * 10**9,
         links=1,
         size=len(content),
-        holds=hashlib.sha256(content).hexdigest(),
+        data=hashlib.sha256(content).hexdigest(),
         xattrs={},
         same_as=path,
     )
@@ -75,7 +75,7 @@ def blob(digest: str) -> bytes:
 
 
 def test_umoci_shows_the_traps(unpacked: Listing) -> None:
-    """Else the comparisons would prove less than they seem to."""
+    """Otherwise the comparisons would prove less than they seem to."""
     below = {path.rpartition(b"/")[0]: path for path in unpacked}
     assert below[b"etc/apt/apt.conf.d"] == b"etc/apt/apt.conf.d/only"
     assert b"usr/share/doc/bash" in unpacked
@@ -86,8 +86,8 @@ def test_umoci_shows_the_traps(unpacked: Listing) -> None:
     assert unpacked[b"traps/linked-to-layer-1"].same_as != unpacked[b"traps/linked"].same_as
     assert unpacked[b"usr/bin/gzip"].same_as == b"traps/linked-to-layer-1"
     assert unpacked[b"traps/linked"].links == 4
-    assert unpacked[b"bin"].holds == b"usr/bin"
-    assert unpacked[b"traps/block"].holds == (259, 70000)
+    assert unpacked[b"bin"].data == b"usr/bin"
+    assert unpacked[b"traps/block"].data == (259, 70000)
     assert unpacked[b"traps/owned-far"].uid == 4000000000
     assert unpacked[b"traps/nanoseconds"].mtime_ns == 1680674828_123456789
     assert unpacked[b"traps/before-1970"].mtime_ns == -149622771_500000000

@@ -61,7 +61,7 @@ MODULE_WITHOUT_IMPORT = 'import pytest\npytest.importorskip("no_such_module", re
 
 
 def run(folder: Path, no_skip: str) -> tuple[int, str]:
-    """Run pytest on tests that skip: its exit code and standard output."""
+    """Run pytest on tests that skip. Returns its exit code and standard output."""
     (folder / "test_skipping.py").write_text(SKIPPING)
     (folder / "test_module.py").write_text(SKIPPED_MODULE)
     (folder / "test_import.py").write_text(MODULE_WITHOUT_IMPORT)
@@ -82,7 +82,7 @@ def run(folder: Path, no_skip: str) -> tuple[int, str]:
 def test_skipped_tests_and_modules_fail(tmp_path: Path) -> None:
     code, out = run(tmp_path, "1")
     assert code == 1
-    # An error is a failure before the test itself: 4 of tests, 2 of modules.
+    # An error is a failure outside of the test itself: 4 of tests, 2 of modules.
     assert "2 failed, 1 passed, 1 xfailed, 6 errors in" in out
     assert out.count("FLEDGE_NO_SKIP=1 allows no skipped test\n") == 8
     assert all(f"reason {letter}" in out for letter in "ABCDEFG")

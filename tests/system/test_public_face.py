@@ -1,4 +1,4 @@
-"""What ``import fledge`` offers: names, types, errors, and how little it costs."""
+"""The public interface of ``import fledge``: names, types, errors, and its cost."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.real
 @pytest.mark.parametrize(
     "checker",
-    [("mypy", "--strict", "--cache-dir=/dev/null"), ("pyright",)],
+    [("mypy", "--strict", "--cache-dir=/dev/null"), ("pyright", "--pythonpath", sys.executable)],
     ids=["mypy", "pyright"],
 )
 def test_type_checkers_understand_it(checker: tuple[str, ...], tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_type_checkers_understand_it(checker: tuple[str, ...], tmp_path: Path) -
     command = [sys.executable, "-m", name, *options, str(use)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    # It sees types, not Any.
+    # The checker sees types, not Any.
     use.write_text(use.read_text().replace("size: int = second.size", "size: str = second.size"))
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""An image becomes one disk, whichever way it came and whoever builds it; and it boots."""
+"""An image becomes the same disk from every location, by every user, and it boots."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AGENT = project.LOCAL_AGENT
 
 
 def rootfs(folder: Path, image: str, *tables: str) -> Path:
-    """Write a project whose image is ``image``."""
+    """Write a project with the image ``image``."""
     project.write(folder, "kestrel", project.FILES["kestrel"])
     text = 'version = "1"\nstrategy = "oci_rootfs"\n' + AGENT + "".join(tables)
     return project.write(folder, "fledge.toml", f'{text}\n[source]\nimage = "{image}"\n'.encode())

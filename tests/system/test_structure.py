@@ -1,4 +1,4 @@
-"""The tests are laid out as the package is, and share nothing but tests/support."""
+"""The tests mirror the package and share only tests/support."""
 
 import ast
 import re
@@ -9,11 +9,11 @@ TESTS = Path(__file__).parents[1]
 PACKAGE = TESTS.parent / "fledge"
 MODULES = sorted(TESTS.rglob("*.py"))
 WITHOUT_COUNTERPART = {"support", "system"}
-"""What the tests share, and tests of the whole system."""
+"""Shared helpers, and tests of the whole system."""
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The full names of the modules, or members of modules, that a file imports."""
+    """Return the full names of modules, or members of modules, that a file imports."""
     package = path.relative_to(TESTS.parent).parts[:-1]
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
@@ -41,7 +41,7 @@ def test_every_folder_has_a_counterpart_in_the_package() -> None:
 
 
 def test_only_the_support_package_shares() -> None:
-    """A module of a folder of tests is a test module; whatever helps two of them is support."""
+    """Every module in a folder of tests is a test module; shared helpers are in support."""
     others = {
         path.relative_to(TESTS).as_posix()
         for path in MODULES

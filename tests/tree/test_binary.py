@@ -1,4 +1,4 @@
-"""Declared structures, against reading and writing each field by itself."""
+"""Declared structures, against reading and writing each field separately."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fledge.tree.binary import Layout, Slot, octets, u8, u16, u32, u64
 
 
 class Sample(NamedTuple):
-    """Every width, a gap, and numbers whose halves lie apart, in either order."""
+    """Every width, a gap, and numbers with separate halves, in both byte orders."""
 
     first: Annotated[int, u8(0x0)]
     size: Annotated[int, u32(0x4), u16(0x2)]

@@ -1,4 +1,4 @@
-"""Files hashed as a whole."""
+"""Hashing of whole files."""
 
 import os
 from pathlib import Path

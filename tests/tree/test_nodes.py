@@ -1,4 +1,4 @@
-"""The path rules of a chroot, in memory."""
+"""The rules for paths in a chroot, in memory."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_missing_parents_are_made(path: bytes) -> None:
         assert (made.mode, made.uid, made.gid, made.mtime_ns) == (0o755, 0, 0, 7)
 
 
-# Where /PATH ends up in a tree with one symlink.
+# Where /PATH leads in a tree with one symlink.
 @pytest.mark.parametrize(
     ("symlink", "target", "path", "end"),
     [
@@ -93,7 +93,7 @@ def test_parents_resolve_in_the_tree(
 
 
 def chain(length: int) -> Tree:
-    """A folder ``end``, and symlinks of which 1 leads there and each to the one before."""
+    """Make a folder ``end`` and a chain of symlinks to it."""
     nodes: dict[bytes, Node] = {b"end": Directory(mode=0o755), b"0": link(b"end")}
     nodes |= {b"%d" % i: link(b"%d" % (i - 1)) for i in range(1, length)}
     return tree_of(nodes)
@@ -270,7 +270,7 @@ LOOKUPS = [
 
 @contextmanager
 def chroot(folder: Path) -> Iterator[None]:
-    """Make a folder this process's root for a while."""
+    """Make a folder the root of this process for a while."""
     before, root = os.open(".", os.O_PATH), os.open("/", os.O_PATH)
     try:
         os.chroot(folder)
