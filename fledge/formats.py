@@ -20,6 +20,7 @@ from fledge.cpio.format import Initramfs
 from fledge.errors import ConfigError, CorruptError, unreadable
 from fledge.ext4.format import Ext4
 from fledge.host.destination import Destination
+from fledge.host.files import PathLike
 from fledge.host.settings import Settings
 from fledge.loopfs.format import Btrfs, Xfs
 from fledge.tree import Node, Tree
@@ -165,13 +166,14 @@ class Opened(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def open_artifact(path: Path, only: bytes | None = None) -> Iterator[Opened]:
+def open_artifact(path: PathLike, only: bytes | None = None) -> Iterator[Opened]:
     """Open the artifact at ``path``. The first bytes of the file decide its format, not its name.
 
     ``only`` is as in `Format.read`. Temporary files go into a private folder, which is removed
     at the end of the context. Raises `CorruptError` if the artifact is damaged, hostile or of an
     unknown format; `FledgeError` if it cannot be read.
     """
+    path = Path(path)
     try:
         if not (path.is_file() or path.is_block_device()):
             # Opening a fifo would block until another process writes to it.

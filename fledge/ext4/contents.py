@@ -52,8 +52,8 @@ class Ext4Contents(msgspec.Struct, frozen=True):
         """Every field of the superblock; the features by name."""
         superblock = self.image.superblock
         fields = superblock._asdict()
-        for kind in ("compat", "incompat", "ro_compat"):
-            del fields[f"feature_{kind}"]
+        for name in ("feature_compat", "feature_incompat", "feature_ro_compat", "checksum"):
+            del fields[name]
         return {
             "features": superblock.features,
             **{f"superblock {name}": _readable(name, value) for name, value in fields.items()},

@@ -29,8 +29,10 @@ def as_platform(platform: PlatformLike | None) -> Platform:
     return parse_platform(platform) if isinstance(platform, str) else platform
 
 
-def as_platforms(platforms: Sequence[PlatformLike]) -> list[Platform]:
+def as_platforms(platforms: Sequence[PlatformLike] | PlatformLike) -> list[Platform]:
     """Return platforms without duplicates. Empty: linux on this machine. Raises `ConfigError`."""
+    if isinstance(platforms, str | Platform):
+        platforms = [platforms]
     return list(dict.fromkeys(map(as_platform, platforms))) or [host_platform()]
 
 

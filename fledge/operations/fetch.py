@@ -19,7 +19,7 @@ from fledge.sources.source import Assembly
 
 def fetch(
     config: ConfigLike = "fledge.toml",
-    platforms: Sequence[PlatformLike] = (),
+    platforms: Sequence[PlatformLike] | PlatformLike = (),
     *,
     session: Session | None = None,
 ) -> None:

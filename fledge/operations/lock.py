@@ -25,7 +25,7 @@ from fledge.tree import TreeError
 
 def lock(
     config: ConfigLike = "fledge.toml",
-    platforms: Sequence[PlatformLike] = (),
+    platforms: Sequence[PlatformLike] | PlatformLike = (),
     *,
     check: bool = False,
     session: Session | None = None,

@@ -155,14 +155,15 @@ def _false_claims(claimed: Mapping[str, Any], here: Mapping[str, Any]) -> Iterat
 def _flat(value: object, path: str) -> Iterator[tuple[str, object]]:
     """Yield every value in a JSON document with its path; dependencies by name and URI."""
     if isinstance(value, dict):
+        separator = " " if path.endswith(":") else "."
         for key, each in value.items():
-            yield from _flat(each, f"{path}.{key}".lstrip("."))
+            yield from _flat(each, f"{path}{separator}{key}".lstrip("."))
         if not value:
             yield path, value
     elif isinstance(value, list):
         for index, each in enumerate(value):
             named = path == _DEPENDENCIES and isinstance(each, dict)
-            where = f"{each.get('name')} {each.get('uri')}" if named else f"{path}.{index}"
+            where = f"{each.get('name')} {each.get('uri')}:" if named else f"{path}.{index}"
             yield from _flat(each, where)
         if not value:
             yield path, value

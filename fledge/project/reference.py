@@ -83,6 +83,8 @@ def _required(table: Table, name: str) -> str:
         for strategy, each in group.presence.items()
     }
     always = [strategy for strategy, each in presence.items() if each is not Presence.IF_GIVEN]
+    if not always:
+        return f"in `[{table.name}]`, which may be left out"
     return "yes" if len(always) == len(presence) else f"with {_condition('strategy', always)}"
 
 
@@ -99,7 +101,8 @@ def _example(table: Table, name: str) -> str:
             lines.append(f"{group.selector.name} = {literal(owners[0].choice)}")
         partners = [other for each in owners[:1] for other, _ in each.needs(frozenset({name}))]
         names = [name] if owners or (group.selector and group.selector.name == name) else []
-        for each in (*names, *partners):
+        required = [key.name for each in owners[:1] for key in each.keys if key.required]
+        for each in dict.fromkeys((*names, *partners, *required)):
             lines.append(f"{each} = {_example_value(table.by_name()[each][0])}")
     return "\n".join(lines)
 

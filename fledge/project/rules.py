@@ -14,7 +14,7 @@ from fledge.sources.agent import Agent
 from fledge.sources.init import MOUNT_POINTS, Init
 from fledge.sources.mappings import Mappings, Placement
 from fledge.sources.source import Source
-from fledge.tree.names import printable
+from fledge.tree.names import printable, split_path
 
 T = TypeVar("T")
 
@@ -97,10 +97,27 @@ def _check_mount_points(table: Table, placements: tuple[Placement, ...]) -> None
     for placement in placements:
         mount_point = next((p for p in MOUNT_POINTS if placement.path.startswith(p + b"/")), None)
         if mount_point and placement.file_type != stat.S_IFDIR:
-            table.report(
+            table.report_value(
+                _key_of(table, placement),
                 f"{placement.source} would be hidden at {printable(placement.path)}: init mounts a"
-                f" filesystem on {printable(mount_point)}"
+                f" filesystem on {printable(mount_point)}",
             )
+
+
+def _key_of(mappings: Table, placement: Placement) -> str:
+    """Return the key of the mapping that a placement comes from."""
+    path = split_path(placement.path)
+    sources = (placement.source, *placement.source.parents)
+
+    def is_above(destination: object) -> bool:
+        parts = split_path(str(destination).encode())
+        return path[: len(parts)] == parts
+
+    return next(
+        key
+        for key, destination in mappings.data.items()
+        if mappings.folder / key in sources and is_above(destination)
+    )
 
 
 def _same_file(first_path: Path, second_path: Path) -> bool:

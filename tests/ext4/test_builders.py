@@ -1,4 +1,4 @@
-"""ext4 images, judged by the kernel and by e2fsck."""
+"""ext4 images of both builders, judged by the kernel and by e2fsck."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.samples import ACL, EPOCH, TIMES, sample
 from tests.support.trees import MAX_ID, NAMES, trees
 
 MIB = 1 << 20
-# Hypothesis takes lost+found out of the source, where it may be no file.
+# Hypothesis leaves out lost+found, which must not be a file.
 ONE_LINE_NAMES = NAMES.filter(lambda name: not set(name) & set(b"\r\n") and name != b"lost+found")
 XATTRS = st.dictionaries(
     st.binary(min_size=1, max_size=40)
@@ -52,7 +52,7 @@ def build(
 ) -> Path:
     path.touch()
     write_ext4(tree, path, Ext4(size_buffer_mb, builder, preallocate), EPOCH)
-    # By its descriptor, for e2fsck takes what follows a ? in a name for options.
+    # By its descriptor, because e2fsck parses options after a ? in a name.
     with path.open("rb") as file:
         command = ["e2fsck", "-fn", "/proc/self/fd/0"]
         done = subprocess.run(command, stdin=file, capture_output=True, text=True, check=False)
@@ -62,7 +62,7 @@ def build(
 
 
 def free(image: Path) -> tuple[int, int]:
-    """Free bytes and free inodes, as the superblock has them."""
+    """Return free bytes and free inodes, from the superblock."""
     with image.open("rb") as file:
         superblock = os.pread(file.fileno(), 1024, 1024)
     blocks, inodes = struct.unpack_from("<II", superblock, 12)
@@ -118,11 +118,20 @@ def test_root_and_a_user_without_rights_give_the_same_bytes(
     script = f"""
 import pickle
 from pathlib import Path
-from fledge.ext4.format import Builder, Ext4
+from contextlib import closing
+from fledge.ext4.format import Ext4
+from fledge.host.destination import Destination
+from fledge.host.output import Hasher
 from fledge.host.settings import Settings
-Path("image").touch()
-filesystem = Filesystem("ext4", 1, {builder!r})
-ext4.write(pickle.load(open("tree", "rb")), Path("image"), filesystem, {EPOCH})
+from fledge.report import Reporter
+path = Path("image")
+path.touch()
+tree = pickle.load(open("tree", "rb"))
+tree.mtime_ns = {EPOCH} * 10**9
+with closing(Hasher()) as hasher:
+    settings = Settings.from_environment()
+    destination = Destination(path, hasher, Reporter(), settings)
+    Ext4(1, {builder!r}).write(tree, destination)
 """
     with nobody() as user:
         (user.home / "tree").write_bytes(pickle.dumps(tree))

@@ -140,7 +140,7 @@ def test_the_command_names_the_lie(tmp_path: Path, fledge: Fledge) -> None:
     done = fledge("verify", "x.gz")
     assert done.code == 1
     assert done.out.startswith("different: x.gz\n")
-    assert "agent kestrel2.digest.sha256: recorded" in done.out
+    assert "agent kestrel2: digest.sha256: recorded" in done.out
 
 
 @pytest.mark.parametrize("scheme", ["file", "http"])

@@ -1,4 +1,4 @@
-"""What a fledge.toml may say, and what fledge says of one with mistakes."""
+"""Valid and invalid configs, and the messages about problems."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MUST_BE_NATURAL = ["true", "-1", "1.0", "inf", "'1'", "[1]", "{}", "16777217", "
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the fledge.toml goes, with all the files that the texts here name."""
+    """The folder of the fledge.toml, with all files that the configs here name."""
     project.write(tmp_path, "kestrel", b"agent", executable=True)
     project.write(tmp_path, "my-init", b"init", executable=True)
     project.write(tmp_path, "app.conf", b"plain")
@@ -53,7 +53,7 @@ def load(folder: Path, text: str) -> Config:
 
 
 def mistakes(folder: Path, text: str) -> list[tuple[int | None, str]]:
-    """The line and the message of each."""
+    """Return the line and the message of each problem."""
     with pytest.raises(InvalidConfig) as caught:
         load(folder, text)
     listed = caught.value.message.splitlines()[1:]
@@ -340,8 +340,13 @@ def test_version(folder: Path, line: str) -> None:
         ("mappings.'/dev/null' = '/x'", '[mappings] "/dev/null" = "/x"', "is a device"),
         (
             "mappings.kestrel = '/tmp/kestrel'",
-            "[mappings]",
+            '[mappings] kestrel = "/tmp/kestrel": ',
             "/kestrel would be hidden at /tmp/kestrel",
+        ),
+        (
+            "mappings.kestrel = '/./run//'",
+            '[mappings] kestrel = "/./run//": ',
+            "/kestrel would be hidden at /run/kestrel",
         ),
     ],
 )
@@ -554,7 +559,7 @@ def test_lines(folder: Path) -> None:
         ("[[agent]]\n[[agent]]", 3, "agent = "),
         ("[init]\n[source]\n[agent]\nx = 1", 6, "[agent] x is unknown"),
         ("\n[init]\npath = 'my-init'\n[agent]", 6, "[agent]: only the built-in init"),
-        ("[mappings]\nkestrel = '/tmp/x'", 3, "[mappings]: "),
+        ("[mappings]\nkestrel = '/tmp/x'", 4, '[mappings] kestrel = "/tmp/x": '),
     ],
 )
 def test_line(folder: Path, text: str, line: int, problem: str) -> None:

@@ -1,4 +1,4 @@
-"""What is recorded of a build, and what building it again says of an artifact."""
+"""The record of a build, and verification by building again."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_it_names_the_input_that_changed(tmp_path: Path) -> None:
     assert not verdict.equal
     assert verdict.artifact == verdict.recorded != verdict.rebuilt
     assert any(
-        line.startswith("mapping payload/site/index.html.digest.sha256: recorded ")
+        line.startswith("mapping payload/site/index.html: digest.sha256: recorded ")
         for line in verdict.false_claims
     )
 
@@ -266,6 +266,6 @@ def test_the_command(tmp_path: Path, fledge: project.Fledge) -> None:
     project.write(tmp_path, "payload/site/index.html", b"<h1>bye</h1>\n")
     done = fledge("verify", "x.gz")
     assert done.code == 1
-    assert "mapping payload/site/index.html.digest.sha256: recorded" in done.out
+    assert "mapping payload/site/index.html: digest.sha256: recorded" in done.out
     assert "    +<h1>bye</h1>\n" in done.out
     assert fledge("verify", "missing").code == 2
