@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import signal
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +17,8 @@ from fledge.errors import ConfigError, FledgeError, HostError, reason
 
 PathLike = str | os.PathLike[str]
 """What callers may give in place of a `Path`."""
+
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def check_output(output: Path) -> None:
@@ -44,26 +48,100 @@ def check_output(output: Path) -> None:
 
 @contextmanager
 def replacing(output: Path) -> Iterator[BinaryIO]:
-    """Open a new file that replaces ``output`` when the block ends without an exception.
+    """Open a new file that replaces ``output``, as `replacing_together` does with several."""
+    with replacing_together(output) as [file]:
+        yield file
 
-    The new file is written to the same folder, synced and renamed, so other programs see either
-    the old file or the complete new one. If ``output`` is a symlink, its target is replaced.
-    Raises `FledgeError` if the disk is full, `HostError` if the file cannot be written.
+
+@contextmanager
+def replacing_together(*outputs: Path) -> Iterator[Sequence[BinaryIO]]:
+    """Open a new file for each output; they replace the outputs when the block ends well.
+
+    The new files are written to the same folders. When all of them are synced they are renamed, one
+    right after the other and without an interrupt in between, so other programs see old files or
+    complete new ones. An output keeps its permissions. If it is a symlink, its target is replaced.
+    Raises `FledgeError` if the disk is full, `HostError` if a file cannot be written.
     """
     try:
-        target = output.resolve() if output.is_symlink() else output
-        partial = target.with_name(f".fledge-{secrets.token_hex(8)}.partial")
+        targets = [_target(output) for output in outputs]
+        partials = [each.with_name(f".fledge-{secrets.token_hex(8)}.partial") for each in targets]
         try:
-            with partial.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
+            with ExitStack() as opened:
+                files = [opened.enter_context(partial.open("xb")) for partial in partials]
+                yield files
+                for file, target in zip(files, targets, strict=True):
+                    file.flush()
+                    _keep_permissions(file, target)
+                    os.fsync(file.fileno())
+            with uninterrupted():
+                _rename_all(partials, targets, outputs)
         finally:
-            partial.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+            for partial in partials:
+                partial.unlink(missing_ok=True)
+        for folder in dict.fromkeys(target.parent for target in targets):
+            _sync_folder(folder)
     except OSError as error:
-        raise _write_error(error, output) from error
+        raise _write_error(error, outputs[0]) from error
+
+
+def _target(output: Path) -> Path:
+    """Return the file that is replaced: the target of a symlink.
+
+    Raises `HostError` for a symlink that another user has put into a folder that everyone may write
+    to, as the kernel does with fs.protected_symlinks (proc_sys_fs(5)).
+    """
+    if not output.is_symlink():
+        return output
+    owner, folder = output.lstat().st_uid, output.parent.stat()
+    shared = bool(folder.st_mode & stat.S_IWOTH) and bool(folder.st_mode & stat.S_ISVTX)
+    if shared and owner not in (os.geteuid(), folder.st_uid):
+        raise HostError(
+            f"{output} is a symlink of another user, in a folder that everyone may write to",
+            "Remove it, or choose another file with -o FILE.",
+        )
+    return output.resolve()
+
+
+def _keep_permissions(file: BinaryIO, target: Path) -> None:
+    with suppress(FileNotFoundError):
+        os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode) & 0o777)
+
+
+def _rename_all(partials: list[Path], targets: list[Path], outputs: Sequence[Path]) -> None:
+    for number, (partial, target) in enumerate(zip(partials, targets, strict=True)):
+        try:
+            partial.replace(target)
+        except OSError as error:
+            if number == 0:
+                raise
+            raise HostError(
+                f"{outputs[0]} is new, but {outputs[number]} could not be written: {reason(error)}",
+                "Run the command again, for the two belong together.",
+            ) from error
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back the signals that end fledge until the block has ended.
+
+    Python handles signals in the main thread only; in other threads there is nothing to hold back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    handlers = {each: signal.getsignal(each) for each in _ENDING_SIGNALS}
+    # One without a handler of Python's is ignored, or ends the process as it should.
+    handled = {each: handler for each, handler in handlers.items() if callable(handler)}
+    for each in handled:
+        signal.signal(each, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        for each, handler in handled.items():
+            signal.signal(each, handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 def pwrite(file: int, data: bytes | bytearray | memoryview, position: int) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
-from fledge.errors import ConfigError, CorruptError, FledgeError
+from fledge.errors import ConfigError, CorruptError, FledgeError, unreadable
 from fledge.host.destination import Destination
-from fledge.host.files import PathLike, replacing
+from fledge.host.files import PathLike, replacing_together
 from fledge.host.output import Hasher
 from fledge.oci.manifest import Platform
 from fledge.operations.arguments import (
@@ -84,8 +85,10 @@ def build(
         session.settings.epoch,
         is_platform_given=platform is not None,
     )
-    artifact = build_pinned(config, pins, start, output)
-    provenance.write(describe(config, artifact, start.epoch), record_path)
+    with replacing_together(output, record_path) as [file, record]:
+        built = build_pinned(config, pins, start, Path(file.name))
+        artifact = msgspec.structs.replace(built, path=output)
+        record.write(provenance.serialize(describe(config, artifact, start.epoch)))
     return artifact
 
 
@@ -99,7 +102,7 @@ def build_pinned(config: Config, pins: PinFinder, start: Assembly, output: Path)
     """Build an artifact from pinned inputs, and build it again if a cached layer was damaged.
 
     Cached layers are verified in the background while they are in use, because they are rarely
-    damaged. The artifact replaces ``output`` only when all of them have passed. ``start`` is an
+    damaged. ``output`` is an empty file that is worth nothing before this returns, and ``start`` an
     empty assembly. Raises `FledgeError`.
     """
     config.format.check(start.session.settings)
@@ -133,6 +136,8 @@ def lay_sources(sources: Iterable[Source], pins: PinFinder, assembly: Assembly) 
                 raise CorruptError(
                     f"the {source.role} cannot be added to the image: {error}"
                 ) from error
+            except OSError as error:
+                raise unreadable(Path(error.filename or source.role), error) from error
 
 
 def _check_boots(config: Config, tree: Tree) -> None:
@@ -149,18 +154,17 @@ def _check_boots(config: Config, tree: Tree) -> None:
 
 def _write(config: Config, assembly: Assembly, output: Path) -> Artifact:
     session, tree = assembly.session, assembly.tree
+    os.truncate(output, 0)  # whatever a build that found a damaged layer has left
     with closing(Hasher()) as hasher:
-        with replacing(output) as file:
-            path = Path(file.name)
-            uncompressed = config.format.write(
-                tree, Destination(path, hasher, session.reporter, session.settings)
-            )
-            size = path.stat().st_size
-            if assembly.verification and not assembly.verification.passes():
-                raise CorruptError("a layer in the cache is damaged")
+        uncompressed = config.format.write(
+            tree, Destination(output, hasher, session.reporter, session.settings)
+        )
+        size = output.stat().st_size
         nodes = [node for _, node in tree.walk()]
         total = _content_size(nodes)
-        # Last, because hashing continues while the file system frees the old file.
+        if assembly.verification and not assembly.verification.passes():
+            raise CorruptError("a layer in the cache is damaged")
+        # Last, because hashing continues in the background.
         digest = hasher.digest()
     return Artifact(
         path=output,

@@ -78,6 +78,7 @@ def verify(
         step.detail = f"sha256 {digest.hex}"
     with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
         rebuilt_path = Path(folder, artifact.name)
+        rebuilt_path.touch()
         try:
             rebuilt = _rebuild(record, claimed, config, rebuilt_path, session)
         except (ConfigError, CorruptError) as error:

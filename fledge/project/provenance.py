@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from fledge.errors import ConfigError, CorruptError, MalformedError, unreadable
-from fledge.host.files import replacing
 from fledge.sources.inputs import Input
 from fledge.tree.digest import Digest
 
@@ -63,11 +62,9 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("fledge", *CODECS)}
 
 
-def write(record: Provenance, path: Path) -> None:
-    """Write the statement to ``path`` atomically. Raises `FledgeError` if that fails."""
-    text = json.dumps(statement(record), indent=2, sort_keys=True) + "\n"
-    with replacing(path) as file:
-        file.write(text.encode())
+def serialize(record: Provenance) -> bytes:
+    """Return the file that records a build: the statement as JSON."""
+    return (json.dumps(statement(record), indent=2, sort_keys=True) + "\n").encode()
 
 
 def statement(record: Provenance) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from fledge.errors import ConfigError, FledgeError, HostError
-from fledge.host.files import check_output, replacing
+from fledge.host.files import check_output, replacing, replacing_together
 from tests.support.rights import without_rights
 
 
@@ -53,7 +54,6 @@ def test_exception_leaves_what_was(tmp_path: Path, error: type[BaseException]) -
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0, 0o666)])
 def test_permissions_follow_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
     output = tmp_path / "out"
-    output.touch(0o700)
     before = os.umask(umask)
     try:
         with replacing(output):
@@ -198,3 +198,84 @@ def test_symlink_stays_one(tmp_path: Path) -> None:
         file.write(b"new")
     assert link.is_symlink()
     assert (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_several_files_are_replaced_together(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"old")
+    with replacing_together(one, two) as [first, second]:
+        first.write(b"1")
+        second.write(b"2")
+        assert one.read_bytes() == b"old"
+        assert not two.exists()
+    assert (one.read_bytes(), two.read_bytes()) == (b"1", b"2")
+    assert names(tmp_path) == ["one", "two"]
+    with pytest.raises(ZeroDivisionError), replacing_together(one, two) as [first, second]:
+        first.write(b"3")
+        raise ZeroDivisionError
+    assert (one.read_bytes(), two.read_bytes()) == (b"1", b"2")
+    assert names(tmp_path) == ["one", "two"]
+
+
+def test_a_signal_between_the_two_comes_after_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    replace = Path.replace
+
+    def interrupted(self: Path, target: Path) -> Path:
+        done = replace(self, target)
+        os.kill(os.getpid(), signal.SIGINT)
+        return done
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), replacing_together(one, two) as [first, second]:
+        first.write(b"1")
+        second.write(b"2")
+    assert (one.read_bytes(), two.read_bytes()) == (b"1", b"2")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_if_only_one_could_be_replaced_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    replace = Path.replace
+
+    def broken(self: Path, target: Path) -> Path:
+        if target.name == "two":
+            raise OSError(errno.EIO, "Input/output error")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", broken)
+    half_done = pytest.raises(HostError, match=r"one is new, but .*two could not be written")
+    with half_done, replacing_together(one, two):
+        pass
+    assert names(tmp_path) == ["one"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o755])
+def test_the_permissions_of_the_old_file_stay(tmp_path: Path, mode: int) -> None:
+    output = tmp_path / "out"
+    output.touch()
+    output.chmod(mode)
+    with replacing(output) as file:
+        file.write(b"new")
+    assert output.stat().st_mode & 0o7777 == mode
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link of another user")
+def test_a_link_that_another_user_planted_is_not_followed(tmp_path: Path) -> None:
+    shared, secret, link = tmp_path / "shared", tmp_path / "secret", tmp_path / "shared" / "out"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    secret.write_bytes(b"secret")
+    link.symlink_to(secret)
+    os.lchown(link, 65534, 65534)
+    with pytest.raises(HostError, match="is a symlink of another user"), replacing(link) as file:
+        file.write(b"overwritten")
+    assert secret.read_bytes() == b"secret"
+    os.lchown(link, 0, 0)
+    with replacing(link) as file:
+        file.write(b"mine")
+    assert secret.read_bytes() == b"mine"
