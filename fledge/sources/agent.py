@@ -294,6 +294,11 @@ def _fetch_release(agent: ReleaseAgent, architecture: str, session: Session) -> 
                 "Find out which is right before you change the checksum.",
             )
         checksum = published
+    elif checksum is None:
+        session.reporter.note(
+            f"release {release.version} of kestrel has no {CHECKSUMS}: the agent is not verified;"
+            " [agent] checksum would pin it"
+        )
     blob = fetcher.fetch(release.assets[asset], "agent", checksum)
     return FetchedAgent(blob, release.assets[asset], release.version)
 

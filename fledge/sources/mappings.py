@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from fledge.errors import ConfigError, reason
 from fledge.report import human_size
+from fledge.sources import paths
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, Kind, Presence, Source
 from fledge.tree import Directory, File, Node, Symlink, Tree, TreeError
@@ -28,6 +29,16 @@ EXECUTABLE_FOLDERS = (
 
 DESTINATION = r"^/(?!(?:[^\u0000]*/)?\.\.(?:/|$))[^\u0000]*$"
 """The pattern of a destination in the JSON Schema: absolute, without ``..``."""
+
+
+STANDARD_FOLDERS = frozenset(
+    b"""/bin /boot /dev /etc /lib /lib32 /lib64 /libx32 /media /mnt /opt /proc /root /run /sbin /srv
+    /sys /tmp /usr /usr/bin /usr/include /usr/lib /usr/lib32 /usr/lib64 /usr/libexec /usr/local
+    /usr/local/bin /usr/local/etc /usr/local/lib /usr/local/sbin /usr/local/share /usr/sbin
+    /usr/share /usr/src /var /var/cache /var/lib /var/lock /var/log /var/mail /var/opt /var/run
+    /var/spool /var/tmp""".split()
+)
+"""Folders of the Filesystem Hierarchy Standard 3.0, chapters 3 to 5. No file can be one."""
 
 
 class FileMapping(msgspec.Struct, frozen=True):
@@ -50,6 +61,10 @@ class Placement(msgspec.Struct, frozen=True):
     """S_IFREG, S_IFDIR or S_IFLNK."""
     mode: int
     """Permissions in the artifact."""
+
+
+_REPLACED = {paths.AGENT: "the agent", b"/init": "the init"}
+"""What other sources have put into the tree, and a mapping should not replace unnoticed."""
 
 
 class Mappings(Source, frozen=True):
@@ -95,7 +110,12 @@ class Mappings(Source, frozen=True):
 
     def lay(self, assembly: Assembly, pin: None) -> str:
         """Add all files to the tree. Raises `ConfigError` if a path cannot be added."""
-        blobs = place(assembly.tree, self.placements)
+        tree = assembly.tree
+        before = {path: tree.get(path, follow=True) for path in _REPLACED}
+        blobs = place(tree, self.placements)
+        for path, what in _REPLACED.items():
+            if (old := before[path]) is not None and tree.get(path, follow=True) is not old:
+                assembly.session.reporter.note(f"a mapping replaces {what} at {path.decode()}")
         assembly.inputs.extend(
             Input("mapping", assembly.relative(blob.path), blob.digest) for blob in blobs
         )
@@ -163,6 +183,9 @@ def place(tree: Tree, placements: Iterable[Placement]) -> list[Blob]:
             old = tree.get(placement.path)
             if isinstance(old, Directory):
                 raise TreeError("a directory exists there")
+            is_link = isinstance(old, Symlink) and old not in placed
+            if is_link and isinstance(tree.get(placement.path, follow=True), Directory):
+                raise TreeError("a symlink to a directory exists there")
             if old in placed:
                 raise TreeError(f"{placed[old].source} is mapped to the same path")
             if placement.file_type == stat.S_IFLNK:
@@ -195,6 +218,10 @@ def _expand_mapping(mapping: FileMapping) -> Iterator[Placement | str]:
     if stat.S_ISREG(mode):
         if mapping.destination.endswith(b"/"):
             top = top.rstrip(b"/") + b"/" + os.fsencode(mapping.source.name)
+        elif top in STANDARD_FOLDERS:
+            folder = top.decode()
+            yield f'{folder} is a folder; write "{folder}/" to map {mapping.source} into it'
+            return
         yield from _expand_file(mapping.source, top, mode)
     elif stat.S_ISDIR(mode):
         yield from _expand_folder(mapping.source, top)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fledge.errors import CorruptError, NetworkError
+from fledge.report import Reporter
 from fledge.session import Session
 from fledge.sources import agent
 from fledge.sources.agent import Agent, HttpAgent, LocalAgent, ReleaseAgent
@@ -61,6 +62,21 @@ def test_release_is_downloaded_once(github: Server) -> None:
 def test_release_without_checksums(github: Server) -> None:
     publish(github, {"kestrel": KESTREL}, checksums=None)
     assert fetch(ReleaseAgent()).content.digest.hex == sha256(KESTREL)
+
+
+def test_a_release_without_checksums_is_told(github: Server) -> None:
+    publish(github, {"kestrel": KESTREL}, checksums=None)
+    notes: list[str] = []
+
+    class Notes(Reporter):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    session = Session.default(reporter=Notes())
+    agent.fetch(ReleaseAgent(), "amd64", session)
+    assert "has no checksums.txt: the agent is not verified" in notes[0]
+    agent.fetch(ReleaseAgent(checksum=Digest.of(KESTREL)), "amd64", session)
+    assert len(notes) == 1
 
 
 def test_release_with_other_bytes_than_its_checksums(github: Server) -> None:

@@ -13,6 +13,7 @@ from stat import S_IFCHR, S_IFREG
 import pytest
 
 from fledge.errors import ConfigError
+from fledge.project import config
 from fledge.sources import mappings
 from fledge.sources.mappings import FileMapping, Placement
 from fledge.tree import CharDevice, Directory, File, Node, Symlink, Tree
@@ -406,7 +407,7 @@ def test_file_replaces_what_is_no_folder(folder: Path, old: Node) -> None:
 @pytest.mark.parametrize(
     ("lines", "source", "problem"),
     [
-        ({"conf": "/usr/bin"}, "conf", "cannot be mapped to /usr/bin: a directory exists there"),
+        ({"conf": "/usr/home"}, "conf", "cannot be mapped to /usr/home: a directory exists there"),
         ({"site": "/usr"}, "site/home", "cannot be mapped to /usr/home: a directory exists there"),
         ({"conf": "/file/x"}, "conf", "cannot be mapped to /file/x: /file is not a directory"),
         ({"conf": "/file/x/y"}, "conf", "cannot be mapped to /file/x/y: file on the way to"),
@@ -477,3 +478,38 @@ def test_source_that_goes_after_the_scan(folder: Path, gone: str) -> None:
     (folder / gone).unlink()
     with pytest.raises(ConfigError, match=f"{folder}/{gone}: no such file or folder"):
         mappings.place(Tree(mtime_ns=MTIME), placements)
+
+
+@pytest.mark.parametrize("folder", ["/usr/bin", "/etc", "/var/run", "/lib64"])
+def test_a_file_is_not_mapped_to_a_standard_folder(folder: str, tmp_path: Path) -> None:
+    """It would replace the folder, or the symlink that images have there."""
+    toml = project.make(tmp_path, project.LOCAL_AGENT, f'[mappings]\n"kestrel" = "{folder}"\n')
+    with pytest.raises(ConfigError, match=f'{folder} is a folder; write "{folder}/"'):
+        config.load(toml)
+    toml.write_text(toml.read_text().replace(f'"{folder}"', f'"{folder}/"'))
+    if folder != "/var/run":
+        config.load(toml)
+
+
+def test_a_file_does_not_replace_a_symlink_to_a_directory(tmp_path: Path) -> None:
+    file = project.write(tmp_path, "tool", b"tool")
+    tree = Tree(mtime_ns=0)
+    tree.add(b"data", Directory(mode=0o755))
+    tree.add(b"link", Symlink(target=b"data"))
+    tree.add(b"resolv.conf", Symlink(target=b"nowhere"))
+    placement = mappings.Placement(b"/link", file, S_IFREG, 0o644)
+    with pytest.raises(ConfigError, match="a symlink to a directory exists there"):
+        mappings.place(tree, [placement])
+    mappings.place(tree, [mappings.Placement(b"/resolv.conf", file, S_IFREG, 0o644)])
+    assert isinstance(tree.get(b"resolv.conf"), File)
+
+
+def test_what_a_mapping_replaces_is_told(tmp_path: Path, fledge: project.Fledge) -> None:
+    project.make(tmp_path, project.LOCAL_AGENT, '[mappings]\n"other" = "/bin/kestrel"\n')
+    project.write(tmp_path, "other", b"#!/bin/sh\n")
+    assert "a mapping replaces the agent at /bin/kestrel" in fledge("build").err
+    project.make(tmp_path, project.LOCAL_AGENT, '[mappings]\n"other" = "/init"\n')
+    project.write(tmp_path, "other", b"#!/bin/sh\n", executable=True)
+    done = fledge("build")
+    assert "a mapping replaces the init at /init" in done.err
+    assert "replaces the agent" not in done.err
