@@ -68,8 +68,21 @@ HEADER = struct.Struct("100s24x12s12x8sc100s8s80x155s12x")
 OWNERSHIP = slice(100, 124)
 """Mode, uid and gid."""
 MTIME = slice(136, 148)
+MAGIC = slice(257, 265)
+"""Magic and version."""
 MAJOR, MINOR = slice(329, 337), slice(337, 345)
-POSIX_MAGIC = b"ustar\x0000"
+# Where the formats differ, told apart as in Go (offset, size):
+#   ustar  magic "ustar\0", any version     prefix (345, 155)
+#   star   as ustar, "tar\0" (508, 4)       prefix (345, 131)  atime (476, 12)  ctime (488, 12)
+#   GNU    magic and version "ustar  \0"    atime (345, 12)    ctime (357, 12)
+#                                           sparse map (386, 97)  size of the file (483, 12)
+#   V7     anything else                    neither prefix nor device numbers
+POSIX_MAGIC = b"ustar\0"
+GNU_MAGIC = b"ustar  \0"
+STAR_TRAILER = slice(508, 512), b"tar\0"
+STAR_PREFIX_SIZE = 131
+GNU_TIMES = slice(0, 12), slice(12, 24)
+"""GNU's atime and ctime, as parts of the prefix of ustar."""
 ADLER_MODULUS = 65521
 SPARSE_ENTRY = struct.Struct("12s12s")
 """Offset and length of a run of data in GNU's old sparse format."""
@@ -211,8 +224,8 @@ def _next_header(blocks: _BlockReader) -> _Header | None:
             blocks.skip(size)
         else:
             name = _text(name)
-            if magic == POSIX_MAGIC and prefix[0]:
-                name = _text(prefix) + b"/" + name
+            if prefix[0] and (parent := _prefix(block, magic, prefix)):
+                name = parent + b"/" + name
             if records or long:
                 name = long.get(LONG_NAME, records.get(b"path") or name)
                 linkname = long.get(LONG_LINK) or records.get(b"linkpath") or linkname
@@ -221,6 +234,28 @@ def _next_header(blocks: _BlockReader) -> _Header | None:
     if records or long:
         raise MalformedError("the archive ends after an extended header")
     return None
+
+
+def _prefix(block: bytes, magic: bytes, prefix: bytes) -> bytes:
+    """Return the part of the entry's path that is before its name; b"" if there is none.
+
+    ``prefix`` is the field of ustar, whatever the format.
+    """
+    if magic.startswith(POSIX_MAGIC):
+        place, trailer = STAR_TRAILER
+        return _text(prefix[:STAR_PREFIX_SIZE] if block[place] == trailer else prefix)
+    if magic != GNU_MAGIC:
+        return b""
+    # Go before 1.8, and so Docker before 17.06, wrote the prefix of ustar over GNU's atime and
+    # ctime. As in Go, times that are no numbers are a prefix.
+    try:
+        for time in GNU_TIMES:
+            if prefix[time][0]:
+                _number(prefix[time])
+    except MalformedError:
+        text = _text(prefix)
+        return text if text.isascii() else b""
+    return b""
 
 
 def _entry(header: _Header, blocks: _BlockReader, tar: Span) -> Node | HardLink:
@@ -241,9 +276,7 @@ def _entry(header: _Header, blocks: _BlockReader, tar: Span) -> Node | HardLink:
         node = Symlink(target=_link_target(header))
     elif typeflag in (b"3", b"4"):
         kind = CharDevice if typeflag == b"3" else BlockDevice
-        major, minor = _number(block[MAJOR]), _number(block[MINOR])
-        if not (0 <= major <= MAX_MAJOR and 0 <= minor <= MAX_MINOR):
-            raise MalformedError(f"{major}:{minor} is not a device number of Linux")
+        major, minor = _device(block)
         node = kind(mode=mode, major=major, minor=minor)
     elif typeflag == b"6":
         node = Fifo(mode=mode)
@@ -253,11 +286,24 @@ def _entry(header: _Header, blocks: _BlockReader, tar: Span) -> Node | HardLink:
     return node
 
 
+def _device(block: bytes) -> tuple[int, int]:
+    """Return the major and minor number of a device."""
+    magic = block[MAGIC]
+    if not magic.startswith(POSIX_MAGIC) and magic != GNU_MAGIC:
+        return 0, 0  # as in Go: V7 has no fields for them
+    major, minor = _number(block[MAJOR]), _number(block[MINOR])
+    if not (0 <= major <= MAX_MAJOR and 0 <= minor <= MAX_MINOR):
+        raise MalformedError(f"{major}:{minor} is not a device number of Linux")
+    return major, minor
+
+
 def _content(header: _Header, blocks: _BlockReader, tar: Span) -> Content:
     """Return the content of a regular file and skip it in the archive."""
     records = header.records
     after = blocks.position + header.size
     if header.typeflag == GNU_SPARSE:
+        if header.block[MAGIC] != GNU_MAGIC:
+            raise MalformedError("its sparse map is not in GNU's format")
         size, numbers = _old_sparse_map(header.block, blocks)
         after = blocks.position + header.size
     elif b"GNU.sparse.map" in records:
@@ -363,7 +409,10 @@ def _number(field: bytes) -> int:
         if field[0] & 0x80:
             bits = 8 * len(field) - 1
             value = int.from_bytes(field, "big") & (1 << bits) - 1
-            return value - (1 << bits) if value >> bits - 1 else value
+            value -= (1 << bits) if value >> bits - 1 else 0
+            if not -(1 << 63) <= value < 1 << 63:
+                raise MalformedError("a number has more than 64 bits")
+            return value
         digits = _text(digits)
         if not digits:
             return 0

@@ -29,7 +29,9 @@ from fledge.tree.content import Span, Sparse, read_content
 from fledge.tree.digest import Digest
 from tests.support.images import image, opened_image, opened_layer, write_layout
 from tests.support.tars import (
+    END,
     Entry,
+    block,
     file,
     folder,
     hard_link,
@@ -363,6 +365,67 @@ def test_gnu_and_old_archives(tmp_path: Path) -> None:
     }
 
 
+USTAR, GNU = b"ustar\x0000", b"ustar  \0"
+OCTAL = b"14371573000"
+"""A time."""
+STAR = {476: OCTAL, 488: OCTAL, 508: b"tar\0"}
+LONG = b"p" * 131
+"""As long as star's prefix."""
+
+
+@pytest.mark.parametrize(
+    ("magic", "fields", "path"),
+    [
+        (USTAR, {345: b"opt/x"}, b"opt/x/f"),
+        (b"ustar\0 \0", {345: b"opt/x"}, b"opt/x/f"),
+        (b"ustar\0\0\0", {345: b"opt/x"}, b"opt/x/f"),
+        (b"ustar\0\xff\xff", {345: b"\xffopt"}, b"\xffopt/f"),
+        (USTAR, {345: LONG + b"q" * 24}, LONG + b"q" * 24 + b"/f"),
+        (USTAR, {345: LONG, **STAR}, LONG + b"/f"),
+        (b"ustar\0 \0", {345: b"opt", **STAR}, b"opt/f"),
+        (USTAR, {345: b"", **STAR}, b"f"),
+        (USTAR, {345: LONG, 508: b"tar "}, LONG + b"/f"),
+        (GNU, {345: b"opt/x"}, b"opt/x/f"),
+        (GNU, {345: b"12345678/x"}, b"12345678/x/f"),
+        (GNU, {345: b"12345670123/x"}, b"12345670123/x/f"),
+        (GNU, {345: "opt/é".encode()}, b"f"),
+        (GNU, {345: OCTAL}, b"f"),
+        (GNU, {345: OCTAL, 357: OCTAL}, b"f"),
+        (GNU, {345: OCTAL, 357: b"\0no time"}, b"f"),
+        (GNU, {345: b"\xff" * 12}, b"f"),
+        (GNU, {345: b"", 357: b"no time"}, b"f"),
+        (b"ustar  0", {345: b"opt"}, b"f"),
+        (b"\0" * 8, {345: b"opt"}, b"f"),
+    ],
+)
+def test_a_prefix_is_where_the_format_has_it(
+    magic: bytes, fields: dict[int, bytes], path: bytes, tmp_path: Path
+) -> None:
+    tree = applied(tmp_path, block(b"f", b"data", magic=magic, fields=fields) + END)
+    assert [name for name, node in tree.walk() if isinstance(node, File)] == [path]
+
+
+@pytest.mark.parametrize(
+    ("magic", "numbers"), [(USTAR, (1, 3)), (GNU, (1, 3)), (b"\0" * 8, (0, 0))]
+)
+def test_device_numbers_are_where_the_format_has_them(
+    magic: bytes, numbers: tuple[int, int], tmp_path: Path
+) -> None:
+    fields = {329: b"0000001", 337: b"0000003"}
+    tree = applied(tmp_path, block(b"null", b"", b"3", magic, fields) + END)
+    node = tree.get(b"null")
+    assert isinstance(node, CharDevice)
+    assert (node.major, node.minor) == numbers
+
+
+def test_an_old_sparse_map_is_in_the_format_of_gnu(tmp_path: Path) -> None:
+    fields = {386: b"00000000000", 398: b"00000000004", 483: b"00000000011"}
+    entry = block(b"f", b"data", b"S", GNU, fields)
+    assert listing(applied(tmp_path, entry + END)) == {"f": "9"}
+    with pytest.raises(CorruptError, match="not in GNU's format"):
+        applied(tmp_path, block(b"f", b"data", b"S", USTAR, fields) + END)
+
+
 @pytest.mark.parametrize(
     "tar_format", ["gnu", "posix:0.0", "posix:0.1", "posix:1.0"], ids=lambda name: name[-3:]
 )
@@ -416,6 +479,39 @@ def test_the_same_filesystem_as_umoci_makes(tmp_path: Path) -> None:
             tree = applied(tmp_path, *tars)
             assert _described(tree) == _described_on_disk(folder / "rootfs"), f"seed {seed}"
     assert accepted > 10
+
+
+@pytest.mark.real
+def test_the_same_names_as_umoci_reads(tmp_path: Path) -> None:
+    """Headers of mixed formats, read by us and by Go."""
+    if not shutil.which("umoci"):
+        pytest.skip("umoci is not installed")
+    accepted = 0
+    for seed in range(60):
+        chosen = random.Random(seed)  # noqa: S311
+        fields = {345: chosen.choice([b"", b"opt/x", OCTAL, b"p" * 155, b"\xff" * 12, b"77/8"])}
+        if chosen.random() < 0.5:
+            fields |= {chosen.choice([357, 476, 500]): chosen.choice([OCTAL, b"x/y", b"\xff" * 12])}
+        if chosen.random() < 0.5:
+            fields |= {508: b"tar\0"}
+        magic = chosen.choice([USTAR, GNU, b"ustar\0 \0", b"ustar  0", b"\0" * 8])
+        tar = block(b"f", b"data", magic=magic, fields=fields) + END
+        folder = tmp_path / str(seed)
+        write_layout(folder / "image", image(tar), "latest")
+        umoci = subprocess.run(
+            [
+                *("umoci", "raw", "unpack", "--rootless"),
+                *("--image", f"{folder / 'image'}:latest", folder / "rootfs"),
+            ],
+            capture_output=True,
+            check=False,
+        )
+        if umoci.returncode == 0:
+            accepted += 1
+            paths = (folder / "rootfs").rglob("*")
+            names = {os.fsencode(path.relative_to(folder / "rootfs")) for path in paths}
+            assert {name for name, _ in applied(tmp_path, tar).walk() if name} == names, seed
+    assert accepted > 30
 
 
 NAMES = ("a", "b", "c/a", "c/b", "c/d/a", "l/a", "l/d", "m", "c", "l")
