@@ -19,7 +19,7 @@ from fledge.oci.image import Image, Layer
 from fledge.report import Transfer, human_size
 from fledge.session import Session
 from fledge.store.cache import BackgroundVerifier
-from fledge.tree import Directory, Node, Symlink, Tree, TreeError, put
+from fledge.tree import Directory, File, Node, Symlink, Tree, TreeError, put
 from fledge.tree.compression import (
     GZIP_MAGIC,
     MAX_DECOMPRESSED_SIZE,
@@ -48,6 +48,9 @@ METADATA = b".wh..wh."
 """The prefix of metadata of aufs."""
 OPAQUE = b".wh..wh..opq"
 """The whiteout that hides everything that the layers below have in its directory."""
+
+CAPABILITY = b"security.capability"
+USER = b"user."
 
 
 def unpack(
@@ -213,6 +216,7 @@ class _LayerApplier:
                 raise TreeError(f"it links to {printable(node.target)}, which does not exist")
             if isinstance(target, Directory):
                 raise TreeError(f"it links to {printable(node.target)}, which is a directory")
+            _update(target, node)
             node = target
         self._put(parents, name, node)
 
@@ -288,6 +292,23 @@ class _LayerApplier:
                     pending.append(child)
                 elif name not in names:
                     del directory.children[name]
+
+
+def _update(node: Node, link: tar.HardLink) -> None:
+    """Give a node the metadata in a hard link's entry, as containerd does with Linux's calls.
+
+    chown(2) removes capabilities, symlinks have no mode of their own, and only files have ``user.``
+    attributes.
+    """
+    node.uid, node.gid, node.mtime_ns = link.uid, link.gid, link.mtime_ns
+    if not isinstance(node, Symlink):
+        node.mode = link.mode
+    if node.xattrs or link.xattrs:
+        kept = {name: value for name, value in node.xattrs.items() if name != CAPABILITY}
+        new = link.xattrs.items()
+        is_file = isinstance(node, File)
+        kept |= {name: value for name, value in new if is_file or not name.startswith(USER)}
+        node.xattrs = kept
 
 
 def decompress(pieces: Iterator[bytes]) -> Iterator[bytes]:
