@@ -211,7 +211,7 @@ class _LayerApplier:
         if WHITEOUT in path and self._apply_whiteout(parents, name):
             return
         if isinstance(node, tar.HardLink):
-            target = self.tree.get(node.target)
+            target = self.tree.get(node.target, lexical=True)
             if target is None:
                 raise TreeError(f"it links to {printable(node.target)}, which does not exist")
             if isinstance(target, Directory):
@@ -262,7 +262,7 @@ class _LayerApplier:
 
     def _hide(self, parents: list[bytes], name: bytes | None) -> None:
         """Hide the entry that the layers below have under a name; all their entries if None."""
-        parent = self.tree.get(b"/".join(parents), follow=True)
+        parent = self.tree.get(b"/".join(parents), follow=True, lexical=True)
         if not isinstance(parent, Directory):
             return
         if name is None:

@@ -47,6 +47,8 @@ ETC = (folder("etc", 0o770), file("/etc/passwd", b"inside"))
         ([symlink("link", "/../")], "link/etc/new"),
         ([symlink("link", "/./.././.././../")], "link/etc/new"),
         ([symlink("link", "..")], "link/etc/new"),
+        ([symlink("localetc", "gone/../etc")], "localetc/new"),
+        ([symlink("localetc", "etc/passwd/../../etc")], "localetc/new"),
         ([], "/../../etc/new"),
         ([], "../../../etc/./new"),
         ([], "etc/../../etc/new"),
@@ -55,6 +57,8 @@ ETC = (folder("etc", 0o770), file("/etc/passwd", b"inside"))
 def test_paths_end_inside_the_tree(links: list[Entry], name: str, tmp_path: Path) -> None:
     tree = applied(tmp_path, pack(*ETC, *links, file(name, b"x")))
     assert isinstance(tree.get(b"etc/new"), File)
+    names = {"etc", "etc/passwd", "etc/new", "dummy", *(link.name.strip("/") for link in links)}
+    assert set(listing(tree)) <= names
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,8 @@ def test_paths_end_inside_the_tree(links: list[Entry], name: str, tmp_path: Path
             "/breakouts/d1/passwd",
         ),
         ([symlink("localetc", "/etc")], "/localetc/passwd"),
+        ([symlink("localetc", "upandout/../../../etc")], "/localetc/passwd"),
+        ([symlink("localetc", "gone/../etc")], "localetc/passwd"),
         ([], "../../../../../etc/passwd"),
         ([], "/etc/passwd"),
     ],
@@ -73,6 +79,15 @@ def test_paths_end_inside_the_tree(links: list[Entry], name: str, tmp_path: Path
 def test_hard_links_end_inside_the_tree(links: list[Entry], target: str, tmp_path: Path) -> None:
     tree = applied(tmp_path, pack(*ETC, *links, hard_link("mine", target)))
     assert tree.get(b"mine") is tree.get(b"etc/passwd") is not None
+
+
+def test_whiteouts_end_inside_the_tree(tmp_path: Path) -> None:
+    for target in ("gone/../etc", "upandout/../../../etc", "/etc/passwd/../../etc"):
+        lower = pack(*ETC, file("etc/old"), symlink("localetc", target))
+        tree = applied(tmp_path, lower, pack(file("localetc/.wh.old")))
+        assert set(listing(tree)) == {"etc", "etc/passwd", "localetc"}
+        tree = applied(tmp_path, lower, pack(file("localetc/.wh..wh..opq")))
+        assert set(listing(tree)) == {"etc", "localetc"}
 
 
 def test_a_file_replaces_a_symlink_and_does_not_follow_it(tmp_path: Path) -> None:

@@ -628,7 +628,9 @@ NAMES = ("a", "b", "c/a", "c/b", "c/d/a", "l/a", "l/d", "m", "c", "l")
 
 
 def _random_stack(random: random.Random) -> list[list[Entry]]:
-    stack = [[symlink("l", random.choice(["c", "/c", "../c/d", "nowhere"])), folder("c")]]
+    stack = [
+        [symlink("l", random.choice(["c", "/c", "../c/d", "nowhere", "gone/../c"])), folder("c")]
+    ]
     # One for all, because umoci, unlike containerd, ignores what the entry of a hard link says.
     mode = random.choice([0o4755, 0o644, 0])
     for _ in range(3):
@@ -642,7 +644,7 @@ def _random_stack(random: random.Random) -> list[list[Entry]]:
                         file(name, b"x" * random.randint(0, 5), mode=mode),
                         file(name, b"y", mode=mode, pax={"SCHILY.xattr.user.k": "v"}),
                         folder(name, random.choice([0o700, 0o1777])),
-                        symlink(name, random.choice(NAMES)),
+                        symlink(name, random.choice((*NAMES, "gone/../c", "a/../../c"))),
                         replace(hard_link(name, random.choice(NAMES)), mode=mode),
                         file(parent + slash + ".wh." + last),
                         file(parent + slash + ".wh..wh..opq"),
