@@ -41,6 +41,13 @@ ZEROS = bytes(BLOCK_SIZE)
 MAX_EXTENDED = 1 << 20
 """Maximum bytes in one extended header, as in Go. Linux limits an extended attribute to 64 KiB."""
 
+MAX_RECORDS = 1 << 14
+"""Maximum records in one extended header, without those of a sparse map. Linux lists at most 64 KiB
+of names of extended attributes for one file, which are fewer."""
+
+RECORD_COST = 64
+"""Bytes of `MAX_METADATA` that one record counts as: parsing it takes the time of so many."""
+
 MAX_METADATA = 1 << 30
 """Maximum bytes of headers in one archive, which limits the time and memory to read it. It is
 enough for two million plain entries; large images have a few hundred thousand."""
@@ -94,6 +101,7 @@ EXTENDED = b"x"
 GLOBAL = b"g"
 LONG_NAME = b"L"
 LONG_LINK = b"K"
+NEWLINE = ord("\n")
 BEFORE_ENTRY = frozenset((EXTENDED, LONG_NAME, LONG_LINK))
 NO_ENTRY = frozenset((GLOBAL, b"V"))
 """V is the label of a GNU volume."""
@@ -232,7 +240,7 @@ def _next_header(blocks: _BlockReader) -> _Header | None:
                 raise MalformedError(f"an extended header cannot have {size} bytes")
             data = blocks.take(size)
             if typeflag == EXTENDED:
-                records = _records(data)
+                records = _records(data, blocks)
             else:
                 long[typeflag] = _text(data)
         elif typeflag in NO_ENTRY:
@@ -530,7 +538,7 @@ def _mtime_ns(record: bytes | None, field: bytes) -> int:
     return nanoseconds if abs(nanoseconds) < 1 << 63 else 0
 
 
-def _records(data: bytes) -> dict[bytes, bytes]:
+def _records(data: bytes, blocks: _BlockReader) -> dict[bytes, bytes]:
     """Parse the records of an extended header, which are lines of ``LENGTH KEYWORD=VALUE``.
 
     If a keyword occurs several times, the last value counts. The exception is GNU's sparse format
@@ -538,12 +546,13 @@ def _records(data: bytes) -> dict[bytes, bytes]:
     """
     records: dict[bytes, bytes] = {}
     sparse_map: list[bytes] = []
-    position = 0
+    position = count = 0
     while position < len(data):
         space = data.find(b" ", position, position + MAX_DIGITS + 1)
-        end = position + _decimal(data[position : max(space, position)])
+        length = data[position : max(space, position)]
+        end = position + int(length) if length.isdigit() else 0
         keyword, equals, value = data[space + 1 : end - 1].partition(b"=")
-        if not space < end <= len(data) or not equals or data[end - 1 : end] != b"\n":
+        if not position < space < end <= len(data) or not equals or data[end - 1] != NEWLINE:
             raise MalformedError("its extended header is malformed")
         if keyword in (SPARSE_OFFSET, SPARSE_LENGTH):
             if b"," in value or (keyword == SPARSE_LENGTH) != len(sparse_map) % 2:
@@ -551,7 +560,11 @@ def _records(data: bytes) -> dict[bytes, bytes]:
             sparse_map.append(value)
         else:
             records[keyword] = value
+            count += 1
+            if count > MAX_RECORDS:
+                raise MalformedError(f"its extended header has more than {MAX_RECORDS} records")
         position = end
+    blocks.charge(RECORD_COST * (count + len(sparse_map)))
     if sparse_map:
         records[b"GNU.sparse.map"] = b",".join(sparse_map)
     return records

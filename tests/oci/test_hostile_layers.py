@@ -16,7 +16,18 @@ from fledge.errors import CorruptError
 from fledge.oci import layers, tar
 from fledge.tree import File, Tree
 from fledge.tree.content import Span
-from tests.support.tars import Entry, file, folder, hard_link, listing, pack, span, symlink
+from tests.support.tars import (
+    END,
+    Entry,
+    block,
+    file,
+    folder,
+    hard_link,
+    listing,
+    pack,
+    span,
+    symlink,
+)
 
 
 def applied(tmp_path: Path, *tars: bytes) -> Tree:
@@ -168,6 +179,26 @@ def test_sparse_maps_must_make_sense(records: dict[str, str], match: str, tmp_pa
 def test_metadata_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tar, "MAX_METADATA", 512 * 20)
     refused(tmp_path, pack(*(file(f"f{n}") for n in range(30))), match="bytes of headers")
+
+
+def test_records_of_extended_headers_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A MiB has room for 200,000 of them, which take a second to parse."""
+    tiny = b"5 a=\n"
+    at_most = [block(b"pax", tiny * 16384, b"x") + block(b"f")] * 3
+    assert listing(applied(tmp_path, b"".join(at_most) + END)) == {"f": "0"}
+    refused(tmp_path, block(b"pax", tiny * 16385, b"x") + block(b"f") + END, match="16384 records")
+    monkeypatch.setattr(tar, "MAX_METADATA", 3 << 20)
+    refused(tmp_path, b"".join(at_most) + END, match="bytes of headers")
+
+
+@pytest.mark.parametrize(
+    "data", [b"5 a=\n5 a=", b"0 a=\n", b"-5 a=\n", b"+6 a=\n", b"1 =\n", b"=\n"]
+)
+def test_records_must_make_sense(data: bytes, tmp_path: Path) -> None:
+    entry = block(b"pax", data, b"x") + block(b"f")
+    refused(tmp_path, entry + END, match="extended header is malformed")
 
 
 def test_symlinks_that_lead_far_do_not_cost_much(tmp_path: Path) -> None:
