@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain
 from queue import Empty, SimpleQueue
 
@@ -49,6 +51,10 @@ METADATA = b".wh..wh."
 OPAQUE = b".wh..wh..opq"
 """The whiteout that hides everything that the layers below have in its directory."""
 
+REPEATED_ENTRY_STEPS = 16
+"""Steps charged for each entry of a layer that occurs several times in an image. A manifest can
+list a layer thousands of times, and parses nothing again that would be charged."""
+
 CAPABILITY = b"security.capability"
 USER = b"user."
 
@@ -67,10 +73,18 @@ def unpack(
     Raises `CorruptError` that names the layer if a layer is damaged or cannot be applied,
     `FledgeError` if a layer cannot be fetched.
     """
+    uses = Counter(layer.diff_id for layer in image.layers)
+    parsed: dict[Digest, list[tar.Entry]] = {}
+    since = tree.steps
     with closing(prepare(image, session, verifier)) as blobs:
-        for number, blob in enumerate(blobs, start=1):
+        for number, (layer, blob) in enumerate(zip(image.layers, blobs, strict=True), start=1):
             try:
-                apply(tree, blob)
+                if uses[layer.diff_id] == 1:
+                    _apply(tree, tar.read(blob), since)
+                else:
+                    if layer.diff_id not in parsed:
+                        parsed[layer.diff_id] = list(tar.read(blob))
+                    _apply_again(tree, parsed[layer.diff_id], since)
             except CorruptError as error:
                 raise _in_layer(error, number, image) from error
 
@@ -179,14 +193,30 @@ def apply(tree: Tree, blob: Span) -> None:
 
     Raises `CorruptError` if the archive is malformed or an entry cannot be applied.
     """
+    _apply(tree, tar.read(blob), since=tree.steps)
+
+
+def _apply(tree: Tree, entries: Iterable[tar.Entry], since: int) -> None:
+    """Apply the entries of one layer. ``since`` is as in `Tree.check_steps`."""
     applier = _LayerApplier(tree)
-    before = tree.steps
-    for path, node in tar.read(blob):
+    for path, node in entries:
         try:
             applier.apply(path, node)
-            tree.check_steps(since=before)
+            tree.check_steps(since)
         except TreeError as error:
             raise CorruptError(f"{printable(path)}: {error}") from error
+
+
+def _apply_again(tree: Tree, entries: list[tar.Entry], since: int) -> None:
+    """Do as `_apply` does, but leave the nodes of the entries as they are."""
+    tree.steps += REPEATED_ENTRY_STEPS * len(entries)
+    _apply(tree, ((path, _copy(node)) for path, node in entries), since)
+
+
+def _copy(node: Node | tar.HardLink) -> Node | tar.HardLink:
+    if isinstance(node, tar.HardLink):
+        return node
+    return replace(node, children={}) if isinstance(node, Directory) else replace(node)
 
 
 class _LayerApplier:

@@ -134,6 +134,10 @@ class HardLink(msgspec.Struct, frozen=True):
     xattrs: dict[bytes, bytes]
 
 
+Entry = tuple[bytes, Node | HardLink]
+"""The path of an entry, and its node."""
+
+
 class _BlockReader:
     """Reads an archive's blocks in order."""
 
@@ -193,7 +197,7 @@ class _Header(msgspec.Struct):
     """The records of its pax extended header."""
 
 
-def read(tar: Span) -> Iterator[tuple[bytes, Node | HardLink]]:
+def read(tar: Span) -> Iterator[Entry]:
     """Yield the path and node of each entry of an uncompressed archive.
 
     Paths are as in the archive, not normalised. The content of a `File` is a part of the archive.

@@ -23,7 +23,7 @@ MAX_STEPS = 4096
 within PATH_MAX has more; the limit bounds paths that expand through many long symlinks."""
 
 MAX_SOURCE_STEPS = 1 << 25
-"""Maximum components followed for all paths of one layer or initramfs: 16 for each of two million
+"""Maximum components followed for all paths of one image or initramfs: 16 for each of two million
 entries. With `MAX_STEPS` alone, hostile paths could keep a build busy for hours."""
 
 CREATED_DIRECTORY_STEPS = 16
@@ -190,7 +190,7 @@ class Tree:
     def check_steps(self, since: int) -> None:
         """Raise `TreeError` if lookups took over `MAX_SOURCE_STEPS` since ``steps`` was ``since``.
 
-        Call it for each entry of a layer or initramfs.
+        Call it for each entry of an image or initramfs.
         """
         if self.steps - since > MAX_SOURCE_STEPS:
             raise TreeError(f"paths up to here lead through more than {MAX_SOURCE_STEPS} names")

@@ -13,9 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fledge.errors import CorruptError
+from fledge.host.settings import Settings
 from fledge.oci import layers, tar
+from fledge.report import Reporter
+from fledge.session import Session
+from fledge.store.cache import Cache
 from fledge.tree import File, Tree
 from fledge.tree.content import Span
+from tests.support.images import opened_image, opened_layer
 from tests.support.tars import (
     END,
     Entry,
@@ -233,6 +238,20 @@ def test_parents_that_nothing_describes_are_counted(
     entries = [file(f"{number}{'/d' * 500}") for number in range(20)]
     refused(tmp_path, pack(*entries), match="more than 100000 names")
     assert listing(applied(tmp_path, pack(*entries[:5])))
+
+
+def test_layers_share_what_their_paths_may_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest can list one layer thousands of times, and many that differ little."""
+    monkeypatch.setattr("fledge.tree.nodes.MAX_SOURCE_STEPS", 5_000)
+    session = Session(Settings(), Cache(tmp_path / "cache"), Reporter())
+    flat = opened_layer(tmp_path, pack(*(file(f"{n}") for n in range(100))))
+    deep = [opened_layer(tmp_path, pack(file(f"d{n}{'/d' * 100}"))) for n in range(4)]
+    layers.unpack(opened_image(flat, flat, deep[0]), Tree(0), session)
+    for hostile in ([flat] * 4, deep):
+        with pytest.raises(CorruptError, match=r"layer \d of 4 .*more than 5000 names"):
+            layers.unpack(opened_image(*hostile), Tree(0), session)
 
 
 def test_many_entries_in_changing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

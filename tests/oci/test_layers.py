@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from fledge.errors import CorruptError, NetworkError
 from fledge.host.settings import Settings
 from fledge.oci import layers
 from fledge.oci.image import Layer
+from fledge.oci.tar import Entry as Parsed
+from fledge.oci.tar import read as read_tar
 from fledge.report import Reporter
 from fledge.session import Session
 from fledge.store.cache import Cache
@@ -410,6 +413,36 @@ def test_sparse_files_are_known_by_version_and_map(
 ) -> None:
     pax = {f"GNU.sparse.{key}": value for key, value in records.items()}
     assert listing(applied(tmp_path, pack(file("s", b"abc", pax=pax)))) == {"s": size}
+
+
+def test_a_layer_that_an_image_lists_twice_is_parsed_once(
+    tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Span] = []
+    accepted = 0
+
+    def counting_read(blob: Span) -> Iterator[Parsed]:
+        read.append(blob)
+        return read_tar(blob)
+
+    monkeypatch.setattr("fledge.oci.tar.read", counting_read)
+    for seed in range(40):
+        stack = [pack(*entries) for entries in _random_stack(random.Random(seed))]  # noqa: S311
+        tars = [stack[0], stack[1], stack[0], stack[2], stack[1], stack[0]]
+        tree = Tree(mtime_ns=7)
+        opened = opened_image(*(opened_layer(tmp_path, tar) for tar in tars))
+        try:
+            expected = applied(tmp_path, *tars)
+        except CorruptError:
+            with pytest.raises(CorruptError):
+                layers.unpack(opened, tree, using(cache))
+            continue
+        read.clear()
+        layers.unpack(opened, tree, using(cache))
+        assert len(read) == len(set(tars))
+        assert _described(tree) == _described(expected), f"seed {seed}"
+        accepted += 1
+    assert accepted > 3
 
 
 def test_all_types_and_fields(tmp_path: Path) -> None:
