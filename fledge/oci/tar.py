@@ -55,9 +55,9 @@ enough for two million plain entries; large images have a few hundred thousand."
 MAX_EXTENTS = 1 << 16
 """Maximum runs of data in one sparse file, which limits the time and memory to write it."""
 
-EXTENT_COST = 128
-"""Bytes of `MAX_METADATA` that one run of data counts as: it takes more in memory than in the
-archive."""
+EXTENT_COST = 512
+"""Bytes of `MAX_METADATA` that one run of data counts as, which are those of a plain entry: it
+takes more memory than in the archive, and is written in the time of a small file."""
 
 MAX_FILE_SIZE = 1 << 44
 """16 TiB, the largest file on ext4. The header of a sparse file could claim any size."""
