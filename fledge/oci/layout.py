@@ -15,9 +15,9 @@ from fledge.oci.manifest import (
     Index,
     Platform,
     choose_manifest,
+    find_manifest,
     make_image,
     parse_manifest,
-    resolve_manifest,
 )
 from fledge.tree.content import Span, read_content
 from fledge.tree.digest import Digest
@@ -52,10 +52,12 @@ def open_layout(find: FindFile, uri: str, tag: str | None, platform: Platform) -
         raise CorruptError(f"{uri}: index.json is not an index")
     chosen = choose_manifest(_with_tag(parsed, tag, uri), platform, uri)
     read = partial(_read_blob, find, uri)
-    manifest = resolve_manifest(read(chosen), platform, uri, read)
+    manifest = find_manifest(Index((chosen,)), platform, uri, read)
     uri = f"{uri}{f':{tag}' if tag else ''}@{manifest.digest}"
     blobs = [partial(_find_blob, find, uri, layer) for layer in manifest.layers]
-    return make_image(uri, read(manifest.config), blobs, platform, manifest.digest)
+    return make_image(
+        uri, read(manifest.config), blobs, platform, manifest.digest, manifest.platform
+    )
 
 
 def read_document(span: Span, where: str) -> bytes:

@@ -48,30 +48,41 @@ LAYER_TYPE = re.compile(
 REF_NAME = "org.opencontainers.image.ref.name"
 
 PLATFORM = re.compile(r"linux/[a-z0-9]+(?:/[a-z0-9]+)?")
-MACHINES = {
+ARCHITECTURES = {
     "x86_64": "amd64",
+    "x86-64": "amd64",
     "i386": "386",
     "i686": "386",
     "aarch64": "arm64",
+    "armel": "arm/v6",
     "armv6l": "arm/v6",
+    "armhf": "arm/v7",
     "armv7l": "arm/v7",
     "loongarch64": "loong64",
 }
-"""From the kernel's name of a machine (uname(2)) to Go's GOARCH, where they differ."""
+"""From other names of an architecture, such as the kernel's (uname(2)) and Debian's, to Go's
+GOARCH and the variant."""
+GO_ARCHITECTURE = re.compile(
+    "386|amd64|arm(?:64)?|loong64|mips(?:64)?(?:le)?|ppc64(?:le)?|riscv64|s390x"
+)
+"""The architectures of Linux in Go, which ``--platform`` takes without ``linux/``."""
 DEFAULT_VARIANTS = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
 """The variant of a platform that does not name one."""
 
 
 class Platform(msgspec.Struct, frozen=True):
-    """A platform that an image runs on, in Go's terms (config.md: os, architecture, variant)."""
+    """A platform that an image runs on, in Go's terms (config.md: os, architecture, variant).
+
+    `normalize_platform` makes one of the fields of a document.
+    """
 
     os: str
     architecture: str
+    """Empty: not known, which stands for every architecture."""
     variant: str = ""
 
     def __str__(self) -> str:
-        variant = f"/{self.variant}" if self.variant else ""
-        return f"{self.os}/{self.architecture}{variant}"
+        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
 
     def variant_level(self) -> tuple[int, str]:
         """Return the variant as (number, name): (8, "") for ``v8``, (0, variant) for any other.
@@ -84,6 +95,8 @@ class Platform(msgspec.Struct, frozen=True):
 
     def runs(self, image: Platform) -> bool:
         """Return whether this platform runs images for the platform ``image``."""
+        if self == ANY_ARCHITECTURE:
+            return image.os == self.os
         number, name = self.variant_level()
         image_number, image_name = image.variant_level()
         return (self.os, self.architecture, name) == (
@@ -91,6 +104,10 @@ class Platform(msgspec.Struct, frozen=True):
             image.architecture,
             image_name,
         ) and image_number <= number
+
+
+ANY_ARCHITECTURE = Platform("linux", "")
+"""The platform to open an image for if its digest has been chosen for the right one before."""
 
 
 class Descriptor(msgspec.Struct, frozen=True):
@@ -101,7 +118,7 @@ class Descriptor(msgspec.Struct, frozen=True):
     size: int
     """Bytes."""
     platform: Platform | None = None
-    """The image's platform, which only an index may give. None if it does not."""
+    """The image's platform, which only an index may give. None if it names no architecture."""
     tag: str | None = None
     """The annotation ``org.opencontainers.image.ref.name``, which only the index of a layout
     has. None if there is none."""
@@ -115,6 +132,8 @@ class Manifest(msgspec.Struct, frozen=True):
     config: Descriptor
     layers: tuple[Descriptor, ...]
     """Lowest first."""
+    platform: Platform | None = None
+    """The platform for which an index lists it. None if no index does."""
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -131,19 +150,35 @@ class ImageConfig(msgspec.Struct, frozen=True):
     """The digest of each uncompressed layer, lowest first."""
 
 
-def parse_platform(text: str) -> Platform:
-    """Parse ``linux/ARCHITECTURE[/VARIANT]``, the value of ``--platform``.
+def normalize_platform(os: str, architecture: str, variant: str = "") -> Platform:
+    """Make a platform of the fields of a document, in Go's spelling.
 
-    The architecture may be Go's name or the kernel's. Raises `ConfigError`.
+    Tools write ``Linux``, ``x86_64`` and the variant ``7`` too, and leave out what they do not
+    know. An image without an operating system is for Linux, as in containerd.
     """
-    os, _, rest = text.lower().partition("/")
-    name = f"{os}/{MACHINES.get(rest, rest)}"
-    if not PLATFORM.fullmatch(name):
+    architecture, variant = architecture.lower(), variant.lower()
+    architecture, _, implied = ARCHITECTURES.get(architecture, architecture).partition("/")
+    variant = variant or implied
+    if architecture in ("arm", "arm64") and re.fullmatch("[0-9]", variant):
+        variant = f"v{variant}"
+    return Platform(os.lower() or "linux", architecture, variant)
+
+
+def parse_platform(text: str) -> Platform:
+    """Parse ``[linux/]ARCHITECTURE[/VARIANT]``, the value of ``--platform``.
+
+    The architecture may have any name that `normalize_platform` knows. Raises `ConfigError`.
+    """
+    first, *rest = text.lower().split("/")
+    if first in ARCHITECTURES or GO_ARCHITECTURE.fullmatch(first):
+        first, rest = "linux", [first, *rest]
+    platform = normalize_platform(first, *rest) if len(rest) in (1, 2) and all(rest) else None
+    if platform is None or not PLATFORM.fullmatch(str(platform)):
         raise ConfigError(
             f"{printable(text)!r} is not a platform that fledge builds for",
             "Write linux/ARCHITECTURE or linux/ARCHITECTURE/VARIANT, such as linux/arm64.",
         )
-    return Platform(*name.split("/"))
+    return platform
 
 
 def host_platform() -> Platform:
@@ -204,12 +239,20 @@ def resolve_manifest(
     ``read`` returns a document whose digest it has verified. Raises `ConfigError` if there is no
     image for the platform, and the errors of `parse_manifest` and ``read``.
     """
-    document = parse_manifest(raw, where)
+    return find_manifest(parse_manifest(raw, where), platform, where, read)
+
+
+def find_manifest(
+    document: Manifest | Index, platform: Platform, where: str, read: Callable[[Descriptor], bytes]
+) -> Manifest:
+    """Do what `resolve_manifest` does, for a parsed document."""
+    listed = None
     for _ in range(MAX_NESTING):
         if isinstance(document, Manifest):
-            return document
+            return msgspec.structs.replace(document, platform=listed)
         chosen = choose_manifest(document.manifests, platform, where)
         document = parse_manifest(read(chosen), f"{where} ({chosen.digest})")
+        listed = chosen.platform
     raise CorruptError(f"{where}: more than {MAX_NESTING} nested indexes")
 
 
@@ -232,11 +275,12 @@ def choose_manifest(manifests: Sequence[Descriptor], platform: Platform, where: 
         return unknown[0]
     # BuildKit lists attestations in an index as images for "unknown/unknown".
     names = {str(each.platform) for each in manifests if each.platform} - {"unknown/unknown"}
-    offer = ", ".join(sorted(names))
-    raise ConfigError(
-        f"{where}: has no image for {platform}",
-        f"Choose one of these with --platform: {offer}" if offer else "",
-    )
+    hint = ""
+    if names:
+        hint = f"fledge builds for Linux, and it has only {', '.join(sorted(names))}."
+    if offer := sorted(filter(PLATFORM.fullmatch, names)):
+        hint = f"Choose one of these with --platform: {', '.join(offer)}"
+    raise ConfigError(f"{where}: has no image for {platform}", hint)
 
 
 def parse_config(raw: bytes, where: str) -> ImageConfig:
@@ -255,50 +299,71 @@ def make_image(
     blobs: Sequence[Callable[[], Span]],
     platform: Platform,
     manifest: Digest | None = None,
+    listed: Platform | None = None,
 ) -> Image:
     """Make an `Image` of a config and the functions that fetch the layers' blobs, lowest first.
 
-    ``manifest`` is the digest of its manifest, if there is one. Raises `CorruptError` if the
-    config is malformed or has another number of layers, `ConfigError` if the image does not run
-    on ``platform``.
+    ``manifest`` is the digest of its manifest, if there is one. ``listed`` is the platform for
+    which an index lists it, which counts for more than that in the config: images of other
+    platforms are often built with the config of the builder's own.
+
+    Raises `CorruptError` if the config is malformed or has another number of layers, `ConfigError`
+    if the image does not run on ``platform``.
     """
     parsed = parse_config(config, f"{uri}: config")
-    check_platform(parsed.platform, platform, uri)
+    note = ""
+    if listed is None:
+        check_platform(parsed.platform, platform, uri)
+    elif not _fits(parsed.platform, listed):
+        note = (
+            f"{uri}: is listed for {listed}, although its config says {parsed.platform};"
+            " the list decides"
+        )
     if len(blobs) != len(parsed.diff_ids):
         raise CorruptError(
             f"{uri}: has {len(blobs)} layers, but {len(parsed.diff_ids)} diff_ids in its config"
         )
     layers = tuple(Layer(*each) for each in zip(parsed.diff_ids, blobs, strict=True))
-    return Image(uri, config, layers, manifest)
+    return Image(uri, config, layers, manifest, note)
 
 
 def check_platform(image: Platform, wanted: Platform, where: str) -> None:
     """Raise `ConfigError` if images for the platform ``image`` do not run on ``wanted``."""
-    # Many images for arm/v6 do not give a variant in their config.
-    assumed = image if image.variant else Platform(image.os, image.architecture, wanted.variant)
-    if not wanted.runs(assumed):
-        raise ConfigError(
-            f"{where}: is an image for {image}, not for {wanted}",
-            f"Build it with --platform {image}, or choose another image.",
+    if _fits(image, wanted):
+        return
+    hint = "fledge builds for Linux; choose another image."
+    if PLATFORM.fullmatch(str(image)):
+        hint = f"Build it with --platform {image}, or choose another image."
+    raise ConfigError(f"{where}: is an image for {image}, not for {wanted}", hint)
+
+
+def _fits(image: Platform, wanted: Platform) -> bool:
+    """Return whether images for the platform ``image``, as a config has it, run on ``wanted``."""
+    # Buildpacks leave out the architecture, many images for arm/v6 the variant.
+    return wanted.runs(
+        Platform(
+            image.os, image.architecture or wanted.architecture, image.variant or wanted.variant
         )
+    )
 
 
 def _descriptor(document: JsonObject) -> Descriptor:
     tag = None
     if document.has("annotations"):
         tag = document.member("annotations").text(REF_NAME, "") or None
+    platform = _platform(document.member("platform")) if document.has("platform") else None
     return Descriptor(
         document.text("mediaType"),
         parse_digest(document.text("digest"), document.where),
         document.natural("size"),
-        _platform(document.member("platform")) if document.has("platform") else None,
+        platform if platform and platform.architecture else None,
         tag,
     )
 
 
 def _platform(document: JsonObject) -> Platform:
-    return Platform(
-        document.text("os"), document.text("architecture"), document.text("variant", "")
+    return normalize_platform(
+        document.text("os", ""), document.text("architecture", ""), document.text("variant", "")
     )
 
 

@@ -125,6 +125,12 @@ def on(platform: str | None, digest: Digest = DIGEST) -> Descriptor:
     return Descriptor("x", digest, 7, Platform(*platform.split("/")) if platform else None)
 
 
+def platform_members(text: str) -> dict[str, str]:
+    """The members of a platform in JSON; empty ones are left out."""
+    members = zip(("os", "architecture", "variant"), text.split("/"), strict=False)
+    return {key: value for key, value in members if value}
+
+
 @pytest.mark.parametrize(
     ("wanted", "offered", "chosen"),
     [
@@ -136,10 +142,25 @@ def on(platform: str | None, digest: Digest = DIGEST) -> Descriptor:
         ("linux/amd64", ["linux/amd64/v3", "linux/amd64/v1", "linux/amd64"], 1),
         ("linux/amd64", ["windows/amd64", None], 1),
         ("linux/amd64", ["unknown/unknown", "linux/amd64"], 1),
+        ("linux/amd64", ["linux/arm64", "Linux/x86_64"], 1),
+        ("linux/arm64", ["linux/AMD64", "linux/aarch64"], 1),
+        ("linux/arm", ["linux/arm/6", "linux/arm/7", "linux/arm/5"], 1),
+        ("linux/arm64", ["linux/arm64/8"], 0),
+        ("linux/arm/v6", ["linux/armhf", "linux/armel"], 1),
+        ("linux/amd64", ["/", "/amd64"], 1),
+        ("linux/amd64", ["/", "linux/arm64"], 0),
+        ("linux/amd64", ["linux/", "linux/amd64"], 1),
     ],
 )
 def test_the_best_for_a_platform(wanted: str, offered: list[str | None], chosen: int) -> None:
-    manifests = [on(each, Digest(f"{number:064}")) for number, each in enumerate(offered)]
+    digests = [str(Digest(f"{number:064}")) for number in range(len(offered))]
+    listed = [
+        descriptor("x", digest=digest, platform=each and platform_members(each))
+        for digest, each in zip(digests, offered, strict=True)
+    ]
+    index = parsed({"manifests": listed})
+    assert isinstance(index, Index)
+    manifests = index.manifests
     assert choose_manifest(manifests, parse_platform(wanted), "HERE") is manifests[chosen]
 
 
@@ -157,7 +178,8 @@ def test_an_index_that_leads_to_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["amd64", "linux", "linux/", "linux/a/b/c", "windows/amd64", "\x1b"]
+    "text",
+    ["", "linux", "linux/", "linux//v8", "linux/a/b/c", "windows/amd64", "amd64/v2/v3", "\x1b"],
 )
 def test_what_is_no_platform(text: str) -> None:
     with pytest.raises(ConfigError, match="not a platform"):
@@ -168,6 +190,12 @@ def test_other_spellings_of_a_platform() -> None:
     assert str(parse_platform("linux/x86_64")) == "linux/amd64"
     assert str(parse_platform("Linux/aarch64")) == "linux/arm64"
     assert str(parse_platform("linux/armv7l")) == "linux/arm/v7"
+    assert str(parse_platform("linux/arm/7")) == "linux/arm/v7"
+    assert str(parse_platform("linux/arm64/8")) == "linux/arm64/v8"
+    assert str(parse_platform("arm64")) == "linux/arm64"
+    assert str(parse_platform("AMD64")) == "linux/amd64"
+    assert str(parse_platform("arm/v6")) == "linux/arm/v6"
+    assert str(parse_platform("armhf")) == "linux/arm/v7"
 
 
 def blob() -> Span:
@@ -190,6 +218,63 @@ def test_a_config_that_does_not_fit(changes: dict[str, Any], count: int, message
     with pytest.raises(FledgeError) as caught:
         make_image("HERE", config, [blob] * count, parse_platform("linux/amd64"))
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architecture": ""},
+        {"architecture": None},
+        {"architecture": None, "os": None},
+        {"os": ""},
+        {"os": "Linux", "architecture": "X86_64"},
+        {"architecture": "AMD64"},
+    ],
+)
+def test_a_config_whose_platform_is_spelled_otherwise_or_missing(changes: dict[str, Any]) -> None:
+    config = json.dumps({**CONFIG, **changes}).encode()
+    image = make_image("HERE", config, [blob], parse_platform("linux/amd64"))
+    assert (image.config, image.note) == (config, "")
+
+
+@pytest.mark.parametrize(
+    ("image", "hint"),
+    [
+        ("linux/x86_64", "Build it with --platform linux/amd64, or"),
+        ("linux/arm/7", "Build it with --platform linux/arm/v7, or"),
+        ("windows/amd64", "fledge builds for Linux; choose another image."),
+        ("windows/", "fledge builds for Linux; choose another image."),
+        ("linux/a b", "fledge builds for Linux; choose another image."),
+    ],
+)
+def test_a_hint_names_only_platforms_that_fledge_takes(image: str, hint: str) -> None:
+    config = json.dumps({**CONFIG, **dict.fromkeys(("os", "architecture"), None)}).encode()
+    config = json.dumps({**json.loads(config), **platform_members(image)}).encode()
+    with pytest.raises(ConfigError) as caught:
+        make_image("HERE", config, [blob], parse_platform("linux/s390x"))
+    assert caught.value.hint.startswith(hint)
+
+
+def test_an_index_without_any_image_for_linux() -> None:
+    with pytest.raises(ConfigError) as caught:
+        choose_manifest([on("windows/amd64")], parse_platform("linux/amd64"), "HERE")
+    assert caught.value.hint == "fledge builds for Linux, and it has only windows/amd64."
+
+
+def test_an_index_counts_for_more_than_a_config() -> None:
+    arm = parse_platform("linux/arm64")
+    child = json.dumps(manifest()).encode()
+    entry = descriptor("x", platform={"os": "linux", "architecture": "arm64"})
+    raw = json.dumps({"manifests": [entry]}).encode()
+    found = resolve_manifest(raw, arm, "HERE", lambda _: child)
+    assert found.platform == arm
+    config = json.dumps(CONFIG).encode()
+    image = make_image("HERE", config, [blob], arm, found.digest, found.platform)
+    assert image.note == (
+        "HERE: is listed for linux/arm64, although its config says linux/amd64; the list decides"
+    )
+    config = json.dumps({**CONFIG, "architecture": "aarch64", "variant": "8"}).encode()
+    assert not make_image("HERE", config, [blob], arm, found.digest, found.platform).note
 
 
 def test_a_config_without_variant_fits_any() -> None:

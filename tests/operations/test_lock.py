@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -451,6 +452,29 @@ def test_moved_tag(fledge: Fledge, tmp_path: Path) -> None:
         assert "\n~ /a: content " in done.out
         assert "    -old" in done.out
         assert "    +new" in done.out
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("place", ["layout", "registry"])
+def test_an_index_decides_and_the_lock_remembers(
+    fledge: Fledge, tmp_path: Path, place: str
+) -> None:
+    """The config of the image for amd64 says arm64, as configs that a cross build leaves do."""
+    top = images.index(replace(ARM, platform={"os": "linux", "architecture": "amd64"}))
+    write_layout(tmp_path / "layout", top)
+    with registry.serve(tmp_path / "storage") as host:
+        registry.push(host, "team/app", top, "v1")
+        image = f"docker://{host}/team/app:v1" if place == "registry" else "oci:layout"
+        image_project(tmp_path, image)
+        said = "listed for linux/amd64, although its config says linux/arm64; the list decides"
+        assert said in " ".join(fledge("build", *AMD64).err.split())
+        before = artifact(tmp_path)
+        assert fledge("lock", *AMD64).code == 0
+        empty_the_cache()
+        done = fledge("build", "--locked", *AMD64)
+        assert done.code == 0, done.err
+        assert said in " ".join(done.err.split())
+        assert artifact(tmp_path) == before
 
 
 @pytest.mark.real
