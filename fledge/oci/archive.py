@@ -96,7 +96,8 @@ def open_saved(files: ArchiveIndex, tag: str | None, platform: Platform) -> Imag
     image = _find_tag(images, tag, uri)
     uri += f":{tag}" if tag else ""
     config = layout.read_document(files.get(image.text("Config")), uri)
-    blobs = [partial(files.get, name) for name in image.texts("Layers")]
+    names = image.texts("Layers") if image.has("Layers") else []  # null in an image FROM scratch
+    blobs = [partial(files.get, name) for name in names]
     return make_image(uri, config, blobs, platform)
 
 

@@ -218,13 +218,13 @@ def parse_manifest(raw: bytes, where: str) -> Manifest | Index:
     if document.has("manifests") and (document.has("layers") or document.has("config")):
         raise CorruptError(f"{where}: is both a manifest and an index")
     if media_type in INDEX_TYPES or (not media_type and document.has("manifests")):
-        return Index(tuple(_descriptor(each) for each in document.members("manifests")))
+        return Index(_descriptors(document, "manifests"))
     if media_type and media_type not in MANIFEST_TYPES:
         raise _not_an_image(where, media_type)
     config = _descriptor(document.member("config"))
     if config.media_type not in CONFIG_TYPES:
         raise _not_an_image(where, config.media_type)
-    layers = tuple(_descriptor(each) for each in document.members("layers"))
+    layers = _descriptors(document, "layers")
     for layer in layers:
         if not LAYER_TYPE.fullmatch(layer.media_type):
             raise _not_an_image(where, layer.media_type)
@@ -287,10 +287,11 @@ def parse_config(raw: bytes, where: str) -> ImageConfig:
     """Parse an image's config; ``where`` names it in messages. Raises `CorruptError`."""
     document = parse_object(raw, where)
     rootfs = document.member("rootfs")
-    if rootfs.text("type") != "layers":
+    if rootfs.text("type", "layers") != "layers":
         raise rootfs.wrong("type", "is not 'layers'")
-    diff_ids = [parse_digest(text, rootfs.where) for text in rootfs.texts("diff_ids")]
-    return ImageConfig(_platform(document), tuple(diff_ids))
+    texts = rootfs.texts("diff_ids") if rootfs.has("diff_ids") else []
+    diff_ids = tuple(parse_digest(text, rootfs.where) for text in texts)
+    return ImageConfig(_platform(document), diff_ids)
 
 
 def make_image(
@@ -345,6 +346,12 @@ def _fits(image: Platform, wanted: Platform) -> bool:
             image.os, image.architecture or wanted.architecture, image.variant or wanted.variant
         )
     )
+
+
+def _descriptors(document: JsonObject, key: str) -> tuple[Descriptor, ...]:
+    # Go writes an empty list as null, or leaves it out: an image FROM scratch has no layers.
+    members = document.members(key) if document.has(key) else []
+    return tuple(map(_descriptor, members))
 
 
 def _descriptor(document: JsonObject) -> Descriptor:

@@ -173,3 +173,12 @@ def test_what_skopeo_and_podman_write(tmp_path: Path, image: Image) -> None:
         oci_archive(tmp_path / "oci.tar", "v1"),
     ):
         assert verified(opened, Session.default().cache) == want
+
+
+@pytest.mark.parametrize("layers", [{}, {"Layers": None}, {"Layers": []}])
+def test_an_image_from_scratch(tmp_path: Path, layers: dict[str, object]) -> None:
+    config = {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers"}}
+    with tarfile.open(tmp_path / "saved.tar", "w") as archive:
+        add(archive, "config.json", json.dumps(config).encode())
+        add(archive, "manifest.json", json.dumps([{"Config": "config.json", **layers}]).encode())
+    assert docker_archive(tmp_path / "saved.tar").layers == ()

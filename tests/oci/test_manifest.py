@@ -237,6 +237,20 @@ def test_a_config_whose_platform_is_spelled_otherwise_or_missing(changes: dict[s
     assert (image.config, image.note) == (config, "")
 
 
+@pytest.mark.parametrize("layers", [{}, {"layers": None}, {"layers": []}])
+@pytest.mark.parametrize("diff_ids", [{}, {"diff_ids": None}, {"diff_ids": []}])
+@pytest.mark.parametrize("kind", [{}, {"type": None}, {"type": "layers"}])
+def test_an_image_from_scratch(
+    layers: dict[str, Any], diff_ids: dict[str, Any], kind: dict[str, Any]
+) -> None:
+    document = {key: value for key, value in manifest().items() if key != "layers"}
+    found = parsed({**document, **layers})
+    assert isinstance(found, Manifest)
+    assert found.layers == ()
+    config = json.dumps({**CONFIG, "rootfs": {**kind, **diff_ids}}).encode()
+    assert make_image("HERE", config, [], parse_platform("linux/amd64")).layers == ()
+
+
 @pytest.mark.parametrize(
     ("image", "hint"),
     [

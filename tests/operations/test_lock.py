@@ -150,6 +150,21 @@ def test_check_tells_what_moved(fledge: Fledge, github: Server, tmp_path: Path) 
     assert fledge("lock", "--check").code == 0
 
 
+def test_an_image_from_scratch(fledge: Fledge, tmp_path: Path) -> None:
+    platform = {"os": "linux", "architecture": "amd64"}
+    config = json.dumps({**platform, "rootfs": {"type": "layers"}}).encode()
+    listed = {"config": images.descriptor(f"{images.OCI}.config.v1+json", config), "layers": None}
+    body = json.dumps({"schemaVersion": 2, **listed}).encode()
+    top = images.Manifest(f"{images.OCI}.manifest.v1+json", body, (config,))
+    write_layout(tmp_path / "layout", top)
+    image_project(tmp_path, "oci:layout")
+    unlocked = built(fledge)
+    assert fledge("lock", *AMD64).code == 0
+    assert built(fledge, "--locked")["sha256"] == unlocked["sha256"]
+    done = fledge("verify", "plugin.cpio.gz")
+    assert done.code == 0, done.err
+
+
 def test_other_platforms_stay(fledge: Fledge, github: Server, tmp_path: Path) -> None:
     write_layout(tmp_path / "layout", images.index(OLD, ARM))
     text = 'version = "1"\nstrategy = "oci_rootfs"\nsource.image = "oci:layout"\n'
