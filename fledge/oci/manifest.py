@@ -41,6 +41,13 @@ CONFIG_TYPES = frozenset(
         "application/vnd.docker.container.image.v1+json",
     }
 )
+DEFAULTED_CONFIG_TYPES = frozenset(
+    {"", "application/octet-stream", "application/json", "text/html"}
+)
+"""What registries and old clients made of a config's type. Docker takes these for images too:
+whether one is tells the config itself."""
+DEFAULTED_LAYER_TYPES = frozenset({"", "application/octet-stream"})
+"""The same for layers, whose content fledge goes by in any case."""
 LAYER_TYPE = re.compile(
     r"application/vnd\.(?:oci\.image\.layer\.(?:nondistributable\.)?v1\.tar"
     r"|docker\.image\.rootfs\.(?:foreign\.)?diff\.tar)(?:[.+](?:gzip|zstd))?"
@@ -223,10 +230,13 @@ def parse_manifest(raw: bytes, where: str) -> Manifest | Index:
         raise _not_an_image(where, media_type)
     config = _descriptor(document.member("config"))
     if config.media_type not in CONFIG_TYPES:
-        raise _not_an_image(where, config.media_type)
+        artifact_type = document.text("artifactType", "")
+        if artifact_type or config.media_type not in DEFAULTED_CONFIG_TYPES:
+            raise _not_an_image(where, artifact_type or config.media_type)
     layers = _descriptors(document, "layers")
     for layer in layers:
-        if not LAYER_TYPE.fullmatch(layer.media_type):
+        known = layer.media_type in DEFAULTED_LAYER_TYPES or LAYER_TYPE.fullmatch(layer.media_type)
+        if not known:
             raise _not_an_image(where, layer.media_type)
     return Manifest(Digest.of(raw), config, layers)
 
@@ -286,6 +296,8 @@ def choose_manifest(manifests: Sequence[Descriptor], platform: Platform, where: 
 def parse_config(raw: bytes, where: str) -> ImageConfig:
     """Parse an image's config; ``where`` names it in messages. Raises `CorruptError`."""
     document = parse_object(raw, where)
+    if not document.has("rootfs"):
+        raise CorruptError(f"{where}: is not that of a container image: it has no rootfs")
     rootfs = document.member("rootfs")
     if rootfs.text("type", "layers") != "layers":
         raise rootfs.wrong("type", "is not 'layers'")
@@ -360,7 +372,7 @@ def _descriptor(document: JsonObject) -> Descriptor:
         tag = document.member("annotations").text(REF_NAME, "") or None
     platform = _platform(document.member("platform")) if document.has("platform") else None
     return Descriptor(
-        document.text("mediaType"),
+        document.text("mediaType", ""),
         parse_digest(document.text("digest"), document.where),
         document.natural("size"),
         platform if platform and platform.architecture else None,

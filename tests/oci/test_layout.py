@@ -1,9 +1,12 @@
 """Images in OCI layouts: tags, platforms, and invalid layouts."""
 
+import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import pyzstd
 
 from fledge.errors import ConfigError, CorruptError, FledgeError
 from fledge.oci.layout import open_image
@@ -11,7 +14,9 @@ from fledge.oci.manifest import REF_NAME, Platform
 from fledge.session import Session
 from fledge.store.cache import Cache
 from tests.support import golden
+from tests.support.images import OCI, Manifest, descriptor, manifest, sha256, write_layout
 from tests.support.layouts import AMD64, edit, make_layout, unpacked
+from tests.support.tars import file, pack
 
 
 @pytest.fixture
@@ -90,3 +95,25 @@ def test_a_blob_that_is_no_file(layout: Path) -> None:
     (layout / "blobs" / "sha256" / digest).mkdir()
     with pytest.raises(FledgeError, match="not a regular file"):
         open_image(layout, None, AMD64)
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "", None])
+def test_the_bytes_decide_where_types_are_missing(tmp_path: Path, kind: str | None) -> None:
+    tar = pack(file("a", b"content"))
+    for layer in (tar, gzip.compress(tar), pyzstd.compress(tar)):
+        entry = {**descriptor("", layer), "mediaType": kind}
+        top = manifest([entry], [sha256(tar)], [layer])
+        config = {**descriptor("", top.blobs[0]), "mediaType": kind}
+        body = json.dumps({**json.loads(top.body), "config": config}).encode()
+        write_layout(tmp_path / "layout", replace(top, body=body))
+        image = open_image(tmp_path / "layout", None, AMD64)
+        assert unpacked(image, Cache(tmp_path / sha256(layer))) == {"a": b"content"}
+
+
+def test_an_artifact_without_a_type_is_no_image(tmp_path: Path) -> None:
+    content = b"{}"
+    listed = {"config": descriptor("application/json", content), "layers": []}
+    body = json.dumps({"schemaVersion": 2, **listed}).encode()
+    write_layout(tmp_path / "layout", Manifest(f"{OCI}.manifest.v1+json", body, (content,)))
+    with pytest.raises(CorruptError, match="config: is not that of a container image"):
+        open_image(tmp_path / "layout", None, AMD64)

@@ -34,7 +34,7 @@ CONFIG = {
 }
 
 
-def descriptor(media_type: str, **changes: Any) -> dict[str, Any]:
+def descriptor(media_type: object, **changes: Any) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": str(DIGEST), "size": 7, **changes}
 
 
@@ -70,6 +70,23 @@ def test_every_kind_of_layer(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "kind", ["application/octet-stream", "application/json", "text/html", "", None]
+)
+def test_configs_of_images_that_registries_mistyped(kind: str | None) -> None:
+    config = descriptor(kind)
+    found = parsed(manifest(config=config))
+    assert isinstance(found, Manifest)
+    assert found.config == Descriptor(kind or "", DIGEST, 7)
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "", None])
+def test_layers_without_a_type(kind: str | None) -> None:
+    found = parsed(manifest(layers=[descriptor(kind)]))
+    assert isinstance(found, Manifest)
+    assert found.layers == (Descriptor(kind or "", DIGEST, 7),)
+
+
+@pytest.mark.parametrize(
     ("value", "message"),
     [
         ([], "not a JSON object"),
@@ -78,6 +95,21 @@ def test_every_kind_of_layer(kind: str) -> None:
         ({}, "config: is not a JSON object"),
         (manifest(mediaType="text/html"), "not a container image but 'text/html'"),
         (manifest(config=descriptor("application/vnd.cncf.helm.config.v1+json")), "helm"),
+        (manifest(config=descriptor("application/vnd.oci.empty.v1+json")), "vnd.oci.empty"),
+        (
+            manifest(artifactType="application/x.sbom", config=descriptor("application/json")),
+            "not a container image but 'application/x.sbom'",
+        ),
+        (
+            manifest(
+                artifactType="application/x.sbom",
+                config=descriptor("application/vnd.oci.empty.v1+json"),
+            ),
+            "not a container image but 'application/x.sbom'",
+        ),
+        (manifest(config=descriptor("text/plain")), "not a container image but 'text/plain'"),
+        (manifest(config=descriptor(7)), "mediaType is not a printable string"),
+        (manifest(layers=[descriptor("text/html")]), "not a container image but 'text/html'"),
         (manifest(layers=[descriptor(f"{OCI}.layer.v1.tar+gzip+encrypted")]), "encrypted"),
         (manifest(layers={}), "layers is not a list"),
         (manifest(layers=[7]), "layers: is not a JSON object"),
@@ -208,7 +240,8 @@ def blob() -> Span:
         ({}, 0, "has 0 layers, but 1 diff_ids"),
         ({"rootfs": {"type": "layers", "diff_ids": [7]}}, 1, "not a printable string"),
         ({"rootfs": {"type": "squash", "diff_ids": []}}, 0, "type is not 'layers'"),
-        ({"rootfs": None}, 0, "rootfs: is not"),
+        ({"rootfs": []}, 0, "rootfs: is not"),
+        ({"rootfs": None}, 0, "config: is not that of a container image: it has no rootfs"),
         ({"architecture": "arm64"}, 1, "is an image for linux/arm64, not for linux/amd64"),
         ({"os": "windows"}, 1, "is an image for windows/amd64"),
     ],
