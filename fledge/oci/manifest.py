@@ -22,6 +22,8 @@ from fledge.tree.names import printable
 
 MAX_NESTING = 8
 """Maximum depth of nested indexes."""
+MAX_OFFERED = 20
+"""Maximum images that a hint lists."""
 
 INDEX_TYPES = frozenset(
     {
@@ -53,6 +55,7 @@ LAYER_TYPE = re.compile(
     r"|docker\.image\.rootfs\.(?:foreign\.)?diff\.tar)(?:[.+](?:gzip|zstd))?"
 )
 REF_NAME = "org.opencontainers.image.ref.name"
+CONTAINERD_NAME = "io.containerd.image.name"
 
 PLATFORM = re.compile(r"linux/[a-z0-9]+(?:/[a-z0-9]+)?")
 ARCHITECTURES = {
@@ -75,6 +78,10 @@ GO_ARCHITECTURE = re.compile(
 """The architectures of Linux in Go, which ``--platform`` takes without ``linux/``."""
 DEFAULT_VARIANTS = {"amd64": "v1", "arm": "v7", "arm64": "v8"}
 """The variant of a platform that does not name one."""
+
+
+class NotAnImageError(CorruptError):
+    """A manifest is that of an artifact other than a container image."""
 
 
 class Platform(msgspec.Struct, frozen=True):
@@ -129,6 +136,9 @@ class Descriptor(msgspec.Struct, frozen=True):
     tag: str | None = None
     """The annotation ``org.opencontainers.image.ref.name``, which only the index of a layout
     has. None if there is none."""
+    name: str | None = None
+    """The annotation ``io.containerd.image.name``, which Docker and containerd add in a layout:
+    a whole name. None if there is none."""
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -266,23 +276,35 @@ def find_manifest(
     raise CorruptError(f"{where}: more than {MAX_NESTING} nested indexes")
 
 
+def best_manifests(manifests: Sequence[Descriptor], platform: Platform) -> list[Descriptor]:
+    """Return the manifests with the highest variant that a platform runs, in their order."""
+    suitable = [
+        (each.platform.variant_level(), each)
+        for each in manifests
+        if each.platform and platform.runs(each.platform)
+    ]
+    best = max((level for level, _ in suitable), default=None)
+    return [each for level, each in suitable if level == best]
+
+
 def choose_manifest(manifests: Sequence[Descriptor], platform: Platform, where: str) -> Descriptor:
     """Return the manifest with the highest variant that a platform runs.
 
     If no descriptor has a suitable platform but exactly one has none, return that one: its config
     will tell. Raises `ConfigError` that lists the platforms there are.
     """
-    # Reversed, so that the first of equal variants wins, as image-index.md requires.
-    suitable = {
-        each.platform.variant_level(): each
-        for each in reversed(manifests)
-        if each.platform and platform.runs(each.platform)
-    }
-    if suitable:
-        return suitable[max(suitable)]
+    # The first wins, as image-index.md requires.
+    if suitable := best_manifests(manifests, platform):
+        return suitable[0]
     unknown = [each for each in manifests if each.platform is None]
     if len(unknown) == 1:
         return unknown[0]
+    if unknown:
+        digests = ", ".join(str(each.digest) for each in unknown[:MAX_OFFERED])
+        raise ConfigError(
+            f"{where}: lists no image for {platform}, and {len(unknown)} without a platform",
+            f"Choose one by its digest: {digests}",
+        )
     # BuildKit lists attestations in an index as images for "unknown/unknown".
     names = {str(each.platform) for each in manifests if each.platform} - {"unknown/unknown"}
     hint = ""
@@ -293,11 +315,20 @@ def choose_manifest(manifests: Sequence[Descriptor], platform: Platform, where: 
     raise ConfigError(f"{where}: has no image for {platform}", hint)
 
 
+def offered(references: Sequence[str]) -> str:
+    """Return the hint that lists the images to choose from; empty if there are none."""
+    if not references:
+        return ""
+    left_out = len(references) - MAX_OFFERED
+    more = f" and {left_out} more" if left_out > 0 else ""
+    return f"It has {', '.join(references[:MAX_OFFERED])}{more}."
+
+
 def parse_config(raw: bytes, where: str) -> ImageConfig:
     """Parse an image's config; ``where`` names it in messages. Raises `CorruptError`."""
     document = parse_object(raw, where)
     if not document.has("rootfs"):
-        raise CorruptError(f"{where}: is not that of a container image: it has no rootfs")
+        raise NotAnImageError(f"{where}: is not that of a container image: it has no rootfs")
     rootfs = document.member("rootfs")
     if rootfs.text("type", "layers") != "layers":
         raise rootfs.wrong("type", "is not 'layers'")
@@ -340,6 +371,14 @@ def make_image(
     return Image(uri, config, layers, manifest, note)
 
 
+def assume_platform(image: Platform, wanted: Platform) -> Platform:
+    """Return the platform of a config, with what it leaves out taken from the one wanted."""
+    # Buildpacks leave out the architecture, many images for arm/v6 the variant.
+    return Platform(
+        image.os, image.architecture or wanted.architecture, image.variant or wanted.variant
+    )
+
+
 def check_platform(image: Platform, wanted: Platform, where: str) -> None:
     """Raise `ConfigError` if images for the platform ``image`` do not run on ``wanted``."""
     if _fits(image, wanted):
@@ -352,12 +391,7 @@ def check_platform(image: Platform, wanted: Platform, where: str) -> None:
 
 def _fits(image: Platform, wanted: Platform) -> bool:
     """Return whether images for the platform ``image``, as a config has it, run on ``wanted``."""
-    # Buildpacks leave out the architecture, many images for arm/v6 the variant.
-    return wanted.runs(
-        Platform(
-            image.os, image.architecture or wanted.architecture, image.variant or wanted.variant
-        )
-    )
+    return wanted.runs(assume_platform(image, wanted))
 
 
 def _descriptors(document: JsonObject, key: str) -> tuple[Descriptor, ...]:
@@ -367,9 +401,11 @@ def _descriptors(document: JsonObject, key: str) -> tuple[Descriptor, ...]:
 
 
 def _descriptor(document: JsonObject) -> Descriptor:
-    tag = None
+    tag = name = None
     if document.has("annotations"):
-        tag = document.member("annotations").text(REF_NAME, "") or None
+        annotations = document.member("annotations")
+        tag = annotations.text(REF_NAME, "") or None
+        name = annotations.text(CONTAINERD_NAME, "") or None
     platform = _platform(document.member("platform")) if document.has("platform") else None
     return Descriptor(
         document.text("mediaType", ""),
@@ -377,6 +413,7 @@ def _descriptor(document: JsonObject) -> Descriptor:
         document.natural("size"),
         platform if platform and platform.architecture else None,
         tag,
+        name,
     )
 
 
@@ -386,5 +423,5 @@ def _platform(document: JsonObject) -> Platform:
     )
 
 
-def _not_an_image(where: str, media_type: str) -> CorruptError:
-    return CorruptError(f"{where}: is not a container image but {media_type[:100]!r}")
+def _not_an_image(where: str, media_type: str) -> NotAnImageError:
+    return NotAnImageError(f"{where}: is not a container image but {media_type[:100]!r}")

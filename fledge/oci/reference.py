@@ -69,7 +69,7 @@ class OciLayout(msgspec.Struct, frozen=True):
 
     path: Path
     tag: str | None
-    """The ``org.opencontainers.image.ref.name`` in its index. None: its only image."""
+    """What chooses an image, as `layout.open_image` describes. None: its only image."""
 
     def __str__(self) -> str:
         return _format("oci:", self.path, self.tag)
@@ -80,7 +80,7 @@ class OciArchive(msgspec.Struct, frozen=True):
 
     path: Path
     tag: str | None
-    """The ``org.opencontainers.image.ref.name`` in its index. None: its only image."""
+    """What chooses an image, as `layout.open_image` describes. None: its only image."""
 
     def __str__(self) -> str:
         return _format("oci-archive:", self.path, self.tag)
@@ -91,7 +91,8 @@ class DockerArchive(msgspec.Struct, frozen=True):
 
     path: Path
     tag: str | None
-    """One of its ``RepoTags``, such as ``nginx:alpine``. None: its only image."""
+    """One of its ``RepoTags``, such as ``nginx:alpine``, or ``@0`` for its first image. None: its
+    only image."""
 
     def __str__(self) -> str:
         return _format("docker-archive:", self.path, self.tag)
@@ -124,6 +125,8 @@ def parse(text: str, folder: Path) -> Reference:
         if text.startswith(prefix):
             # Like skopeo, end the path at the first colon: the tag may have colons.
             path, colon, tag = text.removeprefix(prefix).partition(":")
+            if path.endswith("@sha256"):  # PATH@sha256:HEX, as messages write an image
+                path, tag = path.removesuffix("@sha256"), f"sha256:{tag}"
             if not path or (colon and not tag):
                 raise _invalid(
                     text, "the path or the tag is empty", f"Write {prefix}PATH or {prefix}PATH:TAG."
@@ -137,6 +140,17 @@ def parse(text: str, folder: Path) -> Reference:
             f"Write a name such as nginx:alpine, or begin with one of {known}",
         )
     return _parse_name(text, text)
+
+
+def full_name(name: str) -> str:
+    """Expand a name of an image: ``nginx`` becomes ``docker.io/library/nginx:latest``.
+
+    Text that is no name stays as it is.
+    """
+    try:
+        return str(_parse_name(name, name))
+    except ConfigError:
+        return name
 
 
 def default_name(reference: Reference) -> str:

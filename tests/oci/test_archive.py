@@ -116,7 +116,7 @@ def test_of_two_entries_the_last_counts(tmp_path: Path, image: Image) -> None:
     path = save(tmp_path / "saved.tar", image)
     with tarfile.open(path, "a") as archive:
         add(archive, "manifest.json", b"[]")
-    with pytest.raises(ConfigError, match="has 0 images"):
+    with pytest.raises(ConfigError, match="has no image"):
         docker_archive(path)
 
 
@@ -182,3 +182,25 @@ def test_an_image_from_scratch(tmp_path: Path, layers: dict[str, object]) -> Non
         add(archive, "config.json", json.dumps(config).encode())
         add(archive, "manifest.json", json.dumps([{"Config": "config.json", **layers}]).encode())
     assert docker_archive(tmp_path / "saved.tar").layers == ()
+
+
+def test_several_images_of_one_tag_or_none(tmp_path: Path) -> None:
+    listed = []
+    with tarfile.open(tmp_path / "saved.tar", "w") as archive:
+        for number, tags in enumerate([["app:latest", "app:v1"], ["app:latest"], None]):
+            config = {"os": "linux", "architecture": "amd64", "rootfs": {}, "author": str(number)}
+            add(archive, f"{number}.json", json.dumps(config).encode())
+            listed.append({"Config": f"{number}.json", "RepoTags": tags, "Layers": []})
+        add(archive, "manifest.json", json.dumps(listed).encode())
+    path = tmp_path / "saved.tar"
+    for tag, message in [
+        (None, "has 3 images"),
+        ("app", "has 2 images 'app'"),
+        ("@3", "has no image '@3'"),
+    ]:
+        with pytest.raises(ConfigError, match=message) as caught:
+            docker_archive(path, tag)
+        uri = f"docker-archive:{path}"
+        assert caught.value.hint == f"It has {uri}:app:v1, {uri}:@1, {uri}:@2."
+    for number, tag in enumerate(["app:v1", "@1", "@2"]):
+        assert json.loads(docker_archive(path, tag).config)["author"] == str(number)

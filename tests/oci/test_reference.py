@@ -48,6 +48,8 @@ NGINX = Name("docker.io", "library/nginx", "alpine")
         ("oci:image", OciLayout(HERE / "image", None), "image"),
         ("oci:/srv/image:v1:2", OciLayout(Path("/srv/image"), "v1:2"), "image"),
         ("oci:.", OciLayout(HERE, None), "project"),
+        (f"oci:DIR@sha256:{HEX}", OciLayout(HERE / "DIR", f"sha256:{HEX}"), "DIR"),
+        ("oci:DIR:@0", OciLayout(HERE / "DIR", "@0"), "DIR"),
         ("oci-archive:a/image.tar:v1", OciArchive(HERE / "a/image.tar", "v1"), "image"),
         ("docker-archive:b.tar:r:1", DockerArchive(HERE / "b.tar", "r:1"), "b"),
     ],
