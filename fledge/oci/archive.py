@@ -27,7 +27,7 @@ from fledge.oci.reference import full_name
 from fledge.report import human_size
 from fledge.session import Session
 from fledge.tree import File, Symlink
-from fledge.tree.compression import GZIP_MAGIC, ZSTD_MAGIC
+from fledge.tree.compression import MAX_START, find_decompression
 from fledge.tree.content import Blob, Span, read_content
 from fledge.tree.names import printable
 
@@ -153,7 +153,7 @@ def _uncompressed(path: Path, uri: str, session: Session) -> Span:
     try:
         archive = Span(path, 0, path.stat().st_size)
         with path.open("rb") as file:
-            compressed = file.read(4).startswith((GZIP_MAGIC, ZSTD_MAGIC))
+            compressed = find_decompression(file.read(MAX_START)) is not None
     except OSError as error:
         raise unreadable(path, error) from error
     if not compressed:
@@ -161,7 +161,8 @@ def _uncompressed(path: Path, uri: str, session: Session) -> Span:
     try:
         return store_archive(decompress(read_content(archive)), path.name, session)
     except CorruptError as error:
-        raise CorruptError(f"{uri}: {error.message}", "Save the image again.") from error
+        hint = error.hint or "Save the image again."
+        raise CorruptError(f"{uri}: {error.message}", hint) from error
 
 
 def _find_tag(images: list[JsonObject], tag: str | None, uri: str) -> JsonObject:

@@ -1,13 +1,16 @@
 """Images in tar files, made by tarfile, skopeo and podman."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import pyzstd
 
 from fledge.errors import ConfigError, CorruptError
 from fledge.oci import archive as archive_module
@@ -71,10 +74,13 @@ def test_layers_are_parts_of_the_archive(tmp_path: Path, image: Image) -> None:
 
 def test_compressed_archives_and_layers(tmp_path: Path, image: Image) -> None:
     plain = save(tmp_path / "plain.tar", image)
-    inside = save(tmp_path / "inside.tar", image, compress=gzip.compress)
-    around = tmp_path / "around.tar.gz"
-    around.write_bytes(gzip.compress(plain.read_bytes()))
-    for path in (plain, inside, around):
+    paths = [plain]
+    for compress in (gzip.compress, lzma.compress, bz2.compress, pyzstd.compress):
+        name = compress.__module__
+        paths.append(save(tmp_path / f"inside-{name}.tar", image, compress=compress))
+        paths.append(tmp_path / f"around-{name}.tar")
+        paths[-1].write_bytes(compress(plain.read_bytes()))
+    for path in paths:
         assert verified(docker_archive(path), Cache(tmp_path / path.stem)) == verified(
             image, Session.default().cache
         )
