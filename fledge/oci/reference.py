@@ -13,6 +13,7 @@ import msgspec
 
 from fledge.errors import ConfigError, MalformedError
 from fledge.tree.digest import Digest
+from fledge.tree.names import printable
 
 DOCKER_HUB = "docker.io"
 DEFAULT_TAG = "latest"
@@ -25,6 +26,10 @@ HOST = re.compile(
 )
 COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+PINNED_PATH = re.compile("(.+)@sha256", re.DOTALL)
+"""What precedes the colon of ``PATH@sha256:HEX``, as messages write an image of a layout."""
+PORT = re.compile("[0-9]{1,5}/")
+"""What follows a host that is called like a transport, such as ``podman:5000/app``."""
 
 
 class Name(msgspec.Struct, frozen=True):
@@ -112,6 +117,27 @@ PATH_TRANSPORTS: dict[str, type[OciLayout] | type[OciArchive] | type[DockerArchi
 }
 """The prefixes that a path, and perhaps a tag, follows."""
 
+_PODMAN = (
+    "Write docker-daemon:{0} while podman's service runs (`systemctl --user start podman.socket`),"
+    " or run `podman save --format oci-archive -o FILE {0}` and write oci-archive:FILE."
+)
+_SKOPEO = "Run `skopeo copy {1} oci:FOLDER`, and write oci:FOLDER."
+OTHER_TRANSPORTS = {
+    "containers-storage": _PODMAN,
+    "podman": _PODMAN,
+    "dir": _SKOPEO,
+    "ostree": _SKOPEO,
+    "sif": _SKOPEO,
+    "tarball": _SKOPEO,
+    "oci-dir": "Write oci:{0}.",
+    "oci-layout": "Write oci:{0}.",
+    "docker-image": "Write docker://{0}.",
+    "http": "Write docker://{0}.",
+    "https": "Write docker://{0}.",
+}
+"""The transports of other tools, and what to do instead. ``{0}`` is what follows the transport,
+``{1}`` the whole text. Without this list, some would be names of images on Docker Hub."""
+
 
 def parse(text: str, folder: Path) -> Reference:
     """Parse a reference; relative paths in it start at ``folder``.
@@ -125,13 +151,22 @@ def parse(text: str, folder: Path) -> Reference:
         if text.startswith(prefix):
             # Like skopeo, end the path at the first colon: the tag may have colons.
             path, colon, tag = text.removeprefix(prefix).partition(":")
-            if path.endswith("@sha256"):  # PATH@sha256:HEX, as messages write an image
-                path, tag = path.removesuffix("@sha256"), f"sha256:{tag}"
+            pinned = PINNED_PATH.fullmatch(path)
+            if pinned and tag:
+                path, tag = pinned[1], f"sha256:{tag}"
             if not path or (colon and not tag):
                 raise _invalid(
                     text, "the path or the tag is empty", f"Write {prefix}PATH or {prefix}PATH:TAG."
                 )
             return by_path(folder / path, tag or None)
+    transport, colon, rest = text.partition(":")
+    if colon and transport in OTHER_TRANSPORTS and not PORT.match(rest):
+        rest = printable(rest.removeprefix("//"))
+        raise _invalid(
+            text,
+            f"{transport}: is a transport of other tools",
+            OTHER_TRANSPORTS[transport].format(rest or "NAME", printable(text)),
+        )
     if "://" in text:
         known = ", ".join([*NAME_TRANSPORTS, *PATH_TRANSPORTS])
         raise _invalid(
