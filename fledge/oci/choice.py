@@ -31,7 +31,7 @@ from fledge.tree.digest import Digest
 from fledge.tree.names import printable
 
 PLACE = re.compile(r"@([0-9]{1,9})")
-MAX_READ = 64
+MAX_READ = 16
 """Maximum manifests that are read to find out for which platform they are."""
 
 ReadDocument = Callable[[Descriptor], bytes]
