@@ -16,7 +16,14 @@ from fledge.host.settings import Settings
 from fledge.net.json_document import JsonObject
 from fledge.oci import archive, layout
 from fledge.oci.image import Image, once
-from fledge.oci.manifest import Platform, check_platform, make_image, parse_config, parse_digest
+from fledge.oci.manifest import (
+    Platform,
+    check_platform,
+    make_image,
+    normalize_platform,
+    parse_config,
+    parse_digest,
+)
 from fledge.oci.reference import Name
 from fledge.session import Session
 from fledge.store.cache import Cache
@@ -124,8 +131,8 @@ def _open(options: ClientOptions, name: Name, platform: Platform, session: Sessi
                 "Pull or build it there, or write docker://NAME to take it from its registry.",
             ) from error
     inspected = JsonObject(answer, f"{uri} ({where})")
-    image_platform = Platform(
-        inspected.text("Os"), inspected.text("Architecture"), inspected.text("Variant", "")
+    image_platform = normalize_platform(
+        inspected.text("Os", ""), inspected.text("Architecture", ""), inspected.text("Variant", "")
     )
     check_platform(image_platform, platform, uri)
     image_id = inspected.text("Id")

@@ -22,15 +22,7 @@ from fledge.report import Transfer, human_size
 from fledge.session import Session
 from fledge.store.cache import BackgroundVerifier
 from fledge.tree import Directory, File, Node, Symlink, Tree, TreeError, put
-from fledge.tree.compression import (
-    GZIP_MAGIC,
-    MAX_DECOMPRESSED_SIZE,
-    SKIPPABLE_MAGIC,
-    ZSTD_MAGIC,
-    gunzip,
-    members,
-    unzstd,
-)
+from fledge.tree.compression import MAX_DECOMPRESSED_SIZE, find_decompression
 from fledge.tree.content import Blob, Span, read_content
 from fledge.tree.digest import Digest
 from fledge.tree.names import printable, split_path
@@ -342,19 +334,15 @@ def _update(node: Node, link: tar.HardLink) -> None:
 
 
 def decompress(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Decompress a gzip or zstd blob; yield any other blob as it is.
+    """Decompress a blob in gzip, zstd, xz or bzip2; yield any other blob as it is.
 
     The first bytes of the blob decide, because the media type in a manifest may be wrong. Raises
-    `CorruptError` if the compressed data is damaged.
+    `CorruptError` if the compressed data is damaged or needs too much memory.
     """
     first = next(pieces, b"")
     blob = chain([first], pieces)
-    if first.startswith(GZIP_MAGIC):
-        yield from members(blob, gunzip)
-    elif first.startswith((ZSTD_MAGIC, *SKIPPABLE_MAGIC)):
-        yield from members(blob, unzstd)
-    else:
-        yield from blob
+    decompression = find_decompression(first)
+    yield from decompression(blob) if decompression else blob
 
 
 def _count(pieces: Iterator[bytes], transfer: Transfer) -> Iterator[bytes]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import os
 import random
 import shutil
@@ -31,6 +33,7 @@ from fledge.store.cache import Cache
 from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Symlink, Tree
 from fledge.tree.content import Span, Sparse, read_content
 from fledge.tree.digest import Digest
+from tests.support.compressed import zstd_frame
 from tests.support.images import image, opened_image, opened_layer, write_layout
 from tests.support.tars import (
     END,
@@ -79,8 +82,15 @@ def text(tree: Tree, path: bytes) -> bytes:
         pyzstd.compress(TAR),
         pyzstd.compress(TAR[:700]) + pyzstd.compress(TAR[700:]),
         b"\x50\x2a\x4d\x18\x04\0\0\0skip" + pyzstd.compress(TAR),
+        lzma.compress(TAR),
+        lzma.compress(TAR[:700]) + bytes(4) + lzma.compress(TAR[700:]) + bytes(8),
+        bz2.compress(TAR),
+        bz2.compress(b"") + bz2.compress(TAR[:700]) + bz2.compress(TAR[700:]),
     ],
-    ids=["plain", "gzip", "gzip-members", "zstd", "zstd-frames", "zstd-skippable"],
+    ids=[
+        *("plain", "gzip", "gzip-members", "zstd", "zstd-frames", "zstd-skippable"),
+        *("xz", "xz-padded-streams", "bzip2", "bzip2-streams"),
+    ],
 )
 def test_a_layer_is_the_same_however_it_is_compressed(
     blob: bytes, tmp_path: Path, cache: Cache
@@ -110,6 +120,8 @@ def test_one_layer_can_stand_several_times_in_an_image(tmp_path: Path, cache: Ca
 ZEROS = Digest("0" * 64)
 GZIP = gzip.compress(TAR)
 ZSTD = pyzstd.compress(TAR)
+XZ = lzma.compress(TAR)
+BZIP2 = bz2.compress(TAR)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +137,13 @@ ZSTD = pyzstd.compress(TAR)
         (TAR, ZSTD[:-3], {}),
         (TAR, ZSTD + b"garbage", {}),
         (TAR, ZSTD[:4], {}),
+        (TAR, ZSTD[:5], {}),
+        (TAR, XZ[:-1], {}),
+        (TAR, XZ + b"garbage", {}),
+        (TAR, XZ[:60] + b"\xff" * 40 + XZ[100:], {}),
+        (TAR, BZIP2[:-1], {}),
+        (TAR, BZIP2 + b"garbage", {}),
+        (TAR, BZIP2[:30] + b"\xff" * 40 + BZIP2[70:], {}),
     ],
 )
 def test_a_layer_that_lies_is_refused_and_leaves_nothing(
@@ -152,7 +171,8 @@ def test_a_layer_that_is_no_tar_is_refused_again_and_again(
 
 def test_a_bomb_ends(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "MAX_DECOMPRESSED_SIZE", 32 << 20)
-    for bomb in (gzip.compress(bytes(40 << 20)), pyzstd.compress(bytes(40 << 20))):
+    for compress in (gzip.compress, pyzstd.compress, lzma.compress, bz2.compress):
+        bomb = compress(bytes(40 << 20))
         with pytest.raises(CorruptError, match=r"larger than 32\.0 MiB"):
             list(
                 layers.prepare(
@@ -162,14 +182,11 @@ def test_a_bomb_ends(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPat
     assert not list((cache.root / "partial").iterdir())
 
 
-def test_a_zstd_frame_cannot_claim_any_amount_of_memory(tmp_path: Path, cache: Cache) -> None:
-    option = {int(pyzstd.CParameter.windowLog): 28, int(pyzstd.CParameter.compressionLevel): 1}
-    compressor = pyzstd.ZstdCompressor(option)
-    blob = compressor.compress(bytes(1 << 20)) + compressor.flush()
-    with pytest.raises(CorruptError, match="cannot be decompressed"):
-        list(
-            layers.prepare(opened_image(opened_layer(tmp_path, bytes(1 << 20), blob)), using(cache))
-        )
+def test_a_window_that_is_too_large_is_no_damage(tmp_path: Path, cache: Cache) -> None:
+    blob = zstd_frame(TAR, window=21 << 3)
+    with pytest.raises(CorruptError, match=r"^layer 1 of 1 of .* a window of 2048 M") as caught:
+        list(layers.prepare(opened_image(opened_layer(tmp_path, TAR, blob)), using(cache)))
+    assert caught.value.hint.startswith("It is not damaged")
 
 
 def test_a_failure_does_not_wait_for_the_other_layers(
