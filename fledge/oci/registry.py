@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from urllib.parse import SplitResult, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 import msgspec
 import requests
@@ -21,6 +21,7 @@ from fledge.net.fetch import Fetcher
 from fledge.net.json_document import MAX_DOCUMENT_SIZE, JsonObject
 from fledge.net.transport import HttpStatusError, TooLargeError, printable_url
 from fledge.oci import credentials
+from fledge.oci.challenges import parse_challenges
 from fledge.oci.image import Image
 from fledge.oci.manifest import (
     INDEX_TYPES,
@@ -39,10 +40,6 @@ DOCKER_HUB_SERVER = "registry-1.docker.io"
 
 ACCEPT = ", ".join([*sorted(INDEX_TYPES | MANIFEST_TYPES), "*/*"])
 
-MAX_CHALLENGE = 4 << 10
-"""Maximum characters of a WWW-Authenticate header that are parsed."""
-BEARER = re.compile(r'\bbearer\s+(?:[a-z_]+="[^"]*"[\s,]*)+', re.IGNORECASE)
-"""The Bearer challenge in a WWW-Authenticate header (RFC 6750 section 3)."""
 TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -169,8 +166,9 @@ class _Login:
     """A `transport.Login` for one repository: anonymous, Basic (RFC 7617), or Bearer tokens
     (distribution/distribution, docs/content/spec/auth/token.md).
 
-    oras only parses the challenge, because its own client has no limits of time or size and
-    ignores $DOCKER_CONFIG. A token is renewed when the registry refuses it, not when it expires.
+    oras only encodes the login, because its client has no limits of time or size, ignores
+    $DOCKER_CONFIG and cannot read all challenges. A token is renewed when the registry
+    refuses it, not when it expires.
     """
 
     def __init__(self, name: Name, base: str, session: Session) -> None:
@@ -195,9 +193,11 @@ class _Login:
                 return True  # another thread has renewed it
             if refused is None:
                 self._credentials = credentials.find(self._name.host, self._session.settings)
-            challenge = refusal.headers.get("WWW-Authenticate", "")[:MAX_CHALLENGE]
-            if bearer := BEARER.search(challenge):
-                self._authorization = f"Bearer {self._token(bearer[0])}"
+            challenges = parse_challenges(refusal.headers.get("WWW-Authenticate", ""))
+            bearer = next((each for each in challenges if each.scheme == "bearer"), None)
+            if bearer and (realm := bearer.parameters.get("realm")):
+                service = bearer.parameters.get("service", "")
+                self._authorization = f"Bearer {self._token(realm, service)}"
             elif self._credentials and not refused:
                 self._authorization = f"Basic {self._basic(self._credentials)}"
             else:
@@ -216,23 +216,25 @@ class _Login:
             f"{'' if host == DOCKER_HUB else ' ' + host}.",
         )
 
-    def _token(self, header: str) -> str:
-        # Imported here because oras is slow to import.
-        from oras.auth.utils import parse_auth_header  # noqa: PLC0415
+    def _token(self, realm: str, service: str) -> str:
+        """Get a token that allows to pull this repository.
 
-        challenge = parse_auth_header(header)
-        realm = _split_url(challenge.realm or "")
+        The scope in the challenge is ignored, as in dockerd and skopeo: a registry must not get a
+        token that allows more, or that is for another repository.
+        """
+        url = _split_url(realm)
         # Any other URL could name a file of this machine, or reveal a password.
-        if not realm or realm.scheme not in self._schemes:
+        if not url or url.scheme not in self._schemes:
             raise NetworkError(
-                f"{self._name.host} wants a token from {printable_url(challenge.realm or '')!r},"
+                f"{self._name.host} wants a token from {printable_url(realm)!r},"
                 " which is not an https URL",
                 "Do not trust that registry.",
             )
-        query = {"scope": challenge.scope or f"repository:{self._name.repository}:pull"}
-        if challenge.service:
-            query = {"service": challenge.service, **query}
-        url = realm._replace(query="&".join(filter(None, [realm.query, urlencode(query)])))
+        given = parse_qsl(url.query, keep_blank_values=True)
+        query = [(name, value) for name, value in given if name != "scope"]
+        query += [("service", service)] if service else []
+        query += [("scope", f"repository:{self._name.repository}:pull")]
+        url = url._replace(query=urlencode(query), fragment="")
         login = self._credentials
         headers = {"Authorization": f"Basic {self._basic(login)}"} if login else {}
         where = printable_url(url.geturl())

@@ -456,6 +456,29 @@ def test_token_that_expires_during_a_download(hostile: Registry, session: Sessio
     assert [headers["Range"] for headers in asked] == [None, None, *["bytes=300000-"] * 2]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Bearer realm=URL,service=s,scope=repository:team/app:pull",
+        'Bearer realm="URL",service="s",scope="",error="invalid_token"',
+        'bearer Realm="URL", Service = "s"',
+        "Negotiate, Basic realm=x, BEARER realm=URL service=s",
+        # What allows more than to pull that image is not asked for.
+        'Bearer realm="URL",service="s",scope="repository:team/app:pull,push,delete"',
+        'Bearer realm="URL",service="s",scope="repository:team/secret:pull registry:catalog:*"',
+        'Bearer realm="URL?scope=repository:team/app:push",service="s"',
+    ],
+)
+def test_token_is_for_pulling_that_image(value: str, hostile: Registry, session: Session) -> None:
+    image = images.image(TARS[0])
+    hostile.hold(image)
+    wanted = challenge(value.replace("URL", hostile.server.url("/token")))
+    hostile.answer("manifests/oci", in_turn(wanted, status(200, image.body)))
+    path = "/token?service=s&scope=repository%3Ateam%2Fapp%3Apull"
+    hostile.server.answers[path] = status(200, b'{"token": "t"}')
+    assert blobs(open_image(hostile.name, AMD64, session)) == [image.blobs[1]]
+
+
 def test_login_is_not_for_where_a_registry_redirects_to(
     hostile: Registry, session: Session, docker_config: Callable[[object], Path]
 ) -> None:
