@@ -120,9 +120,7 @@ class Fetcher(msgspec.Struct, frozen=True):
                 )
             return self.cache.add(partial)
 
-    def text(
-        self, url: str, headers: Mapping[str, str] | None = None, limit: int = MAX_RESPONSE_SIZE
-    ) -> str:
+    def text(self, url: str, headers: Headers | None = None, limit: int = MAX_RESPONSE_SIZE) -> str:
         """Return a response of at most ``limit`` bytes, decoded as UTF-8. It is not cached.
 
         Raises `NetworkError` if it is not UTF-8, `TooLargeError` if it is longer.

@@ -175,7 +175,7 @@ class Transport(msgspec.Struct, frozen=True):
         try:
             return self._session.prepare_request(
                 requests.Request(
-                    "GET", url, {**own, **headers}, auth=None if find_login else _no_login
+                    "GET", url, {**own, **headers}, auth=None if find_login else no_login
                 )
             )
         except requests.exceptions.InvalidHeader as error:
@@ -426,7 +426,7 @@ def _host(request: requests.PreparedRequest) -> str:
     return _origin(request)[1]
 
 
-def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Leave the request as it is. As its ``auth``, this keeps requests from reading ~/.netrc."""
     return request
 

@@ -14,6 +14,7 @@ import urllib3.exceptions
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
 from fledge.host.settings import Settings
 from fledge.net.json_document import JsonObject
+from fledge.net.transport import no_login
 from fledge.oci import archive, layout
 from fledge.oci.image import Image, once
 from fledge.oci.manifest import Platform, check_platform, make_image, parse_config, parse_digest
@@ -112,10 +113,15 @@ def _open(options: ClientOptions, name: Name, platform: Platform, session: Sessi
     from docker.api.client import APIClient  # noqa: PLC0415
     from docker.errors import NotFound  # noqa: PLC0415
 
+    class Client(APIClient):
+        def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+            request.auth = no_login  # a login in ~/.netrc is not for daemons
+            return super().prepare_request(request)
+
     uri = f"docker-daemon:{name}"
     where = str(options.get("base_url"))
     with _explained(where):
-        client = APIClient(**options, timeout=ANSWER_TIMEOUT)
+        client = Client(**options, timeout=ANSWER_TIMEOUT)
         try:
             answer = client.inspect_image(_daemon_name(name))  # type: ignore[no-untyped-call]
         except NotFound as error:

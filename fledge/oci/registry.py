@@ -287,7 +287,7 @@ def _base_url(host: str, session: Session) -> str:
     if session.offline or not _allows_http(host, session.settings):
         return f"https://{host}"
     try:
-        session.fetcher.text(f"http://{host}/v2/")
+        session.fetcher.text(f"http://{host}/v2/", _FixedHeaders({}))
     except HttpStatusError as error:
         # The answer of servers to plain HTTP on a port for TLS.
         if error.status == HTTPStatus.BAD_REQUEST:

@@ -143,3 +143,14 @@ def test_a_daemon_that_misbehaves(
             open_image()
     assert message in str(caught.value)
     assert caught.value.message.isprintable()
+
+
+def test_netrc_is_not_for_daemons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_text("default login alice password wonder")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with Server() as server:
+        monkeypatch.setenv("DOCKER_HOST", server.url("").replace("http:", "tcp:"))
+        server.answers["/version"] = answer({"ApiVersion": "1.41"})
+        with pytest.raises(daemon.NoDaemonImageError):
+            open_image()
+        assert [request.headers["Authorization"] for request in server.seen] == [None, None]

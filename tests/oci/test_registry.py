@@ -479,6 +479,26 @@ def test_token_is_for_pulling_that_image(value: str, hostile: Registry, session:
     assert blobs(open_image(hostile.name, AMD64, session)) == [image.blobs[1]]
 
 
+@pytest.mark.parametrize("line", ["machine 127.0.0.1", "default"])
+def test_netrc_is_not_for_registries(
+    line: str, hostile: Registry, session: Session, tmp_path: Path
+) -> None:
+    write(tmp_path, "netrc", f"{line} login alice password wonder".encode())
+    image = images.image(TARS[0])
+    hostile.hold(image)
+    hostile.answer(
+        "manifests/oci",
+        in_turn(
+            challenge(f'Bearer realm="{hostile.server.url("/token")}"'), status(200, image.body)
+        ),
+    )
+    path = "/token?scope=repository%3Ateam%2Fapp%3Apull"
+    hostile.server.answers[path] = status(200, b'{"token": "t"}')
+    assert blobs(open_image(hostile.name, AMD64, session)) == [image.blobs[1]]
+    sent = {request.headers["Authorization"] for request in hostile.server.seen}
+    assert sent == {None, "Bearer t"}
+
+
 def test_login_is_not_for_where_a_registry_redirects_to(
     hostile: Registry, session: Session, docker_config: Callable[[object], Path]
 ) -> None:
