@@ -115,14 +115,30 @@ class Settings(msgspec.Struct, frozen=True):
         return frozenset(name.strip() for name in names if name.strip())
 
     @property
-    def docker_config_folder(self) -> Path | None:
-        """The folder of Docker's ``config.json``: ``$DOCKER_CONFIG`` or ``~/.docker``.
+    def login_files(self) -> list[Path]:
+        """The files that may hold logins for registries, whether or not they exist, the first to
+        be searched first.
 
-        None if neither is set.
+        They are ``$REGISTRY_AUTH_FILE``, Docker's ``config.json``, and the ``auth.json`` of podman,
+        skopeo and buildah (containers-auth.json(5)).
         """
-        if own := self._text("DOCKER_CONFIG"):
-            return Path(own)
-        return self.home / ".docker" if self.home else None
+        files = []
+        if own := self._text("REGISTRY_AUTH_FILE"):
+            files.append(Path(own))
+        if docker := self._text("DOCKER_CONFIG"):
+            files.append(Path(docker) / "config.json")
+        elif self.home:
+            files.append(self.home / ".docker" / "config.json")
+        if runtime := self.runtime_folder:
+            files.append(runtime / "containers" / "auth.json")
+        else:
+            files.append(Path(f"/run/containers/{os.getuid()}/auth.json"))
+        shared = Path(self._text("XDG_CONFIG_HOME") or "")
+        if shared.is_absolute():
+            files.append(shared / "containers" / "auth.json")
+        elif self.home:
+            files.append(self.home / ".config" / "containers" / "auth.json")
+        return files
 
     @property
     def docker_context(self) -> str | None:

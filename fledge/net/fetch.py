@@ -131,18 +131,26 @@ class Fetcher(msgspec.Struct, frozen=True):
             raise _unexpected(url, "text") from error
 
     def json(
-        self, url: str, headers: Headers | None = None, limit: int = MAX_RESPONSE_SIZE
+        self,
+        url: str,
+        headers: Headers | None = None,
+        limit: int = MAX_RESPONSE_SIZE,
+        form: Mapping[str, str] | None = None,
     ) -> object:
         """Return a response of at most ``limit`` bytes, parsed as JSON. It is not cached.
+
+        With ``form``, send these fields by POST, and follow no redirect.
 
         Raises `NetworkError` if it is not JSON, `TooLargeError` if it is longer.
         """
         try:
-            return json.loads(self._read(url, headers or {}, limit))
+            return json.loads(self._read(url, headers or {}, limit, form))
         except (ValueError, RecursionError) as error:
             raise _unexpected(url, "JSON") from error
 
-    def _read(self, url: str, headers: Headers, limit: int) -> bytes:
+    def _read(
+        self, url: str, headers: Headers, limit: int, form: Mapping[str, str] | None = None
+    ) -> bytes:
         if _scheme(url) == "file":
             return _join(_local(url, limit))
         if self.offline:
@@ -152,7 +160,8 @@ class Fetcher(msgspec.Struct, frozen=True):
             )
 
         def attempt() -> bytes:
-            with self._transport.open(url, headers, {}, {HTTPStatus.OK}) as (response, where):
+            opened = self._transport.open(url, headers, {}, {HTTPStatus.OK}, form)
+            with opened as (response, where):
                 return _join(read_body(response, where, 0, response.raw.length_remaining, limit))
 
         return self._retry(attempt, lambda: 0)

@@ -126,26 +126,29 @@ class Transport(msgspec.Struct, frozen=True):
         headers: Headers,
         range_headers: Mapping[str, str],
         accepted: Collection[int],
+        form: Mapping[str, str] | None = None,
     ) -> Iterator[tuple[requests.Response, str]]:
         """Send a GET request; yield the response, its body unread, and its name for messages.
 
-        ``accepted`` are the statuses that are not errors. Redirects are followed here because
-        requests would read the body of a redirect, of any size, and follow it to any scheme.
+        ``accepted`` are the statuses that are not errors. With ``form``, send a POST request with
+        these fields; a redirect is an error then, for the fields may be secret. Redirects are
+        followed here because requests would read the body of a redirect, of any size, and follow
+        it to any scheme.
 
         Raises `TransientError` for a failure that a retry may overcome, `NetworkError` for any
         other failure, `ConfigError` for headers that cannot be sent, `HostError` for unusable CA
         certificates.
         """
         where = printable_url(url)
-        request = first = self._first_request(url, headers, range_headers)
+        request = first = self._first_request(url, headers, range_headers, form)
         login = headers if isinstance(headers, Login) else None
         for _ in range(MAX_REDIRECTS + 1):
             with self._send(request, where) as response:
                 refused = response.status_code == HTTPStatus.UNAUTHORIZED
                 if refused and login and request is first and login.renew(response):
-                    request, login = self._first_request(url, headers, range_headers), None
+                    request, login = self._first_request(url, headers, range_headers, form), None
                     continue
-                if not response.is_redirect:
+                if form is not None or not response.is_redirect:
                     if response.status_code not in accepted:
                         raise _refusal(response, where)
                     yield response, where
@@ -157,17 +160,26 @@ class Transport(msgspec.Struct, frozen=True):
         raise NetworkError(f"{where}: more than {MAX_REDIRECTS} redirects", CHECK_URL)
 
     def _first_request(
-        self, url: str, headers: Headers, range_headers: Mapping[str, str]
+        self,
+        url: str,
+        headers: Headers,
+        range_headers: Mapping[str, str],
+        form: Mapping[str, str] | None,
     ) -> requests.PreparedRequest:
         """Make the request that is sent before any redirect."""
         own = headers.headers() if isinstance(headers, Login) else headers
         given = "Authorization" in requests.structures.CaseInsensitiveDict(own)
         find_login = not given and not isinstance(headers, Login)
         where = printable_url(url)
-        return self._prepare(url, {**own, **range_headers}, where, find_login)
+        return self._prepare(url, {**own, **range_headers}, where, find_login, form)
 
     def _prepare(
-        self, url: str, headers: Mapping[str, str], where: str, find_login: bool
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        where: str,
+        find_login: bool,
+        form: Mapping[str, str] | None = None,
     ) -> requests.PreparedRequest:
         """Make a request. With ``find_login``, use the login in the URL or in ~/.netrc, if any."""
         # Without "identity", ranges and lengths could refer to compressed bytes.
@@ -175,7 +187,11 @@ class Transport(msgspec.Struct, frozen=True):
         try:
             return self._session.prepare_request(
                 requests.Request(
-                    "GET", url, {**own, **headers}, auth=None if find_login else no_login
+                    "GET" if form is None else "POST",
+                    url,
+                    {**own, **headers},
+                    data=form,
+                    auth=None if find_login else no_login,
                 )
             )
         except requests.exceptions.InvalidHeader as error:

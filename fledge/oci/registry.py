@@ -35,6 +35,7 @@ from fledge.oci.reference import DOCKER_HUB, Name
 from fledge.session import Session
 from fledge.tree.content import Span, read_content
 from fledge.tree.digest import Digest
+from fledge.tree.names import printable
 
 DOCKER_HUB_SERVER = "registry-1.docker.io"
 
@@ -177,6 +178,7 @@ class _Login:
         self._schemes = {"https", urlsplit(base).scheme}
         self._lock = threading.Lock()
         self._credentials: credentials.Credentials | None = None
+        self._problems: list[FledgeError] = []
         self._authorization: str | None = None
 
     def headers(self) -> Mapping[str, str]:
@@ -192,26 +194,42 @@ class _Login:
             if refused != self._authorization:
                 return True  # another thread has renewed it
             if refused is None:
-                self._credentials = credentials.find(self._name.host, self._session.settings)
+                self._search()
             challenges = parse_challenges(refusal.headers.get("WWW-Authenticate", ""))
             bearer = next((each for each in challenges if each.scheme == "bearer"), None)
             if bearer and (realm := bearer.parameters.get("realm")):
                 service = bearer.parameters.get("service", "")
                 self._authorization = f"Bearer {self._token(realm, service)}"
-            elif self._credentials and not refused:
+            elif self._credentials and self._credentials.username and not refused:
                 self._authorization = f"Basic {self._basic(self._credentials)}"
             else:
                 return False
             return True
 
-    def refused(self) -> NetworkError:
+    def _search(self) -> None:
+        """Look for the user's login."""
+        search = credentials.find(self._name, self._session.settings)
+        self._credentials = search.credentials
+        if not self._credentials:
+            self._problems = search.problems
+            for problem in search.problems:
+                self._session.reporter.note(f"no login for {self._name.host}: {problem.message}")
+
+    def refused(self) -> FledgeError:
         """Return the error to raise when the registry denies access."""
         host = self._name.host
+        message = f"{host} denies access to {self._name.repository}"
+        if self._problems:
+            problem = self._problems[0]
+            return type(problem)(f"{message} without a login: {problem.message}", problem.hint)
+        login = self._credentials
         who = "without a login"
-        if self._credentials:
-            who = f"with the login of {self._credentials.username} in {self._credentials.source}"
+        if login and login.identity_token:
+            who = f"with the identity token in {login.source}"
+        elif login:
+            who = f"with the login of {printable(login.username)} in {login.source}"
         return NetworkError(
-            f"{host} denies access to {self._name.repository} {who}",
+            f"{message} {who}",
             f"Check the name; if the image is private, run docker login"
             f"{'' if host == DOCKER_HUB else ' ' + host}.",
         )
@@ -230,22 +248,57 @@ class _Login:
                 " which is not an https URL",
                 "Do not trust that registry.",
             )
-        given = parse_qsl(url.query, keep_blank_values=True)
-        query = [(name, value) for name, value in given if name != "scope"]
-        query += [("service", service)] if service else []
+        query = [("service", service)] if service else []
         query += [("scope", f"repository:{self._name.repository}:pull")]
-        url = url._replace(query=urlencode(query), fragment="")
         login = self._credentials
-        headers = {"Authorization": f"Basic {self._basic(login)}"} if login else {}
-        where = printable_url(url.geturl())
+        if login and login.identity_token and (token := self._exchanged(login, url, query)):
+            return token
+        headers = (
+            {"Authorization": f"Basic {self._basic(login)}"} if login and login.username else {}
+        )
+        given = parse_qsl(url.query, keep_blank_values=True)
+        query = [(name, value) for name, value in given if name != "scope"] + query
+        url = url._replace(query=urlencode(query), fragment="")
         try:
-            response = self._session.fetcher.json(url.geturl(), _FixedHeaders(headers))
+            return self._ask(url, headers)
         except HttpStatusError as error:
             if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
                 raise self.refused() from error
             raise
-        answer = JsonObject(response, where)
-        token = answer.text("token", "") or answer.text("access_token", "")
+
+    def _exchanged(
+        self, login: credentials.Credentials, url: SplitResult, query: list[tuple[str, str]]
+    ) -> str:
+        """Exchange an identity token for one that allows to pull (distribution/distribution,
+        docs/content/spec/auth/oauth.md).
+
+        Returns an empty string if the server does not accept it: identity tokens expire, and an
+        image that everybody may pull needs none.
+        """
+        form = {
+            "grant_type": "refresh_token",
+            "refresh_token": login.identity_token,
+            "client_id": "fledge",
+            **dict(query),
+        }
+        try:
+            return self._ask(url._replace(query="", fragment=""), {}, form)
+        except HttpStatusError as error:
+            if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+            self._session.reporter.note(
+                f"the identity token in {login.source} is not accepted: {error.message}"
+            )
+            return ""
+
+    def _ask(
+        self, url: SplitResult, headers: Mapping[str, str], form: Mapping[str, str] | None = None
+    ) -> str:
+        """Ask a token server for a token; with ``form``, by a POST request."""
+        where = printable_url(url.geturl())
+        answer = self._session.fetcher.json(url.geturl(), _FixedHeaders(headers), form=form)
+        members = JsonObject(answer, where)
+        token = members.text("token", "") or members.text("access_token", "")
         if not TOKEN.fullmatch(token):
             raise CorruptError(f"{where}: the answer contains no token")
         return token
@@ -254,7 +307,9 @@ class _Login:
     def _basic(login: credentials.Credentials) -> str:
         from oras.auth.utils import get_basic_auth  # noqa: PLC0415
 
-        return str(get_basic_auth(login.username, login.password))
+        # JSON can hold half a surrogate pair, which has no UTF-8.
+        texts = (login.username, login.password)
+        return str(get_basic_auth(*(text.encode(errors="replace").decode() for text in texts)))
 
 
 class _FixedHeaders(msgspec.Struct, frozen=True):

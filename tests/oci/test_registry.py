@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import secrets
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -66,6 +66,10 @@ class Notes(Reporter):
 def docker_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[object], Path]:
     """Return a function that writes Docker's config. Without a call there is none."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    for name in ("REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("FLEDGE_INSECURE_REGISTRIES", raising=False)
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
@@ -579,6 +583,12 @@ def test_plain_http_elsewhere_is_for_the_user_to_allow(
     assert blobs(open_image(app("registry.example"), AMD64, session)) == [image.blobs[1]]
 
 
+def found(text: str = "127.0.0.1:1/team/app") -> credentials.Search:
+    name = parse(text, Path())
+    assert isinstance(name, Name)
+    return credentials.find(name, Settings(os.environ))
+
+
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [
@@ -588,25 +598,24 @@ def test_plain_http_elsewhere_is_for_the_user_to_allow(
         ({"auths": {"127.0.0.1:1": 1}}, ConfigError, "auths 127.0.0.1:1 is not"),
         ({"auths": {"127.0.0.1:1": {"auth": "%%"}}}, ConfigError, "base64"),
         ({"auths": {"127.0.0.1:1": {"auth": "YWxpY2U="}}}, ConfigError, "base64"),
-        ({"auths": {"127.0.0.1:1": {"identitytoken": "t"}}}, ConfigError, "identity token"),
+        ({"auths": {"127.0.0.1:1": {"auth": 1}}}, ConfigError, "not a string"),
+        ({"auths": {"127.0.0.1:1": {"auth": ""}}}, None, ""),
         ({"credsStore": "../x"}, ConfigError, "not the name"),
         ({"credsStore": "missing"}, HostError, "not installed"),
         ({"credHelpers": {"elsewhere": "missing"}}, None, ""),
     ],
 )
-def test_docker_config(
+def test_file_without_a_login(
     config: object,
     error: type[FledgeError] | None,
     message: str,
     docker_config: Callable[[object], Path],
 ) -> None:
     docker_config(config)
-    find = partial(credentials.find, "127.0.0.1:1", Settings(os.environ))
-    if error is None:
-        assert find() is None
-    else:
-        with pytest.raises(error, match=re.escape(message)):
-            find()
+    search = found()
+    assert search.credentials is None
+    assert [type(problem) for problem in search.problems] == ([error] if error else [])
+    assert all(message in problem.message for problem in search.problems)
 
 
 @pytest.mark.parametrize(
@@ -617,11 +626,6 @@ def test_docker_config(
         ("echo '[]'", HostError, "not of the expected form"),
         ("echo '{'", HostError, "not of the expected form"),
         ("echo credentials not found in native keychain; exit 1", None, ""),
-        (
-            """echo '{"Username": "<token>", "Secret": "s"}'""",
-            ConfigError,
-            "identity token",
-        ),
     ],
 )
 def test_credential_helper(
@@ -633,17 +637,171 @@ def test_credential_helper(
 ) -> None:
     docker_config({"credHelpers": {"127.0.0.1:1": "test"}})
     helper(line)
-    if error:
-        with pytest.raises(error, match=message):
-            credentials.find("127.0.0.1:1", Settings(os.environ))
-    else:
-        found = credentials.find("127.0.0.1:1", Settings(os.environ))
-        known = credentials.Credentials("alice", "wonder", "docker-credential-test")
-        assert found == (known if line == HELPED else None)
+    search = found()
+    known = credentials.Credentials("alice", "wonder", "docker-credential-test")
+    assert search.credentials == (known if line == HELPED else None)
+    assert [type(problem) for problem in search.problems] == ([error] if error else [])
+    assert all(message in problem.message for problem in search.problems)
 
 
-def test_login_of_docker_hub(docker_config: Callable[[object], Path]) -> None:
-    config = docker_config({"auths": {"https://index.docker.io/v1/": {"auth": LOGIN}}})
-    assert credentials.find("docker.io", Settings(os.environ)) == credentials.Credentials(
-        "alice", "wonder", str(config)
-    )
+ALICE = {"auth": LOGIN}
+BOB = {"username": "bob", "password": "builder"}
+
+
+@pytest.mark.parametrize(
+    ("text", "auths", "username"),
+    [
+        ("nginx", {"https://index.docker.io/v1/": ALICE}, "alice"),
+        ("nginx", {"docker.io": ALICE, "quay.io": BOB}, "alice"),
+        ("nginx", {"index.docker.io": ALICE}, "alice"),
+        ("nginx", {"docker.io/library": ALICE, "docker.io": BOB}, "alice"),
+        ("quay.io/team/app", {"quay.io": BOB}, "bob"),
+        ("quay.io/team/app", {"quay.io/": BOB}, "bob"),
+        ("quay.io/team/app", {"QUAY.io": BOB}, "bob"),
+        ("quay.io/team/app", {"https://quay.io": BOB}, "bob"),
+        ("quay.io/team/app", {"https://quay.io/v2/": BOB}, "bob"),
+        ("quay.io/team/app", {"quay.io": ALICE, "quay.io/team": BOB}, "bob"),
+        ("quay.io/team/app", {"quay.io": ALICE, "quay.io/team/app": BOB}, "bob"),
+        ("quay.io/team/app", {"quay.io/team/app": {}, "quay.io": BOB}, "bob"),
+        ("quay.io/team/app", {"quay.io/tea": ALICE, "quay.io": BOB}, "bob"),
+        ("quay.io/team/app", {"quay.io/other": BOB}, "bob"),
+        ("quay.io/team/app", {"quay.io:443": BOB, "notquay.io": BOB, "quay": BOB}, None),
+        (
+            "quay.io/team/app",
+            {"quay.io": {"auth": LOGIN[:4] + "\r\n " + LOGIN[4:] + "\n"}},
+            "alice",
+        ),
+    ],
+)
+def test_login_of_an_entry(
+    text: str,
+    auths: object,
+    username: str | None,
+    docker_config: Callable[[object], Path],
+) -> None:
+    docker_config({"auths": auths})
+    login = found(text).credentials
+    assert (login and login.username) == username
+    if login:
+        assert login.password == {"alice": "wonder", "bob": "builder"}[login.username]
+
+
+LOGIN_FILES = (
+    "elsewhere.json",
+    "docker/config.json",
+    "run/containers/auth.json",
+    "home/.config/containers/auth.json",
+)
+
+
+def test_order_of_files_with_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / LOGIN_FILES[0]))
+    for login_file in reversed(LOGIN_FILES):
+        path = write(
+            tmp_path, login_file, json.dumps({"auths": {"127.0.0.1:1/team": ALICE}}).encode()
+        )
+        assert found().credentials == credentials.Credentials("alice", "wonder", str(path))
+    path.write_text("{")
+    search = found()
+    assert search.credentials
+    assert search.credentials.source == str(tmp_path / LOGIN_FILES[1])
+    assert len(search.problems) == 1
+
+
+@real
+@pytest.mark.parametrize("program", ["skopeo", "buildah", "podman"])
+@pytest.mark.parametrize("variable", [None, "REGISTRY_AUTH_FILE"])
+def test_login_of_podman_and_its_relatives(
+    program: str,
+    variable: str | None,
+    htpasswd: str,
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "run").mkdir()
+    if variable:
+        monkeypatch.setenv(variable, str(tmp_path / "login.json"))
+    login = [program, "login", "--tls-verify=false", "-u", "alice", "-p", "wonder", htpasswd]
+    subprocess.run(login, check=True, stdout=subprocess.DEVNULL)
+    check(open_image(app(htpasswd), AMD64, session))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"credsStore": "missing"},
+        {"credsStore": "test"},
+        {"auths": {"HOST": {"identitytoken": "expired"}}},
+        {"auths": {"HOST": {"auth": "%%"}}},
+        [],
+    ],
+)
+def test_useless_login_does_not_stop_a_public_image(
+    config: object,
+    hostile: Registry,
+    session: Session,
+    notes: Notes,
+    docker_config: Callable[[object], Path],
+    helper: Callable[[str], None],
+) -> None:
+    host = hostile.name.host
+    docker_config(json.loads(json.dumps(config).replace("HOST", host)))
+    helper("echo Cannot autolaunch D-Bus without X11; exit 1")
+    image = images.image(TARS[0])
+    hostile.hold(image)
+    wanted = challenge(f"Bearer realm=http://{host}/token,service=s")
+    hostile.answer("manifests/oci", in_turn(wanted, status(200, image.body)))
+    path = "/token?service=s&scope=repository%3Ateam%2Fapp%3Apull"
+    hostile.server.answers[path] = status(200, b'{"token": "t"}')
+    hostile.server.answers["/token"] = status(401)
+    assert blobs(open_image(hostile.name, AMD64, session)) == [image.blobs[1]]
+    assert len(notes.notes) == 1
+    # If the image is not public, the problem is the error.
+    hostile.server.answers[path] = status(401)
+    hostile.answer("manifests/oci", wanted)
+    with pytest.raises(FledgeError, match="denies access to team/app with") as caught:
+        open_image(hostile.name, AMD64, session)
+    problem = notes.notes[0].removeprefix(f"no login for {host}: ")
+    assert problem in caught.value.message or "identity token" in caught.value.message
+
+
+@pytest.mark.parametrize("by_helper", [False, True])
+def test_identity_token(
+    by_helper: bool,
+    hostile: Registry,
+    session: Session,
+    docker_config: Callable[[object], Path],
+    helper: Callable[[str], None],
+) -> None:
+    host = hostile.name.host
+    # As `az acr login` writes it: the user name is made of zeros and has no password.
+    login = {"auth": base64.b64encode(b"0000-00:").decode(), "identitytoken": "re+fresh"}
+    docker_config({"credsStore": "test"} if by_helper else {"auths": {host: login}})
+    helper("""echo '{"Username": "<token>", "Secret": "re+fresh"}'""")
+    image = images.image(TARS[0])
+    hostile.hold(image)
+    wanted = challenge(f'Bearer realm="http://{host}/token",service="s"')
+    hostile.answer("manifests/oci", in_turn(wanted, status(200, image.body)))
+    hostile.server.answers["/token"] = status(200, b'{"access_token": "t"}')
+    assert blobs(open_image(hostile.name, AMD64, session)) == [image.blobs[1]]
+    asked = [request for request in hostile.server.seen if request.path == "/token"]
+    assert [(request.headers["Authorization"], parse_qs(request.body)) for request in asked] == [
+        (
+            None,
+            {
+                b"grant_type": [b"refresh_token"],
+                b"refresh_token": [b"re+fresh"],
+                b"client_id": [b"fledge"],
+                b"service": [b"s"],
+                b"scope": [b"repository:team/app:pull"],
+            },
+        )
+    ]
+    # It is not sent where the token server redirects to.
+    with Server() as other:
+        hostile.server.answers["/token"] = status(307, headers={"Location": other.url("/token")})
+        hostile.answer("manifests/oci", wanted)
+        with pytest.raises(NetworkError):
+            open_image(hostile.name, AMD64, session)
+        assert other.seen == []
