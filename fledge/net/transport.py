@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 import string
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -27,6 +27,7 @@ from requests.utils import select_proxy
 from fledge._version import __version__
 from fledge.errors import ConfigError, HostError, NetworkError
 from fledge.net import connection
+from fledge.net.bodies import decode, is_encoded, words
 
 MAX_RESPONSE_SIZE = 8 << 20
 """Maximum bytes in a response that is kept in memory."""
@@ -59,17 +60,17 @@ TUNNEL_STATUS = re.compile(r"Tunnel connection failed: (\d{3})")
 class HttpStatusError(NetworkError):
     """The server answered with a status that is not a success.
 
-    ``body`` is the beginning of the response's body. It is not trusted: make it `printable` before
-    it is shown.
+    ``words`` is what the server says in the body, safe to print; empty if it says nothing. The
+    message contains it.
     """
 
     def __init__(
-        self, message: str, hint: str, status: int, headers: Mapping[str, str], body: str
+        self, message: str, hint: str, status: int, headers: Mapping[str, str], words: str
     ) -> None:
-        super().__init__(message, hint)
+        super().__init__(f"{message}, and says: {words}" if words else message, hint)
         self.status = status
         self.headers = headers
-        self.body = body
+        self.words = words
 
 
 class TooLargeError(NetworkError):
@@ -349,7 +350,8 @@ def _refusal(response: requests.Response, where: str) -> HttpStatusError | Trans
     body = bytearray()
     with suppress(TransientError, NetworkError):
         total = response.raw.length_remaining
-        for piece in read_body(response, where, 0, total, MAX_RESPONSE_SIZE):
+        pieces = read_body(response, where, 0, total, MAX_RESPONSE_SIZE)
+        for piece in decode(pieces, where) if is_encoded(response.headers) else pieces:
             body += piece
             if len(body) >= MAX_ERROR_BODY:
                 break
@@ -361,7 +363,7 @@ def _refusal(response: requests.Response, where: str) -> HttpStatusError | Trans
         ),
         status,
         response.headers,
-        body[:MAX_ERROR_BODY].decode(errors="replace"),
+        words(bytes(body[:MAX_ERROR_BODY])),
     )
     if status not in RETRIED:
         return refusal
@@ -399,10 +401,7 @@ def read_body(
     `TooLargeError` if the file has more than ``limit`` bytes, `TransientError` if the bytes stop
     early or arrive too slowly.
     """
-    too_large = TooLargeError(
-        f"{where}: more than {limit} bytes",
-        "Check the URL; the file is larger than any that fledge expects there.",
-    )
+    too_large = _too_large(where, limit)
     if total is not None and total > limit:
         raise too_large
 
@@ -430,6 +429,23 @@ def read_body(
         raise interrupted("stopped") from error
     if total is not None and size < total:
         raise interrupted("stopped")
+
+
+def limited(pieces: Iterable[bytes], where: str, limit: int) -> Iterator[bytes]:
+    """Yield pieces of at most ``limit`` bytes together. Raises `TooLargeError`."""
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > limit:
+            raise _too_large(where, limit)
+        yield piece
+
+
+def _too_large(where: str, limit: int) -> TooLargeError:
+    return TooLargeError(
+        f"{where}: more than {limit} bytes",
+        "Check the URL; the file is larger than any that fledge expects there.",
+    )
 
 
 def _origin(request: requests.PreparedRequest) -> tuple[str, str]:

@@ -41,6 +41,9 @@ DOCKER_HUB_SERVER = "registry-1.docker.io"
 
 ACCEPT = ", ".join([*sorted(INDEX_TYPES | MANIFEST_TYPES), "*/*"])
 
+FOREIGN = re.compile(r"\.foreign\.|\.nondistributable\.")
+"""In the media type of layers that registries need not have (Docker manifest v2 schema 2; OCI
+image-spec, layer.md)."""
 TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -112,7 +115,12 @@ class _Repository(msgspec.Struct, frozen=True):
         The descriptor's ``urls`` are ignored: they could name any host in the user's network.
         """
         path = f"{kind}/{descriptor.digest}"
-        span = self._fetch(path, label, descriptor.digest, descriptor.size)
+        try:
+            span = self._fetch(path, label, descriptor.digest, descriptor.size, descriptor.size)
+        except HttpStatusError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                raise self._missing(label, descriptor) from error
+            raise
         if span.size != descriptor.size:
             raise CorruptError(
                 f"{self.name}: {label} ({descriptor.digest}) has {span.size} bytes,"
@@ -120,10 +128,12 @@ class _Repository(msgspec.Struct, frozen=True):
             )
         return span
 
-    def _fetch(self, path: str, label: str, digest: Digest | None, limit: int) -> Span:
+    def _fetch(
+        self, path: str, label: str, digest: Digest | None, limit: int, size: int | None = None
+    ) -> Span:
         label = f"{self.name.repository} {label}"
         try:
-            return self.fetcher.fetch(f"{self.url}/{path}", label, digest, self.login, limit)
+            return self.fetcher.fetch(f"{self.url}/{path}", label, digest, self.login, limit, size)
         except TooLargeError as error:
             raise self._too_large(label, limit) from error
         except HttpStatusError as error:
@@ -140,13 +150,24 @@ class _Repository(msgspec.Struct, frozen=True):
     def _explain(self, error: HttpStatusError, path: str) -> FledgeError:
         """Return the error to raise in place of an HTTP status."""
         if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            return self.login.refused()
+            return self.login.refused(error.words)
         if error.status != HTTPStatus.NOT_FOUND or not path.startswith("manifests/"):
             return error
         return NoManifestError(
             f"{self.name.host}/{self.name.repository} has no {path.removeprefix('manifests/')!r}",
             self._suggestion(),
         )
+
+    def _missing(self, label: str, descriptor: Descriptor) -> NetworkError:
+        """Return the error for a blob that the manifest lists but the registry does not have."""
+        message = f"{self.name}: the registry does not have {label} ({descriptor.digest})"
+        if FOREIGN.search(descriptor.media_type):
+            return NetworkError(
+                f"{message}, which is a foreign layer: its publisher distributes it elsewhere",
+                "Pull the image with docker, and write docker-daemon:NAME; fledge asks no server"
+                " that only the manifest names.",
+            )
+        return NetworkError(message, "The image is incomplete there: push it again.")
 
     def _suggestion(self) -> str:
         """Return the hint for a tag or digest that does not exist."""
@@ -215,13 +236,19 @@ class _Login:
             for problem in search.problems:
                 self._session.reporter.note(f"no login for {self._name.host}: {problem.message}")
 
-    def refused(self) -> FledgeError:
-        """Return the error to raise when the registry denies access."""
+    def refused(self, words: str) -> FledgeError:
+        """Return the error to raise when the registry denies access.
+
+        ``words`` is what the server says, safe to print; empty if nothing.
+        """
         host = self._name.host
+        says = f", and says: {words}" if words else ""
         message = f"{host} denies access to {self._name.repository}"
         if self._problems:
             problem = self._problems[0]
-            return type(problem)(f"{message} without a login: {problem.message}", problem.hint)
+            return type(problem)(
+                f"{message} without a login{says}; {problem.message}", problem.hint
+            )
         login = self._credentials
         who = "without a login"
         if login and login.identity_token:
@@ -229,7 +256,7 @@ class _Login:
         elif login:
             who = f"with the login of {printable(login.username)} in {login.source}"
         return NetworkError(
-            f"{message} {who}",
+            f"{message} {who}{says}",
             f"Check the name; if the image is private, run docker login"
             f"{'' if host == DOCKER_HUB else ' ' + host}.",
         )
@@ -263,7 +290,7 @@ class _Login:
             return self._ask(url, headers)
         except HttpStatusError as error:
             if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-                raise self.refused() from error
+                raise self.refused(error.words) from error
             raise
 
     def _exchanged(

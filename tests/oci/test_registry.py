@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import secrets
@@ -29,7 +30,7 @@ from fledge.store.cache import Cache
 from fledge.tree.content import read_content
 from fledge.tree.digest import Digest
 from tests.support import images, registry
-from tests.support.httpd import Answer, Server, content, in_turn, redirect, status
+from tests.support.httpd import Answer, Exchange, Server, content, in_turn, redirect, status
 from tests.support.project import write
 from tests.support.tars import file, pack
 
@@ -402,7 +403,7 @@ def grown(by: int, part: str) -> images.Manifest:
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [
-        (images.Manifest("", b"<html>login</html>"), "not JSON"),
+        (images.Manifest("", b"<html>login</html>"), "a web page"),
         (images.Manifest("", b"[" * 100_000), "not JSON"),
         (images.Manifest("", b'{"x": "' + b"x" * (5 << 20) + b'"}'), "more than the 4194304"),
         (images.Manifest("", b'{"schemaVersion": 1}'), "schema version 1"),
@@ -442,6 +443,115 @@ def test_indexes_without_end(hostile: Registry, session: Session) -> None:
     hostile.answer(f"manifests/sha256:{inner.sha256}", status(200, inner.body))
     with pytest.raises(FledgeError, match="indexes"):
         open_image(hostile.name, AMD64, session)
+
+
+WEB_PAGE = b"<!DOCTYPE html><html><head><title>Hotel\x1b[2J Login</title></head></html>"
+
+
+def test_what_is_missing_is_named(hostile: Registry, session: Session) -> None:
+    digests = [f"sha256:{images.sha256(blob)}" for blob in OCI_IMAGE.blobs]
+    hostile.hold(OCI_IMAGE)
+    hostile.answer(f"blobs/{digests[2]}", status(404, b"{}"))
+    with pytest.raises(NetworkError) as caught:
+        blobs(open_image(hostile.name, AMD64, session))
+    assert caught.value.message == (
+        f"{hostile.name}: the registry does not have layer 2 of 2 ({digests[2]})"
+    )
+    hostile.answer(f"blobs/{digests[0]}", status(404, b"{}"))
+    session.cache.path(Digest.of(OCI_IMAGE.blobs[0])).unlink()
+    with pytest.raises(NetworkError, match="does not have config"):
+        open_image(hostile.name, AMD64, session)
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    ],
+)
+def test_foreign_layer(media_type: str, hostile: Registry, session: Session) -> None:
+    def change(body: dict[str, object]) -> None:
+        layers = body["layers"]
+        assert isinstance(layers, list)
+        layers[0] |= {"mediaType": media_type, "urls": [hostile.server.url("/layer")]}
+
+    image = changed(change)
+    hostile.hold(image)
+    layer = f"blobs/sha256:{images.sha256(image.blobs[1])}"
+    assert blobs(open_image(hostile.name, AMD64, session)) == [image.blobs[1]]
+    session.cache.path(Digest.of(image.blobs[1])).unlink()
+    hostile.answer(layer, status(404))
+    with pytest.raises(NetworkError, match="which is a foreign layer"):
+        blobs(open_image(hostile.name, AMD64, session))
+    assert hostile.server.seen[-1].path.endswith(layer)
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "said"),
+    [
+        (403, b'{"errors": [{"code": "DENIED", "message": "billing\\u001b]0;x"}]}', "billing"),
+        (429, b'{"errors": [{"message": "You have reached your limit"}]}', "reached your limit"),
+        (401, b"x" * 5000, "says: xxx"),
+    ],
+)
+def test_words_of_the_registry(
+    code: int, body: bytes, said: str, hostile: Registry, session: Session
+) -> None:
+    hostile.answer("manifests/oci", status(code, body, {"Retry-After": "0"}))
+    with pytest.raises(NetworkError) as caught:
+        open_image(hostile.name, AMD64, session)
+    assert said in caught.value.message
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize("part", ["manifests/oci", "config", "layer", "token"])
+def test_login_page_of_a_network(part: str, hostile: Registry, session: Session) -> None:
+    image = images.image(TARS[0])
+    hostile.hold(image)
+    paths = dict(zip(("config", "layer"), image.blobs, strict=True))
+    path = f"blobs/sha256:{images.sha256(paths[part])}" if part in paths else "manifests/oci"
+    page = status(200, WEB_PAGE, {"Content-Type": "text/html"})
+    hostile.answer(path, page)
+    if part == "token":
+        hostile.answer(path, challenge(f"Bearer realm={hostile.server.url('/token')}"))
+        hostile.server.answers["/token?scope=repository%3Ateam%2Fapp%3Apull"] = page
+    with pytest.raises(FledgeError) as caught:
+        blobs(open_image(hostile.name, AMD64, session))
+    assert 'a web page with the title "Hotel\\x1b[2J Login"' in caught.value.message
+    assert hostile.name.host in caught.value.message
+
+
+def test_documents_that_come_compressed(hostile: Registry, session: Session) -> None:
+    image = images.image(*TARS)
+
+    def packed(body: bytes) -> Answer:
+        return status(200, gzip.compress(body), {"Content-Encoding": "gzip"})
+
+    hostile.answer("manifests/oci", packed(image.body))
+    for number, blob in enumerate(image.blobs):
+        path = f"blobs/sha256:{images.sha256(blob)}"
+        # Stores announce layers that are gzip files as encoded, and send the file.
+        encoded = status(200, blob, {"Content-Encoding": "gzip"})
+        hostile.answer(path, encoded if number == 1 else packed(blob))
+    assert blobs(open_image(hostile.name, AMD64, session)) == list(image.blobs[1:])
+
+
+def test_short_layer_without_a_length(hostile: Registry, session: Session, notes: Notes) -> None:
+    image = images.image(TARS[1])
+    hostile.hold(image)
+    layer = image.blobs[1]
+
+    def cut(exchange: Exchange) -> None:
+        exchange.send_response(200)
+        exchange.end_headers()
+        exchange.wfile.write(layer[:300_000])
+        exchange.close_connection = True
+
+    hostile.answer(f"blobs/sha256:{images.sha256(layer)}", in_turn(cut, content(layer)))
+    assert blobs(open_image(hostile.name, AMD64, session)) == [layer]
+    assert "stopped after 300000 of" in notes.notes[0]
 
 
 def test_token_that_expires_during_a_download(hostile: Registry, session: Session) -> None:
