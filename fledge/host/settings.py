@@ -133,12 +133,29 @@ class Settings(msgspec.Struct, frozen=True):
             files.append(runtime / "containers" / "auth.json")
         else:
             files.append(Path(f"/run/containers/{os.getuid()}/auth.json"))
-        shared = Path(self._text("XDG_CONFIG_HOME") or "")
-        if shared.is_absolute():
-            files.append(shared / "containers" / "auth.json")
-        elif self.home:
-            files.append(self.home / ".config" / "containers" / "auth.json")
+        if config := self.config_folder:
+            files.append(config / "containers" / "auth.json")
         return files
+
+    @property
+    def config_folder(self) -> Path | None:
+        """The folder of the user's configuration: ``$XDG_CONFIG_HOME`` or ``~/.config``.
+
+        None if the user has no home folder.
+        """
+        own = Path(self._text("XDG_CONFIG_HOME") or "")
+        if own.is_absolute():
+            return own
+        return self.home / ".config" if self.home else None
+
+    @property
+    def ca_bundle(self) -> Path | None:
+        """``$SSL_CERT_FILE``, a PEM file with the CA certificates to trust; None if it is unset.
+
+        requests reads ``$REQUESTS_CA_BUNDLE`` and ``$CURL_CA_BUNDLE``, which take precedence.
+        """
+        text = self._text("SSL_CERT_FILE")
+        return Path(text) if text else None
 
     @property
     def docker_context(self) -> str | None:

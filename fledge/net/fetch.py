@@ -36,6 +36,7 @@ from fledge.net.transport import (
     MAX_RESPONSE_SIZE,
     MIN_PROGRESS,
     TRY_LATER,
+    CertificateError,
     Headers,
     HttpStatusError,
     TooLargeError,
@@ -148,6 +149,19 @@ class Fetcher(msgspec.Struct, frozen=True):
                     " compare it with the checksum that the publisher gives.",
                 )
             return self.cache.add(partial)
+
+    def probe(self, url: str) -> int | None:
+        """Return the status with which a server answers, None if it does not speak HTTP there.
+
+        It is asked once, without a login. Raises `CertificateError`, or `HostError` for unusable
+        CA certificates.
+        """
+        try:
+            return self._transport.probe(url)
+        except CertificateError:
+            raise
+        except (NetworkError, TransientError):
+            return None
 
     def text(self, url: str, headers: Headers | None = None, limit: int = MAX_RESPONSE_SIZE) -> str:
         """Return a response of at most ``limit`` bytes, decoded as UTF-8. It is not cached.

@@ -7,6 +7,7 @@ time.
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import re
 import socket
 import ssl
@@ -28,6 +29,7 @@ from fledge._version import __version__
 from fledge.errors import ConfigError, HostError, NetworkError
 from fledge.net import connection
 from fledge.net.bodies import decode, is_encoded, words
+from fledge.net.certificates import Certificates
 
 MAX_RESPONSE_SIZE = 8 << 20
 """Maximum bytes in a response that is kept in memory."""
@@ -108,17 +110,27 @@ class TransientError(Exception):
         self.wait = wait
 
 
-def _new_session() -> requests.Session:
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, connection.WatchedAdapter())
-    return session
+class CertificateError(NetworkError):
+    """The server's certificate cannot be trusted."""
 
 
-class Transport(msgspec.Struct, frozen=True):
+class Transport:
     """Sends requests over connections that are kept for reuse. Threads may share one."""
 
-    _session: requests.Session = msgspec.field(default_factory=_new_session)
+    def __init__(self, certificates: Certificates | None = None) -> None:
+        self._certificates = certificates or Certificates()
+        self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, connection.WatchedAdapter(self._certificates))
+
+    def probe(self, url: str) -> int:
+        """Send one GET request without a login; return the status, whatever it is.
+
+        Raises the errors of `open`.
+        """
+        where = printable_url(url)
+        with self._send(self._prepare(url, {}, where, find_login=False), where) as response:
+            return response.status_code
 
     @contextmanager
     def open(
@@ -203,6 +215,11 @@ class Transport(msgspec.Struct, frozen=True):
     def _send(self, request: requests.PreparedRequest, where: str) -> requests.Response:
         url = request.url or ""
         settings = self._session.merge_environment_settings(url, {}, True, None, None)
+        if is_loopback(urlsplit(url).hostname or ""):
+            settings["proxies"] = {}
+        if settings["verify"] is True:
+            settings["verify"] = self._certificates.trusted() or True
+        settings["cert"] = self._certificates.for_host(_host(request)).client
         try:
             # Not session.send, which would read the body of a redirect into memory.
             return self._session.get_adapter(url).send(
@@ -218,7 +235,7 @@ class Transport(msgspec.Struct, frozen=True):
         except OSError as error:
             raise HostError(
                 f"the CA certificates in {settings['verify']} cannot be used",
-                "Set REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE in the environment to a PEM file.",
+                "Set REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE to a PEM file.",
             ) from error
 
     def _redirect(
@@ -244,6 +261,13 @@ class Transport(msgspec.Struct, frozen=True):
         return following
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a host, without a port, is this machine. Proxies are not for it, as in Go."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
 def printable_url(url: str) -> str:
     """Make a URL safe to print: without user name, password and control characters."""
     return quote(re.sub(r"//[^/?#]*@", "//", url), safe=string.punctuation)
@@ -257,6 +281,7 @@ class _FailureKind(msgspec.Struct, frozen=True):
     """A template with the fields ``host``, ``proxy`` and ``detail``."""
     hint: str
     transient: bool = True
+    error: type[NetworkError] = NetworkError
 
 
 # The first kind that matches counts. The exception that requests wraps is matched before the one
@@ -280,9 +305,11 @@ FAILURE_KINDS = (
     _FailureKind(
         ssl.SSLCertVerificationError,
         "the certificate of {host} cannot be trusted: {detail}",
-        "If your network has a CA of its own, set REQUESTS_CA_BUNDLE to a PEM file with its"
-        " certificate; otherwise do not trust that server.",
+        "If your network has a CA of its own, install its certificate on this machine, or set"
+        " SSL_CERT_FILE or REQUESTS_CA_BUNDLE to a PEM file with it; that of a registry may be in"
+        " /etc/docker/certs.d. Otherwise do not trust that server.",
         transient=False,
+        error=CertificateError,
     ),
     _FailureKind(
         requests.exceptions.SSLError,
@@ -332,7 +359,7 @@ def _no_response(
     reason = reasons[0] if reasons else type(error).__name__
     detail = getattr(cause, "verify_message", reason).lower()
     message = kind.message.format(host=host, proxy=proxy, detail=detail)
-    failure = NetworkError(f"{where}: {message}", kind.hint)
+    failure = kind.error(f"{where}: {message}", kind.hint)
     unknown_name = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
     return TransientError(failure) if kind.transient and not unknown_name else failure
 
@@ -450,8 +477,8 @@ def _too_large(where: str, limit: int) -> TooLargeError:
 
 def _origin(request: requests.PreparedRequest) -> tuple[str, str]:
     """Return the scheme and the host, with its port if the URL has one."""
-    parts = urlsplit(request.url or "")
-    return parts.scheme, parts.netloc.rpartition("@")[2]
+    url = request.url or ""
+    return urlsplit(url).scheme, connection.url_host(url)
 
 
 def _host(request: requests.PreparedRequest) -> str:

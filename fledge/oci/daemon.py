@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import urllib3.exceptions
@@ -14,7 +15,7 @@ import urllib3.exceptions
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
 from fledge.host.settings import Settings
 from fledge.net.json_document import JsonObject
-from fledge.net.transport import no_login
+from fledge.net.transport import is_loopback, no_login
 from fledge.oci import archive, layout
 from fledge.oci.image import Image, once
 from fledge.oci.manifest import Platform, check_platform, make_image, parse_config, parse_digest
@@ -117,6 +118,12 @@ def _open(options: ClientOptions, name: Name, platform: Platform, session: Sessi
         def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
             request.auth = no_login  # a login in ~/.netrc is not for daemons
             return super().prepare_request(request)
+
+        def merge_environment_settings(self, url: Any, *args: Any) -> Any:
+            # Else a proxy for all URLs would be asked even for those of sockets.
+            settings = super().merge_environment_settings(url, *args)
+            local = is_loopback(urlsplit(url).hostname or "")
+            return {**settings, "proxies": {}} if local else settings
 
     uri = f"docker-daemon:{name}"
     where = str(options.get("base_url"))

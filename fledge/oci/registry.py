@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
 import threading
 from collections.abc import Mapping
@@ -19,7 +18,13 @@ from fledge.errors import CorruptError, FledgeError, NetworkError
 from fledge.host.settings import Settings
 from fledge.net.fetch import Fetcher
 from fledge.net.json_document import MAX_DOCUMENT_SIZE, JsonObject
-from fledge.net.transport import HttpStatusError, TooLargeError, printable_url
+from fledge.net.transport import (
+    CertificateError,
+    HttpStatusError,
+    TooLargeError,
+    is_loopback,
+    printable_url,
+)
 from fledge.oci import credentials
 from fledge.oci.challenges import parse_challenges
 from fledge.oci.image import Image
@@ -41,6 +46,8 @@ DOCKER_HUB_SERVER = "registry-1.docker.io"
 
 ACCEPT = ", ".join([*sorted(INDEX_TYPES | MANIFEST_TYPES), "*/*"])
 
+NOT_PLAIN = {301, 302, 303, 307, 308, HTTPStatus.BAD_REQUEST}
+"""The statuses with which servers answer plain HTTP where they want TLS."""
 FOREIGN = re.compile(r"\.foreign\.|\.nondistributable\.")
 """In the media type of layers that registries need not have (Docker manifest v2 schema 2; OCI
 image-spec, layer.md)."""
@@ -368,11 +375,12 @@ def _base_url(host: str, session: Session) -> str:
         return f"https://{DOCKER_HUB_SERVER}"
     if session.offline or not _allows_http(host, session.settings):
         return f"https://{host}"
-    try:
-        session.fetcher.text(f"http://{host}/v2/", _FixedHeaders({}))
-    except HttpStatusError as error:
-        # The answer of servers to plain HTTP on a port for TLS.
-        if error.status == HTTPStatus.BAD_REQUEST:
+    status = session.fetcher.probe(f"http://{host}/v2/")
+    if status is None or status in NOT_PLAIN:
+        try:
+            if session.fetcher.probe(f"https://{host}/v2/") is not None:
+                return f"https://{host}"
+        except CertificateError:
             return f"https://{host}"
     return f"http://{host}"
 
@@ -380,8 +388,4 @@ def _base_url(host: str, session: Session) -> str:
 def _allows_http(host: str, settings: Settings) -> bool:
     """Return whether a registry may be used without TLS: it is local, or the user allows it."""
     bare = urlsplit(f"//{host}").hostname or ""
-    if bare == "localhost" or not {host, bare}.isdisjoint(settings.insecure_registries):
-        return True
-    with suppress(ValueError):
-        return ipaddress.ip_address(bare).is_loopback
-    return False
+    return is_loopback(bare) or not {host, bare}.isdisjoint(settings.insecure_registries)

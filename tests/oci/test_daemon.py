@@ -145,12 +145,15 @@ def test_a_daemon_that_misbehaves(
     assert caught.value.message.isprintable()
 
 
-def test_netrc_is_not_for_daemons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_netrc_and_proxies_are_not_for_a_daemon_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "netrc").write_text("default login alice password wonder")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with Server() as server:
         monkeypatch.setenv("DOCKER_HOST", server.url("").replace("http:", "tcp:"))
+        monkeypatch.setenv("all_proxy", "http://127.0.0.1:1")
         server.answers["/version"] = answer({"ApiVersion": "1.41"})
-        with pytest.raises(daemon.NoDaemonImageError):
+        with pytest.raises(daemon.NoDaemonImageError, match="has no image"):
             open_image()
         assert [request.headers["Authorization"] for request in server.seen] == [None, None]

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
 from fledge.host.settings import Settings
+from fledge.net import certificates
 from fledge.oci import credentials
 from fledge.oci.image import Image
 from fledge.oci.manifest import parse_platform
@@ -69,7 +70,7 @@ def docker_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
-    for name in ("REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME"):
+    for name in ("REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("FLEDGE_INSECURE_REGISTRIES", raising=False)
@@ -297,20 +298,97 @@ def test_token_that_expires_during_the_build(
         assert len(server.seen) > before
 
 
+@pytest.fixture
+def tls(storage: Path, tmp_path: Path, authority: registry.Authority) -> Iterator[str]:
+    """The host of a registry on loopback that only speaks TLS."""
+    with registry.serve(storage, http={"tls": authority.issue(tmp_path)}) as host:
+        yield host
+
+
 @real
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_tls(
-    storage: Path,
+    variable: str,
+    tls: str,
     tmp_path: Path,
     authority: registry.Authority,
     session: Session,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with registry.serve(storage, http={"tls": authority.issue(tmp_path)}) as host:
-        with pytest.raises(NetworkError, match="cannot be trusted") as caught:
-            open_image(app(host), AMD64, session)
-        assert "REQUESTS_CA_BUNDLE" in caught.value.hint
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.write(tmp_path / "ca.pem")))
-        check(open_image(app(host), AMD64, session))
+    with pytest.raises(NetworkError, match="cannot be trusted") as caught:
+        open_image(app(tls), AMD64, session)
+    assert variable in caught.value.hint
+    monkeypatch.setenv(variable, str(authority.write(tmp_path / "ca.pem")))
+    own = Session(session.settings, session.cache, session.reporter, backoff=0)
+    check(open_image(app(tls), AMD64, own))
+
+
+@real
+def test_authority_of_the_system(
+    tls: str,
+    tmp_path: Path,
+    authority: registry.Authority,
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = tmp_path / "missing.pem"
+    bundle = authority.write(tmp_path / "ca.pem")
+    monkeypatch.setattr(certificates, "SYSTEM_BUNDLES", (missing, bundle))
+    check(open_image(app(tls), AMD64, session))
+
+
+@real
+def test_authority_for_one_registry(
+    tls: str, tmp_path: Path, authority: registry.Authority, session: Session
+) -> None:
+    folder = tmp_path / "home" / ".config" / "containers" / "certs.d" / tls
+    folder.mkdir(parents=True)
+    authority.write(folder / "ca.crt")
+    check(open_image(app(tls), AMD64, session))
+    (folder / "bad.crt").write_text("no PEM")
+    with pytest.raises(HostError, match=r"bad\.crt cannot be used"):
+        open_image(app(tls), AMD64, session)
+
+
+def test_client_certificate(tmp_path: Path) -> None:
+    folder = tmp_path / "certs.d" / "example.com:5000"
+    folder.mkdir(parents=True)
+    for name in ("client.cert", "client.key", "other.cert"):
+        (folder / name).touch()
+    found = certificates.Certificates(None, (tmp_path, tmp_path / "certs.d"))
+    client = str(folder / "client.cert"), str(folder / "client.key")
+    assert found.for_host("example.com:5000").client == client
+    assert found.for_host("example.com").client is None
+    assert found.for_host("../certs.d/example.com:5000").client is None
+
+
+def test_tls_that_drops_plain_http(
+    tmp_path: Path,
+    authority: registry.Authority,
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    issued = authority.issue(tmp_path)
+    both = [Path(issued[kind]).read_bytes() for kind in ("certificate", "key")]
+    pem = write(tmp_path, "both.pem", b"".join(both))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.write(tmp_path / "ca.pem")))
+    image = images.image(TARS[0])
+    with Server(certificate=pem) as server:
+        secure = Registry(server)
+        secure.hold(image)
+        assert blobs(open_image(secure.name, AMD64, session)) == [image.blobs[1]]
+
+
+def test_proxies_are_not_for_loopback(
+    hostile: Registry, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = images.image(TARS[0])
+    hostile.hold(image)
+    with Server() as proxy:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url(""))
+        assert blobs(open_image(hostile.name, AMD64, session)) == [image.blobs[1]]
+        assert proxy.seen == []
 
 
 @real
@@ -361,7 +439,7 @@ class Registry:
 
     @property
     def name(self) -> Name:
-        return app(self.server.url("").removeprefix("http://"))
+        return app(urlsplit(self.server.url("")).netloc)
 
     def answer(self, path: str, answer: Answer) -> None:
         self.server.answers[f"/v2/team/app/{path}"] = answer
