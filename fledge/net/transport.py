@@ -351,7 +351,7 @@ def _no_response(
         message = f"{where}: the proxy {proxy} answers {_status_text(status)}"
         refusal = NetworkError(message, STATUS_HINTS.get(status, CHECK_PROXY))
         return TransientError(refusal) if status in RETRIED else refusal
-    causes = list(_causes(error))
+    causes = list(error_causes(error))
     kind, cause = next(
         (kind, cause) for kind in FAILURE_KINDS for cause in causes if isinstance(cause, kind.cause)
     )
@@ -364,11 +364,14 @@ def _no_response(
     return TransientError(failure) if kind.transient and not unknown_name else failure
 
 
-def _causes(error: Exception) -> Iterator[Exception]:
-    """Yield the exceptions that ``error`` wraps, innermost first, and ``error`` itself last."""
+def error_causes(error: Exception) -> Iterator[Exception]:
+    """Yield the exceptions that ``error`` wraps, innermost first, and ``error`` itself last.
+
+    requests and urllib3 pass the exception that they wrap as an argument.
+    """
     for inner in (*error.args, error.__cause__):
         if isinstance(inner, Exception):
-            yield from _causes(inner)
+            yield from error_causes(inner)
     yield error
 
 
