@@ -92,6 +92,13 @@ class Login(Protocol):
         Raises `FledgeError`.
         """
 
+    def redirected(self, refusal: requests.Response) -> str:
+        """Return the ``Authorization`` header with which to repeat a request to which the server
+        has redirected, after a 401 response; empty if there is none.
+
+        It must not contain anything that is meant for the first server. Raises `FledgeError`.
+        """
+
 
 Headers = Mapping[str, str] | Login
 """The headers of a request, or the `Login` that makes them."""
@@ -154,12 +161,18 @@ class Transport:
         """
         where = printable_url(url)
         request = first = self._first_request(url, headers, range_headers, form)
-        login = headers if isinstance(headers, Login) else None
+        login = later_login = headers if isinstance(headers, Login) else None
         for _ in range(MAX_REDIRECTS + 1):
             with self._send(request, where) as response:
                 refused = response.status_code == HTTPStatus.UNAUTHORIZED
                 if refused and login and request is first and login.renew(response):
-                    request, login = self._first_request(url, headers, range_headers, form), None
+                    request = first = self._first_request(url, headers, range_headers, form)
+                    login = None
+                    continue
+                elsewhere = refused and request is not first and later_login
+                if elsewhere and (authorization := elsewhere.redirected(response)):
+                    request.headers["Authorization"] = authorization
+                    later_login = None
                     continue
                 if form is not None or not response.is_redirect:
                     if response.status_code not in accepted:

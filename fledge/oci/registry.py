@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import msgspec
 import requests
@@ -26,7 +26,7 @@ from fledge.net.transport import (
     printable_url,
 )
 from fledge.oci import credentials
-from fledge.oci.challenges import parse_challenges
+from fledge.oci.challenges import Challenge, parse_challenges
 from fledge.oci.image import Image
 from fledge.oci.manifest import (
     INDEX_TYPES,
@@ -51,6 +51,8 @@ NOT_PLAIN = {301, 302, 303, 307, 308, HTTPStatus.BAD_REQUEST}
 FOREIGN = re.compile(r"\.foreign\.|\.nondistributable\.")
 """In the media type of layers that registries need not have (Docker manifest v2 schema 2; OCI
 image-spec, layer.md)."""
+PULLED = re.compile(r"/v2/(.+)/(?:manifests|blobs)/[^/]+")
+"""The path of a URL that a pull requests, with the repository."""
 TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -208,6 +210,8 @@ class _Login:
         self._credentials: credentials.Credentials | None = None
         self._problems: list[FledgeError] = []
         self._authorization: str | None = None
+        self._elsewhere: dict[str, str] = {}
+        """The tokens for registries to which this one redirects, by URL and scope."""
 
     def headers(self) -> Mapping[str, str]:
         authorization = self._authorization
@@ -223,16 +227,26 @@ class _Login:
                 return True  # another thread has renewed it
             if refused is None:
                 self._search()
-            challenges = parse_challenges(refusal.headers.get("WWW-Authenticate", ""))
-            bearer = next((each for each in challenges if each.scheme == "bearer"), None)
-            if bearer and (realm := bearer.parameters.get("realm")):
-                service = bearer.parameters.get("service", "")
-                self._authorization = f"Bearer {self._token(realm, service)}"
+            if bearer := _bearer(refusal):
+                self._authorization = f"Bearer {self._token(bearer)}"
             elif self._credentials and self._credentials.username and not refused:
                 self._authorization = f"Basic {self._basic(self._credentials)}"
             else:
                 return False
             return True
+
+    def redirected(self, refusal: requests.Response) -> str:
+        """Get a token without a login: the user's is not for a registry of this one's choice."""
+        path = PULLED.fullmatch(urlsplit(refusal.request.url or "").path)
+        bearer = _bearer(refusal)
+        if not path or not bearer:
+            return ""
+        url = self._token_url(bearer, [*_service(bearer), _scope(unquote(path[1]))]).geturl()
+        with self._lock:
+            refused = refusal.request.headers.get("Authorization")
+            if self._elsewhere.get(url, refused) == refused:
+                self._elsewhere[url] = f"Bearer {self._ask(url, {})}"
+            return self._elsewhere[url]
 
     def _search(self) -> None:
         """Look for the user's login."""
@@ -268,12 +282,30 @@ class _Login:
             f"{'' if host == DOCKER_HUB else ' ' + host}.",
         )
 
-    def _token(self, realm: str, service: str) -> str:
+    def _token(self, bearer: Challenge) -> str:
         """Get a token that allows to pull this repository.
 
         The scope in the challenge is ignored, as in dockerd and skopeo: a registry must not get a
         token that allows more, or that is for another repository.
         """
+        query = [*_service(bearer), _scope(self._name.repository)]
+        url = self._token_url(bearer, query)
+        login = self._credentials
+        if login and login.identity_token and (token := self._exchanged(login, url, query)):
+            return token
+        headers = (
+            {"Authorization": f"Basic {self._basic(login)}"} if login and login.username else {}
+        )
+        try:
+            return self._ask(url.geturl(), headers)
+        except HttpStatusError as error:
+            if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                raise self.refused(error.words) from error
+            raise
+
+    def _token_url(self, bearer: Challenge, query: list[tuple[str, str]]) -> SplitResult:
+        """Return the URL in a challenge, with a query added."""
+        realm = bearer.parameters["realm"]
         url = _split_url(realm)
         # Any other URL could name a file of this machine, or reveal a password.
         if not url or url.scheme not in self._schemes:
@@ -282,23 +314,9 @@ class _Login:
                 " which is not an https URL",
                 "Do not trust that registry.",
             )
-        query = [("service", service)] if service else []
-        query += [("scope", f"repository:{self._name.repository}:pull")]
-        login = self._credentials
-        if login and login.identity_token and (token := self._exchanged(login, url, query)):
-            return token
-        headers = (
-            {"Authorization": f"Basic {self._basic(login)}"} if login and login.username else {}
-        )
         given = parse_qsl(url.query, keep_blank_values=True)
-        query = [(name, value) for name, value in given if name != "scope"] + query
-        url = url._replace(query=urlencode(query), fragment="")
-        try:
-            return self._ask(url, headers)
-        except HttpStatusError as error:
-            if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-                raise self.refused(error.words) from error
-            raise
+        own = [(name, value) for name, value in given if name != "scope"]
+        return url._replace(query=urlencode(own + query), fragment="")
 
     def _exchanged(
         self, login: credentials.Credentials, url: SplitResult, query: list[tuple[str, str]]
@@ -316,7 +334,7 @@ class _Login:
             **dict(query),
         }
         try:
-            return self._ask(url._replace(query="", fragment=""), {}, form)
+            return self._ask(url._replace(query="").geturl(), {}, form)
         except HttpStatusError as error:
             if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
@@ -326,11 +344,11 @@ class _Login:
             return ""
 
     def _ask(
-        self, url: SplitResult, headers: Mapping[str, str], form: Mapping[str, str] | None = None
+        self, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None = None
     ) -> str:
         """Ask a token server for a token; with ``form``, by a POST request."""
-        where = printable_url(url.geturl())
-        answer = self._session.fetcher.json(url.geturl(), _FixedHeaders(headers), form=form)
+        where = printable_url(url)
+        answer = self._session.fetcher.json(url, _FixedHeaders(headers), form=form)
         members = JsonObject(answer, where)
         token = members.text("token", "") or members.text("access_token", "")
         if not TOKEN.fullmatch(token):
@@ -360,6 +378,24 @@ class _FixedHeaders(msgspec.Struct, frozen=True):
 
     def renew(self, refusal: requests.Response) -> bool:
         return False
+
+    def redirected(self, refusal: requests.Response) -> str:
+        return ""
+
+
+def _bearer(refusal: requests.Response) -> Challenge | None:
+    """Return the challenge to get a token, None if there is none."""
+    challenges = parse_challenges(refusal.headers.get("WWW-Authenticate", ""))
+    return next((c for c in challenges if c.scheme == "bearer" and c.parameters.get("realm")), None)
+
+
+def _service(bearer: Challenge) -> list[tuple[str, str]]:
+    service = bearer.parameters.get("service")
+    return [("service", service)] if service else []
+
+
+def _scope(repository: str) -> tuple[str, str]:
+    return "scope", f"repository:{repository}:pull"
 
 
 def _split_url(url: str) -> SplitResult | None:

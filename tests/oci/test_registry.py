@@ -708,6 +708,29 @@ def test_login_is_not_for_where_a_registry_redirects_to(
     assert hostile.server.seen[-1].headers["Authorization"] == f"Basic {LOGIN}"
 
 
+@real
+def test_registry_behind_another(
+    storage: Path,
+    authority: registry.Authority,
+    hostile: Registry,
+    session: Session,
+    docker_config: Callable[[object], Path],
+) -> None:
+    """The first registry redirects every request to a second one, which wants a token."""
+    docker_config({"auths": {hostile.name.host: {"auth": LOGIN}}})
+    tokens = registry.TokenServer(authority)
+    with registry.serve_with_tokens(storage, tokens, "team/app") as (host, server):
+        digests = (f"sha256:{images.sha256(blob)}" for blob in OCI_IMAGE.blobs)
+        paths = ["manifests/oci", *(f"blobs/{digest}" for digest in digests)]
+        for path in paths:
+            hostile.answer(path, redirect(f"http://{host}/v2/team/app/{path}"))
+        manifest = redirect(f"http://{host}/v2/team/app/manifests/oci")
+        hostile.answer("manifests/oci", in_turn(challenge("Basic realm=r"), manifest))
+        check(open_image(hostile.name, AMD64, session))
+        assert len(server.seen) == 1
+        assert server.seen[0].headers["Authorization"] is None
+
+
 def test_token_from_a_file_of_this_machine(
     hostile: Registry, session: Session, tmp_path: Path
 ) -> None:
