@@ -115,6 +115,26 @@ class Settings(msgspec.Struct, frozen=True):
         return frozenset(name.strip() for name in names if name.strip())
 
     @property
+    def registry_mirrors(self) -> Mapping[str, list[str]]:
+        """The mirrors of registries by their hosts, in the order in which to try them, from
+        ``$FLEDGE_REGISTRY_MIRRORS``: ``docker.io=mirror.example/hub,ghcr.io=…``.
+
+        Raises `ConfigError` if an entry is not ``HOST=MIRROR``.
+        """
+        mirrors: dict[str, list[str]] = {}
+        for entry in (self._text("FLEDGE_REGISTRY_MIRRORS") or "").split(","):
+            host, equals, mirror = entry.strip().partition("=")
+            if host and mirror:
+                mirrors.setdefault(host, []).append(mirror)
+            elif host or equals:
+                raise ConfigError(
+                    f"FLEDGE_REGISTRY_MIRRORS has {entry.strip()!r}, which is not HOST=MIRROR",
+                    "Write docker.io=MIRROR.EXAMPLE or docker.io=MIRROR.EXAMPLE/PATH, separated by"
+                    " commas.",
+                )
+        return mirrors
+
+    @property
     def login_files(self) -> list[Path]:
         """The files that may hold logins for registries, whether or not they exist, the first to
         be searched first.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import difflib
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import msgspec
 import requests
 
-from fledge.errors import CorruptError, FledgeError, NetworkError
+from fledge.errors import ConfigError, CorruptError, FledgeError, NetworkError
 from fledge.host.settings import Settings
 from fledge.net.fetch import Fetcher
 from fledge.net.json_document import MAX_DOCUMENT_SIZE, JsonObject
@@ -36,11 +38,14 @@ from fledge.oci.manifest import (
     make_image,
     resolve_manifest,
 )
-from fledge.oci.reference import DOCKER_HUB, Name
+from fledge.oci.reference import DOCKER_HUB, Name, RegistryReference, parse
 from fledge.session import Session
 from fledge.tree.content import Span, read_content
 from fledge.tree.digest import Digest
 from fledge.tree.names import printable
+
+T = TypeVar("T")
+Parameters = ParamSpec("Parameters")
 
 DOCKER_HUB_SERVER = "registry-1.docker.io"
 
@@ -74,13 +79,17 @@ def open_image(name: Name, platform: Platform, session: Session) -> Image:
             f"{name}: the tag cannot be looked up offline",
             "Pin it with `fledge lock`, or run without --offline.",
         )
-    repository = _Repository.open(name, session)
-    read_manifest = partial(repository.read_document, "manifests", "manifest")
-    raw = repository.read_named_manifest()
+    places = _Places(name, session)
+
+    def read_manifest(descriptor: Descriptor) -> bytes:
+        return places.ask(_Repository.read_document, "manifests", "manifest", descriptor)
+
+    raw = places.ask(_Repository.read_named_manifest)
     manifest = resolve_manifest(raw, platform, str(name), read_manifest)
-    config = repository.read_document("blobs", "config", manifest.config)
+    config = places.ask(_Repository.read_document, "blobs", "config", manifest.config)
+    count = len(manifest.layers)
     blobs = [
-        partial(repository.fetch, "blobs", f"layer {number} of {len(manifest.layers)}", layer)
+        partial(places.ask, _Repository.fetch, "blobs", f"layer {number} of {count}", layer)
         for number, layer in enumerate(manifest.layers, 1)
     ]
     pinned = Name(name.host, name.repository, name.tag, manifest.digest)
@@ -191,6 +200,63 @@ class _Repository(msgspec.Struct, frozen=True):
             if close := difflib.get_close_matches(self.name.tag or "", tags):
                 return f"Check the tag; there are {', '.join(close)}."
         return "Check the tag or digest."
+
+
+class _Places:
+    """The places that have an image, asked in turn: the mirrors of its registry, then the registry.
+
+    A mirror that fails once is not asked again. Threads may share one.
+    """
+
+    def __init__(self, name: Name, session: Session) -> None:
+        self._session = session
+        # Nobody is asked offline, and the cache does not care who would have been.
+        mirrors = [] if session.offline else _mirrors(name, session.settings)
+        self._names = [*mirrors, name]
+        self._lock = threading.Lock()
+        self._opened: dict[Name, _Repository] = {}
+
+    def ask(
+        self,
+        request: Callable[Concatenate[_Repository, Parameters], T],
+        *args: Parameters.args,
+        **options: Parameters.kwargs,
+    ) -> T:
+        """Return what ``request`` returns of the first repository for which it does not fail."""
+        while True:
+            with self._lock:
+                name = self._names[0]
+                last = len(self._names) == 1
+            try:
+                return request(self._repository(name), *args, **options)
+            except FledgeError as error:
+                if last:
+                    raise
+                with self._lock:
+                    if self._names[0] == name:
+                        del self._names[0]
+                self._session.reporter.note(f"{error.message}; asking {self._names[0].host}")
+
+    def _repository(self, name: Name) -> _Repository:
+        with self._lock:
+            if name not in self._opened:
+                self._opened[name] = _Repository.open(name, self._session)
+            return self._opened[name]
+
+
+def _mirrors(name: Name, settings: Settings) -> list[Name]:
+    """Return the names of an image in the mirrors that the user has chosen for its registry."""
+    mirrors = []
+    for mirror in settings.registry_mirrors.get(name.host, ()):
+        reference = parse(f"docker://{mirror}/{name.repository}", Path())
+        found = reference.name if isinstance(reference, RegistryReference) else None
+        if not found or found.host == DOCKER_HUB != mirror.partition("/")[0]:
+            raise ConfigError(
+                f"FLEDGE_REGISTRY_MIRRORS: {mirror!r} does not begin with a host",
+                "Write HOST or HOST/PATH; a host has a dot or a port.",
+            )
+        mirrors.append(Name(found.host, found.repository, name.tag, name.digest))
+    return mirrors
 
 
 class _Login:

@@ -70,7 +70,12 @@ def docker_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
-    for name in ("REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "SSL_CERT_FILE"):
+    for name in (
+        "REGISTRY_AUTH_FILE",
+        "XDG_CONFIG_HOME",
+        "SSL_CERT_FILE",
+        "FLEDGE_REGISTRY_MIRRORS",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("FLEDGE_INSECURE_REGISTRIES", raising=False)
@@ -377,6 +382,57 @@ def test_tls_that_drops_plain_http(
         secure = Registry(server)
         secure.hold(image)
         assert blobs(open_image(secure.name, AMD64, session)) == [image.blobs[1]]
+
+
+@real
+def test_mirrors(
+    open_registry: str,
+    hostile: Registry,
+    session: Session,
+    notes: Notes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mirrors = f"other.example=x.example, docker.io={hostile.name.host},docker.io={open_registry}"
+    monkeypatch.setenv("FLEDGE_REGISTRY_MIRRORS", mirrors)
+    image = open_image(app("docker.io"), AMD64, session)
+    check(image)
+    assert image.uri == f"docker.io/team/app:oci@sha256:{OCI_IMAGE.sha256}"
+    assert f"has no 'oci'; asking {open_registry}" in notes.notes[0]
+    assert len(notes.notes) == 1
+
+
+def test_mirror_that_fails(
+    hostile: Registry, session: Session, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a mirror sends is checked, and what it does not have comes from the registry."""
+    image = images.image(*TARS)
+    hostile.hold(image)
+    layers = [f"blobs/sha256:{images.sha256(blob)}" for blob in image.blobs[1:]]
+    with Server() as server:
+        mirror = Registry(server)
+        host = mirror.name.host
+        monkeypatch.setenv("FLEDGE_REGISTRY_MIRRORS", f"{hostile.name.host}={host}/cache")
+        for path, answer in {
+            "manifests/oci": status(200, image.body),
+            f"blobs/sha256:{images.sha256(image.blobs[0])}": status(200, image.blobs[0]),
+            layers[0]: status(200, image.blobs[2]),
+        }.items():
+            server.answers[f"/v2/cache/team/app/{path}"] = answer
+        opened = open_image(hostile.name, AMD64, session)
+        assert hostile.server.seen == []
+        assert blobs(opened) == list(image.blobs[1:])
+    assert all(f"asking {hostile.name.host}" in note for note in notes.notes)
+    asked = [request.path for request in hostile.server.seen if request.path != "/v2/"]
+    assert sorted(asked) == sorted(f"/v2/team/app/{layer}" for layer in layers)
+
+
+@pytest.mark.parametrize("value", ["docker.io", "=x.example", "docker.io=mirror", "docker.io=/"])
+def test_mirror_that_cannot_be(
+    value: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEDGE_REGISTRY_MIRRORS", value)
+    with pytest.raises(ConfigError):
+        open_image(app("docker.io"), AMD64, session)
 
 
 def test_proxies_are_not_for_loopback(
