@@ -8,7 +8,9 @@ from functools import cached_property
 import msgspec
 
 from fledge.host.settings import Settings
+from fledge.net.certificates import SYSTEM_FOLDERS, Certificates
 from fledge.net.fetch import Fetcher
+from fledge.net.transport import Transport
 from fledge.report import Reporter
 from fledge.store.cache import Cache
 
@@ -44,4 +46,8 @@ class Session(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def fetcher(self) -> Fetcher:
         """The `Fetcher` that all downloads of this session share."""
-        return Fetcher(self.cache, self.reporter, self.offline, self.backoff)
+        folders = SYSTEM_FOLDERS
+        if config := self.settings.config_folder:
+            folders = (config / "containers" / "certs.d", *folders)
+        transport = Transport(Certificates(self.settings.ca_bundle, folders))
+        return Fetcher(self.cache, self.reporter, self.offline, self.backoff, transport)

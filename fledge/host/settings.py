@@ -115,14 +115,67 @@ class Settings(msgspec.Struct, frozen=True):
         return frozenset(name.strip() for name in names if name.strip())
 
     @property
-    def docker_config_folder(self) -> Path | None:
-        """The folder of Docker's ``config.json``: ``$DOCKER_CONFIG`` or ``~/.docker``.
+    def registry_mirrors(self) -> Mapping[str, list[str]]:
+        """The mirrors of registries by their hosts, in the order in which to try them, from
+        ``$FLEDGE_REGISTRY_MIRRORS``: ``docker.io=mirror.example/hub,ghcr.io=…``.
 
-        None if neither is set.
+        Raises `ConfigError` if an entry is not ``HOST=MIRROR``.
         """
-        if own := self._text("DOCKER_CONFIG"):
-            return Path(own)
-        return self.home / ".docker" if self.home else None
+        mirrors: dict[str, list[str]] = {}
+        for entry in (self._text("FLEDGE_REGISTRY_MIRRORS") or "").split(","):
+            host, equals, mirror = entry.strip().partition("=")
+            if host and mirror:
+                mirrors.setdefault(host, []).append(mirror)
+            elif host or equals:
+                raise ConfigError(
+                    f"FLEDGE_REGISTRY_MIRRORS has {entry.strip()!r}, which is not HOST=MIRROR",
+                    "Write docker.io=MIRROR.EXAMPLE or docker.io=MIRROR.EXAMPLE/PATH, separated by"
+                    " commas.",
+                )
+        return mirrors
+
+    @property
+    def login_files(self) -> list[Path]:
+        """The files that may hold logins for registries, whether or not they exist, the first to
+        be searched first.
+
+        They are ``$REGISTRY_AUTH_FILE``, Docker's ``config.json``, and the ``auth.json`` of podman,
+        skopeo and buildah (containers-auth.json(5)).
+        """
+        files = []
+        if own := self._text("REGISTRY_AUTH_FILE"):
+            files.append(Path(own))
+        if docker := self._text("DOCKER_CONFIG"):
+            files.append(Path(docker) / "config.json")
+        elif self.home:
+            files.append(self.home / ".docker" / "config.json")
+        if runtime := self.runtime_folder:
+            files.append(runtime / "containers" / "auth.json")
+        else:
+            files.append(Path(f"/run/containers/{os.getuid()}/auth.json"))
+        if config := self.config_folder:
+            files.append(config / "containers" / "auth.json")
+        return files
+
+    @property
+    def config_folder(self) -> Path | None:
+        """The folder of the user's configuration: ``$XDG_CONFIG_HOME`` or ``~/.config``.
+
+        None if the user has no home folder.
+        """
+        own = Path(self._text("XDG_CONFIG_HOME") or "")
+        if own.is_absolute():
+            return own
+        return self.home / ".config" if self.home else None
+
+    @property
+    def ca_bundle(self) -> Path | None:
+        """``$SSL_CERT_FILE``, a PEM file with the CA certificates to trust; None if it is unset.
+
+        requests reads ``$REQUESTS_CA_BUNDLE`` and ``$CURL_CA_BUNDLE``, which take precedence.
+        """
+        text = self._text("SSL_CERT_FILE")
+        return Path(text) if text else None
 
     @property
     def docker_context(self) -> str | None:

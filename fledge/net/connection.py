@@ -13,15 +13,24 @@ import time
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
+from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from fledge.net.certificates import Certificates
 
 CONNECT_TIMEOUT = 15.0
 """Seconds in which a server must accept a connection."""
 READ_TIMEOUT = 60.0
 """Seconds in which a server must send all headers, and after that between two signs of progress."""
+
+
+def url_host(url: str) -> str:
+    """Return the host of a URL, with its port if the URL has one."""
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 class Watchdog:
@@ -86,7 +95,23 @@ class _SecurePool(urllib3.HTTPSConnectionPool):
 
 
 class WatchedAdapter(HTTPAdapter):
-    """A transport adapter for requests that sets a watchdog on the headers of each response."""
+    """A transport adapter for requests that sets a watchdog on the headers of each response.
+
+    It trusts the authorities that ``certificates`` has for a host besides the general ones.
+    """
+
+    def __init__(self, certificates: Certificates) -> None:
+        self._certificates = certificates
+        super().__init__()
+
+    def build_connection_pool_key_attributes(
+        self, request: PreparedRequest, *args: Any, **options: Any
+    ) -> Any:
+        """Return what connections must have in common to be in one pool."""
+        host, tls = super().build_connection_pool_key_attributes(request, *args, **options)
+        if authorities := self._certificates.for_host(url_host(request.url or "")).authorities:
+            return host, {**tls, "ca_cert_data": authorities}
+        return host, tls
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """Make the pool of direct connections."""

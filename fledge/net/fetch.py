@@ -20,18 +20,30 @@ from typing import TypeVar
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import msgspec
+import requests
 
 from fledge.errors import ConfigError, CorruptError, NetworkError
+from fledge.net.bodies import (
+    MAX_PARSED,
+    decode,
+    describe,
+    encoded_limit,
+    is_encoded,
+    is_web_page,
+)
 from fledge.net.transport import (
     CHUNK_SIZE,
     MAX_RESPONSE_SIZE,
     MIN_PROGRESS,
     TRY_LATER,
+    CertificateError,
     Headers,
+    HttpStatusError,
     TooLargeError,
     TransientError,
     Transport,
     http_date,
+    limited,
     printable_url,
     read_body,
 )
@@ -47,6 +59,14 @@ MAX_TRIES = 5
 MAX_PAUSE = 60.0
 """Maximum seconds between two tries, whatever Retry-After says."""
 
+WRONG_SERVER = (
+    "Check the URL, and whether a proxy or the login page of a network answers in place of the"
+    " server."
+)
+
+RANGE_REFUSED = {HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_IMPLEMENTED}
+"""The statuses with which servers and proxies refuse a Range that they do not understand."""
+
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
 
 T = TypeVar("T")
@@ -57,6 +77,9 @@ class _Request(msgspec.Struct, frozen=True):
     headers: Headers
     limit: int
     """Maximum bytes in the file."""
+    digest: Digest | None
+    size: int | None
+    """Bytes in the file. None: not known."""
 
 
 class Fetcher(msgspec.Struct, frozen=True):
@@ -82,13 +105,14 @@ class Fetcher(msgspec.Struct, frozen=True):
         digest: Digest | None = None,
         headers: Headers | None = None,
         limit: int = MAX_DOWNLOAD_SIZE,
+        size: int | None = None,
     ) -> Blob:
         """Return the file at a URL; download it unless the cache has a blob with its digest.
 
-        ``label`` names the file in messages. ``digest`` is None if it is not known in advance. An
-        ``Authorization`` header is not sent to other hosts (RFC 9110 section 15.4). Raises
-        `CorruptError` if the file has another digest, `TooLargeError` if the server sends more
-        than ``limit`` bytes.
+        ``label`` names the file in messages. ``digest`` and ``size`` are None if they are not
+        known in advance. An ``Authorization`` header is not sent to other hosts (RFC 9110 section
+        15.4). Raises `CorruptError` if the file has another digest or is a web page,
+        `TooLargeError` if the server sends more than ``limit`` bytes.
         """
         local = _scheme(url) == "file"
         if digest and (blob := self.cache.find(digest)):
@@ -108,8 +132,14 @@ class Fetcher(msgspec.Struct, frozen=True):
                     if local:
                         _copy(url, partial, transfer)
                     else:
-                        request = _Request(url, headers or {}, limit)
-                        self._download(request, digest, partial, transfer)
+                        request = _Request(url, headers or {}, limit, digest, size)
+                        self._download(request, partial, transfer)
+            start = _start(partial)
+            if not local and is_web_page(start) and partial.digest != digest:
+                partial.restart()
+                raise CorruptError(
+                    f"{label}: {printable_url(url)} answers with {describe(start)}", WRONG_SERVER
+                )
             if digest and partial.digest != digest:
                 actual = partial.digest
                 partial.restart()
@@ -120,31 +150,52 @@ class Fetcher(msgspec.Struct, frozen=True):
                 )
             return self.cache.add(partial)
 
-    def text(
-        self, url: str, headers: Mapping[str, str] | None = None, limit: int = MAX_RESPONSE_SIZE
-    ) -> str:
+    def probe(self, url: str) -> int | None:
+        """Return the status with which a server answers, None if it does not speak HTTP there.
+
+        It is asked once, without a login. Raises `CertificateError`, or `HostError` for unusable
+        CA certificates.
+        """
+        try:
+            return self._transport.probe(url)
+        except CertificateError:
+            raise
+        except (NetworkError, TransientError):
+            return None
+
+    def text(self, url: str, headers: Headers | None = None, limit: int = MAX_RESPONSE_SIZE) -> str:
         """Return a response of at most ``limit`` bytes, decoded as UTF-8. It is not cached.
 
         Raises `NetworkError` if it is not UTF-8, `TooLargeError` if it is longer.
         """
+        body = self._read(url, headers or {}, limit)
         try:
-            return self._read(url, headers or {}, limit).decode()
+            return body.decode()
         except UnicodeDecodeError as error:
-            raise _unexpected(url, "text") from error
+            raise _unexpected(url, "text", body) from error
 
     def json(
-        self, url: str, headers: Headers | None = None, limit: int = MAX_RESPONSE_SIZE
+        self,
+        url: str,
+        headers: Headers | None = None,
+        limit: int = MAX_RESPONSE_SIZE,
+        form: Mapping[str, str] | None = None,
     ) -> object:
         """Return a response of at most ``limit`` bytes, parsed as JSON. It is not cached.
 
+        With ``form``, send these fields by POST, and follow no redirect.
+
         Raises `NetworkError` if it is not JSON, `TooLargeError` if it is longer.
         """
+        body = self._read(url, headers or {}, limit, form)
         try:
-            return json.loads(self._read(url, headers or {}, limit))
+            return json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise _unexpected(url, "JSON") from error
+            raise _unexpected(url, "JSON", body) from error
 
-    def _read(self, url: str, headers: Headers, limit: int) -> bytes:
+    def _read(
+        self, url: str, headers: Headers, limit: int, form: Mapping[str, str] | None = None
+    ) -> bytes:
         if _scheme(url) == "file":
             return _join(_local(url, limit))
         if self.offline:
@@ -154,58 +205,32 @@ class Fetcher(msgspec.Struct, frozen=True):
             )
 
         def attempt() -> bytes:
-            with self._transport.open(url, headers, {}, {HTTPStatus.OK}) as (response, where):
-                return _join(read_body(response, where, 0, response.raw.length_remaining, limit))
+            opened = self._transport.open(url, headers, {}, {HTTPStatus.OK}, form)
+            with opened as (response, where):
+                total = response.raw.length_remaining
+                if not is_encoded(response.headers):
+                    return _join(read_body(response, where, 0, total, limit))
+                pieces = read_body(response, where, 0, total, encoded_limit(limit))
+                return _join(limited(decode(pieces, where), where, limit))
 
         return self._retry(attempt, lambda: 0)
 
-    def _download(
-        self, request: _Request, digest: Digest | None, partial: Partial, transfer: Transfer
-    ) -> None:
+    def _download(self, request: _Request, partial: Partial, transfer: Transfer) -> None:
         """Complete the partial blob. Continue after its data where that is safe."""
-        validator = ""
-        resumed = False
-
-        def attempt() -> None:
-            nonlocal validator, resumed
-            range_headers = {}
-            accepted = {HTTPStatus.OK}
-            if partial.size and (digest or validator):
-                range_headers["Range"] = f"bytes={partial.size}-"
-                accepted |= {HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}
-                if not digest:
-                    range_headers["If-Range"] = validator
-            opened = self._transport.open(request.url, request.headers, range_headers, accepted)
-            with opened as (response, where):
-                total: int | None
-                if response.status_code == HTTPStatus.OK:
-                    partial.restart()
-                    validator = _validator(response.headers)
-                    total = response.raw.length_remaining
-                else:
-                    # It may be a 416, or a part that was not requested.
-                    part = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-                    if not part or int(part[1]) != partial.size:
-                        partial.restart()
-                        failure = NetworkError(f"{where}: cannot be resumed", TRY_LATER)
-                        raise TransientError(failure, wait=0)
-                    resumed = True
-                    total = None if part[2] == "*" else int(part[2])
-                transfer.restart(partial.size, total)
-                try:
-                    for piece in read_body(response, where, partial.size, total, request.limit):
-                        partial.write(piece)
-                        transfer.advance(len(piece))
-                except TooLargeError:
-                    partial.restart()  # the next try would fail too
-                    raise
-
-        self._retry(attempt, lambda: partial.size)
-        if resumed and digest not in (None, partial.digest):
-            where = printable_url(request.url)
+        download = _Download(request, partial, transfer, self._transport)
+        self._retry(download.attempt, lambda: partial.size)
+        if request.digest in (None, partial.digest):
+            return
+        where = printable_url(request.url)
+        # Some stores announce as an encoding what is the file itself: decode only if that fails.
+        if download.encoded:
+            download.decoding = True
+        elif download.resumed:
             self.reporter.note(f"{where}: wrong checksum; downloading it again from the start")
-            partial.restart()
-            self._retry(attempt, lambda: partial.size)
+        else:
+            return
+        partial.restart()
+        self._retry(download.attempt, lambda: partial.size)
 
     def _retry(self, attempt: Callable[[], T], size: Callable[[], int]) -> T:
         """Call ``attempt`` until it succeeds, fails for good, or makes no progress in `MAX_TRIES`.
@@ -229,6 +254,86 @@ class Fetcher(msgspec.Struct, frozen=True):
                 pause = min(backoff if transient.wait is None else transient.wait, MAX_PAUSE)
                 self.reporter.note(f"{transient.error.message}; trying again in {pause:g} s")
                 time.sleep(pause)
+
+
+class _Download:
+    """The tries of one download, and what they have learned about the server."""
+
+    def __init__(
+        self, request: _Request, partial: Partial, transfer: Transfer, transport: Transport
+    ) -> None:
+        self.resumed = False
+        """Whether the data comes from several responses."""
+        self.encoded = False
+        """Whether the last response was compressed for the way."""
+        self.decoding = not request.digest
+        """Whether to decompress what was compressed for the way."""
+        self._request = request
+        self._partial = partial
+        self._transfer = transfer
+        self._transport = transport
+        self._validator = ""
+        self._ranges = True
+
+    def attempt(self) -> None:
+        """Send one request, and append what it returns to the partial blob."""
+        request, partial = self._request, self._partial
+        range_headers = {}
+        accepted = {HTTPStatus.OK}
+        if partial.size and self._ranges and (request.digest or self._validator):
+            range_headers["Range"] = f"bytes={partial.size}-"
+            accepted |= {HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}
+            if not request.digest:
+                range_headers["If-Range"] = self._validator
+        try:
+            opened = self._transport.open(request.url, request.headers, range_headers, accepted)
+            with opened as (response, where):
+                self._receive(response, where)
+        except HttpStatusError as error:
+            if not range_headers or error.status not in RANGE_REFUSED:
+                raise
+            self._ranges = False
+            partial.restart()
+            raise TransientError(error, wait=0) from error
+
+    def _receive(self, response: requests.Response, where: str) -> None:
+        request, partial = self._request, self._partial
+        total: int | None
+        if response.status_code == HTTPStatus.OK:
+            partial.restart()
+            self.encoded = is_encoded(response.headers)
+            self._validator = _validator(response.headers)
+            total = response.raw.length_remaining
+        else:
+            # It may be a 416, or a part that was not requested.
+            part = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if not part or int(part[1]) != partial.size:
+                partial.restart()
+                failure = NetworkError(f"{where}: cannot be resumed", TRY_LATER)
+                raise TransientError(failure, wait=0)
+            self.resumed = True
+            total = None if part[2] == "*" else int(part[2])
+        limit = encoded_limit(request.limit) if self.encoded else request.limit
+        # Without a length the end of a response looks like its failure.
+        total = request.size if total is None and not self.encoded else total
+        self._transfer.restart(partial.size, total)
+        pieces = read_body(response, where, partial.size, total, limit)
+        try:
+            if self.encoded and self.decoding:
+                self._validator = ""  # parts are counted in encoded bytes
+                pieces = limited(decode(pieces, where), where, request.limit)
+            for piece in pieces:
+                partial.write(piece)
+                self._transfer.advance(len(piece))
+        except TooLargeError:
+            partial.restart()  # the next try would fail too
+            raise
+        except TransientError:
+            if self.encoded and self.decoding:
+                partial.restart()
+            # Else it may be complete, and the size that was expected be wrong.
+            if partial.digest != request.digest:
+                raise
 
 
 def _validator(headers: Mapping[str, str]) -> str:
@@ -309,8 +414,12 @@ def _offline(url: str, label: str, digest: Digest | None) -> NetworkError:
     )
 
 
-def _unexpected(url: str, kind: str) -> NetworkError:
+def _unexpected(url: str, kind: str, body: bytes) -> NetworkError:
     return NetworkError(
-        f"{printable_url(url)}: the answer is not {kind}",
-        "Check the URL, and whether a proxy or a login page answers in place of the server.",
+        f"{printable_url(url)}: the answer is not {kind} but {describe(body)}", WRONG_SERVER
     )
+
+
+def _start(partial: Partial) -> bytes:
+    with partial.path.open("rb") as file:
+        return file.read(MAX_PARSED)

@@ -7,11 +7,12 @@ time.
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import re
 import socket
 import ssl
 import string
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -27,6 +28,8 @@ from requests.utils import select_proxy
 from fledge._version import __version__
 from fledge.errors import ConfigError, HostError, NetworkError
 from fledge.net import connection
+from fledge.net.bodies import decode, is_encoded, words
+from fledge.net.certificates import Certificates
 
 MAX_RESPONSE_SIZE = 8 << 20
 """Maximum bytes in a response that is kept in memory."""
@@ -59,17 +62,17 @@ TUNNEL_STATUS = re.compile(r"Tunnel connection failed: (\d{3})")
 class HttpStatusError(NetworkError):
     """The server answered with a status that is not a success.
 
-    ``body`` is the beginning of the response's body. It is not trusted: make it `printable` before
-    it is shown.
+    ``words`` is what the server says in the body, safe to print; empty if it says nothing. The
+    message contains it.
     """
 
     def __init__(
-        self, message: str, hint: str, status: int, headers: Mapping[str, str], body: str
+        self, message: str, hint: str, status: int, headers: Mapping[str, str], words: str
     ) -> None:
-        super().__init__(message, hint)
+        super().__init__(f"{message}, and says: {words}" if words else message, hint)
         self.status = status
         self.headers = headers
-        self.body = body
+        self.words = words
 
 
 class TooLargeError(NetworkError):
@@ -87,6 +90,13 @@ class Login(Protocol):
         """Log in again after a 401 response. Return whether to repeat the request.
 
         Raises `FledgeError`.
+        """
+
+    def redirected(self, refusal: requests.Response) -> str:
+        """Return the ``Authorization`` header with which to repeat a request to which the server
+        has redirected, after a 401 response; empty if there is none.
+
+        It must not contain anything that is meant for the first server. Raises `FledgeError`.
         """
 
 
@@ -107,17 +117,27 @@ class TransientError(Exception):
         self.wait = wait
 
 
-def _new_session() -> requests.Session:
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, connection.WatchedAdapter())
-    return session
+class CertificateError(NetworkError):
+    """The server's certificate cannot be trusted."""
 
 
-class Transport(msgspec.Struct, frozen=True):
+class Transport:
     """Sends requests over connections that are kept for reuse. Threads may share one."""
 
-    _session: requests.Session = msgspec.field(default_factory=_new_session)
+    def __init__(self, certificates: Certificates | None = None) -> None:
+        self._certificates = certificates or Certificates()
+        self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, connection.WatchedAdapter(self._certificates))
+
+    def probe(self, url: str) -> int:
+        """Send one GET request without a login; return the status, whatever it is.
+
+        Raises the errors of `open`.
+        """
+        where = printable_url(url)
+        with self._send(self._prepare(url, {}, where, find_login=False), where) as response:
+            return response.status_code
 
     @contextmanager
     def open(
@@ -126,26 +146,35 @@ class Transport(msgspec.Struct, frozen=True):
         headers: Headers,
         range_headers: Mapping[str, str],
         accepted: Collection[int],
+        form: Mapping[str, str] | None = None,
     ) -> Iterator[tuple[requests.Response, str]]:
         """Send a GET request; yield the response, its body unread, and its name for messages.
 
-        ``accepted`` are the statuses that are not errors. Redirects are followed here because
-        requests would read the body of a redirect, of any size, and follow it to any scheme.
+        ``accepted`` are the statuses that are not errors. With ``form``, send a POST request with
+        these fields; a redirect is an error then, for the fields may be secret. Redirects are
+        followed here because requests would read the body of a redirect, of any size, and follow
+        it to any scheme.
 
         Raises `TransientError` for a failure that a retry may overcome, `NetworkError` for any
         other failure, `ConfigError` for headers that cannot be sent, `HostError` for unusable CA
         certificates.
         """
         where = printable_url(url)
-        request = first = self._first_request(url, headers, range_headers)
-        login = headers if isinstance(headers, Login) else None
+        request = first = self._first_request(url, headers, range_headers, form)
+        login = later_login = headers if isinstance(headers, Login) else None
         for _ in range(MAX_REDIRECTS + 1):
             with self._send(request, where) as response:
                 refused = response.status_code == HTTPStatus.UNAUTHORIZED
                 if refused and login and request is first and login.renew(response):
-                    request, login = self._first_request(url, headers, range_headers), None
+                    request = first = self._first_request(url, headers, range_headers, form)
+                    login = None
                     continue
-                if not response.is_redirect:
+                elsewhere = refused and request is not first and later_login
+                if elsewhere and (authorization := elsewhere.redirected(response)):
+                    request.headers["Authorization"] = authorization
+                    later_login = None
+                    continue
+                if form is not None or not response.is_redirect:
                     if response.status_code not in accepted:
                         raise _refusal(response, where)
                     yield response, where
@@ -157,17 +186,26 @@ class Transport(msgspec.Struct, frozen=True):
         raise NetworkError(f"{where}: more than {MAX_REDIRECTS} redirects", CHECK_URL)
 
     def _first_request(
-        self, url: str, headers: Headers, range_headers: Mapping[str, str]
+        self,
+        url: str,
+        headers: Headers,
+        range_headers: Mapping[str, str],
+        form: Mapping[str, str] | None,
     ) -> requests.PreparedRequest:
         """Make the request that is sent before any redirect."""
         own = headers.headers() if isinstance(headers, Login) else headers
         given = "Authorization" in requests.structures.CaseInsensitiveDict(own)
         find_login = not given and not isinstance(headers, Login)
         where = printable_url(url)
-        return self._prepare(url, {**own, **range_headers}, where, find_login)
+        return self._prepare(url, {**own, **range_headers}, where, find_login, form)
 
     def _prepare(
-        self, url: str, headers: Mapping[str, str], where: str, find_login: bool
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        where: str,
+        find_login: bool,
+        form: Mapping[str, str] | None = None,
     ) -> requests.PreparedRequest:
         """Make a request. With ``find_login``, use the login in the URL or in ~/.netrc, if any."""
         # Without "identity", ranges and lengths could refer to compressed bytes.
@@ -175,7 +213,11 @@ class Transport(msgspec.Struct, frozen=True):
         try:
             return self._session.prepare_request(
                 requests.Request(
-                    "GET", url, {**own, **headers}, auth=None if find_login else _no_login
+                    "GET" if form is None else "POST",
+                    url,
+                    {**own, **headers},
+                    data=form,
+                    auth=None if find_login else no_login,
                 )
             )
         except requests.exceptions.InvalidHeader as error:
@@ -186,6 +228,11 @@ class Transport(msgspec.Struct, frozen=True):
     def _send(self, request: requests.PreparedRequest, where: str) -> requests.Response:
         url = request.url or ""
         settings = self._session.merge_environment_settings(url, {}, True, None, None)
+        if is_loopback(urlsplit(url).hostname or ""):
+            settings["proxies"] = {}
+        if settings["verify"] is True:
+            settings["verify"] = self._certificates.trusted() or True
+        settings["cert"] = self._certificates.for_host(_host(request)).client
         try:
             # Not session.send, which would read the body of a redirect into memory.
             return self._session.get_adapter(url).send(
@@ -201,7 +248,7 @@ class Transport(msgspec.Struct, frozen=True):
         except OSError as error:
             raise HostError(
                 f"the CA certificates in {settings['verify']} cannot be used",
-                "Set REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE in the environment to a PEM file.",
+                "Set REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE to a PEM file.",
             ) from error
 
     def _redirect(
@@ -227,6 +274,13 @@ class Transport(msgspec.Struct, frozen=True):
         return following
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a host, without a port, is this machine. Proxies are not for it, as in Go."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
 def printable_url(url: str) -> str:
     """Make a URL safe to print: without user name, password and control characters."""
     return quote(re.sub(r"//[^/?#]*@", "//", url), safe=string.punctuation)
@@ -240,6 +294,7 @@ class _FailureKind(msgspec.Struct, frozen=True):
     """A template with the fields ``host``, ``proxy`` and ``detail``."""
     hint: str
     transient: bool = True
+    error: type[NetworkError] = NetworkError
 
 
 # The first kind that matches counts. The exception that requests wraps is matched before the one
@@ -263,9 +318,11 @@ FAILURE_KINDS = (
     _FailureKind(
         ssl.SSLCertVerificationError,
         "the certificate of {host} cannot be trusted: {detail}",
-        "If your network has a CA of its own, set REQUESTS_CA_BUNDLE to a PEM file with its"
-        " certificate; otherwise do not trust that server.",
+        "If your network has a CA of its own, install its certificate on this machine, or set"
+        " SSL_CERT_FILE or REQUESTS_CA_BUNDLE to a PEM file with it; that of a registry may be in"
+        " /etc/docker/certs.d. Otherwise do not trust that server.",
         transient=False,
+        error=CertificateError,
     ),
     _FailureKind(
         requests.exceptions.SSLError,
@@ -307,7 +364,7 @@ def _no_response(
         message = f"{where}: the proxy {proxy} answers {_status_text(status)}"
         refusal = NetworkError(message, STATUS_HINTS.get(status, CHECK_PROXY))
         return TransientError(refusal) if status in RETRIED else refusal
-    causes = list(_causes(error))
+    causes = list(error_causes(error))
     kind, cause = next(
         (kind, cause) for kind in FAILURE_KINDS for cause in causes if isinstance(cause, kind.cause)
     )
@@ -315,16 +372,19 @@ def _no_response(
     reason = reasons[0] if reasons else type(error).__name__
     detail = getattr(cause, "verify_message", reason).lower()
     message = kind.message.format(host=host, proxy=proxy, detail=detail)
-    failure = NetworkError(f"{where}: {message}", kind.hint)
+    failure = kind.error(f"{where}: {message}", kind.hint)
     unknown_name = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
     return TransientError(failure) if kind.transient and not unknown_name else failure
 
 
-def _causes(error: Exception) -> Iterator[Exception]:
-    """Yield the exceptions that ``error`` wraps, innermost first, and ``error`` itself last."""
+def error_causes(error: Exception) -> Iterator[Exception]:
+    """Yield the exceptions that ``error`` wraps, innermost first, and ``error`` itself last.
+
+    requests and urllib3 pass the exception that they wrap as an argument.
+    """
     for inner in (*error.args, error.__cause__):
         if isinstance(inner, Exception):
-            yield from _causes(inner)
+            yield from error_causes(inner)
     yield error
 
 
@@ -333,7 +393,8 @@ def _refusal(response: requests.Response, where: str) -> HttpStatusError | Trans
     body = bytearray()
     with suppress(TransientError, NetworkError):
         total = response.raw.length_remaining
-        for piece in read_body(response, where, 0, total, MAX_RESPONSE_SIZE):
+        pieces = read_body(response, where, 0, total, MAX_RESPONSE_SIZE)
+        for piece in decode(pieces, where) if is_encoded(response.headers) else pieces:
             body += piece
             if len(body) >= MAX_ERROR_BODY:
                 break
@@ -345,7 +406,7 @@ def _refusal(response: requests.Response, where: str) -> HttpStatusError | Trans
         ),
         status,
         response.headers,
-        body[:MAX_ERROR_BODY].decode(errors="replace"),
+        words(bytes(body[:MAX_ERROR_BODY])),
     )
     if status not in RETRIED:
         return refusal
@@ -383,10 +444,7 @@ def read_body(
     `TooLargeError` if the file has more than ``limit`` bytes, `TransientError` if the bytes stop
     early or arrive too slowly.
     """
-    too_large = TooLargeError(
-        f"{where}: more than {limit} bytes",
-        "Check the URL; the file is larger than any that fledge expects there.",
-    )
+    too_large = _too_large(where, limit)
     if total is not None and total > limit:
         raise too_large
 
@@ -416,17 +474,34 @@ def read_body(
         raise interrupted("stopped")
 
 
+def limited(pieces: Iterable[bytes], where: str, limit: int) -> Iterator[bytes]:
+    """Yield pieces of at most ``limit`` bytes together. Raises `TooLargeError`."""
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > limit:
+            raise _too_large(where, limit)
+        yield piece
+
+
+def _too_large(where: str, limit: int) -> TooLargeError:
+    return TooLargeError(
+        f"{where}: more than {limit} bytes",
+        "Check the URL; the file is larger than any that fledge expects there.",
+    )
+
+
 def _origin(request: requests.PreparedRequest) -> tuple[str, str]:
     """Return the scheme and the host, with its port if the URL has one."""
-    parts = urlsplit(request.url or "")
-    return parts.scheme, parts.netloc.rpartition("@")[2]
+    url = request.url or ""
+    return urlsplit(url).scheme, connection.url_host(url)
 
 
 def _host(request: requests.PreparedRequest) -> str:
     return _origin(request)[1]
 
 
-def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Leave the request as it is. As its ``auth``, this keeps requests from reading ~/.netrc."""
     return request
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import urllib3.exceptions
@@ -14,6 +16,7 @@ import urllib3.exceptions
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
 from fledge.host.settings import Settings
 from fledge.net.json_document import JsonObject
+from fledge.net.transport import error_causes, is_loopback, no_login
 from fledge.oci import archive, layout
 from fledge.oci.image import Image, once
 from fledge.oci.manifest import (
@@ -24,7 +27,7 @@ from fledge.oci.manifest import (
     parse_config,
     parse_digest,
 )
-from fledge.oci.reference import Name
+from fledge.oci.reference import DEFAULT_TAG, DOCKER_HUB, Name
 from fledge.session import Session
 from fledge.store.cache import Cache
 from fledge.tree.content import Span
@@ -38,6 +41,10 @@ EXPORT_TIMEOUT = 600
 SYSTEM_SOCKETS = ("/var/run/docker.sock", "/run/podman/podman.sock")
 USER_SOCKETS = ("docker.sock", "podman/podman.sock")
 """The sockets of rootless services, in ``$XDG_RUNTIME_DIR``."""
+
+SHA256_DIGITS = 64
+IMAGE_ID = re.compile(r"[0-9a-f]{12,64}")
+"""The digits of an image's ID, or the beginning of them that docker and podman list."""
 
 ClientOptions = Mapping[str, Any]
 """The arguments of a Docker client: ``base_url``, and ``tls`` if the daemon requires it."""
@@ -62,28 +69,17 @@ def open_image(name: Name, platform: Platform, session: Session) -> Image:
             return _open(options, name, platform, session)
         except (NoDaemonImageError, HostError) as error:
             problems.append(error)
-    if not problems:
-        raise NoDaemonImageError(
-            "no Docker daemon listens on this machine",
-            "Start Docker or podman's service, or set DOCKER_HOST.",
-        )
     # A daemon that the user may not use is more worth reporting than one without the image.
-    raise next((each for each in problems if isinstance(each, HostError)), problems[0])
-
-
-def find_image(name: Name, platform: Platform, session: Session) -> Image | None:
-    """Open an image as `open_image` does, or return None if its registry may have it.
-
-    That is the case if no daemon has the image for that platform, or the user may not use the
-    daemon.
-    """
-    try:
-        return open_image(name, platform, session)
-    except NoDaemonImageError:
-        return None
-    except (ConfigError, HostError) as error:
-        session.reporter.note(f"no image from a Docker daemon: {error.message}")
-        return None
+    for problem in problems:
+        if isinstance(problem, HostError):
+            raise problem
+    if problems:
+        message = "; ".join(problem.message for problem in problems)
+        raise NoDaemonImageError(message, problems[0].hint) from problems[0]
+    raise NoDaemonImageError(
+        "no Docker daemon listens on this machine",
+        "Start Docker or podman's service, or set DOCKER_HOST.",
+    )
 
 
 def _daemons(settings: Settings) -> list[ClientOptions]:
@@ -119,17 +115,32 @@ def _open(options: ClientOptions, name: Name, platform: Platform, session: Sessi
     from docker.api.client import APIClient  # noqa: PLC0415
     from docker.errors import NotFound  # noqa: PLC0415
 
+    class Client(APIClient):
+        def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+            request.auth = no_login  # a login in ~/.netrc is not for daemons
+            return super().prepare_request(request)
+
+        def merge_environment_settings(self, url: Any, *args: Any) -> Any:
+            # Else a proxy for all URLs would be asked even for those of sockets.
+            settings = super().merge_environment_settings(url, *args)
+            local = is_loopback(urlsplit(url).hostname or "")
+            return {**settings, "proxies": {}} if local else settings
+
     uri = f"docker-daemon:{name}"
     where = str(options.get("base_url"))
     with _explained(where):
-        client = APIClient(**options, timeout=ANSWER_TIMEOUT)
-        try:
-            answer = client.inspect_image(_daemon_name(name))  # type: ignore[no-untyped-call]
-        except NotFound as error:
+        client = Client(**options, timeout=ANSWER_TIMEOUT)
+        for asked in _daemon_names(name):
+            with suppress(NotFound):
+                answer = client.inspect_image(asked)  # type: ignore[no-untyped-call]
+                break
+        else:
             raise NoDaemonImageError(
                 f"the Docker daemon at {where} has no image {name}",
                 "Pull or build it there, or write docker://NAME to take it from its registry.",
-            ) from error
+            )
+    if asked.startswith("localhost/") and name.host != "localhost":
+        session.reporter.note(f"{name} is {asked} of the daemon at {where}")
     inspected = JsonObject(answer, f"{uri} ({where})")
     image_platform = normalize_platform(
         inspected.text("Os", ""), inspected.text("Architecture", ""), inspected.text("Variant", "")
@@ -157,9 +168,23 @@ def _open(options: ClientOptions, name: Name, platform: Platform, session: Sessi
     return make_image(uri, config, [partial(blob, number) for number in range(count)], platform)
 
 
-def _daemon_name(name: Name) -> str:
-    """Format a name for a daemon, which accepts a tag or a digest but not both."""
-    return str(Name(name.host, name.repository, None if name.digest else name.tag, name.digest))
+def _daemon_names(name: Name) -> list[str]:
+    """Return the names to ask a daemon for, in turn. It accepts a tag or a digest but not both.
+
+    A name without a host may be an image that podman has built, which puts ``localhost/`` before
+    it, or the ID of an image: ``sha256:`` and 64 digits, or the first 12 digits or more.
+    """
+    tag = None if name.digest else name.tag
+    names = [str(Name(name.host, name.repository, tag, name.digest))]
+    library, _, short = name.repository.partition("/")
+    if name.host != DOCKER_HUB or library != "library":
+        return names
+    names.append(str(Name("localhost", short, tag, name.digest)))
+    if short == "sha256" and tag and len(tag) == SHA256_DIGITS and IMAGE_ID.fullmatch(tag):
+        names.append(f"sha256:{tag}")
+    elif tag == DEFAULT_TAG and IMAGE_ID.fullmatch(short):
+        names.append(short)
+    return names
 
 
 def _cached_config(cache: Cache, digest: Digest) -> bytes | None:
@@ -195,16 +220,16 @@ def _explained(where: str) -> Iterator[None]:
         urllib3.exceptions.HTTPError,
         ValueError,  # for an invalid URL or version
     ) as error:
-        cause: BaseException | None = error
-        while cause and not isinstance(cause, PermissionError):
-            cause = cause.__cause__ or cause.__context__
-        if cause:
+        causes = list(error_causes(error))
+        if any(isinstance(cause, PermissionError) for cause in causes):
             raise HostError(
                 f"you may not use the Docker daemon at {where}",
                 "Join the group that owns the socket (often `docker`), or use rootless Docker or"
                 " podman.",
             ) from error
+        reasons = [each.strerror for each in causes if isinstance(each, OSError) and each.strerror]
+        reason = reasons[0].lower() if reasons else printable(str(error))
         raise NoDaemonImageError(
-            f"no sound answer from the Docker daemon at {where}: {printable(str(error))}",
+            f"no sound answer from the Docker daemon at {where}: {reason}",
             "Check that it runs, and DOCKER_HOST.",
         ) from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from fledge.errors import ConfigError, FledgeError, HostError, NetworkError
 from fledge.oci import archive, layout, registry
 from fledge.oci.image import Image
 from fledge.oci.manifest import Platform
 from fledge.oci.reference import (
     DaemonReference,
     DockerArchive,
+    Name,
     OciArchive,
     OciLayout,
     Reference,
@@ -19,8 +21,9 @@ from fledge.session import Session
 def open_image(reference: Reference, platform: Platform, session: Session) -> Image:
     """Open an image. Its layers are fetched later, when they are needed.
 
-    A name without a transport is looked up in the local Docker daemon, then in its registry.
-    Raises `FledgeError` if the image does not exist or is damaged.
+    A name without a transport is looked up in the local Docker daemon, then in its registry. If
+    neither has it, the error has both answers. Raises `FledgeError` if the image does not exist or
+    is damaged.
     """
     if isinstance(reference, OciLayout):
         return layout.open_image(reference.path, reference.tag, platform)
@@ -35,5 +38,25 @@ def open_image(reference: Reference, platform: Platform, session: Session) -> Im
 
     if isinstance(reference, DaemonReference):
         return daemon.open_image(reference.name, platform, session)
-    found = daemon.find_image(reference, platform, session)
-    return found or registry.open_image(reference, platform, session)
+    return _open_anywhere(reference, platform, session)
+
+
+def _open_anywhere(name: Name, platform: Platform, session: Session) -> Image:
+    """Open an image of the local Docker daemon or of its registry."""
+    from fledge.oci import daemon  # noqa: PLC0415
+
+    try:
+        return daemon.open_image(name, platform, session)
+    except daemon.NoDaemonImageError as error:
+        local: FledgeError = error
+    except (ConfigError, HostError) as error:
+        # The image there is for another platform, or the user may not use the daemon.
+        session.reporter.note(f"no image from a Docker daemon: {error.message}")
+        local = error
+    try:
+        return registry.open_image(name, platform, session)
+    except NetworkError as error:
+        error.message = f"{error.message}; {local.message}"
+        if isinstance(local, HostError):
+            error.hint = f"{error.hint} {local.hint}".strip()
+        raise

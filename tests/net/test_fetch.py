@@ -1,4 +1,5 @@
 import email.utils
+import gzip
 import hashlib
 import json
 import shutil
@@ -644,7 +645,8 @@ def test_what_an_error_says_is_kept_in_part(server: Server, fetcher: Fetcher) ->
     server.answers["/file"] = status(403, b"\xff" + b"x" * 100_000)
     with pytest.raises(HttpStatusError) as caught:
         fetcher.fetch(server.url("/file"), "file")
-    assert caught.value.body == "\ufffd" + "x" * (fledge.net.transport.MAX_ERROR_BODY - 1)
+    assert caught.value.words == "\ufffd" + "x" * 196 + "..."
+    assert caught.value.words in caught.value.message
 
 
 def test_redirect(server: Server, fetcher: Fetcher) -> None:
@@ -1029,6 +1031,91 @@ def test_answer_that_is_no_json(server: Server, fetcher: Fetcher, body: bytes) -
     server.answers["/json"] = content(body)
     with pytest.raises(NetworkError, match="the answer is not JSON"):
         fetcher.json(server.url("/json"))
+
+
+@pytest.mark.parametrize(
+    ("body", "described"),
+    [
+        (b"", "but nothing"),
+        (b" \n<HTML lang=en><title>\nLog in\n</title>", 'but a web page with the title "Log in"'),
+        (b"<!doctype html>", "but a web page"),
+        (b"\x1b" * 100, "but 100 bytes that begin with"),
+    ],
+)
+def test_answer_is_described(server: Server, fetcher: Fetcher, body: bytes, described: str) -> None:
+    server.answers["/json"] = content(body)
+    with pytest.raises(NetworkError) as caught:
+        fetcher.json(server.url("/json"))
+    assert described in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"errors": [{"code": "DENIED", "message": "pay first"}]}', "pay first"),
+        (b'{"error": "invalid_grant", "error_description": "expired"}', "expired"),
+        (b'{"message": "rate limit"}', "rate limit"),
+        (b'{"errors": [1], "message": 2}', ""),
+        (b"[" * 4000, ""),
+        (b'{"message": "cut', ""),
+        (b"<html><title>403</title>", "403"),
+        (b"<?xml version='1.0'?><Error/>", ""),
+        (b"plain\n  text\x1b[0m", "plain text\\x1b[0m"),
+        (b"", ""),
+    ],
+)
+def test_words_of_a_refusal(server: Server, fetcher: Fetcher, body: bytes, words: str) -> None:
+    server.answers["/json"] = status(403, body)
+    with pytest.raises(HttpStatusError) as caught:
+        fetcher.json(server.url("/json"))
+    assert caught.value.words == words
+    assert caught.value.message.endswith(f"says: {words}" if words else "Forbidden")
+
+
+@pytest.mark.parametrize("code", [400, 403, 501])
+def test_range_that_is_refused(server: Server, fetcher: Fetcher, cache: Cache, code: int) -> None:
+    def answer(exchange: Exchange) -> None:
+        if exchange.headers["Range"]:
+            exchange.reply(code)
+        else:
+            exchange.reply(200, DATA, cut=None if len(server.seen) > 1 else 300_000)
+
+    server.answers["/file"] = answer
+    assert fetcher.fetch(server.url("/file"), "file", DIGEST).path.read_bytes() == DATA
+    assert ranges(server) == [None, "bytes=300000-", None]
+
+
+def encoded(body: bytes, cut: int | None = None) -> Answer:
+    headers = {"Content-Encoding": "gzip"}
+    return lambda exchange: exchange.reply(200, body, headers, cut)
+
+
+@pytest.mark.parametrize("digest", [None, DIGEST])
+def test_file_that_comes_compressed(
+    server: Server, fetcher: Fetcher, digest: Digest | None
+) -> None:
+    packed = gzip.compress(DATA)
+    server.answers["/file"] = in_turn(encoded(packed, cut=300_000), encoded(packed))
+    assert fetcher.fetch(server.url("/file"), "file", digest).path.read_bytes() == DATA
+
+
+def test_file_with_a_wrong_encoding(server: Server, fetcher: Fetcher) -> None:
+    packed = gzip.compress(DATA)
+    for body, digest in ((DATA, None), (DATA, DIGEST), (packed, Digest.of(packed))):
+        server.answers["/file"] = encoded(body)
+        assert fetcher.fetch(server.url("/file"), "file", digest).path.read_bytes() == body
+    server.answers["/file"] = encoded(packed[:-100])
+    with pytest.raises(NetworkError, match="Content-Encoding: gzip, but it is truncated"):
+        fetcher.fetch(server.url("/file"), "file")
+
+
+def test_compressed_answer_that_is_too_large(server: Server, fetcher: Fetcher) -> None:
+    server.answers["/file"] = encoded(gzip.compress(bytes(10 << 20)))
+    with pytest.raises(NetworkError, match="more than 1000 bytes"):
+        fetcher.text(server.url("/file"), limit=1000)
+    with pytest.raises(NetworkError, match="more than 1000 bytes"):
+        fetcher.fetch(server.url("/file"), "file", limit=1000)
 
 
 def test_answer_that_is_no_text(server: Server, fetcher: Fetcher) -> None:

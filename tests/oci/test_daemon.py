@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
-from fledge.oci import daemon, layout, reference
+from fledge.oci import daemon, layout, reference, registry, transports
 from fledge.oci.image import Image
 from fledge.oci.manifest import Platform
+from fledge.report import Reporter
 from fledge.session import Session
 from fledge.store.cache import Cache
+from fledge.tree.digest import Digest
 from tests.support import daemons
 from tests.support.httpd import Answer, Server, content, status
 from tests.support.layouts import AMD64, make_layout, verified
@@ -34,6 +36,14 @@ def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(daemon, "SYSTEM_SOCKETS", ())
 
 
+class Notes(Reporter):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 def open_image(name: reference.Name = HELLO, platform: Platform = AMD64) -> Image:
     return daemon.open_image(name, platform, Session.default())
 
@@ -52,13 +62,18 @@ def test_an_image_of_a_real_service(
         monkeypatch.setenv("DOCKER_HOST", f"unix://{socket}")
         with pytest.raises(daemon.NoDaemonImageError, match="has no image"):
             open_image()
+        with pytest.raises(NetworkError, match=r"offline; the Docker daemon at .* has no image"):
+            transports.open_image(HELLO, AMD64, Session.default(offline=True))
         put = f"docker-daemon:{HELLO}", "--dest-daemon-host", f"unix://{socket}"
         daemons.skopeo_copy(f"oci:{source}:hello", *put)
         assert verified(open_image(), cache) == want
         with pytest.raises(ConfigError, match="for linux/amd64, not for linux/arm64"):
             open_image(platform=ARM64)
-        assert daemon.find_image(HELLO, ARM64, Session.default()) is None
         again = open_image()
+        image_id = Digest.of(again.config).hex
+        for text in (f"sha256:{image_id}", image_id, image_id[:12]):
+            named = reference.parse(f"docker-daemon:{text}", tmp_path)
+            assert verified(transports.open_image(named, AMD64, Session.default()), cache) == want
     # Cached layers do not need the daemon any more.
     assert verified(again, cache) == want
     with pytest.raises(daemon.NoDaemonImageError, match="no sound answer"):
@@ -68,7 +83,25 @@ def test_an_image_of_a_real_service(
 def test_without_a_daemon() -> None:
     with pytest.raises(daemon.NoDaemonImageError, match="no Docker daemon listens"):
         open_image()
-    assert daemon.find_image(HELLO, AMD64, Session.default()) is None
+    with pytest.raises(NetworkError, match="offline; no Docker daemon listens"):
+        transports.open_image(HELLO, AMD64, Session.default(offline=True))
+
+
+@pytest.mark.real
+def test_image_that_podman_has_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "Containerfile").write_text("FROM scratch\nCOPY Containerfile /\n")
+    with daemons.podman() as socket:
+        url = f"unix://{socket}"
+        build = ("--remote", "--url", url, "build", "--quiet", "--tag", "kestrel-test:1")
+        daemons.run("podman", *build, str(tmp_path))
+        monkeypatch.setenv("DOCKER_HOST", url)
+        notes = Notes()
+        session = Session.default(reporter=notes)
+        architecture = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+        named = reference.parse("kestrel-test:1", tmp_path)
+        image = transports.open_image(named, Platform("linux", architecture), session)
+        assert len(image.layers) == 1
+        assert "is localhost/kestrel-test:1 of the daemon" in notes.notes[0]
 
 
 @pytest.mark.parametrize("host", ["npipe:////./pipe/docker_engine", "gopher://x", "ssh://nowhere"])
@@ -76,6 +109,18 @@ def test_a_host_that_cannot_be(host: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("DOCKER_HOST", host)
     with pytest.raises(NetworkError, match="no sound answer"):
         open_image()
+
+
+def test_both_answers_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/gone.sock")
+    with Server() as server:
+        name = reference.parse(f"{server.url('').removeprefix('http://')}/myapp:nope", tmp_path)
+        with pytest.raises(registry.NoManifestError) as caught:
+            transports.open_image(name, AMD64, Session.default())
+    assert caught.value.message.endswith(
+        f"/myapp has no 'nope'; no sound answer from the Docker daemon at"
+        f" unix://{tmp_path}/gone.sock: no such file or directory"
+    )
 
 
 def test_a_context_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,3 +188,17 @@ def test_a_daemon_that_misbehaves(
             open_image()
     assert message in str(caught.value)
     assert caught.value.message.isprintable()
+
+
+def test_netrc_and_proxies_are_not_for_a_daemon_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "netrc").write_text("default login alice password wonder")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with Server() as server:
+        monkeypatch.setenv("DOCKER_HOST", server.url("").replace("http:", "tcp:"))
+        monkeypatch.setenv("all_proxy", "http://127.0.0.1:1")
+        server.answers["/version"] = answer({"ApiVersion": "1.41"})
+        with pytest.raises(daemon.NoDaemonImageError, match="has no image"):
+            open_image()
+        assert [request.headers["Authorization"] for request in server.seen] == [None, None]

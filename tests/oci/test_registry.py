@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
-import re
 import secrets
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
 from fledge.host.settings import Settings
+from fledge.net import certificates
 from fledge.oci import credentials
 from fledge.oci.image import Image
 from fledge.oci.manifest import parse_platform
@@ -29,7 +31,7 @@ from fledge.store.cache import Cache
 from fledge.tree.content import read_content
 from fledge.tree.digest import Digest
 from tests.support import images, registry
-from tests.support.httpd import Answer, Server, content, in_turn, redirect, status
+from tests.support.httpd import Answer, Exchange, Server, content, in_turn, redirect, status
 from tests.support.project import write
 from tests.support.tars import file, pack
 
@@ -66,6 +68,15 @@ class Notes(Reporter):
 def docker_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[object], Path]:
     """Return a function that writes Docker's config. Without a call there is none."""
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    for name in (
+        "REGISTRY_AUTH_FILE",
+        "XDG_CONFIG_HOME",
+        "SSL_CERT_FILE",
+        "FLEDGE_REGISTRY_MIRRORS",
+    ):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("FLEDGE_INSECURE_REGISTRIES", raising=False)
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
@@ -292,20 +303,148 @@ def test_token_that_expires_during_the_build(
         assert len(server.seen) > before
 
 
+@pytest.fixture
+def tls(storage: Path, tmp_path: Path, authority: registry.Authority) -> Iterator[str]:
+    """The host of a registry on loopback that only speaks TLS."""
+    with registry.serve(storage, http={"tls": authority.issue(tmp_path)}) as host:
+        yield host
+
+
 @real
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_tls(
-    storage: Path,
+    variable: str,
+    tls: str,
     tmp_path: Path,
     authority: registry.Authority,
     session: Session,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with registry.serve(storage, http={"tls": authority.issue(tmp_path)}) as host:
-        with pytest.raises(NetworkError, match="cannot be trusted") as caught:
-            open_image(app(host), AMD64, session)
-        assert "REQUESTS_CA_BUNDLE" in caught.value.hint
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.write(tmp_path / "ca.pem")))
-        check(open_image(app(host), AMD64, session))
+    with pytest.raises(NetworkError, match="cannot be trusted") as caught:
+        open_image(app(tls), AMD64, session)
+    assert variable in caught.value.hint
+    monkeypatch.setenv(variable, str(authority.write(tmp_path / "ca.pem")))
+    own = Session(session.settings, session.cache, session.reporter, backoff=0)
+    check(open_image(app(tls), AMD64, own))
+
+
+@real
+def test_authority_of_the_system(
+    tls: str,
+    tmp_path: Path,
+    authority: registry.Authority,
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = tmp_path / "missing.pem"
+    bundle = authority.write(tmp_path / "ca.pem")
+    monkeypatch.setattr(certificates, "SYSTEM_BUNDLES", (missing, bundle))
+    check(open_image(app(tls), AMD64, session))
+
+
+@real
+def test_authority_for_one_registry(
+    tls: str, tmp_path: Path, authority: registry.Authority, session: Session
+) -> None:
+    folder = tmp_path / "home" / ".config" / "containers" / "certs.d" / tls
+    folder.mkdir(parents=True)
+    authority.write(folder / "ca.crt")
+    check(open_image(app(tls), AMD64, session))
+    (folder / "bad.crt").write_text("no PEM")
+    with pytest.raises(HostError, match=r"bad\.crt cannot be used"):
+        open_image(app(tls), AMD64, session)
+
+
+def test_client_certificate(tmp_path: Path) -> None:
+    folder = tmp_path / "certs.d" / "example.com:5000"
+    folder.mkdir(parents=True)
+    for name in ("client.cert", "client.key", "other.cert"):
+        (folder / name).touch()
+    found = certificates.Certificates(None, (tmp_path, tmp_path / "certs.d"))
+    client = str(folder / "client.cert"), str(folder / "client.key")
+    assert found.for_host("example.com:5000").client == client
+    assert found.for_host("example.com").client is None
+    assert found.for_host("../certs.d/example.com:5000").client is None
+
+
+def test_tls_that_drops_plain_http(
+    tmp_path: Path,
+    authority: registry.Authority,
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    issued = authority.issue(tmp_path)
+    both = [Path(issued[kind]).read_bytes() for kind in ("certificate", "key")]
+    pem = write(tmp_path, "both.pem", b"".join(both))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.write(tmp_path / "ca.pem")))
+    image = images.image(TARS[0])
+    with Server(certificate=pem) as server:
+        secure = Registry(server)
+        secure.hold(image)
+        assert blobs(open_image(secure.name, AMD64, session)) == [image.blobs[1]]
+
+
+@real
+def test_mirrors(
+    open_registry: str,
+    hostile: Registry,
+    session: Session,
+    notes: Notes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mirrors = f"other.example=x.example, docker.io={hostile.name.host},docker.io={open_registry}"
+    monkeypatch.setenv("FLEDGE_REGISTRY_MIRRORS", mirrors)
+    image = open_image(app("docker.io"), AMD64, session)
+    check(image)
+    assert image.uri == f"docker.io/team/app:oci@sha256:{OCI_IMAGE.sha256}"
+    assert f"has no 'oci'; asking {open_registry}" in notes.notes[0]
+    assert len(notes.notes) == 1
+
+
+def test_mirror_that_fails(
+    hostile: Registry, session: Session, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a mirror sends is checked, and what it does not have comes from the registry."""
+    image = images.image(*TARS)
+    hostile.hold(image)
+    layers = [f"blobs/sha256:{images.sha256(blob)}" for blob in image.blobs[1:]]
+    with Server() as server:
+        mirror = Registry(server)
+        host = mirror.name.host
+        monkeypatch.setenv("FLEDGE_REGISTRY_MIRRORS", f"{hostile.name.host}={host}/cache")
+        for path, answer in {
+            "manifests/oci": status(200, image.body),
+            f"blobs/sha256:{images.sha256(image.blobs[0])}": status(200, image.blobs[0]),
+            layers[0]: status(200, image.blobs[2]),
+        }.items():
+            server.answers[f"/v2/cache/team/app/{path}"] = answer
+        opened = open_image(hostile.name, AMD64, session)
+        assert hostile.server.seen == []
+        assert blobs(opened) == list(image.blobs[1:])
+    assert all(f"asking {hostile.name.host}" in note for note in notes.notes)
+    asked = [request.path for request in hostile.server.seen if request.path != "/v2/"]
+    assert sorted(asked) == sorted(f"/v2/team/app/{layer}" for layer in layers)
+
+
+@pytest.mark.parametrize("value", ["docker.io", "=x.example", "docker.io=mirror", "docker.io=/"])
+def test_mirror_that_cannot_be(
+    value: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEDGE_REGISTRY_MIRRORS", value)
+    with pytest.raises(ConfigError):
+        open_image(app("docker.io"), AMD64, session)
+
+
+def test_proxies_are_not_for_loopback(
+    hostile: Registry, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = images.image(TARS[0])
+    hostile.hold(image)
+    with Server() as proxy:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url(""))
+        assert blobs(open_image(hostile.name, AMD64, session)) == [image.blobs[1]]
+        assert proxy.seen == []
 
 
 @real
@@ -356,7 +495,7 @@ class Registry:
 
     @property
     def name(self) -> Name:
-        return app(self.server.url("").removeprefix("http://"))
+        return app(urlsplit(self.server.url("")).netloc)
 
     def answer(self, path: str, answer: Answer) -> None:
         self.server.answers[f"/v2/team/app/{path}"] = answer
@@ -398,7 +537,7 @@ def grown(by: int, part: str) -> images.Manifest:
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [
-        (images.Manifest("", b"<html>login</html>"), "not JSON"),
+        (images.Manifest("", b"<html>login</html>"), "a web page"),
         (images.Manifest("", b"[" * 100_000), "not JSON"),
         (images.Manifest("", b'{"x": "' + b"x" * (5 << 20) + b'"}'), "more than the 4194304"),
         (images.Manifest("", b'{"schemaVersion": 1}'), "schema version 1"),
@@ -440,6 +579,115 @@ def test_indexes_without_end(hostile: Registry, session: Session) -> None:
         open_image(hostile.name, AMD64, session)
 
 
+WEB_PAGE = b"<!DOCTYPE html><html><head><title>Hotel\x1b[2J Login</title></head></html>"
+
+
+def test_what_is_missing_is_named(hostile: Registry, session: Session) -> None:
+    digests = [f"sha256:{images.sha256(blob)}" for blob in OCI_IMAGE.blobs]
+    hostile.hold(OCI_IMAGE)
+    hostile.answer(f"blobs/{digests[2]}", status(404, b"{}"))
+    with pytest.raises(NetworkError) as caught:
+        blobs(open_image(hostile.name, AMD64, session))
+    assert caught.value.message == (
+        f"{hostile.name}: the registry does not have layer 2 of 2 ({digests[2]})"
+    )
+    hostile.answer(f"blobs/{digests[0]}", status(404, b"{}"))
+    session.cache.path(Digest.of(OCI_IMAGE.blobs[0])).unlink()
+    with pytest.raises(NetworkError, match="does not have config"):
+        open_image(hostile.name, AMD64, session)
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    ],
+)
+def test_foreign_layer(media_type: str, hostile: Registry, session: Session) -> None:
+    def change(body: dict[str, object]) -> None:
+        layers = body["layers"]
+        assert isinstance(layers, list)
+        layers[0] |= {"mediaType": media_type, "urls": [hostile.server.url("/layer")]}
+
+    image = changed(change)
+    hostile.hold(image)
+    layer = f"blobs/sha256:{images.sha256(image.blobs[1])}"
+    assert blobs(open_image(hostile.name, AMD64, session)) == [image.blobs[1]]
+    session.cache.path(Digest.of(image.blobs[1])).unlink()
+    hostile.answer(layer, status(404))
+    with pytest.raises(NetworkError, match="which is a foreign layer"):
+        blobs(open_image(hostile.name, AMD64, session))
+    assert hostile.server.seen[-1].path.endswith(layer)
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "said"),
+    [
+        (403, b'{"errors": [{"code": "DENIED", "message": "billing\\u001b]0;x"}]}', "billing"),
+        (429, b'{"errors": [{"message": "You have reached your limit"}]}', "reached your limit"),
+        (401, b"x" * 5000, "says: xxx"),
+    ],
+)
+def test_words_of_the_registry(
+    code: int, body: bytes, said: str, hostile: Registry, session: Session
+) -> None:
+    hostile.answer("manifests/oci", status(code, body, {"Retry-After": "0"}))
+    with pytest.raises(NetworkError) as caught:
+        open_image(hostile.name, AMD64, session)
+    assert said in caught.value.message
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize("part", ["manifests/oci", "config", "layer", "token"])
+def test_login_page_of_a_network(part: str, hostile: Registry, session: Session) -> None:
+    image = images.image(TARS[0])
+    hostile.hold(image)
+    paths = dict(zip(("config", "layer"), image.blobs, strict=True))
+    path = f"blobs/sha256:{images.sha256(paths[part])}" if part in paths else "manifests/oci"
+    page = status(200, WEB_PAGE, {"Content-Type": "text/html"})
+    hostile.answer(path, page)
+    if part == "token":
+        hostile.answer(path, challenge(f"Bearer realm={hostile.server.url('/token')}"))
+        hostile.server.answers["/token?scope=repository%3Ateam%2Fapp%3Apull"] = page
+    with pytest.raises(FledgeError) as caught:
+        blobs(open_image(hostile.name, AMD64, session))
+    assert 'a web page with the title "Hotel\\x1b[2J Login"' in caught.value.message
+    assert hostile.name.host in caught.value.message
+
+
+def test_documents_that_come_compressed(hostile: Registry, session: Session) -> None:
+    image = images.image(*TARS)
+
+    def packed(body: bytes) -> Answer:
+        return status(200, gzip.compress(body), {"Content-Encoding": "gzip"})
+
+    hostile.answer("manifests/oci", packed(image.body))
+    for number, blob in enumerate(image.blobs):
+        path = f"blobs/sha256:{images.sha256(blob)}"
+        # Stores announce layers that are gzip files as encoded, and send the file.
+        encoded = status(200, blob, {"Content-Encoding": "gzip"})
+        hostile.answer(path, encoded if number == 1 else packed(blob))
+    assert blobs(open_image(hostile.name, AMD64, session)) == list(image.blobs[1:])
+
+
+def test_short_layer_without_a_length(hostile: Registry, session: Session, notes: Notes) -> None:
+    image = images.image(TARS[1])
+    hostile.hold(image)
+    layer = image.blobs[1]
+
+    def cut(exchange: Exchange) -> None:
+        exchange.send_response(200)
+        exchange.end_headers()
+        exchange.wfile.write(layer[:300_000])
+        exchange.close_connection = True
+
+    hostile.answer(f"blobs/sha256:{images.sha256(layer)}", in_turn(cut, content(layer)))
+    assert blobs(open_image(hostile.name, AMD64, session)) == [layer]
+    assert "stopped after 300000 of" in notes.notes[0]
+
+
 def test_token_that_expires_during_a_download(hostile: Registry, session: Session) -> None:
     image = images.image(TARS[1])
     hostile.hold(image)
@@ -454,6 +702,49 @@ def test_token_that_expires_during_a_download(hostile: Registry, session: Sessio
     first, second = "Bearer 1", "Bearer 2"
     assert [headers["Authorization"] for headers in asked] == [None, first, first, second]
     assert [headers["Range"] for headers in asked] == [None, None, *["bytes=300000-"] * 2]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Bearer realm=URL,service=s,scope=repository:team/app:pull",
+        'Bearer realm="URL",service="s",scope="",error="invalid_token"',
+        'bearer Realm="URL", Service = "s"',
+        "Negotiate, Basic realm=x, BEARER realm=URL service=s",
+        # What allows more than to pull that image is not asked for.
+        'Bearer realm="URL",service="s",scope="repository:team/app:pull,push,delete"',
+        'Bearer realm="URL",service="s",scope="repository:team/secret:pull registry:catalog:*"',
+        'Bearer realm="URL?scope=repository:team/app:push",service="s"',
+    ],
+)
+def test_token_is_for_pulling_that_image(value: str, hostile: Registry, session: Session) -> None:
+    image = images.image(TARS[0])
+    hostile.hold(image)
+    wanted = challenge(value.replace("URL", hostile.server.url("/token")))
+    hostile.answer("manifests/oci", in_turn(wanted, status(200, image.body)))
+    path = "/token?service=s&scope=repository%3Ateam%2Fapp%3Apull"
+    hostile.server.answers[path] = status(200, b'{"token": "t"}')
+    assert blobs(open_image(hostile.name, AMD64, session)) == [image.blobs[1]]
+
+
+@pytest.mark.parametrize("line", ["machine 127.0.0.1", "default"])
+def test_netrc_is_not_for_registries(
+    line: str, hostile: Registry, session: Session, tmp_path: Path
+) -> None:
+    write(tmp_path, "netrc", f"{line} login alice password wonder".encode())
+    image = images.image(TARS[0])
+    hostile.hold(image)
+    hostile.answer(
+        "manifests/oci",
+        in_turn(
+            challenge(f'Bearer realm="{hostile.server.url("/token")}"'), status(200, image.body)
+        ),
+    )
+    path = "/token?scope=repository%3Ateam%2Fapp%3Apull"
+    hostile.server.answers[path] = status(200, b'{"token": "t"}')
+    assert blobs(open_image(hostile.name, AMD64, session)) == [image.blobs[1]]
+    sent = {request.headers["Authorization"] for request in hostile.server.seen}
+    assert sent == {None, "Bearer t"}
 
 
 def test_login_is_not_for_where_a_registry_redirects_to(
@@ -471,6 +762,29 @@ def test_login_is_not_for_where_a_registry_redirects_to(
             open_image(hostile.name, AMD64, session)
         assert [request.headers["Authorization"] for request in other.seen] == [None]
     assert hostile.server.seen[-1].headers["Authorization"] == f"Basic {LOGIN}"
+
+
+@real
+def test_registry_behind_another(
+    storage: Path,
+    authority: registry.Authority,
+    hostile: Registry,
+    session: Session,
+    docker_config: Callable[[object], Path],
+) -> None:
+    """The first registry redirects every request to a second one, which wants a token."""
+    docker_config({"auths": {hostile.name.host: {"auth": LOGIN}}})
+    tokens = registry.TokenServer(authority)
+    with registry.serve_with_tokens(storage, tokens, "team/app") as (host, server):
+        digests = (f"sha256:{images.sha256(blob)}" for blob in OCI_IMAGE.blobs)
+        paths = ["manifests/oci", *(f"blobs/{digest}" for digest in digests)]
+        for path in paths:
+            hostile.answer(path, redirect(f"http://{host}/v2/team/app/{path}"))
+        manifest = redirect(f"http://{host}/v2/team/app/manifests/oci")
+        hostile.answer("manifests/oci", in_turn(challenge("Basic realm=r"), manifest))
+        check(open_image(hostile.name, AMD64, session))
+        assert len(server.seen) == 1
+        assert server.seen[0].headers["Authorization"] is None
 
 
 def test_token_from_a_file_of_this_machine(
@@ -536,6 +850,12 @@ def test_plain_http_elsewhere_is_for_the_user_to_allow(
     assert blobs(open_image(app("registry.example"), AMD64, session)) == [image.blobs[1]]
 
 
+def found(text: str = "127.0.0.1:1/team/app") -> credentials.Search:
+    name = parse(text, Path())
+    assert isinstance(name, Name)
+    return credentials.find(name, Settings(os.environ))
+
+
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [
@@ -545,25 +865,24 @@ def test_plain_http_elsewhere_is_for_the_user_to_allow(
         ({"auths": {"127.0.0.1:1": 1}}, ConfigError, "auths 127.0.0.1:1 is not"),
         ({"auths": {"127.0.0.1:1": {"auth": "%%"}}}, ConfigError, "base64"),
         ({"auths": {"127.0.0.1:1": {"auth": "YWxpY2U="}}}, ConfigError, "base64"),
-        ({"auths": {"127.0.0.1:1": {"identitytoken": "t"}}}, ConfigError, "identity token"),
+        ({"auths": {"127.0.0.1:1": {"auth": 1}}}, ConfigError, "not a string"),
+        ({"auths": {"127.0.0.1:1": {"auth": ""}}}, None, ""),
         ({"credsStore": "../x"}, ConfigError, "not the name"),
         ({"credsStore": "missing"}, HostError, "not installed"),
         ({"credHelpers": {"elsewhere": "missing"}}, None, ""),
     ],
 )
-def test_docker_config(
+def test_file_without_a_login(
     config: object,
     error: type[FledgeError] | None,
     message: str,
     docker_config: Callable[[object], Path],
 ) -> None:
     docker_config(config)
-    find = partial(credentials.find, "127.0.0.1:1", Settings(os.environ))
-    if error is None:
-        assert find() is None
-    else:
-        with pytest.raises(error, match=re.escape(message)):
-            find()
+    search = found()
+    assert search.credentials is None
+    assert [type(problem) for problem in search.problems] == ([error] if error else [])
+    assert all(message in problem.message for problem in search.problems)
 
 
 @pytest.mark.parametrize(
@@ -574,11 +893,6 @@ def test_docker_config(
         ("echo '[]'", HostError, "not of the expected form"),
         ("echo '{'", HostError, "not of the expected form"),
         ("echo credentials not found in native keychain; exit 1", None, ""),
-        (
-            """echo '{"Username": "<token>", "Secret": "s"}'""",
-            ConfigError,
-            "identity token",
-        ),
     ],
 )
 def test_credential_helper(
@@ -590,17 +904,171 @@ def test_credential_helper(
 ) -> None:
     docker_config({"credHelpers": {"127.0.0.1:1": "test"}})
     helper(line)
-    if error:
-        with pytest.raises(error, match=message):
-            credentials.find("127.0.0.1:1", Settings(os.environ))
-    else:
-        found = credentials.find("127.0.0.1:1", Settings(os.environ))
-        known = credentials.Credentials("alice", "wonder", "docker-credential-test")
-        assert found == (known if line == HELPED else None)
+    search = found()
+    known = credentials.Credentials("alice", "wonder", "docker-credential-test")
+    assert search.credentials == (known if line == HELPED else None)
+    assert [type(problem) for problem in search.problems] == ([error] if error else [])
+    assert all(message in problem.message for problem in search.problems)
 
 
-def test_login_of_docker_hub(docker_config: Callable[[object], Path]) -> None:
-    config = docker_config({"auths": {"https://index.docker.io/v1/": {"auth": LOGIN}}})
-    assert credentials.find("docker.io", Settings(os.environ)) == credentials.Credentials(
-        "alice", "wonder", str(config)
-    )
+ALICE = {"auth": LOGIN}
+BOB = {"username": "bob", "password": "builder"}
+
+
+@pytest.mark.parametrize(
+    ("text", "auths", "username"),
+    [
+        ("nginx", {"https://index.docker.io/v1/": ALICE}, "alice"),
+        ("nginx", {"docker.io": ALICE, "quay.io": BOB}, "alice"),
+        ("nginx", {"index.docker.io": ALICE}, "alice"),
+        ("nginx", {"docker.io/library": ALICE, "docker.io": BOB}, "alice"),
+        ("quay.io/team/app", {"quay.io": BOB}, "bob"),
+        ("quay.io/team/app", {"quay.io/": BOB}, "bob"),
+        ("quay.io/team/app", {"QUAY.io": BOB}, "bob"),
+        ("quay.io/team/app", {"https://quay.io": BOB}, "bob"),
+        ("quay.io/team/app", {"https://quay.io/v2/": BOB}, "bob"),
+        ("quay.io/team/app", {"quay.io": ALICE, "quay.io/team": BOB}, "bob"),
+        ("quay.io/team/app", {"quay.io": ALICE, "quay.io/team/app": BOB}, "bob"),
+        ("quay.io/team/app", {"quay.io/team/app": {}, "quay.io": BOB}, "bob"),
+        ("quay.io/team/app", {"quay.io/tea": ALICE, "quay.io": BOB}, "bob"),
+        ("quay.io/team/app", {"quay.io/other": BOB}, "bob"),
+        ("quay.io/team/app", {"quay.io:443": BOB, "notquay.io": BOB, "quay": BOB}, None),
+        (
+            "quay.io/team/app",
+            {"quay.io": {"auth": LOGIN[:4] + "\r\n " + LOGIN[4:] + "\n"}},
+            "alice",
+        ),
+    ],
+)
+def test_login_of_an_entry(
+    text: str,
+    auths: object,
+    username: str | None,
+    docker_config: Callable[[object], Path],
+) -> None:
+    docker_config({"auths": auths})
+    login = found(text).credentials
+    assert (login and login.username) == username
+    if login:
+        assert login.password == {"alice": "wonder", "bob": "builder"}[login.username]
+
+
+LOGIN_FILES = (
+    "elsewhere.json",
+    "docker/config.json",
+    "run/containers/auth.json",
+    "home/.config/containers/auth.json",
+)
+
+
+def test_order_of_files_with_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / LOGIN_FILES[0]))
+    for login_file in reversed(LOGIN_FILES):
+        path = write(
+            tmp_path, login_file, json.dumps({"auths": {"127.0.0.1:1/team": ALICE}}).encode()
+        )
+        assert found().credentials == credentials.Credentials("alice", "wonder", str(path))
+    path.write_text("{")
+    search = found()
+    assert search.credentials
+    assert search.credentials.source == str(tmp_path / LOGIN_FILES[1])
+    assert len(search.problems) == 1
+
+
+@real
+@pytest.mark.parametrize("program", ["skopeo", "buildah", "podman"])
+@pytest.mark.parametrize("variable", [None, "REGISTRY_AUTH_FILE"])
+def test_login_of_podman_and_its_relatives(
+    program: str,
+    variable: str | None,
+    htpasswd: str,
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "run").mkdir()
+    if variable:
+        monkeypatch.setenv(variable, str(tmp_path / "login.json"))
+    login = [program, "login", "--tls-verify=false", "-u", "alice", "-p", "wonder", htpasswd]
+    subprocess.run(login, check=True, stdout=subprocess.DEVNULL)
+    check(open_image(app(htpasswd), AMD64, session))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"credsStore": "missing"},
+        {"credsStore": "test"},
+        {"auths": {"HOST": {"identitytoken": "expired"}}},
+        {"auths": {"HOST": {"auth": "%%"}}},
+        [],
+    ],
+)
+def test_useless_login_does_not_stop_a_public_image(
+    config: object,
+    hostile: Registry,
+    session: Session,
+    notes: Notes,
+    docker_config: Callable[[object], Path],
+    helper: Callable[[str], None],
+) -> None:
+    host = hostile.name.host
+    docker_config(json.loads(json.dumps(config).replace("HOST", host)))
+    helper("echo Cannot autolaunch D-Bus without X11; exit 1")
+    image = images.image(TARS[0])
+    hostile.hold(image)
+    wanted = challenge(f"Bearer realm=http://{host}/token,service=s")
+    hostile.answer("manifests/oci", in_turn(wanted, status(200, image.body)))
+    path = "/token?service=s&scope=repository%3Ateam%2Fapp%3Apull"
+    hostile.server.answers[path] = status(200, b'{"token": "t"}')
+    hostile.server.answers["/token"] = status(401)
+    assert blobs(open_image(hostile.name, AMD64, session)) == [image.blobs[1]]
+    assert len(notes.notes) == 1
+    # If the image is not public, the problem is the error.
+    hostile.server.answers[path] = status(401)
+    hostile.answer("manifests/oci", wanted)
+    with pytest.raises(FledgeError, match="denies access to team/app with") as caught:
+        open_image(hostile.name, AMD64, session)
+    problem = notes.notes[0].removeprefix(f"no login for {host}: ")
+    assert problem in caught.value.message or "identity token" in caught.value.message
+
+
+@pytest.mark.parametrize("by_helper", [False, True])
+def test_identity_token(
+    by_helper: bool,
+    hostile: Registry,
+    session: Session,
+    docker_config: Callable[[object], Path],
+    helper: Callable[[str], None],
+) -> None:
+    host = hostile.name.host
+    # As `az acr login` writes it: the user name is made of zeros and has no password.
+    login = {"auth": base64.b64encode(b"0000-00:").decode(), "identitytoken": "re+fresh"}
+    docker_config({"credsStore": "test"} if by_helper else {"auths": {host: login}})
+    helper("""echo '{"Username": "<token>", "Secret": "re+fresh"}'""")
+    image = images.image(TARS[0])
+    hostile.hold(image)
+    wanted = challenge(f'Bearer realm="http://{host}/token",service="s"')
+    hostile.answer("manifests/oci", in_turn(wanted, status(200, image.body)))
+    hostile.server.answers["/token"] = status(200, b'{"access_token": "t"}')
+    assert blobs(open_image(hostile.name, AMD64, session)) == [image.blobs[1]]
+    asked = [request for request in hostile.server.seen if request.path == "/token"]
+    assert [(request.headers["Authorization"], parse_qs(request.body)) for request in asked] == [
+        (
+            None,
+            {
+                b"grant_type": [b"refresh_token"],
+                b"refresh_token": [b"re+fresh"],
+                b"client_id": [b"fledge"],
+                b"service": [b"s"],
+                b"scope": [b"repository:team/app:pull"],
+            },
+        )
+    ]
+    # It is not sent where the token server redirects to.
+    with Server() as other:
+        hostile.server.answers["/token"] = status(307, headers={"Location": other.url("/token")})
+        hostile.answer("manifests/oci", wanted)
+        with pytest.raises(NetworkError):
+            open_image(hostile.name, AMD64, session)
+        assert other.seen == []

@@ -29,6 +29,7 @@ from typing import Any
 class Request:
     path: str
     headers: Message
+    body: bytes = b""
 
 
 class Exchange(BaseHTTPRequestHandler):
@@ -47,6 +48,11 @@ class Exchange(BaseHTTPRequestHandler):
         self.site.answers.get(self.path, status(404))(self)
 
     do_CONNECT = do_GET
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.site.seen.append(Request(self.path, self.headers, body))
+        self.site.answers.get(self.path, status(404))(self)
 
     def reply(
         self,

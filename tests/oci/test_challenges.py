@@ -1,0 +1,56 @@
+"""WWW-Authenticate headers, as registries send them and as RFC 9110 allows them."""
+
+import time
+
+import pytest
+
+from fledge.oci.challenges import Challenge, parse_challenges
+
+REALM = "https://auth.example/token"
+BEARER = Challenge("bearer", {"realm": REALM, "service": "s"})
+
+
+@pytest.mark.parametrize(
+    ("header", "challenges"),
+    [
+        (f'Bearer realm="{REALM}",service="s"', [BEARER]),
+        (f"Bearer realm={REALM},service=s", [BEARER]),
+        (f"bearer Realm={REALM} , SERVICE = s", [BEARER]),
+        (f'BEARER  realm = "{REALM}" ,\t, service="s",', [BEARER]),
+        (f'Bearer realm="{REALM}" service="s"', [BEARER]),
+        (f'Bearer,realm="{REALM}",service="s",service="other"', [BEARER]),
+        (
+            f'Bearer realm="{REALM}",service="s",scope="",error="invalid_token"',
+            [
+                Challenge(
+                    "bearer",
+                    {"realm": REALM, "service": "s", "scope": "", "error": "invalid_token"},
+                )
+            ],
+        ),
+        (
+            f'Basic realm="Bearer realm=x, y", Bearer realm="{REALM}",service=s',
+            [Challenge("basic", {"realm": "Bearer realm=x, y"}), BEARER],
+        ),
+        (r'Basic realm="a \"b\" \\"', [Challenge("basic", {"realm": 'a "b" \\'})]),
+        ("Negotiate", [Challenge("negotiate", {})]),
+        (f"Negotiate YWJj==, Bearer realm={REALM},service=s", [Challenge("negotiate", {}), BEARER]),
+        ("Bearer realm=", [Challenge("bearer", {"realm": ""})]),
+        ("realm=x", []),
+        ('Bearer realm="open', [Challenge("bearer", {})]),
+        ("", []),
+        (" , ,", []),
+    ],
+)
+def test_challenges(header: str, challenges: list[Challenge]) -> None:
+    assert parse_challenges(header) == challenges
+
+
+@pytest.mark.parametrize(
+    "piece", ["a=", 'a="\\', "Bearer ", '"', "a ", ",", "a=b", "\\", " =", "\0"]
+)
+def test_hostile_header_costs_little_time(piece: str) -> None:
+    begun = time.thread_time()
+    parse_challenges(piece * 100_000)
+    parse_challenges("Bearer realm=" + piece * 100_000)
+    assert time.thread_time() - begun < 1
