@@ -3,6 +3,8 @@
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fledge.oci.challenges import Challenge, parse_challenges
 
@@ -54,3 +56,28 @@ def test_hostile_header_costs_little_time(piece: str) -> None:
     parse_challenges(piece * 100_000)
     parse_challenges("Bearer realm=" + piece * 100_000)
     assert time.thread_time() - begun < 1
+
+
+def quoted(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~", min_size=1, max_size=8)
+VALUES = st.text(st.characters(max_codepoint=0xFF), max_size=20)
+CHALLENGES = st.builds(Challenge, NAMES, st.dictionaries(NAMES, VALUES, max_size=4))
+
+
+@given(st.lists(CHALLENGES, max_size=4))
+def test_any_list_of_challenges(challenges: list[Challenge]) -> None:
+    header = ", ".join(
+        f"{each.scheme} "
+        + ", ".join(f"{name}={quoted(value)}" for name, value in each.parameters.items())
+        for each in challenges
+    )
+    assert parse_challenges(header) == challenges
+
+
+@given(st.text(st.sampled_from('ab=", \\\t\n~/é'), max_size=60))
+def test_any_header(header: str) -> None:
+    for challenge in parse_challenges(header):
+        assert challenge.scheme
