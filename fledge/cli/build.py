@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from fledge.cli.failures import explained
 from fledge.cli.lines import LineReporter
 from fledge.cli.options import (
     DEFAULT_CONFIG,
@@ -17,7 +16,7 @@ from fledge.cli.options import (
     OfflineOption,
     new_app,
 )
-from fledge.cli.reporters import stderr_reporter
+from fledge.cli.reporters import reported
 from fledge.cli.units import counted
 from fledge.operations.build import Artifact, build
 from fledge.report import human_size
@@ -63,18 +62,17 @@ def run(
     """Build the artifact and print its path."""
     if verbose and quiet:
         raise typer.BadParameter("--quiet and --verbose exclude each other")
-    with explained(verbose):
-        reporter = None if quiet else stderr_reporter()
+    with reported(verbose, quiet) as reporter:
         artifact = build(
             config,
             output,
             platform=platform or None,
             locked=locked,
-            session=Session.default(reporter=reporter, offline=offline),
+            session=Session.default(reporter=None if quiet else reporter, offline=offline),
         )
-        if reporter and verbose:
+        if verbose:
             _print_inputs(reporter, artifact)
-        if reporter:
+        if not quiet:
             _print_summary(reporter, artifact)
         print(json.dumps(_as_json(artifact), indent=2) if as_json else artifact.path)
 

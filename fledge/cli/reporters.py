@@ -1,13 +1,32 @@
-"""Chooses the reporter of a command."""
+"""Chooses the reporter of a command, and ends the command and its display in order."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from fledge.cli.failures import explained
 from fledge.cli.lines import LineReporter
 
 
-def stderr_reporter() -> LineReporter:
+@contextmanager
+def reported(verbose: bool, quiet: bool = False) -> Iterator[LineReporter]:
+    """Give the block a reporter for standard error, and explain what fails in it.
+
+    ``quiet`` says that the block will not use it.
+
+    The display of the reporter ends before anything is said of a failure.
+    """
+    with explained(verbose):
+        reporter = LineReporter() if quiet else _stderr_reporter()
+        try:
+            yield reporter
+        finally:
+            reporter.close()
+
+
+def _stderr_reporter() -> LineReporter:
     """Return a reporter for standard error, with colours and progress bars on a terminal."""
     if not sys.stderr.isatty():
         return LineReporter()

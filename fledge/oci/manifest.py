@@ -255,10 +255,12 @@ def make_image(
     blobs: Sequence[Callable[[], Span]],
     platform: Platform,
     manifest: Digest | None = None,
+    sizes: Sequence[int] = (),
 ) -> Image:
     """Make an `Image` of a config and the functions that fetch the layers' blobs, lowest first.
 
-    ``manifest`` is the digest of its manifest, if there is one. Raises `CorruptError` if the
+    ``manifest`` is the digest of its manifest, if there is one; ``sizes`` are those of the blobs,
+    if they are known. Raises `CorruptError` if the
     config is malformed or has another number of layers, `ConfigError` if the image does not run
     on ``platform``.
     """
@@ -268,7 +270,10 @@ def make_image(
         raise CorruptError(
             f"{uri}: has {len(blobs)} layers, but {len(parsed.diff_ids)} diff_ids in its config"
         )
-    layers = tuple(Layer(*each) for each in zip(parsed.diff_ids, blobs, strict=True))
+    layers = tuple(
+        Layer(diff_id, blob, sizes[number] if sizes else None)
+        for number, (diff_id, blob) in enumerate(zip(parsed.diff_ids, blobs, strict=True))
+    )
     return Image(uri, config, layers, manifest)
 
 

@@ -64,7 +64,7 @@ def verify(cache: Cache, reporter: Reporter) -> Amount:
     blobs = [entry for entry in cache.entries() if entry.digest]
     intact = Amount()
     problems = []
-    with reporter.transfer("verifying") as transfer:
+    with reporter.work("verifying") as transfer:
         transfer.restart(0, sum(entry.status.st_size for entry in blobs))
         for entry in blobs:
             try:

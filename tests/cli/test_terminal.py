@@ -1,0 +1,100 @@
+"""What a person sees on a terminal, moment by moment."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import images, project, screen, tars
+from tests.support.httpd import Answer, Exchange, Server, status
+
+FLEDGE = [sys.executable, "-m", "fledge"]
+
+RICH = {"lowest": "rich==13.7.0", "newest": "rich"}
+"""The versions that pyproject.toml allows."""
+
+LAYERS = 6
+
+PIECES = 10
+
+
+@pytest.fixture(scope="session", params=RICH)
+def rich(request: pytest.FixtureRequest) -> str:
+    """A folder with a version of rich, to go before the one that is installed."""
+    folder = Path(__file__).parents[2] / ".cache" / f"rich-{request.param}"
+    if not folder.exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder)]
+        subprocess.run([*pip, RICH[request.param]], check=True)
+    return str(folder)
+
+
+def slowly(body: bytes, pause: float) -> Answer:
+    def answer(exchange: Exchange) -> None:
+        exchange.send_response(200)
+        exchange.send_header("Content-Length", str(len(body)))
+        exchange.end_headers()
+        size = len(body) // PIECES + 1
+        for start in range(0, len(body), size):
+            exchange.wfile.write(body[start : start + size])
+            exchange.wfile.flush()
+            time.sleep(pause)
+
+    return answer
+
+
+@pytest.fixture
+def slow_image(tmp_path: Path) -> Iterator[Path]:
+    """A project whose image has six layers, in a registry that takes its time."""
+    layers = [
+        tars.pack(tars.file(f"layer{number}", os.urandom(300_000 + 50_000 * number)))
+        for number in range(LAYERS)
+    ]
+    image = images.image(*layers)
+    with Server() as server:
+        host = server.url("").removeprefix("http://")
+        server.answers["/v2/"] = status(200, b"{}")
+        head = {"Content-Type": image.media_type}
+        for name in ("latest", f"sha256:{image.sha256}"):
+            server.answers[f"/v2/six/manifests/{name}"] = status(200, image.body, head)
+        config, *blobs = image.blobs
+        server.answers[f"/v2/six/blobs/sha256:{images.sha256(config)}"] = status(200, config)
+        for number, blob in enumerate(blobs):
+            path = f"/v2/six/blobs/sha256:{images.sha256(blob)}"
+            server.answers[path] = slowly(blob, 0.04 + 0.01 * number)
+        project.write(tmp_path, "kestrel", project.FILES["kestrel"])
+        project.write(
+            tmp_path,
+            "fledge.toml",
+            f'version = "1"\nstrategy = "oci_rootfs"\n[source]\nimage = "{host}/six"\n'
+            f"{project.LOCAL_AGENT}".encode(),
+        )
+        yield tmp_path
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("columns", [100, 80, 40])
+def test_several_layers_at_once(slow_image: Path, rich: str, columns: int) -> None:
+    command = [*FLEDGE, "build", "-o", "six.img"]
+    shown = screen.run(command, slow_image, {"PYTHONPATH": rich}, columns=columns)
+    assert shown.code == 0, shown.text
+    assert "Error" not in shown.text
+    assert shown.cursor_visible
+    assert [line for line in shown.lines if "━" in line or "/6 layers" in line] == []
+    bar = re.compile(r"    \S.* [\d.]+/[\d.]+ (MiB|KiB)")
+    bars = [sum(bool(bar.match(line)) for line in moment) for moment in shown.moments]
+    assert max(bars) == 4, shown.moments[5:9]
+    whole = re.compile(r"^  . image     (\d)/6 layers, ([\d.]+)/([\d.]+) MiB")
+    seen = [[match for line in moment if (match := whole.match(line))] for moment in shown.moments]
+    assert max(map(len, seen)) == 1
+    progress = [(int(each[0][1]), float(each[0][2])) for each in seen if each]
+    assert progress[0][0] == 0
+    assert progress[-1][0] >= LAYERS - 1
+    assert len({each[0] for each in progress}) >= 4
+    assert all(len(line) < columns for moment in shown.moments for line in moment if "/6" in line)
