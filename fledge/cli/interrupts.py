@@ -53,11 +53,12 @@ def uninterrupted() -> Iterator[None]:
         signal.raise_signal(caught[0])
 
 
-def end_interrupted(interrupt: KeyboardInterrupt) -> None:
+def end_interrupted(interrupt: KeyboardInterrupt, hint: str = "") -> None:
     """Say that nothing was written, and die of the signal that interrupted fledge."""
     # Runs the clean-up of blocks that were interrupted on entry or exit.
     traceback.clear_frames(interrupt.__traceback__)
-    typer.echo(ERROR + "interrupted; nothing was written", err=True)
+    lines = ["interrupted; nothing was written", *([f"  {hint}"] if hint else [])]
+    typer.echo(ERROR + "\n".join(lines), err=True)
     die_of(interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 

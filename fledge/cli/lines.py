@@ -40,12 +40,13 @@ class LineReporter(Reporter):
         step = Step(title)
         start = time.perf_counter()
         try:
-            with self._block():
-                self.running = RunningStep(title)
-                try:
+            # The display has something to draw until it ends, so that its end leaves no empty line.
+            self.running = RunningStep(title)
+            try:
+                with self._block():
                     yield step
-                finally:
-                    self.running = None
+            finally:
+                self.running = None
         except BaseException:
             self.line((f"  {self._failed} ", "red"), title)
             raise
@@ -115,12 +116,12 @@ class LineReporter(Reporter):
 
     @contextmanager
     def _task(self, task: Task) -> Iterator[Transfer]:
-        with self._block():
-            self.tasks.append(task)
-            try:
+        self.tasks.append(task)
+        try:
+            with self._block():
                 yield task
-            finally:
-                self.tasks.remove(task)
+        finally:
+            self.tasks.remove(task)
 
     @contextmanager
     def _block(self) -> Iterator[None]:

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fledge.cli.failures import explained
+from fledge.cli.interrupts import end_interrupted
 from fledge.cli.lines import LineReporter
+
+KEPT = "What was downloaded is kept; the next run continues there."
+"""Said to people who interrupt a download."""
 
 
 @contextmanager
@@ -22,6 +26,9 @@ def reported(verbose: bool, quiet: bool = False) -> Iterator[LineReporter]:
         reporter = LineReporter() if quiet else _stderr_reporter()
         try:
             yield reporter
+        except KeyboardInterrupt as interrupt:
+            reporter.close()
+            end_interrupted(interrupt, KEPT if reporter.has_downloads else "")
         finally:
             reporter.close()
 

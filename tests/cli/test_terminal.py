@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -98,3 +99,24 @@ def test_several_layers_at_once(slow_image: Path, rich: str, columns: int) -> No
     assert progress[-1][0] >= LAYERS - 1
     assert len({each[0] for each in progress}) >= 4
     assert all(len(line) < columns for moment in shown.moments for line in moment if "/6" in line)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("ready", [0, 2, 4])
+def test_interrupted_in_the_middle(
+    slow_image: Path, rich: str, ready: int, number: signal.Signals
+) -> None:
+    def middle(lines: list[str]) -> int | None:
+        whole = re.search(r"(\d)/6 layers", "".join(lines))
+        return number if whole and int(whole[1]) >= ready else None
+
+    command = [*FLEDGE, "build", "-o", "six.img"]
+    shown = screen.run(command, slow_image, {"PYTHONPATH": rich}, interrupt=middle)
+    assert shown.code == -number
+    assert shown.cursor_visible
+    assert shown.lines == [
+        "  ✗ image",
+        "error: interrupted; nothing was written",
+        "  What was downloaded is kept; the next run continues there.",
+    ]
