@@ -64,6 +64,9 @@ class Reporter:
         """
         yield Batch()
 
+    def detail(self, message: str) -> None:
+        """Report something that only curious people want to know: that a file was cached."""
+
     def note(self, message: str) -> None:
         """Report an event that is not an error: a retry, an input without a checksum."""
 

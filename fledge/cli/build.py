@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +16,7 @@ from fledge.cli.options import (
     new_app,
 )
 from fledge.cli.reporters import reported
-from fledge.cli.units import counted
+from fledge.cli.units import counted, path_text
 from fledge.operations.build import Artifact, build
 from fledge.report import human_size
 from fledge.session import Session
@@ -29,7 +28,7 @@ app = new_app()
 def run(
     config: ConfigOption = DEFAULT_CONFIG,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
@@ -48,7 +47,7 @@ def run(
     ] = None,
     verbose: Annotated[
         bool,
-        typer.Option("--verbose", "-v", help="Show every input, and the traceback of an error."),
+        typer.Option("--verbose", "-v", help="Show every input and where it came from."),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only errors.")] = False,
     offline: OfflineOption = False,
@@ -62,6 +61,12 @@ def run(
     """Build the artifact and print its path."""
     if verbose and quiet:
         raise typer.BadParameter("--quiet and --verbose exclude each other")
+    if output == "":
+        raise typer.BadParameter("--output is empty; name a file")
+    if output == "-":
+        raise typer.BadParameter(
+            "an artifact cannot be written to standard output; name a file (./- is one, too)"
+        )
     with reported(verbose, quiet) as reporter:
         artifact = build(
             config,
@@ -74,7 +79,7 @@ def run(
             _print_inputs(reporter, artifact)
         if not quiet:
             _print_summary(reporter, artifact)
-        print(json.dumps(_as_json(artifact), indent=2) if as_json else artifact.path)
+        print(json.dumps(_as_json(artifact), indent=2) if as_json else path_text(artifact.path))
 
 
 def _print_inputs(reporter: LineReporter, artifact: Artifact) -> None:

@@ -1,4 +1,4 @@
-"""Handles the signals that end fledge: it cleans up, says so and dies of the signal."""
+"""Ends fledge by a signal, or because nobody reads its output: it cleans up and says so."""
 
 from __future__ import annotations
 
@@ -60,6 +60,19 @@ def end_interrupted(interrupt: KeyboardInterrupt, hint: str = "") -> None:
     lines = ["interrupted; nothing was written", *([f"  {hint}"] if hint else [])]
     typer.echo(ERROR + "\n".join(lines), err=True)
     die_of(interrupt.args[0] if interrupt.args else signal.SIGINT)
+
+
+def end_unwritable(error: Exception) -> None:
+    """End fledge because of an `OutputError`.
+
+    If the reader of the output has gone, as with ``| head``, die of SIGPIPE as other programs do.
+    """
+    cause = error.__cause__
+    if isinstance(cause, BrokenPipeError):
+        die_of(signal.SIGPIPE)
+    problem = (getattr(cause, "strerror", None) or str(cause)).lower()
+    typer.echo(f"{ERROR}standard output could not be written: {problem}", err=True)
+    raise SystemExit(1)
 
 
 def die_of(number: int) -> None:

@@ -21,7 +21,9 @@ Part = str | tuple[str, str]
 class LineReporter(Reporter):
     """Prints steps, notes and, from time to time, the progress of the running step."""
 
-    def __init__(self) -> None:
+    def __init__(self, verbose: bool = False) -> None:
+        """``verbose``: print details, too."""
+        self._verbose = verbose
         self._start = time.perf_counter()
         self.unicode = sys.stderr.encoding.lower().startswith("utf")
         self._done, self._failed = ("✓", "✗") if self.unicode else ("ok", "failed")
@@ -76,6 +78,11 @@ class LineReporter(Reporter):
             yield batch
         finally:
             self.batch_progress = None
+
+    def detail(self, message: str) -> None:
+        """Print the message like a note, if this reporter is verbose."""
+        if self._verbose:
+            self.line("    ", (message, "dim"))
 
     def note(self, message: str) -> None:
         """Print the message, indented below the steps."""

@@ -15,6 +15,7 @@ from fledge.cli.options import (
     new_app,
 )
 from fledge.cli.reporters import reported
+from fledge.cli.units import path_text
 from fledge.operations.lock import lock
 from fledge.session import Session
 
@@ -37,4 +38,4 @@ def run(
     """
     with reported(verbose) as reporter:
         session = Session.default(reporter=reporter)
-        print(lock(config, platform or (), check=check, session=session))
+        print(path_text(lock(config, platform or (), check=check, session=session)))

@@ -23,7 +23,7 @@ def reported(verbose: bool, quiet: bool = False) -> Iterator[LineReporter]:
     The display of the reporter ends before anything is said of a failure.
     """
     with explained(verbose):
-        reporter = LineReporter() if quiet else _stderr_reporter()
+        reporter = LineReporter() if quiet else _stderr_reporter(verbose)
         try:
             yield reporter
         except KeyboardInterrupt as interrupt:
@@ -33,11 +33,11 @@ def reported(verbose: bool, quiet: bool = False) -> Iterator[LineReporter]:
             reporter.close()
 
 
-def _stderr_reporter() -> LineReporter:
+def _stderr_reporter(verbose: bool) -> LineReporter:
     """Return a reporter for standard error, with colours and progress bars on a terminal."""
     if not sys.stderr.isatty():
-        return LineReporter()
+        return LineReporter(verbose)
     # Imported late because rich is slow to import, and logs do not need it.
     from fledge.cli.terminal import TerminalReporter  # noqa: PLC0415
 
-    return TerminalReporter()
+    return TerminalReporter(verbose)

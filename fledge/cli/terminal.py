@@ -35,8 +35,9 @@ class TerminalReporter(LineReporter):
     and a download in another thread may outlive its step.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, verbose: bool = False) -> None:
+        """``verbose``: print details, too."""
+        super().__init__(verbose)
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._closed = False

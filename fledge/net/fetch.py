@@ -35,7 +35,7 @@ from fledge.net.transport import (
     printable_url,
     read_body,
 )
-from fledge.report import Reporter, Transfer
+from fledge.report import Reporter, Transfer, human_size
 from fledge.store.cache import Cache, Partial
 from fledge.tree.content import Blob
 from fledge.tree.digest import Digest
@@ -92,6 +92,7 @@ class Fetcher(msgspec.Struct, frozen=True):
         """
         local = _scheme(url) == "file"
         if digest and (blob := self.cache.find(digest)):
+            self.reporter.detail(f"{label}: {human_size(blob.size)} from the cache")
             return blob
         if self.offline and not local:
             raise _offline(url, label, digest)
@@ -118,6 +119,8 @@ class Fetcher(msgspec.Struct, frozen=True):
                     "Either that file has changed or the checksum is wrong;"
                     " compare it with the checksum that the publisher gives.",
                 )
+            size = human_size(partial.size)
+            self.reporter.detail(f"{label}: {size} from {printable_url(url)}")
             return self.cache.add(partial)
 
     def text(

@@ -123,6 +123,7 @@ def _open(options: ClientOptions, name: Name, platform: Platform, session: Sessi
                 f"the Docker daemon at {where} has no image {name}",
                 "Pull or build it there, or write docker://NAME to take it from its registry.",
             ) from error
+    session.reporter.detail(f"{name} is in the daemon at {where}")
     inspected = JsonObject(answer, f"{uri} ({where})")
     image_platform = Platform(
         inspected.text("Os"), inspected.text("Architecture"), inspected.text("Variant", "")

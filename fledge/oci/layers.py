@@ -92,6 +92,7 @@ def prepare(
     done = {diff_id: Future[Blob]() for diff_id in positions}
     for diff_id, number in positions.items():
         if verifier and (blob := verifier.claim(diff_id)):
+            _tell_cached(blob, session)
             done[diff_id].set_result(blob)
         else:
             queue.put(number)
@@ -149,6 +150,7 @@ def uncompressed_layer(layer: Layer, session: Session, stop: threading.Event, ba
     """
     cache, reporter = session.cache, session.reporter
     if blob := cache.find(layer.diff_id):
+        _tell_cached(blob, session)
         return blob
     source = layer.blob()
     batch.arrived(source.size)
@@ -178,7 +180,14 @@ def uncompressed_layer(layer: Layer, session: Session, stop: threading.Event, ba
         except BaseException:
             partial.restart()
             raise
+        size = human_size(partial.size)
+        reporter.detail(f"layer {layer.diff_id.short}: {size}, unpacked")
         return cache.add(partial)
+
+
+def _tell_cached(layer: Blob, session: Session) -> None:
+    size = human_size(layer.size)
+    session.reporter.detail(f"layer {layer.digest.short}: {size}, from the cache")
 
 
 def apply(tree: Tree, blob: Span) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from fledge.errors import ConfigError, FledgeError, unreadable
+from fledge.errors import ConfigError, FledgeError, unreadable_argument
 from fledge.host.files import PathLike
 from fledge.oci.manifest import parse_platform
 from fledge.operations import build
@@ -116,7 +116,7 @@ def _digest(artifact: Path) -> Digest:
     try:
         return hash_file(artifact).digest
     except OSError as error:
-        raise unreadable(artifact, error) from error
+        raise unreadable_argument(artifact, error) from error
 
 
 def _differences(recorded: object, here: object, key: str) -> list[str]:

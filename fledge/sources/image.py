@@ -73,6 +73,9 @@ class Image(Source, frozen=True):
             if pin
             else open_image(self.reference, assembly.platform, session)
         )
+        if image.manifest:
+            session.reporter.detail(f"manifest {image.manifest}")
+        session.reporter.detail(f"config {Digest.of(image.config)}")
         layers.unpack(image, tree, session, assembly.verification)
         tree.add(paths.IMAGE_CONFIG, File(mode=0o644, mtime_ns=tree.mtime_ns, content=image.config))
         assembly.has_image = True

@@ -26,6 +26,7 @@ START = {
     "fledge.cli.app",
     "fledge.cli.interrupts",
     "fledge.cli.options",
+    "fledge.cli.streams",
     "fledge.host",
     "fledge.host.process",
 }
