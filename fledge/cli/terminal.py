@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -28,6 +29,13 @@ SPEED_COLUMNS, TIME_COLUMNS = 70, 50
 """Columns of a terminal that has room for the speed of a transfer, and for the time left."""
 
 
+HANGING = 6
+"""Columns that the rest of a long line is indented by."""
+
+DIGEST = re.compile(r"(\bsha256[: ][0-9a-f]{12})[0-9a-f]{52}\b")
+"""A digest; its group is the part that people compare at a glance."""
+
+
 class TerminalReporter(LineReporter):
     """Prints lines in colour. Below them it draws the running step and its transfers.
 
@@ -47,8 +55,16 @@ class TerminalReporter(LineReporter):
         self._closed = True
         self._end_display()
 
+    def _shortened(self, text: str) -> str:
+        return text if self._verbose else DIGEST.sub(r"\1", text)
+
     def _print(self, parts: list[tuple[str, str]]) -> None:
-        self.console.print(Text.assemble(*parts))
+        text = Text.assemble(*parts)
+        first, *rest = text.divide(_breaks(text.plain, self.console.width))
+        indent = " " * HANGING
+        self.console.print(
+            Text("\n").join([first, *(Text.assemble(indent, line) for line in rest)])
+        )
 
     def _display(self) -> AbstractContextManager[None]:
         return self._draw()
@@ -122,3 +138,15 @@ class TerminalReporter(LineReporter):
         done, rest = ("━", "╌") if self.unicode else ("#", "-")
         filled = width * min(task.done, task.total) // task.total
         return [(done * filled, "green"), (rest * (width - filled), "dim"), (" ", "")]
+
+
+def _breaks(line: str, width: int) -> list[int]:
+    """Return where to break a line into lines of a width: between words, never in one."""
+    breaks: list[int] = []
+    start = 0
+    for word in re.finditer(r"\S+", line):
+        indent = HANGING if breaks else 0
+        if indent + word.end() - start > width and line[start : word.start()].strip():
+            start = word.start()
+            breaks.append(start)
+    return breaks

@@ -218,6 +218,7 @@ class Fetcher(msgspec.Struct, frozen=True):
         """
         most = size()
         failures = 0
+        told = ""
         while True:
             try:
                 return attempt()
@@ -230,7 +231,10 @@ class Fetcher(msgspec.Struct, frozen=True):
                     raise transient.error from transient
                 backoff = self.backoff * 2 ** (failures - 1)
                 pause = min(backoff if transient.wait is None else transient.wait, MAX_PAUSE)
-                self.reporter.note(f"{transient.error.message}; trying again in {pause:g} s")
+                message = transient.error.message
+                problem = "the same again" if message == told else message
+                told = message
+                self.reporter.note(f"{problem}; trying again in {pause:g} s")
                 time.sleep(pause)
 
 

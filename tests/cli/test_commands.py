@@ -25,6 +25,7 @@ START = {
     "fledge.cli",
     "fledge.cli.app",
     "fledge.cli.interrupts",
+    "fledge.cli.messages",
     "fledge.cli.options",
     "fledge.cli.streams",
     "fledge.host",

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support import images, project, screen, tars
 from tests.support.httpd import Answer, Exchange, Server, status
+from tests.support.project import Fledge
 
 FLEDGE = [sys.executable, "-m", "fledge"]
 
@@ -120,3 +121,76 @@ def test_interrupted_in_the_middle(
         "error: interrupted; nothing was written",
         "  What was downloaded is kept; the next run continues there.",
     ]
+
+
+ASCII_ONLY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_a_failure_in_colour(tmp_path: Path) -> None:
+    coloured = screen.run([*FLEDGE, "check"], tmp_path)
+    assert "\x1b[31m\x1b[1merror: \x1b[0mfledge.toml" in coloured.text
+
+
+@pytest.mark.parametrize(
+    "environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": "dumb", **ASCII_ONLY}]
+)
+def test_without_colour(slow_image: Path, environment: dict[str, str]) -> None:
+    colour = re.compile(r"\x1b\[[\d;]*3\d[\d;]*m")
+    failed = screen.run([*FLEDGE, "check", "-c", "nope"], slow_image, environment)
+    assert "\x1b" not in failed.text
+    built = screen.run([*FLEDGE, "build", "-o", "six.img"], slow_image, environment)
+    assert built.code == 0
+    assert not colour.search(built.text)
+    if environment.get("TERM") == "dumb":
+        assert "\x1b" not in built.text
+        assert any(line.split()[1:2] == ["image"] for line in built.lines)
+
+
+def test_an_ascii_terminal(slow_image: Path) -> None:
+    command = [*FLEDGE, "build", "-o", "six.img"]
+    shown = screen.run(command, slow_image, ASCII_ONLY, encoding="ascii")
+    assert shown.code == 0
+    assert "\\" not in shown.text.replace("  \\ ", "")  # but for the turning bar
+    assert any("#" in line and "-" in line for moment in shown.moments for line in moment)
+    assert [line.split()[:2] for line in shown.lines[:4]] == [
+        ["ok", name] for name in ("image", "agent", "mappings", "write")
+    ]
+    # It did not scroll: nothing is left of what the display drew.
+    assert len(shown.lines) == 7
+
+
+@pytest.mark.parametrize("columns", [100, 80, 60, 40])
+def test_lines_are_broken_between_words(slow_image: Path, columns: int) -> None:
+    shown = screen.run([*FLEDGE, "build", "-o", "six.img"], slow_image, columns=columns)
+    text = "\n".join(shown.lines)
+    assert text.count("six.img") == 1  # once, although it is printed for scripts, too
+    image = re.escape((slow_image / "fledge.toml").read_text().split('"')[5])
+    uri = f"{image}:latest@sha256:[0-9a-f]{{12}}, 6"
+    if columns == 40:  # less than the reference: the terminal itself breaks it
+        assert re.match("  ✓ image\n      127", text)
+    else:
+        assert re.match(f"  ✓ image{'     ' if columns > 60 else chr(10) + '      '}{uri}", text)
+    if columns > 64:
+        assert re.search("^  sha256 [0-9a-f]{64}$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_a_message_is_broken_between_words(tmp_path: Path, columns: int) -> None:
+    shown = screen.run([*FLEDGE, "check"], tmp_path, columns=columns)
+    assert " ".join(" ".join(shown.lines).split()) == (
+        "error: fledge.toml: no such file Run fledge in a folder with a fledge.toml, or name one"
+        " with -c FILE."
+    )
+    assert all(len(line) <= columns for line in shown.lines)
+
+
+def test_a_url_is_told_once(fledge: Fledge, tmp_path: Path) -> None:
+    binary = project.busybox()
+    with Server() as server:
+        url = server.url("/busybox")
+        server.answers["/busybox"] = status(503)
+        project.make(tmp_path, project.LOCAL_AGENT, project.source(url, binary))
+        err = fledge("build").err
+    notes = [line for line in err.splitlines() if "trying again" in line]
+    assert len(notes) > 2
+    assert sum(url in line for line in notes) == 1
