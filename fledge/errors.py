@@ -14,6 +14,7 @@ the ``exit_code`` of the class.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import ClassVar
 
@@ -74,3 +75,13 @@ def reason(error: OSError) -> str:
 def unreadable(path: Path, error: OSError) -> FledgeError:
     """Make the error for a file of this machine that cannot be read."""
     return FledgeError(f"{path} could not be read: {reason(error)}")
+
+
+def unreadable_argument(path: Path, error: OSError) -> FledgeError:
+    """Make the error for a file that a person has named and that cannot be read.
+
+    If there is no file of that name it is a `ConfigError`.
+    """
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
+        return ConfigError(f"{path} could not be read: {reason(error)}", "Check the path.")
+    return unreadable(path, error)

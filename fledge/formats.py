@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from fledge.cpio.format import Initramfs
-from fledge.errors import ConfigError, CorruptError, unreadable
+from fledge.errors import ConfigError, CorruptError, unreadable_argument
 from fledge.ext4.format import Ext4
 from fledge.host.destination import Destination
 from fledge.host.files import PathLike
@@ -178,7 +178,7 @@ def open_artifact(path: PathLike, only: bytes | None = None) -> Iterator[Opened]
             start = file.read(START_SIZE)
             size = file.seek(0, os.SEEK_END)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_argument(path, error) from error
     best = max(FORMATS, key=lambda each: each.recognize(start))
     if not best.recognize(start):
         names = ", ".join(each.name for each in FORMATS)

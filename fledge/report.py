@@ -19,13 +19,23 @@ class Step:
 
 
 class Transfer:
-    """Work whose progress is counted in bytes, such as a download."""
+    """A download, or other work whose progress is counted in bytes."""
 
     def advance(self, count: int) -> None:
         """Report that ``count`` more bytes are done."""
 
     def restart(self, done: int, total: int | None) -> None:
         """Restart the count at ``done`` bytes of ``total``; None if the total is unknown."""
+
+
+class Batch:
+    """Items that are fetched and prepared together, such as the layers of an image."""
+
+    def arrived(self, size: int) -> None:
+        """Report that all ``size`` bytes of one item are on this machine."""
+
+    def finished(self) -> None:
+        """Report that one item is ready for use."""
 
 
 class Reporter:
@@ -38,8 +48,24 @@ class Reporter:
 
     @contextmanager
     def transfer(self, label: str) -> Iterator[Transfer]:
-        """Wrap work that is counted in bytes; `Transfer.restart` sets the total."""
+        """Wrap a download; `Transfer.restart` sets its total. Any thread may call it."""
         yield Transfer()
+
+    @contextmanager
+    def work(self, label: str) -> Iterator[Transfer]:
+        """Wrap work on this machine that is counted in bytes, such as unpacking a layer."""
+        yield Transfer()
+
+    @contextmanager
+    def batch(self, noun: str, count: int, size: int | None) -> Iterator[Batch]:
+        """Wrap work on ``count`` items that have ``size`` bytes together; None: unknown.
+
+        ``noun`` is their name in the plural. Transfers in the block belong to the items.
+        """
+        yield Batch()
+
+    def detail(self, message: str) -> None:
+        """Report something that only curious people want to know: that a file was cached."""
 
     def note(self, message: str) -> None:
         """Report an event that is not an error: a retry, an input without a checksum."""
@@ -53,3 +79,13 @@ def human_size(size: int) -> str:
             return f"{size} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def human_share(done: int, total: int | None) -> str:
+    """Format how much of a number of bytes is done: ``0.5/1.5 MiB``. None: ``total`` is unknown."""
+    if total is None or done > total:
+        return human_size(done)
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if total >= 1024**power:
+            return f"{done / 1024**power:.1f}/{total / 1024**power:.1f} {unit}"
+    return f"{done}/{total} bytes"

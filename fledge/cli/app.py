@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from fledge.cli.interrupts import end_interrupted, install_handlers
+from fledge.cli.interrupts import end_interrupted, end_unwritable, install_handlers
 from fledge.cli.options import EXIT_CODES
+from fledge.cli.streams import OutputError, prepare_streams
 from fledge.host.process import tune_for_builds
 
 
@@ -79,8 +78,12 @@ app = CommandGroup(
 def main() -> None:
     """Run the command line with the arguments of this process, and exit."""
     install_handlers()
-    if not sys.stderr:
-        # Standard error is closed. The next file to be opened would get its descriptor.
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    prepare_streams()
     tune_for_builds()
-    app()
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OutputError as error:
+        end_unwritable(error)

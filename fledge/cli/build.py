@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import sys
 from typing import Annotated
 
 import typer
 
-from fledge.cli.failures import explained
 from fledge.cli.lines import LineReporter
 from fledge.cli.options import (
     DEFAULT_CONFIG,
@@ -17,8 +16,8 @@ from fledge.cli.options import (
     OfflineOption,
     new_app,
 )
-from fledge.cli.reporters import stderr_reporter
-from fledge.cli.units import counted
+from fledge.cli.reporters import reported
+from fledge.cli.units import counted, path_text
 from fledge.operations.build import Artifact, build
 from fledge.report import human_size
 from fledge.session import Session
@@ -30,7 +29,7 @@ app = new_app()
 def run(
     config: ConfigOption = DEFAULT_CONFIG,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
@@ -49,7 +48,7 @@ def run(
     ] = None,
     verbose: Annotated[
         bool,
-        typer.Option("--verbose", "-v", help="Show every input, and the traceback of an error."),
+        typer.Option("--verbose", "-v", help="Show every input and where it came from."),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only errors.")] = False,
     offline: OfflineOption = False,
@@ -63,20 +62,26 @@ def run(
     """Build the artifact and print its path."""
     if verbose and quiet:
         raise typer.BadParameter("--quiet and --verbose exclude each other")
-    with explained(verbose):
-        reporter = None if quiet else stderr_reporter()
+    if output == "":
+        raise typer.BadParameter("--output is empty; name a file")
+    if output == "-":
+        raise typer.BadParameter(
+            "an artifact cannot be written to standard output; name a file (./- is one, too)"
+        )
+    with reported(verbose, quiet) as reporter:
         artifact = build(
             config,
             output,
             platform=platform or None,
             locked=locked,
-            session=Session.default(reporter=reporter, offline=offline),
+            session=Session.default(reporter=None if quiet else reporter, offline=offline),
         )
-        if reporter and verbose:
+        if verbose:
             _print_inputs(reporter, artifact)
-        if reporter:
-            _print_summary(reporter, artifact)
-        print(json.dumps(_as_json(artifact), indent=2) if as_json else artifact.path)
+        if not quiet:
+            # On a terminal the path that is printed below is in sight already.
+            _print_summary(reporter, artifact, with_path=as_json or not sys.stdout.isatty())
+        print(json.dumps(_as_json(artifact), indent=2) if as_json else path_text(artifact.path))
 
 
 def _print_inputs(reporter: LineReporter, artifact: Artifact) -> None:
@@ -85,9 +90,9 @@ def _print_inputs(reporter: LineReporter, artifact: Artifact) -> None:
         reporter.line(f"    {item.digest.hex}  {item.uri}")
 
 
-def _print_summary(reporter: LineReporter, artifact: Artifact) -> None:
+def _print_summary(reporter: LineReporter, artifact: Artifact, *, with_path: bool) -> None:
     reporter.line(
-        (f"  {artifact.path}", "bold"),
+        (f"  {artifact.path}" if with_path else "", "bold"),
         f"  {human_size(artifact.size)}, {counted(artifact.entries, 'entry')} of"
         f" {human_size(artifact.content_size)}, in {reporter.seconds():.1f} s",
     )

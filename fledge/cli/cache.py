@@ -8,8 +8,8 @@ import typer
 
 from fledge.cli.failures import explained
 from fledge.cli.options import EXIT_CODES, VerboseOption, new_app
-from fledge.cli.reporters import stderr_reporter
-from fledge.cli.units import counted, parse_duration, parse_size
+from fledge.cli.reporters import reported
+from fledge.cli.units import counted, parse_duration, parse_size, path_text
 from fledge.host.settings import Settings
 from fledge.report import human_size
 from fledge.store import housekeeping
@@ -27,7 +27,7 @@ def show(context: typer.Context) -> None:
     with explained(verbose=False):
         cache = _cache()
         contents = housekeeping.contents(cache)
-        print(cache.root)
+        print(path_text(cache.root))
         total = sum(contents.values(), Amount())
         for kind, amount in {**contents, "all together": total}.items():
             print(f"  {kind:<22}{_amount_text(amount)}")
@@ -36,8 +36,8 @@ def show(context: typer.Context) -> None:
 @app.command(epilog=EXIT_CODES)
 def verify(verbose: VerboseOption = False) -> None:
     """Verify all files in the cache; remove and list damaged ones."""
-    with explained(verbose):
-        sound = housekeeping.verify(_cache(), stderr_reporter())
+    with reported(verbose) as reporter:
+        sound = housekeeping.verify(_cache(), reporter)
         print(f"sound: {_amount_text(sound)}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fledge.cli.failures import explained
 from fledge.cli.options import DEFAULT_CONFIG, EXIT_CODES, ConfigOption, VerboseOption, new_app
+from fledge.cli.units import path_text
 from fledge.operations.check import check
 
 app = new_app()
@@ -17,4 +18,4 @@ def run(config: ConfigOption = DEFAULT_CONFIG, verbose: VerboseOption = False) -
     """
     with explained(verbose):
         check(config)
-        print(f"{config} is valid")
+        print(f"{path_text(config)} is valid")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fledge.cli import views
-from fledge.cli.failures import explained, piped
+from fledge.cli.failures import explained
 from fledge.cli.options import EXIT_CODES, VerboseDifferenceOption, new_app
 from fledge.operations.diff import Difference, diff
 from fledge.operations.inspect import json_text
@@ -31,7 +31,7 @@ def run(
 
     They may have different formats. The exit code is 0 if all bytes are equal, and 1 if not.
     """
-    with explained(verbose), piped():
+    with explained(verbose):
         difference = diff(before, after)
         if as_json:
             print(json.dumps(_as_json(difference), indent=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fledge.cli.failures import explained
 from fledge.cli.options import (
     DEFAULT_CONFIG,
     EXIT_CODES,
@@ -11,7 +10,7 @@ from fledge.cli.options import (
     VerboseOption,
     new_app,
 )
-from fledge.cli.reporters import stderr_reporter
+from fledge.cli.reporters import reported
 from fledge.operations.fetch import fetch
 from fledge.session import Session
 
@@ -28,5 +27,5 @@ def run(
 
     Downloads go into the cache, for builds with --offline.
     """
-    with explained(verbose):
-        fetch(config, platform or (), session=Session.default(reporter=stderr_reporter()))
+    with reported(verbose) as reporter:
+        fetch(config, platform or (), session=Session.default(reporter=reporter))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fledge.cli import views
-from fledge.cli.failures import explained, piped
+from fledge.cli.failures import explained
 from fledge.cli.jsonwriter import ObjectWriter
 from fledge.cli.options import EXIT_CODES, ArtifactArgument, VerboseOption, new_app
 from fledge.formats import Opened, open_artifact
@@ -53,7 +53,7 @@ def run(
     """
     if as_list and as_json:
         raise typer.BadParameter("--list and --json exclude each other")
-    with explained(verbose), piped():
+    with explained(verbose):
         inside = os.fsencode(path or "/")
         everything = as_list or as_json or path is None
         with open_artifact(artifact, None if everything else inside) as opened:

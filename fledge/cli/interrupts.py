@@ -1,17 +1,20 @@
-"""Handles the signals that end fledge: it cleans up, says so and dies of the signal."""
+"""Ends fledge by a signal, or because nobody reads its output: it cleans up and says so."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-import typer
+from fledge.cli.messages import print_error
 
-ERROR = typer.style("error: ", fg="red", bold=True)
-"""The prefix of every error message. `typer.echo` removes the colour if it is not a terminal."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that interrupt fledge."""
 
 
 def install_handlers() -> None:
@@ -26,12 +29,45 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt(number)
 
 
-def end_interrupted(interrupt: KeyboardInterrupt) -> None:
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Delay a signal that would interrupt the block until the block has ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals interrupt only the main thread
+        return
+    caught: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, frame: caught.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if caught:
+        signal.raise_signal(caught[0])
+
+
+def end_interrupted(interrupt: KeyboardInterrupt, hint: str = "") -> None:
     """Say that nothing was written, and die of the signal that interrupted fledge."""
     # Runs the clean-up of blocks that were interrupted on entry or exit.
     traceback.clear_frames(interrupt.__traceback__)
-    typer.echo(ERROR + "interrupted; nothing was written", err=True)
+    print_error("interrupted; nothing was written", *([hint] if hint else []))
     die_of(interrupt.args[0] if interrupt.args else signal.SIGINT)
+
+
+def end_unwritable(error: Exception) -> None:
+    """End fledge because of an `OutputError`.
+
+    If the reader of the output has gone, as with ``| head``, die of SIGPIPE as other programs do.
+    """
+    cause = error.__cause__
+    if isinstance(cause, BrokenPipeError):
+        die_of(signal.SIGPIPE)
+    problem = (getattr(cause, "strerror", None) or str(cause)).lower()
+    print_error(f"standard output could not be written: {problem}")
+    raise SystemExit(1)
 
 
 def die_of(number: int) -> None:

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-from fledge.report import Reporter, Step, Transfer, human_size
+from fledge.report import Batch, Reporter, Step, Transfer, human_share, human_size
 from fledge.tree.names import printable
 
 LINE_INTERVAL = 10.0
-"""Seconds between two lines about one transfer."""
+"""Seconds between two lines about the running step."""
 
 Part = str | tuple[str, str]
 """Text, or text and its rich style."""
 
 
 class LineReporter(Reporter):
-    """Prints steps, notes and long transfers, without styles."""
+    """Prints steps, notes and, from time to time, the progress of the running step."""
 
-    def __init__(self) -> None:
+    def __init__(self, verbose: bool = False) -> None:
+        """``verbose``: print details, too."""
+        self._verbose = verbose
         self._start = time.perf_counter()
-        unicode = sys.stderr.encoding.lower().startswith("utf")
-        self._done, self._failed = ("✓", "✗") if unicode else ("ok", "failed")
+        self.unicode = sys.stderr.encoding.lower().startswith("utf")
+        self._done, self._failed = ("✓", "✗") if self.unicode else ("ok", "failed")
+        self.tasks: list[Task] = []
+        """The running transfers and other work, of all threads."""
+        self.running: RunningStep | None = None
+        self.batch_progress: BatchProgress | None = None
+        self._depth = 0
+        """How many blocks of the main thread have begun and not ended."""
+        self.has_downloads = False
+        """Whether anything was downloaded."""
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
@@ -31,23 +42,54 @@ class LineReporter(Reporter):
         step = Step(title)
         start = time.perf_counter()
         try:
-            yield step
+            # The display has something to draw until it ends, so that its end leaves no empty line.
+            self.running = RunningStep(title)
+            try:
+                with self._block():
+                    yield step
+            finally:
+                self.running = None
         except BaseException:
             self.line((f"  {self._failed} ", "red"), title)
             raise
         took = time.perf_counter() - start
         self.line(
-            (f"  {self._done} ", "green"), (f"{title:<9} "), step.detail, (f"  {took:.2f} s", "dim")
+            (f"  {self._done} ", "green"),
+            (f"{title:<9} "),
+            self._shortened(step.detail),
+            (f"  {took:.2f} s", "dim"),
         )
 
     @contextmanager
     def transfer(self, label: str) -> Iterator[Transfer]:
-        """Print a line every `LINE_INTERVAL` seconds."""
-        yield _LineTransfer(self, label)
+        """Show the progress of a download."""
+        with self._task(Task(label, self)) as task:
+            yield task
+
+    @contextmanager
+    def work(self, label: str) -> Iterator[Transfer]:
+        """Show the progress of work on this machine."""
+        with self._task(Task(label, None)) as task:
+            yield task
+
+    @contextmanager
+    def batch(self, noun: str, count: int, size: int | None) -> Iterator[Batch]:
+        """Show one progress for all items together."""
+        batch = BatchProgress(self, noun, count, size)
+        self.batch_progress = batch if count else None
+        try:
+            yield batch
+        finally:
+            self.batch_progress = None
+
+    def detail(self, message: str) -> None:
+        """Print the message like a note, if this reporter is verbose."""
+        if self._verbose:
+            self.line("    ", (message, "dim"))
 
     def note(self, message: str) -> None:
         """Print the message, indented below the steps."""
-        self.line(("    ", ""), (message, "yellow"))
+        self.line("    ", (self._shortened(message), "yellow"))
 
     def seconds(self) -> float:
         """Return the seconds since this reporter was made."""
@@ -58,27 +100,173 @@ class LineReporter(Reporter):
         styled = [(part, "") if isinstance(part, str) else part for part in parts]
         self._print([(printable(text), style) for text, style in styled])
 
+    def close(self) -> None:
+        """End the display of progress, also that of work which other threads go on with."""
+
+    def progress(self) -> list[str]:
+        """Describe how far the running step is: ``5/8 layers``, ``210.0/306.0 MiB``, the time left.
+
+        What matters most is first.
+        """
+        if self.running is None:
+            return []
+        if self.batch_progress:
+            return self.batch_progress.parts()
+        tasks = list(self.tasks)
+        if len(tasks) == 1:
+            return tasks[0].parts()
+        if tasks:
+            return [human_size(sum(task.done for task in tasks))]
+        return [f"{time.monotonic() - self.running.start:.0f} s"]
+
+    def _shortened(self, text: str) -> str:
+        """Shorten what a person need not read to the end. A log gets everything."""
+        return text
+
     def _print(self, parts: list[tuple[str, str]]) -> None:
         """Print texts without control characters, each with its style."""
-        print("".join(text for text, _ in parts), file=sys.stderr)
+        # In one call, because other threads print too.
+        sys.stderr.write("".join(text for text, _ in parts) + "\n")
+
+    @contextmanager
+    def _task(self, task: Task) -> Iterator[Transfer]:
+        self.tasks.append(task)
+        try:
+            with self._block():
+                yield task
+        finally:
+            self.tasks.remove(task)
+
+    @contextmanager
+    def _block(self) -> Iterator[None]:
+        """Show progress while a block of the main thread runs.
+
+        Blocks of other threads are shown while one of the main thread runs, which may end first.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._depth += 1
+        try:
+            if self._depth == 1:
+                with self._display():
+                    yield
+            else:
+                yield
+        finally:
+            self._depth -= 1
+
+    def _display(self) -> AbstractContextManager[None]:
+        """Show the progress until the end of the block."""
+        return self._print_regularly()
+
+    @contextmanager
+    def _print_regularly(self) -> Iterator[None]:
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.wait(LINE_INTERVAL):
+                if self.running:
+                    self.note(f"{self.running.title}: {', '.join(self.progress())}")
+                else:
+                    for task in list(self.tasks):
+                        self.note(f"{task.label}: {', '.join(task.parts())}")
+
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            yield
+        finally:
+            stop.set()
 
 
-class _LineTransfer(Transfer):
-    """Prints a line every `LINE_INTERVAL` seconds."""
+class RunningStep:
+    """The step that runs, and when it began."""
 
-    def __init__(self, reporter: Reporter, label: str) -> None:
-        self.reporter = reporter
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.start = time.monotonic()
+
+
+class Task(Transfer):
+    """The progress of a transfer or of other work."""
+
+    def __init__(self, label: str, downloader: LineReporter | None) -> None:
+        """``downloader``: the reporter to tell of downloaded bytes; None: nothing is downloaded."""
         self.label = label
+        self.downloader = downloader
         self.done = 0
         self.total: int | None = None
-        self.last = time.monotonic()
+        self._measured = Measured()
 
     def restart(self, done: int, total: int | None) -> None:
+        """Begin to count at ``done`` bytes."""
         self.done, self.total = done, total
+        self._measured = Measured(done)
 
     def advance(self, count: int) -> None:
+        """Count bytes."""
         self.done += count
-        if time.monotonic() - self.last >= LINE_INTERVAL:
-            self.last = time.monotonic()
-            total = "" if self.total is None else f" of {human_size(self.total)}"
-            self.reporter.note(f"{self.label}: {human_size(self.done)}{total}")
+        if self.downloader:
+            self.downloader.has_downloads = True
+
+    def speed(self) -> float:
+        """Return the bytes per second so far."""
+        return self._measured.speed(self.done)
+
+    def left(self) -> str:
+        """Describe the time that is left; empty if it cannot be known."""
+        return self._measured.left(self.done, self.total)
+
+    def parts(self) -> list[str]:
+        """Describe the bytes and the time left."""
+        return list(filter(None, (human_share(self.done, self.total), self.left())))
+
+
+class BatchProgress(Batch):
+    """The progress of several items together."""
+
+    def __init__(self, reporter: LineReporter, noun: str, count: int, size: int | None) -> None:
+        self._reporter = reporter
+        self._noun, self._count, self._size = noun, count, size
+        self._arrived = 0
+        self._finished = 0
+        self._lock = threading.Lock()
+        self._measured = Measured()
+
+    def arrived(self, size: int) -> None:
+        """Count the bytes of an item that has arrived."""
+        with self._lock:
+            self._arrived += size
+
+    def finished(self) -> None:
+        """Count an item."""
+        with self._lock:
+            self._finished += 1
+
+    def parts(self) -> list[str]:
+        """Describe the items, the bytes and the time left."""
+        done = self._arrived + sum(task.done for task in self._reporter.tasks if task.downloader)
+        items = f"{self._finished}/{self._count} {self._noun}"
+        left = self._measured.left(done, self._size)
+        return list(filter(None, (items, human_share(done, self._size), left)))
+
+
+class Measured:
+    """Measures how fast bytes are processed from now on."""
+
+    def __init__(self, done: int = 0) -> None:
+        self._first = done
+        self._start = time.monotonic()
+
+    def speed(self, done: int) -> float:
+        """Return the bytes per second, if ``done`` bytes are done now."""
+        took = time.monotonic() - self._start
+        return (done - self._first) / took if took > 0 else 0
+
+    def left(self, done: int, total: int | None) -> str:
+        """Describe the time until ``total`` bytes are done; empty if it cannot be known."""
+        speed = self.speed(done)
+        if total is None or speed <= 0 or done > total:
+            return ""
+        seconds = int((total - done) / speed)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from fledge.cli.failures import explained
 from fledge.cli.options import (
     DEFAULT_CONFIG,
     EXIT_CODES,
@@ -15,7 +14,8 @@ from fledge.cli.options import (
     VerboseOption,
     new_app,
 )
-from fledge.cli.reporters import stderr_reporter
+from fledge.cli.reporters import reported
+from fledge.cli.units import path_text
 from fledge.operations.lock import lock
 from fledge.session import Session
 
@@ -36,6 +36,6 @@ def run(
     Looks up which image, agent and busybox the configuration refers to now, and writes their
     digests to fledge.lock beside it. Builds then use exactly these inputs.
     """
-    with explained(verbose):
-        session = Session.default(reporter=stderr_reporter())
-        print(lock(config, platform or (), check=check, session=session))
+    with reported(verbose) as reporter:
+        session = Session.default(reporter=reporter)
+        print(path_text(lock(config, platform or (), check=check, session=session)))

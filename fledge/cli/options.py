@@ -30,13 +30,12 @@ PlatformsOption = Annotated[
     ),
 ]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")
+    bool,
+    typer.Option("--verbose", "-v", help="Show more, and the traceback if fledge itself fails."),
 ]
 VerboseDifferenceOption = Annotated[
     bool,
-    typer.Option(
-        "--verbose", "-v", help="Show the whole difference, and the traceback of an error."
-    ),
+    typer.Option("--verbose", "-v", help="Show the whole difference, and more of the build."),
 ]
 ArtifactArgument = Annotated[
     Path, typer.Argument(metavar="ARTIFACT", help="The file to read.", show_default=False)

@@ -1,17 +1,44 @@
-"""Chooses the reporter of a command."""
+"""Chooses the reporter of a command, and ends the command and its display in order."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from fledge.cli.failures import explained
+from fledge.cli.interrupts import end_interrupted
 from fledge.cli.lines import LineReporter
+from fledge.host.settings import Settings
+
+KEPT = "What was downloaded is kept; the next run continues there."
+"""Said to people who interrupt a download."""
 
 
-def stderr_reporter() -> LineReporter:
+@contextmanager
+def reported(verbose: bool, quiet: bool = False) -> Iterator[LineReporter]:
+    """Give the block a reporter for standard error, and explain what fails in it.
+
+    ``quiet`` says that the block will not use it.
+
+    The display of the reporter ends before anything is said of a failure.
+    """
+    with explained(verbose):
+        reporter = LineReporter() if quiet else _stderr_reporter(verbose)
+        try:
+            yield reporter
+        except KeyboardInterrupt as interrupt:
+            reporter.close()
+            end_interrupted(interrupt, KEPT if reporter.has_downloads else "")
+        finally:
+            reporter.close()
+
+
+def _stderr_reporter(verbose: bool) -> LineReporter:
     """Return a reporter for standard error, with colours and progress bars on a terminal."""
-    if not sys.stderr.isatty():
-        return LineReporter()
+    if not sys.stderr.isatty() or Settings.from_environment().terminal_is_dumb:
+        return LineReporter(verbose)
     # Imported late because rich is slow to import, and logs do not need it.
     from fledge.cli.terminal import TerminalReporter  # noqa: PLC0415
 
-    return TerminalReporter()
+    return TerminalReporter(verbose)

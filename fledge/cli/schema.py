@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from fledge.cli.failures import explained, piped
+from fledge.cli.failures import explained
 from fledge.cli.options import EXIT_CODES, VerboseOption, new_app
 from fledge.project.jsonschema import json_schema
 
@@ -14,5 +14,5 @@ app = new_app()
 @app.command(epilog=EXIT_CODES)
 def run(verbose: VerboseOption = False) -> None:
     """Print the JSON Schema of fledge.toml, for editors."""
-    with explained(verbose), piped():
+    with explained(verbose):
         print(json.dumps(json_schema(), indent=2))

@@ -1,63 +1,152 @@
-"""Reports progress on a terminal, with colours and progress bars."""
+"""Reports progress on a terminal, with colours and a display of what runs."""
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, Group
+from rich.live import Live
 from rich.text import Text
 
-from fledge.cli.lines import LineReporter
-from fledge.report import Transfer, human_size
+from fledge.cli.interrupts import uninterrupted
+from fledge.cli.lines import LineReporter, RunningStep, Task
+from fledge.report import human_share, human_size
+from fledge.tree.names import printable
+
+FRAMES = 8
+"""Pictures per second."""
+
+MIN_BAR, MAX_BAR = 8, 40
+"""Columns of a progress bar; where it would be shorter, there is none."""
+
+MAX_LABEL = 32
+"""Columns for the label of a transfer."""
+
+SPEED_COLUMNS, TIME_COLUMNS = 70, 50
+"""Columns of a terminal that has room for the speed of a transfer, and for the time left."""
+
+
+HANGING = 6
+"""Columns that the rest of a long line is indented by."""
+
+DIGEST = re.compile(r"(\bsha256[: ][0-9a-f]{12})[0-9a-f]{52}\b")
+"""A digest; its group is the part that people compare at a glance."""
 
 
 class TerminalReporter(LineReporter):
-    """Prints lines in colour, and a progress bar for each transfer."""
+    """Prints lines in colour. Below them it draws the running step and its transfers.
 
-    def __init__(self) -> None:
-        super().__init__()
+    There is one display at a time, which only the main thread begins and ends: rich allows one,
+    and a download in another thread may outlive its step.
+    """
+
+    def __init__(self, verbose: bool = False) -> None:
+        """``verbose``: print details, too."""
+        super().__init__(verbose)
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._live: Live | None = None
+        self._closed = False
 
-    @contextmanager
-    def transfer(self, label: str) -> Iterator[Transfer]:
-        """Draw a progress bar that disappears at the end."""
-        columns = (
-            *(SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn()),
-            *(DownloadColumn(binary_units=True), _Speed(), TimeRemainingColumn()),
-        )
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            yield _Bar(progress, label)
+    def close(self) -> None:
+        """Remove the display and show the cursor."""
+        self._closed = True
+        self._end_display()
+
+    def _shortened(self, text: str) -> str:
+        return text if self._verbose else DIGEST.sub(r"\1", text)
 
     def _print(self, parts: list[tuple[str, str]]) -> None:
-        self.console.print(Text.assemble(*parts))
+        text = Text.assemble(*parts)
+        first, *rest = text.divide(_breaks(text.plain, self.console.width))
+        indent = " " * HANGING
+        self.console.print(
+            Text("\n").join([first, *(Text.assemble(indent, line) for line in rest)])
+        )
+
+    def _display(self) -> AbstractContextManager[None]:
+        return self._draw()
+
+    @contextmanager
+    def _draw(self) -> Iterator[None]:
+        try:
+            self._begin_display()
+            yield
+        finally:
+            self._end_display()
+
+    def _begin_display(self) -> None:
+        if self._closed:
+            return
+        # Half of the control codes of a beginning or end would leave the terminal damaged.
+        with uninterrupted():
+            self._live = Live(
+                get_renderable=self._picture,
+                console=self.console,
+                refresh_per_second=FRAMES,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+
+    def _end_display(self) -> None:
+        with uninterrupted():
+            if self._live:
+                self._live.stop()
+                self._live = None
+
+    def _picture(self) -> Group:
+        """Draw a line for the running step, and one for each transfer."""
+        width = self.console.width - 1
+        running = self.running
+        lines = [self._step_line(running, width)] if running else []
+        lines += [self._task_line(task, width) for task in list(self.tasks)]
+        for line in lines:
+            line.truncate(width, overflow="ellipsis" if self.unicode else "crop")
+        return Group(*lines)
+
+    def _step_line(self, running: RunningStep, width: int) -> Text:
+        frames = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏" if self.unicode else "|/-\\"
+        frame = frames[int(time.monotonic() * FRAMES) % len(frames)]
+        title = f"{printable(running.title):<9} "
+        parts = self.progress()
+        while len(parts) > 1 and len(f"  {frame} {title}{', '.join(parts)}") > width:
+            parts.pop()
+        return Text.assemble((f"  {frame} ", "green"), title, ", ".join(parts))
+
+    def _task_line(self, task: Task, width: int) -> Text:
+        numbers = human_share(task.done, task.total)
+        if width >= SPEED_COLUMNS and (speed := task.speed()):
+            numbers += f"  {human_size(int(speed))}/s"
+        if width >= TIME_COLUMNS and (left := task.left()):
+            numbers += f"  {left.removesuffix(' left')}"
+        label = printable(task.label)
+        room = min(MAX_LABEL, width // 2, width - len("     ") - len(numbers))
+        if len(label) > room:
+            dots = "…" if self.unicode else "..."
+            # The end tells one layer of an image from the others.
+            label = dots + label[len(label) + len(dots) - room :]
+        bar = self._bar(task, min(MAX_BAR, width - len("       ") - len(label) - len(numbers)))
+        return Text.assemble("    ", label, " ", *bar, numbers)
+
+    def _bar(self, task: Task, width: int) -> list[tuple[str, str]]:
+        if not task.total or width < MIN_BAR:
+            return []
+        done, rest = ("━", "╌") if self.unicode else ("#", "-")
+        filled = width * min(task.done, task.total) // task.total
+        return [(done * filled, "green"), (rest * (width - filled), "dim"), (" ", "")]
 
 
-class _Speed(ProgressColumn):
-    """The speed, in the units of `human_size`."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{human_size(int(speed))}/s" if speed else "")
-
-
-class _Bar(Transfer):
-    def __init__(self, progress: Progress, label: str) -> None:
-        self.progress = progress
-        self.task = progress.add_task(label, total=None)
-
-    def advance(self, count: int) -> None:
-        self.progress.advance(self.task, count)
-
-    def restart(self, done: int, total: int | None) -> None:
-        self.progress.update(self.task, completed=done, total=total)
+def _breaks(line: str, width: int) -> list[int]:
+    """Return where to break a line into lines of a width: between words, never in one."""
+    breaks: list[int] = []
+    start = 0
+    for word in re.finditer(r"\S+", line):
+        indent = HANGING if breaks else 0
+        if indent + word.end() - start > width and line[start : word.start()].strip():
+            start = word.start()
+            breaks.append(start)
+    return breaks

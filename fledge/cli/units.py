@@ -1,8 +1,10 @@
-"""Parses sizes and durations, and formats counts."""
+"""Parses sizes and durations, and formats counts and paths."""
 
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
 from fledge.errors import ConfigError
 from fledge.tree.names import printable
@@ -26,6 +28,11 @@ def counted(count: int, noun: str) -> str:
     if count == 1:
         return f"1 {noun}"
     return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"
+
+
+def path_text(path: Path) -> str:
+    """Return a path to print: for a person without control characters, for a script as it is."""
+    return printable(str(path)) if sys.stdout.isatty() else str(path)
 
 
 def _parse(text: str, units: dict[str, int], quantity: str) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 import typer
 
 from fledge.cli import views
-from fledge.cli.failures import explained
 from fledge.cli.options import (
     DEFAULT_CONFIG,
     EXIT_CODES,
@@ -18,7 +17,7 @@ from fledge.cli.options import (
     VerboseDifferenceOption,
     new_app,
 )
-from fledge.cli.reporters import stderr_reporter
+from fledge.cli.reporters import reported
 from fledge.operations.verify import Verification, verify
 from fledge.session import Session
 from fledge.tree.names import printable
@@ -38,8 +37,8 @@ def run(
     Uses the inputs that the provenance of the artifact records. The exit code is 1 if the two
     artifacts differ.
     """
-    with explained(verbose):
-        session = Session.default(reporter=stderr_reporter(), offline=offline)
+    with reported(verbose) as reporter:
+        session = Session.default(reporter=reporter, offline=offline)
         result = verify(artifact, config, session=session)
         for line in _lines(artifact, result, None if verbose else views.MAX_DIFFERENCE):
             print(printable(line))

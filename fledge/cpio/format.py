@@ -55,7 +55,7 @@ class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
         with (
             destination.path.open("r+b", buffering=0) as file,
             closing(Output(file.fileno(), destination.hasher)) as output,
-            destination.reporter.transfer("writing") as transfer,
+            destination.reporter.work("writing") as transfer,
         ):
             transfer.restart(0, total)
             for block in gzip.compress(_observed(newc.write(tree), transfer, archive)):

@@ -97,6 +97,16 @@ class Settings(msgspec.Struct, frozen=True):
         )
 
     @property
+    def terminal_is_dumb(self) -> bool:
+        """Whether ``$TERM`` says that the terminal knows no control codes."""
+        return self.environment.get("TERM") in ("dumb", "unknown")
+
+    @property
+    def has_colour(self) -> bool:
+        """Whether a terminal may be sent colours: not if ``$NO_COLOR`` is set (no-color.org)."""
+        return self._text("NO_COLOR") is None and not self.terminal_is_dumb
+
+    @property
     def github_api(self) -> str:
         """The base URL of the API for releases: ``$FLEDGE_GITHUB_API``, or GitHub's."""
         return (self._text("FLEDGE_GITHUB_API") or DEFAULT_GITHUB_API).rstrip("/")

@@ -47,7 +47,7 @@ from fledge.net.transport import (
     printable_url,
     read_body,
 )
-from fledge.report import Reporter, Transfer
+from fledge.report import Reporter, Transfer, human_size
 from fledge.store.cache import Cache, Partial
 from fledge.tree.content import Blob
 from fledge.tree.digest import Digest
@@ -116,6 +116,7 @@ class Fetcher(msgspec.Struct, frozen=True):
         """
         local = _scheme(url) == "file"
         if digest and (blob := self.cache.find(digest)):
+            self.reporter.detail(f"{label}: {human_size(blob.size)} from the cache")
             return blob
         if self.offline and not local:
             raise _offline(url, label, digest)
@@ -148,6 +149,8 @@ class Fetcher(msgspec.Struct, frozen=True):
                     "Either that file has changed or the checksum is wrong;"
                     " compare it with the checksum that the publisher gives.",
                 )
+            fetched = human_size(partial.size)
+            self.reporter.detail(f"{label}: {fetched} from {printable_url(url)}")
             return self.cache.add(partial)
 
     def probe(self, url: str) -> int | None:
@@ -240,6 +243,7 @@ class Fetcher(msgspec.Struct, frozen=True):
         """
         most = size()
         failures = 0
+        told = ""
         while True:
             try:
                 return attempt()
@@ -252,7 +256,10 @@ class Fetcher(msgspec.Struct, frozen=True):
                     raise transient.error from transient
                 backoff = self.backoff * 2 ** (failures - 1)
                 pause = min(backoff if transient.wait is None else transient.wait, MAX_PAUSE)
-                self.reporter.note(f"{transient.error.message}; trying again in {pause:g} s")
+                message = transient.error.message
+                problem = "the same again" if message == told else message
+                told = message
+                self.reporter.note(f"{problem}; trying again in {pause:g} s")
                 time.sleep(pause)
 
 

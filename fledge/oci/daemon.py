@@ -139,6 +139,7 @@ def _open(options: ClientOptions, name: Name, platform: Platform, session: Sessi
                 f"the Docker daemon at {where} has no image {name}",
                 "Pull or build it there, or write docker://NAME to take it from its registry.",
             )
+    session.reporter.detail(f"{name} is in the daemon at {where}")
     if asked.startswith("localhost/") and name.host != "localhost":
         session.reporter.note(f"{name} is {asked} of the daemon at {where}")
     inspected = JsonObject(answer, f"{uri} ({where})")

@@ -26,6 +26,8 @@ class Layer(msgspec.Struct, frozen=True):
     If the image has a manifest, the span has the digest from it, so reading the span to its end
     verifies it. Any thread may call it. Raises `FledgeError`.
     """
+    size: int | None = None
+    """Bytes of the blob, as its descriptor says; None if there is no descriptor at hand."""
 
 
 class Image(msgspec.Struct, frozen=True):

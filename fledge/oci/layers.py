@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from fledge.errors import CorruptError, FledgeError
 from fledge.oci import tar
 from fledge.oci.image import Image, Layer
-from fledge.report import Transfer, human_size
+from fledge.report import Batch, Transfer, human_size
 from fledge.session import Session
 from fledge.store.cache import BackgroundVerifier
 from fledge.tree import Directory, File, Node, Symlink, Tree, TreeError, put
@@ -97,15 +97,18 @@ def prepare(
     for number, layer in enumerate(image.layers, start=1):
         positions.setdefault(layer.diff_id, number)
     queue: SimpleQueue[int] = SimpleQueue()
+    sizes: list[int | None] = []
     done = {diff_id: Future[Blob]() for diff_id in positions}
     for diff_id, number in positions.items():
         if verifier and (blob := verifier.claim(diff_id)):
+            _tell_cached(blob, session)
             done[diff_id].set_result(blob)
         else:
             queue.put(number)
+            sizes.append(image.layers[number - 1].size)
     stop = threading.Event()
 
-    def work() -> None:
+    def work(batch: Batch) -> None:
         while not stop.is_set():
             try:
                 number = queue.get_nowait()
@@ -113,44 +116,53 @@ def prepare(
                 return
             layer = image.layers[number - 1]
             try:
-                done[layer.diff_id].set_result(uncompressed_layer(layer, session, stop))
+                blob = uncompressed_layer(layer, session, stop, batch)
+                batch.finished()
+                done[layer.diff_id].set_result(blob)
             except CorruptError as error:
                 done[layer.diff_id].set_exception(_in_layer(error, number, image))
             except BaseException as error:
                 done[layer.diff_id].set_exception(error)
 
-    # Daemon threads, so that neither Ctrl-C nor the end of the process waits for a download.
-    count = min(queue.qsize(), MAX_THREADS)
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
-        pending = set(done.values())
-        for layer in image.layers:
-            while done[layer.diff_id] in pending:
-                # With a timeout, because a wait that begins just after Ctrl-C is not interrupted.
-                finished, pending = wait(pending, POLL_INTERVAL, FIRST_COMPLETED)
-                for future in finished:
-                    future.result()
-            yield done[layer.diff_id].result()
-    finally:
-        stop.set()
-        deadline = time.monotonic() + GRACE_PERIOD
+    known = [size for size in sizes if size is not None]
+    total = sum(known) if len(known) == len(sizes) else None
+    with session.reporter.batch("layers", len(sizes), total) as batch:
+        # Daemon threads, so that neither Ctrl-C nor the end of the process waits for a download.
+        threads = [
+            threading.Thread(target=work, args=(batch,), daemon=True)
+            for _ in range(min(len(sizes), MAX_THREADS))
+        ]
         for thread in threads:
-            thread.join(max(0, deadline - time.monotonic()))
+            thread.start()
+        try:
+            pending = set(done.values())
+            for layer in image.layers:
+                while done[layer.diff_id] in pending:
+                    # With a timeout: a wait that begins just after Ctrl-C is not interrupted.
+                    finished, pending = wait(pending, POLL_INTERVAL, FIRST_COMPLETED)
+                    for future in finished:
+                        future.result()
+                yield done[layer.diff_id].result()
+        finally:
+            stop.set()
+            deadline = time.monotonic() + GRACE_PERIOD
+            for thread in threads:
+                thread.join(max(0, deadline - time.monotonic()))
 
 
-def uncompressed_layer(layer: Layer, session: Session, stop: threading.Event) -> Blob:
+def uncompressed_layer(layer: Layer, session: Session, stop: threading.Event, batch: Batch) -> Blob:
     """Return a layer's tar from the cache, after fetching and decompressing it if necessary.
 
     Its digest and diff_id are verified before it enters the cache. Setting ``stop`` ends the
-    decompression with a `FledgeError`. Raises `CorruptError` if the layer is damaged,
-    `FledgeError` if it cannot be fetched.
+    decompression with a `FledgeError`. ``batch`` is told when the blob has arrived. Raises
+    `CorruptError` if the layer is damaged, `FledgeError` if it cannot be fetched.
     """
     cache, reporter = session.cache, session.reporter
     if blob := cache.find(layer.diff_id):
+        _tell_cached(blob, session)
         return blob
     source = layer.blob()
+    batch.arrived(source.size)
 
     def waiting() -> None:
         reporter.note(f"layer {layer.diff_id.short}: waiting for another build that unpacks it")
@@ -160,7 +172,7 @@ def uncompressed_layer(layer: Layer, session: Session, stop: threading.Event) ->
             return blob
         partial.restart()
         try:
-            with reporter.transfer(f"layer {layer.diff_id.short}") as transfer:
+            with reporter.work(f"layer {layer.diff_id.short}") as transfer:
                 transfer.restart(0, source.size)
                 for piece in decompress(_count(read_content(source), transfer)):
                     if stop.is_set():
@@ -177,7 +189,14 @@ def uncompressed_layer(layer: Layer, session: Session, stop: threading.Event) ->
         except BaseException:
             partial.restart()
             raise
+        size = human_size(partial.size)
+        reporter.detail(f"layer {layer.diff_id.short}: {size}, unpacked")
         return cache.add(partial)
+
+
+def _tell_cached(layer: Blob, session: Session) -> None:
+    size = human_size(layer.size)
+    session.reporter.detail(f"layer {layer.digest.short}: {size}, from the cache")
 
 
 def apply(tree: Tree, blob: Span) -> None:

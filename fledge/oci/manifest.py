@@ -344,12 +344,14 @@ def make_image(
     platform: Platform,
     manifest: Digest | None = None,
     listed: Platform | None = None,
+    sizes: Sequence[int] = (),
 ) -> Image:
     """Make an `Image` of a config and the functions that fetch the layers' blobs, lowest first.
 
     ``manifest`` is the digest of its manifest, if there is one. ``listed`` is the platform for
     which an index lists it, which counts for more than that in the config: images of other
-    platforms are often built with the config of the builder's own.
+    platforms are often built with the config of the builder's own. ``sizes`` are those of the
+    blobs, if they are known.
 
     Raises `CorruptError` if the config is malformed or has another number of layers, `ConfigError`
     if the image does not run on ``platform``.
@@ -367,7 +369,10 @@ def make_image(
         raise CorruptError(
             f"{uri}: has {len(blobs)} layers, but {len(parsed.diff_ids)} diff_ids in its config"
         )
-    layers = tuple(Layer(*each) for each in zip(parsed.diff_ids, blobs, strict=True))
+    layers = tuple(
+        Layer(diff_id, blob, sizes[number] if sizes else None)
+        for number, (diff_id, blob) in enumerate(zip(parsed.diff_ids, blobs, strict=True))
+    )
     return Image(uri, config, layers, manifest, note)
 
 

@@ -93,7 +93,10 @@ def open_image(name: Name, platform: Platform, session: Session) -> Image:
         for number, layer in enumerate(manifest.layers, 1)
     ]
     pinned = Name(name.host, name.repository, name.tag, manifest.digest)
-    return make_image(str(pinned), config, blobs, platform, manifest.digest, manifest.platform)
+    sizes = [layer.size for layer in manifest.layers]
+    return make_image(
+        str(pinned), config, blobs, platform, manifest.digest, manifest.platform, sizes
+    )
 
 
 class _Repository(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from fledge.errors import unreadable
+from fledge.errors import unreadable_argument
 from fledge.formats import Opened, open_artifact
 from fledge.host.files import PathLike
 from fledge.tree import (
@@ -177,7 +177,7 @@ def _first_difference(before: Path, after: Path) -> int | None:
                     return None
                 position += len(old)
     except OSError as error:
-        raise unreadable(error.filename, error) from error
+        raise unreadable_argument(error.filename, error) from error
     pairs = zip(old, new, strict=False)
     equal = (number for number, (a, b) in enumerate(pairs) if a != b)
     return position + next(equal, min(len(old), len(new)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from fledge.errors import ConfigError, CorruptError, FledgeError, unreadable
+from fledge.errors import ConfigError, CorruptError, FledgeError, unreadable_argument
 from fledge.host.files import PathLike
 from fledge.oci.manifest import parse_platform
 from fledge.operations import build
@@ -142,7 +142,7 @@ def _digest(artifact: Path) -> Digest:
     try:
         return hash_file(artifact).digest
     except OSError as error:
-        raise unreadable(artifact, error) from error
+        raise unreadable_argument(artifact, error) from error
 
 
 def _false_claims(claimed: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:

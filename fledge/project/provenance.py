@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from fledge.errors import ConfigError, CorruptError, MalformedError, unreadable
+from fledge.errors import ConfigError, CorruptError, MalformedError, unreadable_argument
 from fledge.sources.inputs import Input
 from fledge.tree.digest import Digest
 
@@ -54,7 +54,8 @@ class Provenance(msgspec.Struct, frozen=True):
 
 def path_beside(artifact: Path) -> Path:
     """Return the path of an artifact's provenance."""
-    return artifact.with_name(f"{artifact.name}.provenance.json")
+    # Not by with_name, which refuses a path without a name, such as /.
+    return artifact.parent / f"{artifact.name}.provenance.json"
 
 
 def versions() -> dict[str, str]:
@@ -111,7 +112,7 @@ def read_statement(artifact: Path) -> tuple[dict[str, Any], Provenance]:
             "fledge build writes it beside the artifact; keep the two together.",
         ) from error
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_argument(path, error) from error
     try:
         if len(text) > MAX_STATEMENT_SIZE:
             raise MalformedError(f"it is larger than {MAX_STATEMENT_SIZE} bytes")

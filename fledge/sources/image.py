@@ -77,6 +77,9 @@ class Image(Source, frozen=True):
             if pin
             else open_image(self.reference, assembly.platform, session)
         )
+        if image.manifest:
+            session.reporter.detail(f"manifest {image.manifest}")
+        session.reporter.detail(f"config {Digest.of(image.config)}")
         if image.note:
             session.reporter.note(image.note)
         layers.unpack(image, tree, session, assembly.verification)

@@ -64,7 +64,7 @@ def verify(cache: Cache, reporter: Reporter) -> Amount:
     blobs = [entry for entry in cache.entries() if entry.digest]
     intact = Amount()
     problems = []
-    with reporter.transfer("verifying") as transfer:
+    with reporter.work("verifying") as transfer:
         transfer.restart(0, sum(entry.status.st_size for entry in blobs))
         for entry in blobs:
             try:
@@ -83,7 +83,7 @@ def verify(cache: Cache, reporter: Reporter) -> Amount:
                 problems.append(f"{entry.path} {problem}; {outcome}")
     if problems:
         raise CorruptError(
-            f"{len(problems)} of {len(problems) + intact.files} files in the cache are damaged:"
+            f"damaged files in the cache, {len(problems)} of {len(problems) + intact.files}:"
             + "".join(f"\n  {problem}" for problem in problems),
             "The next build that needs them fetches them again. Check the disk.",
         )

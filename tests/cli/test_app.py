@@ -77,6 +77,30 @@ def test_verbose_names_every_input(fledge: Fledge, tmp_path: Path) -> None:
         assert re.search(rf"{hashlib.sha256(data).hexdigest()}  {name}\n", err)
 
 
+def test_verbose_tells_where_an_input_came_from(
+    fledge: Fledge, server: Server, tmp_path: Path
+) -> None:
+    binary = project.busybox()
+    server.answers["/busybox"] = content(binary)
+    url = server.url("/busybox")
+    project.make(tmp_path, project.LOCAL_AGENT, project.source(url, binary))
+    size = f"{len(binary)} bytes"
+    assert f"    busybox: {size} from {url}\n" in fledge("build", "-v").err
+    assert f"    busybox: {size} from the cache\n" in fledge("build", "-v").err
+    assert "from the cache" not in fledge("build").err
+
+
+def test_verbose_tells_of_an_image(fledge: Fledge, tmp_path: Path) -> None:
+    project.make_rootfs(tmp_path)
+    first = fledge("build", "-v").err
+    assert re.search(r"    layer [0-9a-f]{12}: \d+\.\d KiB, unpacked\n", first)
+    manifest = re.search(r"    manifest (sha256:[0-9a-f]{64})\n", first)
+    assert manifest
+    assert manifest[1].partition(":")[2] in {path.name for path in tmp_path.rglob("*")}
+    again = fledge("build", "-v").err
+    assert re.search(r"    layer [0-9a-f]{12}: \d+\.\d KiB, from the cache\n", again)
+
+
 def test_check(fledge: Fledge, tmp_path: Path) -> None:
     toml = project.make(tmp_path)
     assert fledge("check", "-c", toml).code == 0
@@ -231,6 +255,9 @@ def test_busybox_that_is_none(fledge: Fledge, tmp_path: Path, binary: bytes, wor
         ("missing/x.gz", 2, "missing is not a folder"),
         ("fledge.toml", 2, "is an input"),
         ("payload/site/x.gz", 2, "the next build would include it"),
+        ("/", 2, "/ is a folder"),
+        (".", 2, "is a folder"),
+        ("..", 2, "is a folder"),
     ],
 )
 def test_bad_output(fledge: Fledge, tmp_path: Path, output: str, code: int, words: str) -> None:
@@ -264,29 +291,34 @@ def test_quiet_and_verbose_exclude_each_other(fledge: Fledge, tmp_path: Path) ->
     assert fledge("build", "-q", "-v").code == 2
 
 
-def test_traceback_only_with_verbose(fledge: Fledge, tmp_path: Path) -> None:
+def test_no_traceback_for_mistakes_of_the_user(fledge: Fledge, tmp_path: Path) -> None:
     (tmp_path / "fledge.toml").write_text("version = 1")
-    assert "Traceback" not in fledge("build").err
-    assert "Traceback" in fledge("build", "-v").err
-
-
-def test_traceback_has_the_causes(fledge: Fledge, tmp_path: Path) -> None:
-    shown = fledge("inspect", "-v", tmp_path / "absent").err
-    assert "FileNotFoundError" in shown
-    assert "The above exception was the direct cause" in shown
+    for command in (("build", "-v"), ("check", "-v"), ("inspect", "-v", tmp_path / "absent")):
+        done = fledge(*command)
+        assert done.code != 0
+        assert "Traceback" not in done.err
 
 
 def test_failure_of_fledge_itself(
     fledge: Fledge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(path: Path) -> None:
-        raise ZeroDivisionError("oops")
+        try:
+            raise ValueError("the cause \x1b]0;title\x07")
+        except ValueError as error:
+            raise ZeroDivisionError("oops\nerror: FAKE") from error
 
     monkeypatch.setattr("fledge.project.config.load", broken)
     done = fledge("check")
     assert done.code == 1
     assert "ZeroDivisionError: oops" in done.err
     assert "Traceback" not in done.err
+    verbose = fledge("check", "-v").err
+    for words in ("Traceback", "ValueError: the cause", "The above exception was the direct cause"):
+        assert words in verbose
+    for shown in (done.err, verbose):
+        assert "\x1b" not in shown
+        assert "\nerror: FAKE" not in shown
 
 
 def test_failed_build_leaves_the_old_artifact(fledge: Fledge, tmp_path: Path) -> None:
@@ -470,3 +502,20 @@ def test_hostile_names_do_not_reach_the_terminal(fledge: Fledge, tmp_path: Path)
     assert done.code == 2
     assert "\x1b[31m" not in done.err
     assert "c[bold]d" in done.err
+
+
+def test_a_newline_in_a_path_makes_no_line(fledge: Fledge, tmp_path: Path) -> None:
+    project.make(tmp_path)
+    name = "x\nerror: FAKE"
+    (tmp_path / name).write_bytes(b"neither")
+    for command in (
+        ("check", "-c", name),
+        ("inspect", name),
+        ("verify", name),
+        ("diff", name, "other"),
+        ("build", "-c", "missing\nerror: FAKE"),
+    ):
+        done = fledge(*command)
+        assert done.code in (2, 4)
+        assert "FAKE" in done.err
+        assert "\nerror: FAKE" not in done.out + done.err

@@ -25,7 +25,9 @@ START = {
     "fledge.cli",
     "fledge.cli.app",
     "fledge.cli.interrupts",
+    "fledge.cli.messages",
     "fledge.cli.options",
+    "fledge.cli.streams",
     "fledge.host",
     "fledge.host.process",
 }

@@ -104,7 +104,7 @@ def test_what_is_damaged_is_named_and_goes(fledge: Fledge, cache: Cache) -> None
     damage(bad)
     done = fledge("cache", "verify")
     assert done.code == 4
-    assert "1 of 2 files in the cache are damaged" in done.err
+    assert "damaged files in the cache, 1 of 2:" in done.err
     assert f"{bad.path} has sha256 {hashlib.sha256(b'XXX').hexdigest()}; removed" in done.err
     assert left(cache) == {good.path}
     assert fledge("cache", "verify").code == 0

@@ -1,0 +1,196 @@
+"""What a person sees on a terminal, moment by moment."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import images, project, screen, tars
+from tests.support.httpd import Answer, Exchange, Server, status
+from tests.support.project import Fledge
+
+FLEDGE = [sys.executable, "-m", "fledge"]
+
+RICH = {"lowest": "rich==13.7.0", "newest": "rich"}
+"""The versions that pyproject.toml allows."""
+
+LAYERS = 6
+
+PIECES = 10
+
+
+@pytest.fixture(scope="session", params=RICH)
+def rich(request: pytest.FixtureRequest) -> str:
+    """A folder with a version of rich, to go before the one that is installed."""
+    folder = Path(__file__).parents[2] / ".cache" / f"rich-{request.param}"
+    if not folder.exists():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder)]
+        subprocess.run([*pip, RICH[request.param]], check=True)
+    return str(folder)
+
+
+def slowly(body: bytes, pause: float) -> Answer:
+    def answer(exchange: Exchange) -> None:
+        exchange.send_response(200)
+        exchange.send_header("Content-Length", str(len(body)))
+        exchange.end_headers()
+        size = len(body) // PIECES + 1
+        for start in range(0, len(body), size):
+            exchange.wfile.write(body[start : start + size])
+            exchange.wfile.flush()
+            time.sleep(pause)
+
+    return answer
+
+
+@pytest.fixture
+def slow_image(tmp_path: Path) -> Iterator[Path]:
+    """A project whose image has six layers, in a registry that takes its time."""
+    layers = [
+        tars.pack(tars.file(f"layer{number}", os.urandom(300_000 + 50_000 * number)))
+        for number in range(LAYERS)
+    ]
+    image = images.image(*layers)
+    with Server() as server:
+        host = server.url("").removeprefix("http://")
+        server.answers["/v2/"] = status(200, b"{}")
+        head = {"Content-Type": image.media_type}
+        for name in ("latest", f"sha256:{image.sha256}"):
+            server.answers[f"/v2/six/manifests/{name}"] = status(200, image.body, head)
+        config, *blobs = image.blobs
+        server.answers[f"/v2/six/blobs/sha256:{images.sha256(config)}"] = status(200, config)
+        for number, blob in enumerate(blobs):
+            path = f"/v2/six/blobs/sha256:{images.sha256(blob)}"
+            server.answers[path] = slowly(blob, 0.04 + 0.01 * number)
+        project.write(tmp_path, "kestrel", project.FILES["kestrel"])
+        project.write(
+            tmp_path,
+            "fledge.toml",
+            f'version = "1"\nstrategy = "oci_rootfs"\n[source]\nimage = "{host}/six"\n'
+            f"{project.LOCAL_AGENT}".encode(),
+        )
+        yield tmp_path
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("columns", [100, 80, 40])
+def test_several_layers_at_once(slow_image: Path, rich: str, columns: int) -> None:
+    command = [*FLEDGE, "build", "-o", "six.img"]
+    shown = screen.run(command, slow_image, {"PYTHONPATH": rich}, columns=columns)
+    assert shown.code == 0, shown.text
+    assert "Error" not in shown.text
+    assert shown.cursor_visible
+    assert [line for line in shown.lines if "━" in line or "/6 layers" in line] == []
+    bar = re.compile(r"    \S.* [\d.]+/[\d.]+ (MiB|KiB)")
+    bars = [sum(bool(bar.match(line)) for line in moment) for moment in shown.moments]
+    assert max(bars) == 4, shown.moments[5:9]
+    whole = re.compile(r"^  . image     (\d)/6 layers, ([\d.]+)/([\d.]+) MiB")
+    seen = [[match for line in moment if (match := whole.match(line))] for moment in shown.moments]
+    assert max(map(len, seen)) == 1
+    progress = [(int(each[0][1]), float(each[0][2])) for each in seen if each]
+    assert progress[0][0] == 0
+    assert progress[-1][0] >= LAYERS - 1
+    assert len({each[0] for each in progress}) >= 4
+    assert all(len(line) < columns for moment in shown.moments for line in moment if "/6" in line)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("ready", [0, 2, 4])
+def test_interrupted_in_the_middle(
+    slow_image: Path, rich: str, ready: int, number: signal.Signals
+) -> None:
+    def middle(lines: list[str]) -> int | None:
+        whole = re.search(r"(\d)/6 layers", "".join(lines))
+        return number if whole and int(whole[1]) >= ready else None
+
+    command = [*FLEDGE, "build", "-o", "six.img"]
+    shown = screen.run(command, slow_image, {"PYTHONPATH": rich}, interrupt=middle)
+    assert shown.code == -number
+    assert shown.cursor_visible
+    assert shown.lines == [
+        "  ✗ image",
+        "error: interrupted; nothing was written",
+        "  What was downloaded is kept; the next run continues there.",
+    ]
+
+
+ASCII_ONLY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_a_failure_in_colour(tmp_path: Path) -> None:
+    coloured = screen.run([*FLEDGE, "check"], tmp_path)
+    assert "\x1b[31m\x1b[1merror: \x1b[0mfledge.toml" in coloured.text
+
+
+@pytest.mark.parametrize(
+    "environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": "dumb", **ASCII_ONLY}]
+)
+def test_without_colour(slow_image: Path, environment: dict[str, str]) -> None:
+    colour = re.compile(r"\x1b\[[\d;]*3\d[\d;]*m")
+    failed = screen.run([*FLEDGE, "check", "-c", "nope"], slow_image, environment)
+    assert "\x1b" not in failed.text
+    built = screen.run([*FLEDGE, "build", "-o", "six.img"], slow_image, environment)
+    assert built.code == 0
+    assert not colour.search(built.text)
+    if environment.get("TERM") == "dumb":
+        assert "\x1b" not in built.text
+        assert any(line.split()[1:2] == ["image"] for line in built.lines)
+
+
+def test_an_ascii_terminal(slow_image: Path) -> None:
+    command = [*FLEDGE, "build", "-o", "six.img"]
+    shown = screen.run(command, slow_image, ASCII_ONLY, encoding="ascii")
+    assert shown.code == 0
+    assert "\\" not in shown.text.replace("  \\ ", "")  # but for the turning bar
+    assert any("#" in line and "-" in line for moment in shown.moments for line in moment)
+    assert [line.split()[:2] for line in shown.lines[:4]] == [
+        ["ok", name] for name in ("image", "agent", "mappings", "write")
+    ]
+    # It did not scroll: nothing is left of what the display drew.
+    assert len(shown.lines) == 7
+
+
+@pytest.mark.parametrize("columns", [100, 80, 60, 40])
+def test_lines_are_broken_between_words(slow_image: Path, columns: int) -> None:
+    shown = screen.run([*FLEDGE, "build", "-o", "six.img"], slow_image, columns=columns)
+    text = "\n".join(shown.lines)
+    assert text.count("six.img") == 1  # once, although it is printed for scripts, too
+    image = re.escape((slow_image / "fledge.toml").read_text().split('"')[5])
+    uri = f"{image}:latest@sha256:[0-9a-f]{{12}}, 6"
+    if columns == 40:  # less than the reference: the terminal itself breaks it
+        assert re.match("  ✓ image\n      127", text)
+    else:
+        assert re.match(f"  ✓ image{'     ' if columns > 60 else chr(10) + '      '}{uri}", text)
+    if columns > 64:
+        assert re.search("^  sha256 [0-9a-f]{64}$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_a_message_is_broken_between_words(tmp_path: Path, columns: int) -> None:
+    shown = screen.run([*FLEDGE, "check"], tmp_path, columns=columns)
+    assert " ".join(" ".join(shown.lines).split()) == (
+        "error: fledge.toml: no such file Run fledge in a folder with a fledge.toml, or name one"
+        " with -c FILE."
+    )
+    assert all(len(line) <= columns for line in shown.lines)
+
+
+def test_a_url_is_told_once(fledge: Fledge, tmp_path: Path) -> None:
+    binary = project.busybox()
+    with Server() as server:
+        url = server.url("/busybox")
+        server.answers["/busybox"] = status(503)
+        project.make(tmp_path, project.LOCAL_AGENT, project.source(url, binary))
+        err = fledge("build").err
+    notes = [line for line in err.splitlines() if "trying again" in line]
+    assert len(notes) > 2
+    assert sum(url in line for line in notes) == 1
