@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import stat
 import subprocess
+import tarfile
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +45,8 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listing]:
 
 
 def expected(unpacked: Listing) -> Listing:
-    """The content of a disk: that of the image, and the two files that fledge adds."""
+    """The content of a disk: the image, changed by hard links, and two files that fledge adds."""
+    unpacked = unpacked | dict(changed_by_links(unpacked))
     # No layer has an entry for the root, so its time is undefined: umoci uses 1970.
     root = unpacked[b""]._replace(mtime_ns=DEFAULT_EPOCH * 10**9)
     return unpacked | {
@@ -49,6 +54,22 @@ def expected(unpacked: Listing) -> Listing:
         b"usr/bin/kestrel": added_file(b"usr/bin/kestrel", 0o755, project.FILES["kestrel"]),
         b"etc/fsify-entrypoint": added_file(b"etc/fsify-entrypoint", 0o644, image_config()),
     }
+
+
+def changed_by_links(unpacked: Listing) -> Iterator[tuple[bytes, Entry]]:
+    """The files that hard links of the last layer name, with the metadata of these entries.
+
+    containerd gives it to the file, while umoci ignores it.
+    """
+    with tarfile.open(fileobj=io.BytesIO(blob(image_manifest()["layers"][-1]["digest"]))) as layer:
+        for link in filter(tarfile.TarInfo.islnk, layer):
+            inode = unpacked[os.fsencode(link.name)].same_as
+            mtime_ns = int(Decimal(link.pax_headers["mtime"]) * 10**9)
+            for path, entry in unpacked.items():
+                if entry.same_as == inode:
+                    mode = stat.S_IFMT(entry.mode) | link.mode
+                    changed = entry._replace(mode=mode, mtime_ns=mtime_ns)
+                    yield path, changed._replace(uid=link.uid, gid=link.gid)
 
 
 def added_file(path: bytes, mode: int, content: bytes) -> Entry:
@@ -66,8 +87,12 @@ def added_file(path: bytes, mode: int, content: bytes) -> Entry:
 
 
 def image_config() -> bytes:
+    return blob(image_manifest()["config"]["digest"])
+
+
+def image_manifest() -> Any:
     [manifest] = json.loads((LAYOUT / "index.json").read_bytes())["manifests"]
-    return blob(json.loads(blob(manifest["digest"]))["config"]["digest"])
+    return json.loads(blob(manifest["digest"]))
 
 
 def blob(digest: str) -> bytes:
