@@ -145,11 +145,6 @@ FORMATS: list[type[Format]] = [Initramfs, Ext4, Xfs, Btrfs]
 """All formats. If several rate a file equally, the first one reads it."""
 
 
-def find(name: str) -> type[Format]:
-    """The format of that name. Raises `KeyError`."""
-    return {each.name: each for each in FORMATS}[name]
-
-
 class Opened(msgspec.Struct, frozen=True):
     """An open artifact. Its contents can be read only while it is open."""
 

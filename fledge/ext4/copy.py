@@ -10,7 +10,6 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 
@@ -108,7 +107,8 @@ class Copier:
 def _data_in(content: Sparse, offset: int, length: int) -> Iterator[DataExtent]:
     """The extents of a content with holes, cut to the ``length`` bytes from ``offset`` on."""
     first = bisect_right(content.extents, offset, key=attrgetter("offset")) - 1
-    for extent in islice(content.extents, max(0, first), None):
+    for index in range(max(0, first), len(content.extents)):
+        extent = content.extents[index]
         if extent.offset >= offset + length:
             return
         begin = max(extent.offset, offset)

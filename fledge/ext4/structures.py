@@ -259,10 +259,8 @@ class Superblock(NamedTuple):
     default_mount_opts: Annotated[int, u32(0x100)]
     first_meta_bg: Annotated[int, u32(0x104)]
     mkfs_time: Annotated[int, u32(0x108)]
-    jnl_block: Annotated[bytes, octets(0x10C, 60)]
-    """The field ``block`` of the journal's inode."""
-    jnl_size: Annotated[int, u32(0x14C), u32(0x148)]
-    """The size of the journal in bytes."""
+    jnl_blocks: Annotated[bytes, octets(0x10C, 68)]
+    """The field ``block`` of the journal's inode, then the halves of its size, the upper first."""
     min_extra_isize: Annotated[int, u16(0x15C)]
     want_extra_isize: Annotated[int, u16(0x15E)]
     flags: Annotated[int, u32(0x160)]

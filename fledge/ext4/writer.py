@@ -204,8 +204,8 @@ class _Writer:
             default_mount_opts=structures.XATTRS_AND_ACLS,
             first_meta_bg=0,
             mkfs_time=self.epoch,
-            jnl_block=self._extents(self.plan.journal)[0],
-            jnl_size=self.plan.journal.size,
+            jnl_blocks=self._extents(self.plan.journal)[0]
+            + struct.pack("<II", *divmod(self.plan.journal.size, 1 << 32)),
             min_extra_isize=structures.EXTRA_ISIZE,
             want_extra_isize=structures.EXTRA_ISIZE,
             flags=structures.UNSIGNED_HASH,

@@ -10,6 +10,7 @@ JSON + Filesystem Changeset Format".
 from __future__ import annotations
 
 import posixpath
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,14 +19,15 @@ import msgspec
 
 from fledge.errors import ConfigError, CorruptError, unreadable
 from fledge.net.json_document import JsonObject, parse_list
-from fledge.oci import layout, reference, tar
+from fledge.oci import layout, tar
 from fledge.oci.image import Image
 from fledge.oci.layers import decompress
-from fledge.oci.manifest import Platform, make_image
+from fledge.oci.manifest import Platform, make_image, offered
+from fledge.oci.reference import full_name
 from fledge.report import human_size
 from fledge.session import Session
 from fledge.tree import File, Symlink
-from fledge.tree.compression import GZIP_MAGIC, ZSTD_MAGIC
+from fledge.tree.compression import MAX_START, find_decompression
 from fledge.tree.content import Blob, Span, read_content
 from fledge.tree.names import printable
 
@@ -96,7 +98,8 @@ def open_saved(files: ArchiveIndex, tag: str | None, platform: Platform) -> Imag
     image = _find_tag(images, tag, uri)
     uri += f":{tag}" if tag else ""
     config = layout.read_document(files.get(image.text("Config")), uri)
-    blobs = [partial(files.get, name) for name in image.texts("Layers")]
+    names = image.texts("Layers") if image.has("Layers") else []  # null in an image FROM scratch
+    blobs = [partial(files.get, name) for name in names]
     return make_image(uri, config, blobs, platform)
 
 
@@ -150,7 +153,7 @@ def _uncompressed(path: Path, uri: str, session: Session) -> Span:
     try:
         archive = Span(path, 0, path.stat().st_size)
         with path.open("rb") as file:
-            compressed = file.read(4).startswith((GZIP_MAGIC, ZSTD_MAGIC))
+            compressed = find_decompression(file.read(MAX_START)) is not None
     except OSError as error:
         raise unreadable(path, error) from error
     if not compressed:
@@ -158,28 +161,27 @@ def _uncompressed(path: Path, uri: str, session: Session) -> Span:
     try:
         return store_archive(decompress(read_content(archive)), path.name, session)
     except CorruptError as error:
-        raise CorruptError(f"{uri}: {error.message}", "Save the image again.") from error
+        hint = error.hint or "Save the image again."
+        raise CorruptError(f"{uri}: {error.message}", hint) from error
 
 
 def _find_tag(images: list[JsonObject], tag: str | None, uri: str) -> JsonObject:
-    """Return the image with that tag, or the only image if ``tag`` is None."""
+    """Return the image with that tag or, for ``@0``, in that place; without a tag the only one."""
     all_tags = [image.texts("RepoTags") if image.has("RepoTags") else [] for image in images]
-    wanted = _full_name(tag) if tag else ""
+    wanted = full_name(tag) if tag else ""
     chosen = [
         image
-        for image, tags in zip(images, all_tags, strict=True)
-        if not tag or wanted in map(_full_name, tags)
+        for number, (image, tags) in enumerate(zip(images, all_tags, strict=True))
+        if not tag or tag == f"@{number}" or wanted in map(full_name, tags)
     ]
     if len(chosen) == 1:
         return chosen[0]
-    problem = f"has no image {printable(tag)!r}" if tag else f"has {len(images)} images"
-    offer = ", ".join(sorted(f"{uri}:{each}" for tags in all_tags for each in tags))
-    raise ConfigError(f"{uri}: {problem}", f"It has {offer}." if offer else "")
-
-
-def _full_name(tag: str) -> str:
-    """Expand a name: ``nginx`` becomes ``docker.io/library/nginx:latest``."""
-    try:
-        return str(reference.parse(tag, Path()))
-    except ConfigError:
-        return tag
+    count = f"{len(chosen)} images" if chosen else "no image"
+    named = f" {printable(tag)!r}" if tag else ""
+    counted = Counter(each for tags in all_tags for each in set(tags))
+    offer = [
+        f"{uri}:{each}"
+        for number, tags in enumerate(all_tags)
+        for each in [tag for tag in tags if counted[tag] == 1] or [f"@{number}"]
+    ]
+    raise ConfigError(f"{uri}: has {count}{named}", offered(offer))

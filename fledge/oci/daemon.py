@@ -19,7 +19,14 @@ from fledge.net.json_document import JsonObject
 from fledge.net.transport import error_causes, is_loopback, no_login
 from fledge.oci import archive, layout
 from fledge.oci.image import Image, once
-from fledge.oci.manifest import Platform, check_platform, make_image, parse_config, parse_digest
+from fledge.oci.manifest import (
+    Platform,
+    check_platform,
+    make_image,
+    normalize_platform,
+    parse_config,
+    parse_digest,
+)
 from fledge.oci.reference import DEFAULT_TAG, DOCKER_HUB, Name
 from fledge.session import Session
 from fledge.store.cache import Cache
@@ -135,8 +142,8 @@ def _open(options: ClientOptions, name: Name, platform: Platform, session: Sessi
     if asked.startswith("localhost/") and name.host != "localhost":
         session.reporter.note(f"{name} is {asked} of the daemon at {where}")
     inspected = JsonObject(answer, f"{uri} ({where})")
-    image_platform = Platform(
-        inspected.text("Os"), inspected.text("Architecture"), inspected.text("Variant", "")
+    image_platform = normalize_platform(
+        inspected.text("Os", ""), inspected.text("Architecture", ""), inspected.text("Variant", "")
     )
     check_platform(image_platform, platform, uri)
     image_id = inspected.text("Id")

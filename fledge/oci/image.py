@@ -39,6 +39,8 @@ class Image(msgspec.Struct, frozen=True):
     """Lowest first."""
     manifest: Digest | None = None
     """The digest of its manifest; None if the transport has no manifests."""
+    note: str = ""
+    """What is odd about the image, for the person who builds with it; empty if nothing is."""
 
 
 class ImagePin(msgspec.Struct, frozen=True):

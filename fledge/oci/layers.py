@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain
 from queue import Empty, SimpleQueue
 
@@ -19,16 +21,8 @@ from fledge.oci.image import Image, Layer
 from fledge.report import Transfer, human_size
 from fledge.session import Session
 from fledge.store.cache import BackgroundVerifier
-from fledge.tree import Directory, Node, Symlink, Tree, TreeError, put
-from fledge.tree.compression import (
-    GZIP_MAGIC,
-    MAX_DECOMPRESSED_SIZE,
-    SKIPPABLE_MAGIC,
-    ZSTD_MAGIC,
-    gunzip,
-    members,
-    unzstd,
-)
+from fledge.tree import Directory, File, Node, Symlink, Tree, TreeError, put
+from fledge.tree.compression import MAX_DECOMPRESSED_SIZE, find_decompression
 from fledge.tree.content import Blob, Span, read_content
 from fledge.tree.digest import Digest
 from fledge.tree.names import printable, split_path
@@ -49,6 +43,13 @@ METADATA = b".wh..wh."
 OPAQUE = b".wh..wh..opq"
 """The whiteout that hides everything that the layers below have in its directory."""
 
+REPEATED_ENTRY_STEPS = 16
+"""Steps charged for each entry of a layer that occurs several times in an image. A manifest can
+list a layer thousands of times, and parses nothing again that would be charged."""
+
+CAPABILITY = b"security.capability"
+USER = b"user."
+
 
 def unpack(
     image: Image,
@@ -64,10 +65,18 @@ def unpack(
     Raises `CorruptError` that names the layer if a layer is damaged or cannot be applied,
     `FledgeError` if a layer cannot be fetched.
     """
+    uses = Counter(layer.diff_id for layer in image.layers)
+    parsed: dict[Digest, list[tar.Entry]] = {}
+    since = tree.steps
     with closing(prepare(image, session, verifier)) as blobs:
-        for number, blob in enumerate(blobs, start=1):
+        for number, (layer, blob) in enumerate(zip(image.layers, blobs, strict=True), start=1):
             try:
-                apply(tree, blob)
+                if uses[layer.diff_id] == 1:
+                    _apply(tree, tar.read(blob), since)
+                else:
+                    if layer.diff_id not in parsed:
+                        parsed[layer.diff_id] = list(tar.read(blob))
+                    _apply_again(tree, parsed[layer.diff_id], since)
             except CorruptError as error:
                 raise _in_layer(error, number, image) from error
 
@@ -176,14 +185,30 @@ def apply(tree: Tree, blob: Span) -> None:
 
     Raises `CorruptError` if the archive is malformed or an entry cannot be applied.
     """
+    _apply(tree, tar.read(blob), since=tree.steps)
+
+
+def _apply(tree: Tree, entries: Iterable[tar.Entry], since: int) -> None:
+    """Apply the entries of one layer. ``since`` is as in `Tree.check_steps`."""
     applier = _LayerApplier(tree)
-    before = tree.steps
-    for path, node in tar.read(blob):
+    for path, node in entries:
         try:
             applier.apply(path, node)
-            tree.check_steps(since=before)
+            tree.check_steps(since)
         except TreeError as error:
             raise CorruptError(f"{printable(path)}: {error}") from error
+
+
+def _apply_again(tree: Tree, entries: list[tar.Entry], since: int) -> None:
+    """Do as `_apply` does, but leave the nodes of the entries as they are."""
+    tree.steps += REPEATED_ENTRY_STEPS * len(entries)
+    _apply(tree, ((path, _copy(node)) for path, node in entries), since)
+
+
+def _copy(node: Node | tar.HardLink) -> Node | tar.HardLink:
+    if isinstance(node, tar.HardLink):
+        return node
+    return replace(node, children={}) if isinstance(node, Directory) else replace(node)
 
 
 class _LayerApplier:
@@ -208,11 +233,12 @@ class _LayerApplier:
         if WHITEOUT in path and self._apply_whiteout(parents, name):
             return
         if isinstance(node, tar.HardLink):
-            target = self.tree.get(node.target)
+            target = self.tree.get(node.target, lexical=True)
             if target is None:
                 raise TreeError(f"it links to {printable(node.target)}, which does not exist")
             if isinstance(target, Directory):
                 raise TreeError(f"it links to {printable(node.target)}, which is a directory")
+            _update(target, node)
             node = target
         self._put(parents, name, node)
 
@@ -258,7 +284,7 @@ class _LayerApplier:
 
     def _hide(self, parents: list[bytes], name: bytes | None) -> None:
         """Hide the entry that the layers below have under a name; all their entries if None."""
-        parent = self.tree.get(b"/".join(parents), follow=True)
+        parent = self.tree.get(b"/".join(parents), follow=True, lexical=True)
         if not isinstance(parent, Directory):
             return
         if name is None:
@@ -290,20 +316,33 @@ class _LayerApplier:
                     del directory.children[name]
 
 
+def _update(node: Node, link: tar.HardLink) -> None:
+    """Give a node the metadata in a hard link's entry, as containerd does with Linux's calls.
+
+    chown(2) removes capabilities, symlinks have no mode of their own, and only files have ``user.``
+    attributes.
+    """
+    node.uid, node.gid, node.mtime_ns = link.uid, link.gid, link.mtime_ns
+    if not isinstance(node, Symlink):
+        node.mode = link.mode
+    if node.xattrs or link.xattrs:
+        kept = {name: value for name, value in node.xattrs.items() if name != CAPABILITY}
+        new = link.xattrs.items()
+        is_file = isinstance(node, File)
+        kept |= {name: value for name, value in new if is_file or not name.startswith(USER)}
+        node.xattrs = kept
+
+
 def decompress(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Decompress a gzip or zstd blob; yield any other blob as it is.
+    """Decompress a blob in gzip, zstd, xz or bzip2; yield any other blob as it is.
 
     The first bytes of the blob decide, because the media type in a manifest may be wrong. Raises
-    `CorruptError` if the compressed data is damaged.
+    `CorruptError` if the compressed data is damaged or needs too much memory.
     """
     first = next(pieces, b"")
     blob = chain([first], pieces)
-    if first.startswith(GZIP_MAGIC):
-        yield from members(blob, gunzip)
-    elif first.startswith((ZSTD_MAGIC, *SKIPPABLE_MAGIC)):
-        yield from members(blob, unzstd)
-    else:
-        yield from blob
+    decompression = find_decompression(first)
+    yield from decompression(blob) if decompression else blob
 
 
 def _count(pieces: Iterator[bytes], transfer: Transfer) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable
 from functools import partial
@@ -9,25 +10,31 @@ from pathlib import Path
 
 from fledge.errors import ConfigError, CorruptError, unreadable
 from fledge.net.json_document import MAX_DOCUMENT_SIZE
+from fledge.oci.choice import choose_image
 from fledge.oci.image import Image
 from fledge.oci.manifest import (
     Descriptor,
     Index,
     Platform,
-    choose_manifest,
+    find_manifest,
     make_image,
     parse_manifest,
-    resolve_manifest,
 )
 from fledge.tree.content import Span, read_content
 from fledge.tree.digest import Digest
+
+DIGEST = re.compile(r"(?:^|@)sha256:([0-9a-f]{64})$")
 
 FindFile = Callable[[str], Span | None]
 """Finds a file of a layout by its path, such as ``blobs/sha256/HEX``; None if it is missing."""
 
 
 def open_image(folder: Path, tag: str | None, platform: Platform) -> Image:
-    """Open the image with a tag in a layout; without a tag (None), the only image.
+    """Open the image that ``tag`` chooses in a layout; if it is None, the only image.
+
+    An image is chosen by its ``org.opencontainers.image.ref.name`` or ``io.containerd.image.name``
+    (``docker.io/library/app:v1``, shortened as for Docker), by the digest of its manifest or index,
+    or by its place in index.json, from ``@0`` on, as in skopeo.
 
     Raises `ConfigError` if there is no such layout or image, `CorruptError` if the layout is
     damaged or malformed.
@@ -50,12 +57,14 @@ def open_layout(find: FindFile, uri: str, tag: str | None, platform: Platform) -
     parsed = parse_manifest(read_document(index, uri), f"{uri}: index.json")
     if not isinstance(parsed, Index):
         raise CorruptError(f"{uri}: index.json is not an index")
-    chosen = choose_manifest(_with_tag(parsed, tag, uri), platform, uri)
     read = partial(_read_blob, find, uri)
-    manifest = resolve_manifest(read(chosen), platform, uri, read)
+    chosen = _by_digest(find, tag) or choose_image(parsed, tag, platform, uri, read)
+    manifest = find_manifest(chosen, platform, uri, read)
     uri = f"{uri}{f':{tag}' if tag else ''}@{manifest.digest}"
     blobs = [partial(_find_blob, find, uri, layer) for layer in manifest.layers]
-    return make_image(uri, read(manifest.config), blobs, platform, manifest.digest)
+    return make_image(
+        uri, read(manifest.config), blobs, platform, manifest.digest, manifest.platform
+    )
 
 
 def read_document(span: Span, where: str) -> bytes:
@@ -68,19 +77,13 @@ def read_document(span: Span, where: str) -> bytes:
     return b"".join(read_content(span))
 
 
-def _with_tag(index: Index, tag: str | None, uri: str) -> list[Descriptor]:
-    """Return the manifests with a tag, one for each platform."""
-    tags = {each.tag for each in index.manifests}
-    if tag is None and len(tags) > 1:
-        problem = "has more than one image"
-    elif tag is not None and tag not in tags:
-        problem = f"has no image {tag!r}"
-    elif not tags:
-        raise ConfigError(f"{uri}: has no image")
-    else:
-        return [each for each in index.manifests if tag in (None, each.tag)]
-    offer = ", ".join(f"{uri}:{each}" for each in sorted(filter(None, tags)))
-    raise ConfigError(f"{uri}: {problem}", f"It has {offer}." if offer else "Leave out the tag.")
+def _by_digest(find: FindFile, tag: str | None) -> Index | None:
+    """Return an index of the manifest whose digest the tag is or ends with; else None."""
+    named = DIGEST.search(tag or "")
+    found = find(f"blobs/sha256/{named[1]}") if named else None
+    if named is None or found is None:
+        return None
+    return Index((Descriptor("", Digest(named[1]), found.size),))
 
 
 def _find_blob(find: FindFile, uri: str, descriptor: Descriptor) -> Span:

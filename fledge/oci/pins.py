@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from fledge.errors import ConfigError, CorruptError, FledgeError, NetworkError
 from fledge.oci import layout, registry
 from fledge.oci.image import Image, ImagePin, once
-from fledge.oci.manifest import Platform, make_image, parse_config
+from fledge.oci.manifest import ANY_ARCHITECTURE, Platform, make_image, parse_config
 from fledge.oci.reference import DaemonReference, Name, Reference, RegistryReference
 from fledge.oci.transports import open_image
 from fledge.session import Session
@@ -56,14 +56,18 @@ def open_pinned(
         return found().layers[number].blob()
 
     blobs = [partial(blob, number) for number in range(len(pin.diff_ids))]
-    return make_image(_uri(reference, pin), config, blobs, platform, pin.manifest)
+    listed = platform if pin.manifest else None
+    return make_image(_uri(reference, pin), config, blobs, platform, pin.manifest, listed)
 
 
 def _find(reference: Reference, pin: ImagePin, platform: Platform, session: Session) -> Image:
     """Open the pinned image from the place that the reference names."""
     where = f"{reference} for {platform}"
+    pinned = _at_manifest(reference, pin.manifest)
+    # An index has chosen that manifest for the platform, whatever its config says.
+    chosen = platform if pinned == reference else ANY_ARCHITECTURE
     try:
-        image = open_image(_at_manifest(reference, pin.manifest), platform, session)
+        image = open_image(pinned, chosen, session)
     except registry.NoManifestError as missing:
         if not pin.manifest:
             raise

@@ -13,6 +13,7 @@ import msgspec
 
 from fledge.errors import ConfigError, MalformedError
 from fledge.tree.digest import Digest
+from fledge.tree.names import printable
 
 DOCKER_HUB = "docker.io"
 DEFAULT_TAG = "latest"
@@ -25,6 +26,10 @@ HOST = re.compile(
 )
 COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+PINNED_PATH = re.compile("(.+)@sha256", re.DOTALL)
+"""What precedes the colon of ``PATH@sha256:HEX``, as messages write an image of a layout."""
+PORT = re.compile("[0-9]{1,5}/")
+"""What follows a host that is called like a transport, such as ``podman:5000/app``."""
 
 
 class Name(msgspec.Struct, frozen=True):
@@ -69,7 +74,7 @@ class OciLayout(msgspec.Struct, frozen=True):
 
     path: Path
     tag: str | None
-    """The ``org.opencontainers.image.ref.name`` in its index. None: its only image."""
+    """What chooses an image, as `layout.open_image` describes. None: its only image."""
 
     def __str__(self) -> str:
         return _format("oci:", self.path, self.tag)
@@ -80,7 +85,7 @@ class OciArchive(msgspec.Struct, frozen=True):
 
     path: Path
     tag: str | None
-    """The ``org.opencontainers.image.ref.name`` in its index. None: its only image."""
+    """What chooses an image, as `layout.open_image` describes. None: its only image."""
 
     def __str__(self) -> str:
         return _format("oci-archive:", self.path, self.tag)
@@ -91,7 +96,8 @@ class DockerArchive(msgspec.Struct, frozen=True):
 
     path: Path
     tag: str | None
-    """One of its ``RepoTags``, such as ``nginx:alpine``. None: its only image."""
+    """One of its ``RepoTags``, such as ``nginx:alpine``, or ``@0`` for its first image. None: its
+    only image."""
 
     def __str__(self) -> str:
         return _format("docker-archive:", self.path, self.tag)
@@ -111,6 +117,27 @@ PATH_TRANSPORTS: dict[str, type[OciLayout] | type[OciArchive] | type[DockerArchi
 }
 """The prefixes that a path, and perhaps a tag, follows."""
 
+_PODMAN = (
+    "Write docker-daemon:{0} while podman's service runs (`systemctl --user start podman.socket`),"
+    " or run `podman save --format oci-archive -o FILE {0}` and write oci-archive:FILE."
+)
+_SKOPEO = "Run `skopeo copy {1} oci:FOLDER`, and write oci:FOLDER."
+OTHER_TRANSPORTS = {
+    "containers-storage": _PODMAN,
+    "podman": _PODMAN,
+    "dir": _SKOPEO,
+    "ostree": _SKOPEO,
+    "sif": _SKOPEO,
+    "tarball": _SKOPEO,
+    "oci-dir": "Write oci:{0}.",
+    "oci-layout": "Write oci:{0}.",
+    "docker-image": "Write docker://{0}.",
+    "http": "Write docker://{0}.",
+    "https": "Write docker://{0}.",
+}
+"""The transports of other tools, and what to do instead. ``{0}`` is what follows the transport,
+``{1}`` the whole text. Without this list, some would be names of images on Docker Hub."""
+
 
 def parse(text: str, folder: Path) -> Reference:
     """Parse a reference; relative paths in it start at ``folder``.
@@ -124,11 +151,22 @@ def parse(text: str, folder: Path) -> Reference:
         if text.startswith(prefix):
             # Like skopeo, end the path at the first colon: the tag may have colons.
             path, colon, tag = text.removeprefix(prefix).partition(":")
+            pinned = PINNED_PATH.fullmatch(path)
+            if pinned and tag:
+                path, tag = pinned[1], f"sha256:{tag}"
             if not path or (colon and not tag):
                 raise _invalid(
                     text, "the path or the tag is empty", f"Write {prefix}PATH or {prefix}PATH:TAG."
                 )
             return by_path(folder / path, tag or None)
+    transport, colon, rest = text.partition(":")
+    if colon and transport in OTHER_TRANSPORTS and not PORT.match(rest):
+        rest = printable(rest.removeprefix("//"))
+        raise _invalid(
+            text,
+            f"{transport}: is a transport of other tools",
+            OTHER_TRANSPORTS[transport].format(rest or "NAME", printable(text)),
+        )
     if "://" in text:
         known = ", ".join([*NAME_TRANSPORTS, *PATH_TRANSPORTS])
         raise _invalid(
@@ -137,6 +175,17 @@ def parse(text: str, folder: Path) -> Reference:
             f"Write a name such as nginx:alpine, or begin with one of {known}",
         )
     return _parse_name(text, text)
+
+
+def full_name(name: str) -> str:
+    """Expand a name of an image: ``nginx`` becomes ``docker.io/library/nginx:latest``.
+
+    Text that is no name stays as it is.
+    """
+    try:
+        return str(_parse_name(name, name))
+    except ConfigError:
+        return name
 
 
 def default_name(reference: Reference) -> str:

@@ -95,7 +95,7 @@ def open_image(name: Name, platform: Platform, session: Session) -> Image:
         for number, layer in enumerate(manifest.layers, 1)
     ]
     pinned = Name(name.host, name.repository, name.tag, manifest.digest)
-    return make_image(str(pinned), config, blobs, platform, manifest.digest)
+    return make_image(str(pinned), config, blobs, platform, manifest.digest, manifest.platform)
 
 
 class _Repository(msgspec.Struct, frozen=True):

@@ -41,22 +41,32 @@ ZEROS = bytes(BLOCK_SIZE)
 MAX_EXTENDED = 1 << 20
 """Maximum bytes in one extended header, as in Go. Linux limits an extended attribute to 64 KiB."""
 
+MAX_RECORDS = 1 << 14
+"""Maximum records in one extended header, without those of a sparse map. Linux lists at most 64 KiB
+of names of extended attributes for one file, which are fewer."""
+
+RECORD_COST = 64
+"""Bytes of `MAX_METADATA` that one record counts as: parsing it takes the time of so many."""
+
 MAX_METADATA = 1 << 30
 """Maximum bytes of headers in one archive, which limits the time and memory to read it. It is
 enough for two million plain entries; large images have a few hundred thousand."""
 
 MAX_EXTENTS = 1 << 16
-"""Maximum runs of data in one sparse file."""
+"""Maximum runs of data in one sparse file, which limits the time and memory to write it."""
 
-EXTENT_COST = 128
-"""Bytes of `MAX_METADATA` that one run of data counts as: it takes more in memory than in the
-archive."""
+EXTENT_COST = 512
+"""Bytes of `MAX_METADATA` that one run of data counts as, which are those of a plain entry: it
+takes more memory than in the archive, and is written in the time of a small file."""
 
 MAX_FILE_SIZE = 1 << 44
 """16 TiB, the largest file on ext4. The header of a sparse file could claim any size."""
 
 MAX_DIGITS = 19
 """Maximum decimal digits in a number, enough for 63 bits."""
+
+DECIMAL = re.compile(rb"([+-]?)0*(\d{1,%d})" % MAX_DIGITS)
+"""A decimal number in an extended header, as Go accepts it."""
 
 # The ustar header (offset, size):
 #   name (0, 100)   mode (100, 8)       uid (108, 8)       gid (116, 8)      size (124, 12)
@@ -68,8 +78,21 @@ HEADER = struct.Struct("100s24x12s12x8sc100s8s80x155s12x")
 OWNERSHIP = slice(100, 124)
 """Mode, uid and gid."""
 MTIME = slice(136, 148)
+MAGIC = slice(257, 265)
+"""Magic and version."""
 MAJOR, MINOR = slice(329, 337), slice(337, 345)
-POSIX_MAGIC = b"ustar\x0000"
+# Where the formats differ, told apart as in Go (offset, size):
+#   ustar  magic "ustar\0", any version     prefix (345, 155)
+#   star   as ustar, "tar\0" (508, 4)       prefix (345, 131)  atime (476, 12)  ctime (488, 12)
+#   GNU    magic and version "ustar  \0"    atime (345, 12)    ctime (357, 12)
+#                                           sparse map (386, 97)  size of the file (483, 12)
+#   V7     anything else                    neither prefix nor device numbers
+POSIX_MAGIC = b"ustar\0"
+GNU_MAGIC = b"ustar  \0"
+STAR_TRAILER = slice(508, 512), b"tar\0"
+STAR_PREFIX_SIZE = 131
+GNU_TIMES = slice(0, 12), slice(12, 24)
+"""GNU's atime and ctime, as parts of the prefix of ustar."""
 ADLER_MODULUS = 65521
 SPARSE_ENTRY = struct.Struct("12s12s")
 """Offset and length of a run of data in GNU's old sparse format."""
@@ -78,6 +101,7 @@ EXTENDED = b"x"
 GLOBAL = b"g"
 LONG_NAME = b"L"
 LONG_LINK = b"K"
+NEWLINE = ord("\n")
 BEFORE_ENTRY = frozenset((EXTENDED, LONG_NAME, LONG_LINK))
 NO_ENTRY = frozenset((GLOBAL, b"V"))
 """V is the label of a GNU volume."""
@@ -87,17 +111,31 @@ GNU_SPARSE = b"S"
 REGULAR = (b"0", OLD_REGULAR, b"7", GNU_SPARSE)
 """7 is "contiguous", which POSIX lets a reader treat as a regular file."""
 
-PAX_TIME = re.compile(rb"(-?)(\d{1,18})(?:\.(\d{0,40}))?")
+PAX_TIME = re.compile(rb"([+-]?)0{0,40}(\d{1,18})(?:\.(\d{0,40}))?")
 """Seconds and their fraction. The length is limited because `_metadata` caches these texts."""
 
 PAX_METADATA = (b"uid", b"gid", b"mtime")
 XATTR = b"SCHILY.xattr."
+SPARSE_OFFSET = b"GNU.sparse.offset"
+SPARSE_LENGTH = b"GNU.sparse.numbytes"
+NO_VERSION = (b"", b"")
+"""The first writers of the formats 0.0 and 0.1 recorded no version."""
+SPARSE_0_0, SPARSE_0_1, SPARSE_1_0 = (b"0", b"0"), (b"0", b"1"), (b"1", b"0")
 
 
 class HardLink(msgspec.Struct, frozen=True):
-    """Another name for the node at the path ``target``."""
+    """Another name for the node at the path ``target``, and metadata for that node."""
 
     target: bytes
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    xattrs: dict[bytes, bytes]
+
+
+Entry = tuple[bytes, Node | HardLink]
+"""The path of an entry, and its node."""
 
 
 class _BlockReader:
@@ -122,6 +160,8 @@ class _BlockReader:
 
     def skip(self, size: int) -> None:
         """Skip ``size`` bytes of content and their padding, which the last entry may lack."""
+        if size < 0:
+            raise MalformedError("its size is negative")
         if size > self.end - self.position:
             raise MalformedError(f"the archive ends within its {size} bytes")
         self.position += size + -size % BLOCK_SIZE
@@ -157,13 +197,15 @@ class _Header(msgspec.Struct):
     """The records of its pax extended header."""
 
 
-def read(tar: Span) -> Iterator[tuple[bytes, Node | HardLink]]:
+def read(tar: Span) -> Iterator[Entry]:
     """Yield the path and node of each entry of an uncompressed archive.
 
     Paths are as in the archive, not normalised. The content of a `File` is a part of the archive.
     Extended attributes are kept if Linux filesystems support them and they are useful on another
     machine: ``user.`` (on files and directories only, as in Linux), ``trusted.``, ``security.``
-    except SELinux labels, and POSIX ACLs. Global headers are ignored, as in containerd.
+    except SELinux labels, and POSIX ACLs. Global headers are ignored, as in containerd. Of an owner
+    that needs more than 32 bits the lower ones are kept, and 2^32 - 1 is root, as in containerd,
+    where chown(2) does that.
 
     Raises `CorruptError` if the archive is malformed or exceeds a limit, `FledgeError` if it
     cannot be read.
@@ -197,24 +239,23 @@ def _next_header(blocks: _BlockReader) -> _Header | None:
         if not _has_checksum(block, checksum):
             raise MalformedError("its checksum is wrong; it is not a tar, or is damaged")
         size = _number(size_field)
-        if size < 0:
-            raise MalformedError("its size is negative")
         if typeflag in BEFORE_ENTRY:
-            if size > MAX_EXTENDED:
-                raise MalformedError(f"{size} bytes are too many for an extended header")
+            if not 0 <= size <= MAX_EXTENDED:
+                raise MalformedError(f"an extended header cannot have {size} bytes")
             data = blocks.take(size)
             if typeflag == EXTENDED:
-                records = _records(data)
+                records = _records(data, blocks)
             else:
                 long[typeflag] = _text(data)
         elif typeflag in NO_ENTRY:
             blocks.skip(size)
         else:
             name = _text(name)
-            if magic == POSIX_MAGIC and prefix[0]:
-                name = _text(prefix) + b"/" + name
+            if prefix[0] and (parent := _prefix(block, magic, prefix)):
+                name = parent + b"/" + name
             if records or long:
-                name = long.get(LONG_NAME, records.get(b"path") or name)
+                # An empty value leaves what the header says, as in Go.
+                name = long.get(LONG_NAME) or records.get(b"path") or name
                 linkname = long.get(LONG_LINK) or records.get(b"linkpath") or linkname
                 size = _decimal(records[b"size"]) if records.get(b"size") else size
             return _Header(block, _checked(name), typeflag, linkname, size, records)
@@ -223,15 +264,37 @@ def _next_header(blocks: _BlockReader) -> _Header | None:
     return None
 
 
+def _prefix(block: bytes, magic: bytes, prefix: bytes) -> bytes:
+    """Return the part of the entry's path that is before its name; b"" if there is none.
+
+    ``prefix`` is the field of ustar, whatever the format.
+    """
+    if magic.startswith(POSIX_MAGIC):
+        place, trailer = STAR_TRAILER
+        return _text(prefix[:STAR_PREFIX_SIZE] if block[place] == trailer else prefix)
+    if magic != GNU_MAGIC:
+        return b""
+    # Go before 1.8, and so Docker before 17.06, wrote the prefix of ustar over GNU's atime and
+    # ctime. As in Go, times that are no numbers are a prefix.
+    try:
+        for time in GNU_TIMES:
+            if prefix[time][0]:
+                _number(prefix[time])
+    except MalformedError:
+        text = _text(prefix)
+        return text if text.isascii() else b""
+    return b""
+
+
 def _entry(header: _Header, blocks: _BlockReader, tar: Span) -> Node | HardLink:
     typeflag = header.typeflag
-    if typeflag == HARD_LINK:
-        return HardLink(_checked(_link_target(header)))
     block, records = header.block, header.records
     pax = tuple(map(records.get, PAX_METADATA)) if records else ()
     mode, uid, gid, mtime_ns = _metadata(block[OWNERSHIP], block[MTIME], pax)
     regular = typeflag in REGULAR
-    xattrs = _xattrs(records, regular or typeflag == b"5") if records else {}
+    xattrs = _xattrs(records, regular or typeflag in (b"5", HARD_LINK)) if records else {}
+    if typeflag == HARD_LINK:
+        return HardLink(_checked(_link_target(header)), mode, uid, gid, mtime_ns, xattrs)
     node: Node
     if regular and not (typeflag == OLD_REGULAR and header.name.endswith(b"/")):
         node = File(mode=mode, content=_content(header, blocks, tar))
@@ -241,9 +304,7 @@ def _entry(header: _Header, blocks: _BlockReader, tar: Span) -> Node | HardLink:
         node = Symlink(target=_link_target(header))
     elif typeflag in (b"3", b"4"):
         kind = CharDevice if typeflag == b"3" else BlockDevice
-        major, minor = _number(block[MAJOR]), _number(block[MINOR])
-        if not (0 <= major <= MAX_MAJOR and 0 <= minor <= MAX_MINOR):
-            raise MalformedError(f"{major}:{minor} is not a device number of Linux")
+        major, minor = _device(block)
         node = kind(mode=mode, major=major, minor=minor)
     elif typeflag == b"6":
         node = Fifo(mode=mode)
@@ -253,21 +314,35 @@ def _entry(header: _Header, blocks: _BlockReader, tar: Span) -> Node | HardLink:
     return node
 
 
+def _device(block: bytes) -> tuple[int, int]:
+    """Return the major and minor number of a device."""
+    magic = block[MAGIC]
+    if not magic.startswith(POSIX_MAGIC) and magic != GNU_MAGIC:
+        return 0, 0  # as in Go: V7 has no fields for them
+    major, minor = _number(block[MAJOR]), _number(block[MINOR])
+    if not (0 <= major <= MAX_MAJOR and 0 <= minor <= MAX_MINOR):
+        raise MalformedError(f"{major}:{minor} is not a device number of Linux")
+    return major, minor
+
+
 def _content(header: _Header, blocks: _BlockReader, tar: Span) -> Content:
     """Return the content of a regular file and skip it in the archive."""
     records = header.records
     after = blocks.position + header.size
     if header.typeflag == GNU_SPARSE:
+        if header.block[MAGIC] != GNU_MAGIC:
+            raise MalformedError("its sparse map is not in GNU's format")
         size, numbers = _old_sparse_map(header.block, blocks)
         after = blocks.position + header.size
-    elif b"GNU.sparse.map" in records:
-        size = _decimal(records.get(b"GNU.sparse.realsize") or records.get(b"GNU.sparse.size"))
-        numbers = [_decimal(number) for number in records[b"GNU.sparse.map"].split(b",") if number]
+    elif records and (version := _sparse_version(records)):
+        claimed = records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize")
+        size = _decimal(claimed) if claimed else header.size
         header.name = _checked(records.get(b"GNU.sparse.name") or header.name)
-    elif records.get(b"GNU.sparse.major") == b"1":
-        size = _decimal(records.get(b"GNU.sparse.realsize"))
-        numbers = _sparse_map_in_data(blocks)
-        header.name = _checked(records.get(b"GNU.sparse.name") or header.name)
+        if version == SPARSE_1_0:
+            numbers = _sparse_map_in_data(blocks)
+        else:
+            texts = records.get(b"GNU.sparse.map", b"").split(b",")
+            numbers = [_decimal(number) for number in texts if number]
     else:
         content = Span(tar.path, blocks.position, header.size, None, tar.digest)
         blocks.skip(header.size)
@@ -278,6 +353,14 @@ def _content(header: _Header, blocks: _BlockReader, tar: Span) -> Content:
     blocks.skip(stored)
     blocks.charge(EXTENT_COST * len(numbers) // 2)
     return Sparse(size, tar.path, _extents(numbers, size, start, stored), tar.digest)
+
+
+def _sparse_version(records: dict[bytes, bytes]) -> tuple[bytes, bytes] | None:
+    """Return the version of a sparse file's map; None if it is an ordinary file, as in Go."""
+    version = records.get(b"GNU.sparse.major", b""), records.get(b"GNU.sparse.minor", b"")
+    if version == NO_VERSION:
+        return version if records.get(b"GNU.sparse.map") else None
+    return version if version in (SPARSE_0_0, SPARSE_0_1, SPARSE_1_0) else None
 
 
 def _old_sparse_map(block: bytes, blocks: _BlockReader) -> tuple[int, list[int]]:
@@ -294,8 +377,7 @@ def _old_sparse_map(block: bytes, blocks: _BlockReader) -> tuple[int, list[int]]
                 numbers += _number(offset), _number(length)
         if not more:
             return size, numbers
-        if len(numbers) > 2 * MAX_EXTENTS:
-            raise MalformedError(f"it has more than {MAX_EXTENTS} holes")
+        _check_extents(len(numbers) // 2)
         block = blocks.take(BLOCK_SIZE)
         entries, more = block[:504], block[504]
 
@@ -307,12 +389,23 @@ def _sparse_map_in_data(blocks: _BlockReader) -> list[int]:
     """
     lines: list[bytes] = []
     rest = b""
-    while not lines or len(lines) <= 2 * _decimal(lines[0]):
+    count = 0
+    while not lines or len(lines) <= 2 * count:
         *complete, rest = (rest + blocks.take(BLOCK_SIZE)).split(b"\n")
+        if len(rest) > BLOCK_SIZE:
+            raise MalformedError("it has no sparse map")
+        if not lines and complete:
+            count = _decimal(complete[0])
+            _check_extents(count)
         lines += complete
-        if len(lines) > 2 * MAX_EXTENTS or len(rest) > BLOCK_SIZE:
-            raise MalformedError(f"it has more than {MAX_EXTENTS} holes, or no sparse map")
-    return [_decimal(line) for line in lines[1 : 1 + 2 * _decimal(lines[0])]]
+    return [_decimal(line) for line in lines[1 : 1 + 2 * count]]
+
+
+def _check_extents(count: int) -> None:
+    if not 0 <= count <= MAX_EXTENTS:
+        raise MalformedError(
+            f"fledge takes sparse files of at most {MAX_EXTENTS} runs of data, and it has more"
+        )
 
 
 def _extents(numbers: list[int], size: int, start: int, stored: int) -> tuple[DataExtent, ...]:
@@ -323,8 +416,9 @@ def _extents(numbers: list[int], size: int, start: int, stored: int) -> tuple[Da
     """
     if not 0 <= size <= MAX_FILE_SIZE:
         raise MalformedError(f"{size} bytes are too many for a file")
-    if len(numbers) % 2 or len(numbers) > 2 * MAX_EXTENTS:
+    if len(numbers) % 2:
         raise MalformedError("its sparse map is malformed")
+    _check_extents(len(numbers) // 2)
     extents: list[DataExtent] = []
     end, data_end = 0, start + stored
     for offset, length in zip(numbers[::2], numbers[1::2], strict=True):
@@ -363,7 +457,10 @@ def _number(field: bytes) -> int:
         if field[0] & 0x80:
             bits = 8 * len(field) - 1
             value = int.from_bytes(field, "big") & (1 << bits) - 1
-            return value - (1 << bits) if value >> bits - 1 else value
+            value -= (1 << bits) if value >> bits - 1 else 0
+            if not -(1 << 63) <= value < 1 << 63:
+                raise MalformedError("a number has more than 64 bits")
+            return value
         digits = _text(digits)
         if not digits:
             return 0
@@ -373,10 +470,13 @@ def _number(field: bytes) -> int:
         raise MalformedError(f"{digits!r} is not an octal number") from error
 
 
-def _decimal(text: bytes | None) -> int:
-    if not text or not text.isdigit() or len(text) > MAX_DIGITS:
-        raise MalformedError(f"{(text or b'')[:32]!r} is not a decimal number, or is too large")
-    return int(text)
+def _decimal(text: bytes) -> int:
+    """Parse a decimal number, as Go does: with a sign and leading zeros, if it has them."""
+    match = DECIMAL.fullmatch(text)
+    if not match:
+        raise MalformedError(f"{text[:32]!r} is not a decimal number, or is too large")
+    sign, digits = match.groups()
+    return -int(digits) if sign == b"-" else int(digits)
 
 
 def _text(field: bytes) -> bytes:
@@ -396,7 +496,7 @@ def _checked(path: bytes) -> bytes:
 
 def _link_target(header: _Header) -> bytes:
     target = header.linkname
-    if b"linkpath" not in header.records:
+    if not header.records.get(b"linkpath"):
         target = _text(target)
     if not target or b"\0" in target or len(target) >= MAX_PATH:
         raise MalformedError(f"its link target is empty, contains a NUL or has {MAX_PATH} bytes")
@@ -419,10 +519,9 @@ def _metadata(
 
 
 def _id(record: bytes | None, field: bytes) -> int:
-    value = _decimal(record) if record else _number(field)
-    if not 0 <= value <= MAX_ID:
-        raise MalformedError(f"{value} is not a user or group ID of Linux")
-    return value
+    value = (_decimal(record) if record else _number(field)) & (1 << 32) - 1
+    # To chown(2), the highest value means "leave it", and a new file is root's.
+    return value if value <= MAX_ID else 0
 
 
 def _mtime_ns(record: bytes | None, field: bytes) -> int:
@@ -436,14 +535,14 @@ def _mtime_ns(record: bytes | None, field: bytes) -> int:
             raise MalformedError(f"{record[:32]!r} is not a time")
         sign, seconds, fraction = match.groups()
         nanoseconds = int(seconds) * NANOSECONDS + int((fraction or b"")[:9].ljust(9, b"0"))
-        if sign:
+        if sign == b"-":
             nanoseconds = -nanoseconds
     else:
         nanoseconds = _number(field) * NANOSECONDS
     return nanoseconds if abs(nanoseconds) < 1 << 63 else 0
 
 
-def _records(data: bytes) -> dict[bytes, bytes]:
+def _records(data: bytes, blocks: _BlockReader) -> dict[bytes, bytes]:
     """Parse the records of an extended header, which are lines of ``LENGTH KEYWORD=VALUE``.
 
     If a keyword occurs several times, the last value counts. The exception is GNU's sparse format
@@ -451,18 +550,25 @@ def _records(data: bytes) -> dict[bytes, bytes]:
     """
     records: dict[bytes, bytes] = {}
     sparse_map: list[bytes] = []
-    position = 0
+    position = count = 0
     while position < len(data):
         space = data.find(b" ", position, position + MAX_DIGITS + 1)
-        end = position + _decimal(data[position : max(space, position)])
+        length = data[position : max(space, position)]
+        end = position + int(length) if length.isdigit() else 0
         keyword, equals, value = data[space + 1 : end - 1].partition(b"=")
-        if end > len(data) or not equals or data[end - 1 : end] != b"\n":
+        if not position < space < end <= len(data) or not equals or data[end - 1] != NEWLINE:
             raise MalformedError("its extended header is malformed")
-        if keyword in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+        if keyword in (SPARSE_OFFSET, SPARSE_LENGTH):
+            if b"," in value or (keyword == SPARSE_LENGTH) != len(sparse_map) % 2:
+                raise MalformedError("its sparse map is malformed")
             sparse_map.append(value)
         else:
             records[keyword] = value
+            count += 1
+            if count > MAX_RECORDS:
+                raise MalformedError(f"its extended header has more than {MAX_RECORDS} records")
         position = end
+    blocks.charge(RECORD_COST * (count + len(sparse_map)))
     if sparse_map:
         records[b"GNU.sparse.map"] = b",".join(sparse_map)
     return records

@@ -303,9 +303,10 @@ class ImageReference(Text, frozen=True):
         path = f"(?:{host})?{component}(?:/{component})*"
         name = f"{path}(?::{tag})?(?:@sha256:[0-9a-f]{{64}})?"
         named, files = "|".join(reference.NAME_TRANSPORTS), "|".join(reference.PATH_TRANSPORTS)
+        others = rf"(?:{'|'.join(reference.OTHER_TRANSPORTS)}):(?!{reference.PORT.pattern})"
         return {
             "type": "string",
-            "pattern": rf"^(?:(?:{named})?(?!{named}|{files}){name}"
+            "pattern": rf"^(?!{others})(?:(?:{named})?(?!{named}|{files}){name}"
             rf"|(?:{files})(?!\s*$)[^:\u0000]+(?::[^\u0000]+)?)$",
         }
 

@@ -47,6 +47,8 @@ class Image(Source, frozen=True):
     def resolve(self, assembly: Assembly, old: ImagePin | None) -> tuple[ImagePin, str]:
         """Read manifest and config, but no layers, and return their digests."""
         image = open_image(self.reference, assembly.platform, assembly.session)
+        if image.note:
+            assembly.session.reporter.note(image.note)
         pin = ImagePin(
             image.manifest,
             Digest.of(image.config),
@@ -75,6 +77,8 @@ class Image(Source, frozen=True):
             if pin
             else open_image(self.reference, assembly.platform, session)
         )
+        if image.note:
+            session.reporter.note(image.note)
         layers.unpack(image, tree, session, assembly.verification)
         tree.add(paths.IMAGE_CONFIG, File(mode=0o644, mtime_ns=tree.mtime_ns, content=image.config))
         assembly.has_image = True

@@ -9,7 +9,7 @@ import msgspec
 from fledge.errors import CorruptError, reason, unreadable
 from fledge.report import Reporter
 from fledge.store.cache import Cache, CacheEntry
-from fledge.tree.compression import GZIP_MAGIC, ZSTD_MAGIC
+from fledge.tree.compression import find_decompression
 from fledge.tree.content import hash_file
 
 TAR_MAGIC = slice(257, 262)
@@ -117,7 +117,7 @@ def _kind(entry: CacheEntry) -> str:
         return "unfinished downloads"
     with entry.path.open("rb") as file:
         start = file.read(512)
-    if start.startswith((GZIP_MAGIC, ZSTD_MAGIC)):
+    if find_decompression(start):
         return "compressed layers"
     if start[TAR_MAGIC] == b"ustar":
         return "layers"

@@ -1,11 +1,17 @@
-"""Decompresses untrusted gzip, zstd and xz data in bounded memory.
+"""Decompresses untrusted gzip, zstd, xz and bzip2 data in bounded memory.
 
-RFC 1952 (gzip), RFC 8878 (zstd), and the .xz file format of tukaani.org.
+RFC 1952 (gzip), RFC 8878 (zstd), the .xz file format of tukaani.org, and bzip2, which has no
+specification but its program.
 """
 
 from __future__ import annotations
 
+import re
+import threading
+from bz2 import BZ2Decompressor
 from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
+from functools import partial
 from lzma import FORMAT_XZ, LZMADecompressor, LZMAError
 from typing import Protocol
 
@@ -20,11 +26,18 @@ XZ_MAGIC = b"\xfd7zXZ\0"
 SKIPPABLE_MAGIC = tuple(bytes([0x50 + n, 0x2A, 0x4D, 0x18]) for n in range(16))
 """The magic numbers of zstd's skippable frames (RFC 8878 section 3.1.2). A blob may begin with
 such frames."""
+BZIP2_START = re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)")
+"""A stream's header, and the magic number of its first block or of its end. The header alone could
+be the name of a tar's first entry."""
+
+MAX_START = 18
+"""Bytes that tell what data is: the largest header of a zstd frame (RFC 8878 section 3.1.1)."""
 
 ERRORS: tuple[type[Exception], ...] = (
     igzip_lib.IsalError,  # type: ignore[assignment]  # the stubs take the class for an instance
     ZstdError,
     LZMAError,
+    OSError,  # bz2's, for damaged data
 )
 
 INPUT_SIZE = 64 << 10
@@ -36,11 +49,20 @@ OUTPUT_SIZE = 256 << 10
 """Maximum bytes of output taken from a decompressor in one call."""
 
 MAX_WINDOW_LOG = 27
-"""Largest window of a zstd frame, which bounds its memory: 128 MiB, the default limit of the zstd
-command."""
+"""Largest window of a zstd frame that any thread may decompress, as a power of 2, which bounds its
+memory: 128 MiB, the default limit of the zstd command."""
+
+MAX_LARGE_WINDOW_LOG = 30
+"""Largest window of a zstd frame in a layer or an archive: 1 GiB, as of ``zstd --long=30``."""
+
+LARGE_WINDOW = threading.Lock()
+"""Held while a frame with a window above `MAX_WINDOW_LOG` is decompressed: one at a time, so that
+all threads together need little more than one large window."""
 
 MAX_XZ_MEMORY = 192 << 20
 """Maximum bytes of memory for an xz stream: twice the need of the xz command's largest preset."""
+
+SMALLER_WINDOW = "It is not damaged: compress it again with a smaller window or dictionary."
 
 MAX_DECOMPRESSED_SIZE = 1 << 37
 """Maximum bytes in one decompressed layer or archive: 128 GiB, several times the largest layers
@@ -71,9 +93,9 @@ def gunzip() -> Decompressor:
     return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
 
 
-def unzstd() -> Decompressor:
+def unzstd(max_window_log: int = MAX_WINDOW_LOG) -> Decompressor:
     """Make a decompressor for one zstd frame."""
-    return ZstdDecompressor(option={DParameter.windowLogMax: MAX_WINDOW_LOG})
+    return ZstdDecompressor(option={DParameter.windowLogMax: max_window_log})
 
 
 def unxz() -> Decompressor:
@@ -81,24 +103,97 @@ def unxz() -> Decompressor:
     return LZMADecompressor(FORMAT_XZ, MAX_XZ_MEMORY)
 
 
-def members(pieces: Iterator[bytes], new: Callable[[], Decompressor]) -> Iterator[bytes]:
-    """Decompress a sequence of gzip members or zstd frames. ``new`` makes a decompressor for each.
+def unbzip2() -> Decompressor:
+    """Make a decompressor for one bzip2 stream."""
+    return BZ2Decompressor()
 
-    Raises `CorruptError` if anything but members or frames follows, or if one is damaged.
+
+def find_decompression(start: bytes) -> Callable[[Iterator[bytes]], Iterator[bytes]] | None:
+    """Return what decompresses data that begins with ``start``; None if it is not compressed.
+
+    `MAX_START` bytes are enough. The function takes and yields pieces, and raises `CorruptError`
+    if the data is damaged or needs too much memory.
+    """
+    if start.startswith(GZIP_MAGIC):
+        return partial(members, new=gunzip)
+    if start.startswith((ZSTD_MAGIC, *SKIPPABLE_MAGIC)):
+        return zstd_frames
+    if start.startswith(XZ_MAGIC):
+        # Zeros may follow a stream, to align the next (The .xz File Format, section 2.2).
+        return partial(members, new=unxz, padding=b"\0")
+    if BZIP2_START.match(start):
+        return partial(members, new=unbzip2)
+    return None
+
+
+def members(
+    pieces: Iterator[bytes], new: Callable[[], Decompressor], padding: bytes = b""
+) -> Iterator[bytes]:
+    """Decompress a sequence of gzip members, or of xz or bzip2 streams.
+
+    ``new`` makes a decompressor for each. ``padding`` has the bytes to skip behind each. Raises
+    `CorruptError` if anything else follows, or if one is damaged.
     """
     pieces = _cut(pieces)
     data = next(pieces, b"")
     while True:
         data = yield from member(data, pieces, new())
+        data = data.lstrip(padding) if padding else data
+        while not data:
+            piece = next(pieces, b"")
+            if not piece:
+                return
+            data = piece.lstrip(padding) if padding else piece
+
+
+def zstd_frames(pieces: Iterator[bytes]) -> Generator[bytes, None, None]:
+    """Decompress a sequence of zstd frames.
+
+    Raises `CorruptError` if anything but frames follows, if one is damaged, or if its window is
+    too large.
+    """
+    pieces = _cut(pieces)
+    data = next(pieces, b"")
+    while True:
+        while len(data) < MAX_START and (piece := next(pieces, b"")):
+            data += piece
+        window = _zstd_window(data)
+        if window > 1 << MAX_LARGE_WINDOW_LOG:
+            raise CorruptError(
+                f"it is compressed by zstd with a window of {window >> 20} MiB, and fledge takes at"
+                f" most {1 << MAX_LARGE_WINDOW_LOG >> 20} MiB",
+                SMALLER_WINDOW,
+            )
+        large = window > 1 << MAX_WINDOW_LOG
+        with LARGE_WINDOW if large else nullcontext():
+            decompressor = unzstd(MAX_LARGE_WINDOW_LOG if large else MAX_WINDOW_LOG)
+            data = yield from member(data, pieces, decompressor)
         data = data or next(pieces, b"")
         if not data:
             return
 
 
+def _zstd_window(frame: bytes) -> int:
+    """Return the size of a frame's window (RFC 8878 section 3.1.1.1); 0 if it has no whole header.
+
+    A skippable frame has no window.
+    """
+    if not frame.startswith(ZSTD_MAGIC) or len(frame) < 6:
+        return 0
+    flags = frame[4]
+    if not flags & 0x20:
+        exponent, mantissa = divmod(frame[5], 8)
+        return (8 + mantissa) << (7 + exponent)
+    # A single segment: the window is as large as the content.
+    begin = 5 + (0, 1, 2, 4)[flags & 3]
+    size = (1, 2, 4, 8)[flags >> 6]
+    return int.from_bytes(frame[begin : begin + size], "little") + (256 if size == 2 else 0)
+
+
 def member(
     data: bytes, pieces: Iterator[bytes], decompressor: Decompressor
 ) -> Generator[bytes, None, bytes]:
-    """Decompress one gzip member, zstd frame or xz stream: ``data``, then ``pieces``.
+    """Decompress one gzip member, zstd frame, xz or bzip2 stream: ``data``, then ``pieces``.
 
     Items of ``pieces`` should have at most `INPUT_SIZE` bytes. Returns the bytes after the end
     that were already taken from ``pieces``. Raises `CorruptError` if the data is damaged or
@@ -108,7 +203,9 @@ def member(
         try:
             output = decompressor.decompress(data, OUTPUT_SIZE)
         except ERRORS as error:
-            raise CorruptError(f"it cannot be decompressed: {error}") from error
+            # The words of liblzma and zstd for a dictionary or a window that is too large.
+            hint = SMALLER_WINDOW if "memory" in str(error).lower() else ""
+            raise CorruptError(f"it cannot be decompressed: {error}", hint) from error
         yield output
         if decompressor.eof:
             return decompressor.unused_data

@@ -23,7 +23,7 @@ MAX_STEPS = 4096
 within PATH_MAX has more; the limit bounds paths that expand through many long symlinks."""
 
 MAX_SOURCE_STEPS = 1 << 25
-"""Maximum components followed for all paths of one layer or initramfs: 16 for each of two million
+"""Maximum components followed for all paths of one image or initramfs: 16 for each of two million
 entries. With `MAX_STEPS` alone, hostile paths could keep a build busy for hours."""
 
 CREATED_DIRECTORY_STEPS = 16
@@ -156,24 +156,33 @@ class Tree:
         else:
             raise TreeError("the root can only be a directory")
 
-    def get(self, path: bytes, *, follow: bool = False) -> Node | None:
-        """Return the node at ``path``, or None. With ``follow``, follow a symlink at its end."""
+    def get(self, path: bytes, *, follow: bool = False, lexical: bool = False) -> Node | None:
+        """Return the node at ``path``, or None. With ``follow``, follow a symlink at its end.
+
+        With ``lexical``, ``..`` in a symlink removes the component before it even if that is
+        missing or not a directory, as in containerd and umoci; otherwise there is no such path, as
+        in Linux.
+        """
         parts = split_path(path)
         try:
-            return self._resolve(parts, create=False)[1] if follow else self._child(parts)
+            if follow or not parts:
+                return self._resolve(parts, lexical=lexical)[1]
+            parent = self._resolve(parts[:-1], lexical=lexical)[1]
         except TreeError:
             return None
+        return parent.children.get(parts[-1]) if isinstance(parent, Directory) else None
 
     def make_directory(self, parts: list[bytes]) -> Directory:
         """Return the directory at a path; create it and its parents if they are missing.
 
-        Raises `TreeError` if a node in the way is not a directory, or if symlinks loop.
+        Symlinks are followed as `get` does with ``lexical``. Raises `TreeError` if a node in the
+        way is not a directory, or if symlinks loop.
         """
         return self.trail(parts)[-1]
 
     def trail(self, parts: list[bytes]) -> list[Directory]:
         """Do as `make_directory` does, but return all directories from the root to that one."""
-        trail, end = self._resolve(parts, create=True)
+        trail, end = self._resolve(parts, lexical=True, create=True)
         if end is not trail[-1]:
             raise TreeError(f"{_show(parts)} is not a directory")
         return trail
@@ -181,7 +190,7 @@ class Tree:
     def check_steps(self, since: int) -> None:
         """Raise `TreeError` if lookups took over `MAX_SOURCE_STEPS` since ``steps`` was ``since``.
 
-        Call it for each entry of a layer or initramfs.
+        Call it for each entry of an image or initramfs.
         """
         if self.steps - since > MAX_SOURCE_STEPS:
             raise TreeError(f"paths up to here lead through more than {MAX_SOURCE_STEPS} names")
@@ -202,57 +211,71 @@ class Tree:
                     for name in sorted(node.children, reverse=True)
                 )
 
-    def _child(self, parts: list[bytes]) -> Node | None:
-        if not parts:
-            return self.root
-        parent = self._resolve(parts[:-1], create=False)[1]
-        return parent.children.get(parts[-1]) if isinstance(parent, Directory) else None
+    def _resolve(
+        self, parts: list[bytes], *, lexical: bool = False, create: bool = False
+    ) -> tuple[list[Directory], Node | None]:
+        """Follow a path to its end, symlinks included; ``lexical`` is as in `get`.
 
-    def _resolve(self, parts: list[bytes], *, create: bool) -> tuple[list[Directory], Node | None]:
-        """Follow a path to its end, symlinks included. With ``create``, create missing directories.
+        With ``create``, which needs ``lexical``, create the directories that are missing in the
+        end; not those that a ``..`` removed again.
 
         Returns the directories from the root on, and the node at the end: the last of these
         directories, another kind of node in it, or None if the path does not exist.
         """
-        trail = [self.root]
+        trail, missing = self._follow(parts, lexical)
+        if not missing:
+            return trail, trail[-1]
+        obstacle = trail[-1].children.get(missing[0])
+        if obstacle and len(missing) > 1:
+            raise _not_a_directory(missing[0], parts)
+        if obstacle or not create:
+            return trail, obstacle
+        for name in missing:
+            child = Directory(mode=0o755, mtime_ns=self.mtime_ns)
+            trail[-1].children[name] = child
+            trail.append(child)
+        self.steps += CREATED_DIRECTORY_STEPS * len(missing)
+        return trail, trail[-1]
+
+    def _follow(self, parts: list[bytes], lexical: bool) -> tuple[list[Directory], list[bytes]]:
+        """Follow a path as far as there are directories.
+
+        Returns them, from the root on, and the names that are left. The first of these is missing
+        in the last directory, or is neither a directory nor a symlink.
+        """
+        trail, left = [self.root], list[bytes]()
         pending = parts[::-1]
         links = 0
         steps = len(parts)
         self.steps += steps
         while pending:
-            if steps > MAX_STEPS:
-                raise TreeError(f"the way to {_show(parts)} is too long")
             name = pending.pop()
             if name in (b"", b".", b".."):
-                if name == b".." and len(trail) > 1:
-                    trail.pop()
+                if name == b"..":
+                    if left:
+                        left.pop()
+                    elif len(trail) > 1:
+                        trail.pop()
                 continue
-            child = trail[-1].children.get(name)
-            if child is None:
-                if not create:
-                    return trail, None
-                child = Directory(mode=0o755, mtime_ns=self.mtime_ns)
-                trail[-1].children[name] = child
-                self.steps += CREATED_DIRECTORY_STEPS
-            if isinstance(child, Symlink):
-                links += 1
-                if links > MAX_SYMLINKS:
-                    raise TreeError(f"too many symlinks on the way to {_show(parts)}")
-                if child.target.startswith(b"/"):
-                    del trail[1:]
+            child = None if left else trail[-1].children.get(name)
+            if isinstance(child, Directory):
+                trail.append(child)
+            elif isinstance(child, Symlink):
                 names = child.target.split(b"/")
-                pending.extend(reversed(names))
+                links += 1
                 steps += len(names)
                 self.steps += len(names)
-            elif isinstance(child, Directory):
-                trail.append(child)
-            elif pending:
-                raise TreeError(
-                    f"{printable(name)} on the way to {_show(parts)} is not a directory"
-                )
+                _check_way(parts, links, steps)
+                if child.target.startswith(b"/"):
+                    del trail[1:]
+                pending.extend(reversed(names))
             else:
-                return trail, child
-        return trail, trail[-1]
+                left.append(name)
+                if pending and not lexical:
+                    if child:
+                        raise _not_a_directory(name, parts)
+                    return trail, left
+        return trail, left
 
 
 def put(parent: Directory, name: bytes, node: Node) -> Node:
@@ -272,6 +295,18 @@ def put(parent: Directory, name: bytes, node: Node) -> Node:
 def _copy_metadata(source: Node, target: Node) -> None:
     target.mode, target.uid, target.gid = source.mode, source.uid, source.gid
     target.mtime_ns, target.xattrs = source.mtime_ns, source.xattrs
+
+
+def _check_way(parts: list[bytes], links: int, steps: int) -> None:
+    """Raise `TreeError` if a path leads through too many symlinks or components."""
+    if links > MAX_SYMLINKS:
+        raise TreeError(f"too many symlinks on the way to {_show(parts)}")
+    if steps > MAX_STEPS:
+        raise TreeError(f"the way to {_show(parts)} is too long")
+
+
+def _not_a_directory(name: bytes, parts: list[bytes]) -> TreeError:
+    return TreeError(f"{printable(name)} on the way to {_show(parts)} is not a directory")
 
 
 def _show(parts: list[bytes]) -> str:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -564,6 +564,36 @@ def test_a_file_of_20_gib(tmp_path: Path) -> None:
             file.seek(offset)
             expected = (b"data" * 5000)[start : start + length]
             assert file.read(length + 100) == expected + bytes(100)
+
+
+class CountedExtents(tuple[DataExtent, ...]):
+    """Counts how often one of them is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[DataExtent]:
+        for extent in super().__iter__():
+            self.looks += 1
+            yield extent
+
+
+def test_the_time_to_copy_many_runs_grows_with_their_number(tmp_path: Path) -> None:
+    """Not with its square, as it did when each run was searched for from the first one on."""
+    count = 4096
+    (tmp_path / "source").write_bytes(bytes(range(1, 256)) * 20)
+    extents = CountedExtents(DataExtent(number * 8192, number, 1) for number in range(count))
+    content = Sparse(count * 8192, tmp_path / "source", extents)
+    tree = Tree(mtime_ns=0)
+    tree.add(b"f", File(mode=0o644, content=content))
+    image = write(tree, tmp_path / "image")
+    assert extents.looks < 50 * count
+    node = read(image).tree.get(b"f")
+    assert isinstance(node, File)
+    assert b"".join(read_content(node.content)) == b"".join(read_content(content))
 
 
 @pytest.mark.real

@@ -1,13 +1,16 @@
 """Images in tar files, made by tarfile, skopeo and podman."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import pyzstd
 
 from fledge.errors import ConfigError, CorruptError
 from fledge.oci import archive as archive_module
@@ -71,10 +74,13 @@ def test_layers_are_parts_of_the_archive(tmp_path: Path, image: Image) -> None:
 
 def test_compressed_archives_and_layers(tmp_path: Path, image: Image) -> None:
     plain = save(tmp_path / "plain.tar", image)
-    inside = save(tmp_path / "inside.tar", image, compress=gzip.compress)
-    around = tmp_path / "around.tar.gz"
-    around.write_bytes(gzip.compress(plain.read_bytes()))
-    for path in (plain, inside, around):
+    paths = [plain]
+    for compress in (gzip.compress, lzma.compress, bz2.compress, pyzstd.compress):
+        name = compress.__module__
+        paths.append(save(tmp_path / f"inside-{name}.tar", image, compress=compress))
+        paths.append(tmp_path / f"around-{name}.tar")
+        paths[-1].write_bytes(compress(plain.read_bytes()))
+    for path in paths:
         assert verified(docker_archive(path), Cache(tmp_path / path.stem)) == verified(
             image, Session.default().cache
         )
@@ -116,7 +122,7 @@ def test_of_two_entries_the_last_counts(tmp_path: Path, image: Image) -> None:
     path = save(tmp_path / "saved.tar", image)
     with tarfile.open(path, "a") as archive:
         add(archive, "manifest.json", b"[]")
-    with pytest.raises(ConfigError, match="has 0 images"):
+    with pytest.raises(ConfigError, match="has no image"):
         docker_archive(path)
 
 
@@ -173,3 +179,34 @@ def test_what_skopeo_and_podman_write(tmp_path: Path, image: Image) -> None:
         oci_archive(tmp_path / "oci.tar", "v1"),
     ):
         assert verified(opened, Session.default().cache) == want
+
+
+@pytest.mark.parametrize("layers", [{}, {"Layers": None}, {"Layers": []}])
+def test_an_image_from_scratch(tmp_path: Path, layers: dict[str, object]) -> None:
+    config = {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers"}}
+    with tarfile.open(tmp_path / "saved.tar", "w") as archive:
+        add(archive, "config.json", json.dumps(config).encode())
+        add(archive, "manifest.json", json.dumps([{"Config": "config.json", **layers}]).encode())
+    assert docker_archive(tmp_path / "saved.tar").layers == ()
+
+
+def test_several_images_of_one_tag_or_none(tmp_path: Path) -> None:
+    listed = []
+    with tarfile.open(tmp_path / "saved.tar", "w") as archive:
+        for number, tags in enumerate([["app:latest", "app:v1"], ["app:latest"], None]):
+            config = {"os": "linux", "architecture": "amd64", "rootfs": {}, "author": str(number)}
+            add(archive, f"{number}.json", json.dumps(config).encode())
+            listed.append({"Config": f"{number}.json", "RepoTags": tags, "Layers": []})
+        add(archive, "manifest.json", json.dumps(listed).encode())
+    path = tmp_path / "saved.tar"
+    for tag, message in [
+        (None, "has 3 images"),
+        ("app", "has 2 images 'app'"),
+        ("@3", "has no image '@3'"),
+    ]:
+        with pytest.raises(ConfigError, match=message) as caught:
+            docker_archive(path, tag)
+        uri = f"docker-archive:{path}"
+        assert caught.value.hint == f"It has {uri}:app:v1, {uri}:@1, {uri}:@2."
+    for number, tag in enumerate(["app:v1", "@1", "@2"]):
+        assert json.loads(docker_archive(path, tag).config)["author"] == str(number)

@@ -13,10 +13,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fledge.errors import CorruptError
+from fledge.host.settings import Settings
 from fledge.oci import layers, tar
+from fledge.report import Reporter
+from fledge.session import Session
+from fledge.store.cache import Cache
 from fledge.tree import File, Tree
 from fledge.tree.content import Span
-from tests.support.tars import Entry, file, folder, hard_link, listing, pack, span, symlink
+from tests.support.images import opened_image, opened_layer
+from tests.support.tars import (
+    END,
+    Entry,
+    block,
+    file,
+    folder,
+    hard_link,
+    listing,
+    pack,
+    span,
+    symlink,
+)
 
 
 def applied(tmp_path: Path, *tars: bytes) -> Tree:
@@ -47,6 +63,8 @@ ETC = (folder("etc", 0o770), file("/etc/passwd", b"inside"))
         ([symlink("link", "/../")], "link/etc/new"),
         ([symlink("link", "/./.././.././../")], "link/etc/new"),
         ([symlink("link", "..")], "link/etc/new"),
+        ([symlink("localetc", "gone/../etc")], "localetc/new"),
+        ([symlink("localetc", "etc/passwd/../../etc")], "localetc/new"),
         ([], "/../../etc/new"),
         ([], "../../../etc/./new"),
         ([], "etc/../../etc/new"),
@@ -55,6 +73,8 @@ ETC = (folder("etc", 0o770), file("/etc/passwd", b"inside"))
 def test_paths_end_inside_the_tree(links: list[Entry], name: str, tmp_path: Path) -> None:
     tree = applied(tmp_path, pack(*ETC, *links, file(name, b"x")))
     assert isinstance(tree.get(b"etc/new"), File)
+    names = {"etc", "etc/passwd", "etc/new", "dummy", *(link.name.strip("/") for link in links)}
+    assert set(listing(tree)) <= names
 
 
 @pytest.mark.parametrize(
@@ -66,6 +86,8 @@ def test_paths_end_inside_the_tree(links: list[Entry], name: str, tmp_path: Path
             "/breakouts/d1/passwd",
         ),
         ([symlink("localetc", "/etc")], "/localetc/passwd"),
+        ([symlink("localetc", "upandout/../../../etc")], "/localetc/passwd"),
+        ([symlink("localetc", "gone/../etc")], "localetc/passwd"),
         ([], "../../../../../etc/passwd"),
         ([], "/etc/passwd"),
     ],
@@ -73,6 +95,15 @@ def test_paths_end_inside_the_tree(links: list[Entry], name: str, tmp_path: Path
 def test_hard_links_end_inside_the_tree(links: list[Entry], target: str, tmp_path: Path) -> None:
     tree = applied(tmp_path, pack(*ETC, *links, hard_link("mine", target)))
     assert tree.get(b"mine") is tree.get(b"etc/passwd") is not None
+
+
+def test_whiteouts_end_inside_the_tree(tmp_path: Path) -> None:
+    for target in ("gone/../etc", "upandout/../../../etc", "/etc/passwd/../../etc"):
+        lower = pack(*ETC, file("etc/old"), symlink("localetc", target))
+        tree = applied(tmp_path, lower, pack(file("localetc/.wh.old")))
+        assert set(listing(tree)) == {"etc", "etc/passwd", "localetc"}
+        tree = applied(tmp_path, lower, pack(file("localetc/.wh..wh..opq")))
+        assert set(listing(tree)) == {"etc", "localetc"}
 
 
 def test_a_file_replaces_a_symlink_and_does_not_follow_it(tmp_path: Path) -> None:
@@ -113,12 +144,13 @@ def test_the_last_of_duplicate_entries_counts(tmp_path: Path) -> None:
         ([file("etc/passwd/x")], "no directory|not a directory"),
         ([file("n" * 256)], "longer than 255"),
         ([file("n/" * 2048)], "longer than 4095"),
-        ([file("x", pax={"path": "n" * (10 << 20)})], "too many for an extended header"),
+        ([file("x", pax={"path": "n" * (10 << 20)})], "cannot have 10485"),
         ([file("x", pax={"path": "a\0b"})], "NUL"),
         ([file("x", pax={"size": "9" * 19})], "ends within"),
         ([file("x", pax={"size": "9" * 5000})], "not a decimal number"),
-        ([file("x", pax={"size": "-1"})], "not a decimal number"),
-        ([file("x", pax={"uid": "4294967295"})], "not a user"),
+        ([file("x", pax={"size": "-1"})], "size is negative"),
+        ([file("x", pax={"uid": "1,5"})], "not a decimal number"),
+        ([hard_link("x", "")], "link target"),
         ([file("x", pax={"mtime": "soon"})], "not a time"),
         ([file("x", pax={"mtime": f"1.{'0' * 41}"})], "not a time"),
         ([file("x", pax={"SCHILY.xattr.user.x": "x" * 65537})], "too long"),
@@ -139,7 +171,7 @@ def test_what_makes_no_tree_is_refused(entries: list[Entry], match: str, tmp_pat
         ({"size": "100", "map": "0,5"}, "does not fit"),
         ({"size": "100", "map": "0,5,7"}, "malformed"),
         ({"size": str(1 << 50), "map": "0,10"}, "too many"),
-        ({"size": "10", "map": ",".join(["0"] * (1 << 18))}, "malformed"),
+        ({"size": "10", "map": ",".join(["0"] * (1 << 18))}, "at most 65536 runs of data"),
         ({"size": "10", "map": "0,10", "name": "n" * 256}, "longer than 255"),
         ({"major": "1", "minor": "0", "realsize": "9"}, "no decimal|no sparse map|within"),
     ],
@@ -152,6 +184,26 @@ def test_sparse_maps_must_make_sense(records: dict[str, str], match: str, tmp_pa
 def test_metadata_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tar, "MAX_METADATA", 512 * 20)
     refused(tmp_path, pack(*(file(f"f{n}") for n in range(30))), match="bytes of headers")
+
+
+def test_records_of_extended_headers_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A MiB has room for 200,000 of them, which take a second to parse."""
+    tiny = b"5 a=\n"
+    at_most = [block(b"pax", tiny * 16384, b"x") + block(b"f")] * 3
+    assert listing(applied(tmp_path, b"".join(at_most) + END)) == {"f": "0"}
+    refused(tmp_path, block(b"pax", tiny * 16385, b"x") + block(b"f") + END, match="16384 records")
+    monkeypatch.setattr(tar, "MAX_METADATA", 3 << 20)
+    refused(tmp_path, b"".join(at_most) + END, match="bytes of headers")
+
+
+@pytest.mark.parametrize(
+    "data", [b"5 a=\n5 a=", b"0 a=\n", b"-5 a=\n", b"+6 a=\n", b"1 =\n", b"=\n"]
+)
+def test_records_must_make_sense(data: bytes, tmp_path: Path) -> None:
+    entry = block(b"pax", data, b"x") + block(b"f")
+    refused(tmp_path, entry + END, match="extended header is malformed")
 
 
 def test_symlinks_that_lead_far_do_not_cost_much(tmp_path: Path) -> None:
@@ -186,6 +238,20 @@ def test_parents_that_nothing_describes_are_counted(
     entries = [file(f"{number}{'/d' * 500}") for number in range(20)]
     refused(tmp_path, pack(*entries), match="more than 100000 names")
     assert listing(applied(tmp_path, pack(*entries[:5])))
+
+
+def test_layers_share_what_their_paths_may_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest can list one layer thousands of times, and many that differ little."""
+    monkeypatch.setattr("fledge.tree.nodes.MAX_SOURCE_STEPS", 5_000)
+    session = Session(Settings(), Cache(tmp_path / "cache"), Reporter())
+    flat = opened_layer(tmp_path, pack(*(file(f"{n}") for n in range(100))))
+    deep = [opened_layer(tmp_path, pack(file(f"d{n}{'/d' * 100}"))) for n in range(4)]
+    layers.unpack(opened_image(flat, flat, deep[0]), Tree(0), session)
+    for hostile in ([flat] * 4, deep):
+        with pytest.raises(CorruptError, match=r"layer \d of 4 .*more than 5000 names"):
+            layers.unpack(opened_image(*hostile), Tree(0), session)
 
 
 def test_many_entries_in_changing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

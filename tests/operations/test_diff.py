@@ -14,6 +14,7 @@ from hypothesis import given
 from fledge.cpio import newc
 from fledge.cpio.gzip import compress
 from fledge.ext4.format import Ext4
+from fledge.formats import open_artifact
 from fledge.oci.manifest import Platform
 from fledge.operations import build
 from fledge.operations.diff import (
@@ -31,6 +32,16 @@ from fledge.tree.features import Feature
 from tests.support import daemons, project
 from tests.support.disks import write_ext4
 from tests.support.trees import Row, describe, trees
+
+SUPERBLOCK_FACTS = """
+features inodes_count blocks_count reserved_blocks_count free_blocks_count free_inodes_count
+first_data_block log_block_size log_cluster_size blocks_per_group clusters_per_group
+inodes_per_group mtime wtime mnt_count max_mnt_count magic state errors lastcheck rev_level
+first_ino inode_size block_group_nr uuid volume_name last_mounted reserved_gdt_blocks journal_inum
+last_orphan hash_seed def_hash_version jnl_backup_type desc_size default_mount_opts first_meta_bg
+mkfs_time jnl_blocks min_extra_isize want_extra_isize flags log_groups_per_flex checksum_type
+kbytes_written overhead_clusters backup_group_1 backup_group_2 checksum_seed
+"""
 
 
 def tree(**changes: bytes) -> Tree:
@@ -262,6 +273,17 @@ def test_another_uuid(tmp_path: Path) -> None:
     report = diff(artifact, other)
     assert report.changes == ()
     assert "superblock uuid" in report.container
+
+
+def test_the_fields_of_a_superblock_are_public_names(tmp_path: Path) -> None:
+    """They are keys of ``diff --json``: renaming a field of the struct must not rename one."""
+    artifact = make(project.make_rootfs(tmp_path), tmp_path / "a.img")
+    with open_artifact(artifact) as opened:
+        facts = opened.contents.facts()
+    names = [name.removeprefix("superblock ") for name in facts]
+    assert names == SUPERBLOCK_FACTS.split()
+    # s_jnl_blocks ends with the size of the journal, the upper half first: here 4 MiB.
+    assert str(facts["superblock jnl_blocks"]).endswith("00000000" + "00004000")
 
 
 def test_bytes_that_mean_nothing(tmp_path: Path) -> None:

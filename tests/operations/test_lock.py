@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,21 @@ def test_check_tells_what_moved(fledge: Fledge, github: Server, tmp_path: Path) 
     done = fledge("lock")
     assert "version: v2, was v1.2.3" in done.err
     assert fledge("lock", "--check").code == 0
+
+
+def test_an_image_from_scratch(fledge: Fledge, tmp_path: Path) -> None:
+    platform = {"os": "linux", "architecture": "amd64"}
+    config = json.dumps({**platform, "rootfs": {"type": "layers"}}).encode()
+    listed = {"config": images.descriptor(f"{images.OCI}.config.v1+json", config), "layers": None}
+    body = json.dumps({"schemaVersion": 2, **listed}).encode()
+    top = images.Manifest(f"{images.OCI}.manifest.v1+json", body, (config,))
+    write_layout(tmp_path / "layout", top)
+    image_project(tmp_path, "oci:layout")
+    unlocked = built(fledge)
+    assert fledge("lock", *AMD64).code == 0
+    assert built(fledge, "--locked")["sha256"] == unlocked["sha256"]
+    done = fledge("verify", "plugin.cpio.gz")
+    assert done.code == 0, done.err
 
 
 def test_other_platforms_stay(fledge: Fledge, github: Server, tmp_path: Path) -> None:
@@ -451,6 +467,29 @@ def test_moved_tag(fledge: Fledge, tmp_path: Path) -> None:
         assert "\n~ /a: content " in done.out
         assert "    -old" in done.out
         assert "    +new" in done.out
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("place", ["layout", "registry"])
+def test_an_index_decides_and_the_lock_remembers(
+    fledge: Fledge, tmp_path: Path, place: str
+) -> None:
+    """The config of the image for amd64 says arm64, as configs that a cross build leaves do."""
+    top = images.index(replace(ARM, platform={"os": "linux", "architecture": "amd64"}))
+    write_layout(tmp_path / "layout", top)
+    with registry.serve(tmp_path / "storage") as host:
+        registry.push(host, "team/app", top, "v1")
+        image = f"docker://{host}/team/app:v1" if place == "registry" else "oci:layout"
+        image_project(tmp_path, image)
+        said = "listed for linux/amd64, although its config says linux/arm64; the list decides"
+        assert said in " ".join(fledge("build", *AMD64).err.split())
+        before = artifact(tmp_path)
+        assert fledge("lock", *AMD64).code == 0
+        empty_the_cache()
+        done = fledge("build", "--locked", *AMD64)
+        assert done.code == 0, done.err
+        assert said in " ".join(done.err.split())
+        assert artifact(tmp_path) == before
 
 
 @pytest.mark.real

@@ -199,6 +199,8 @@ REFERENCES = [
     *(f"a@sha256:{DIGEST}", f"a:t@sha256:{DIGEST}", "a@sha256:1", f"a@sha512:{DIGEST}"),
     *("docker://a", "docker://A", "docker-daemon:a:t", "docker-daemon:", "docker://docker://a"),
     *("oci:x", "oci:x:", "oci:x:y:z", "oci-archive:/x y", "docker-archive:x:a/b:t", "oci:"),
+    *("podman:a", "podman:5000/a", "docker://podman:a", "docker-daemon:podman:a", "oci-dir:a"),
+    *("oci:x@sha256:" + DIGEST, "oci:@sha256:" + DIGEST, "oci:x@sha256", "oci:x:@0"),
     *("https://a", "containers-storage:a", "a:" + "t" * 128, "a:" + "t" * 129, "a:-t"),
 ]
 

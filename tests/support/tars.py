@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +56,30 @@ def pack(*entries: Entry, tar_format: int = tarfile.PAX_FORMAT) -> bytes:
             info.pax_headers = entry.pax
             tar.addfile(info, io.BytesIO(entry.data))
     return archive.getvalue()
+
+
+END = bytes(1024)
+"""The end of an archive."""
+
+
+def block(
+    name: bytes,
+    data: bytes = b"",
+    typeflag: bytes = b"0",
+    magic: bytes = b"ustar\x0000",
+    fields: Mapping[int, bytes] | None = None,
+) -> bytes:
+    """An entry as `tarfile` would never write it: ``fields`` are offsets in the header to bytes."""
+    header = bytearray(512)
+    plain = {
+        **{0: name, 100: b"0000644", 108: b"0000000", 116: b"0000000"},
+        **{124: b"%011o" % len(data), 136: b"%011o" % 1_600_000_000, 156: typeflag, 257: magic},
+    }
+    for offset, value in (plain | dict(fields or {})).items():
+        header[offset : offset + len(value)] = value
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + data + bytes(-len(data) % 512)
 
 
 def span(folder: Path, data: bytes) -> Span:

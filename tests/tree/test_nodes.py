@@ -78,6 +78,8 @@ def test_missing_parents_are_made(path: bytes) -> None:
         (b"a", b"..", b"a/x", b"x"),
         (b"a/b", b".", b"a/b/x", b"a/x"),
         (b"a/b", b"../new/../other", b"a/b/x", b"other/x"),
+        (b"a/b", b"/n/e/../w/../../c", b"a/b/x", b"c/x"),
+        (b"a/b", b"gone/../../../c", b"a/b/x", b"c/x"),
         (b"a/b/c", b"/d", b"a/b/../b/c/x", b"d/x"),
     ],
 )
@@ -88,8 +90,32 @@ def test_parents_resolve_in_the_tree(
     node = file()
     tree.add(path, node)
     assert dict(tree.walk())[end] is node
-    assert tree.get(path) is node
+    assert tree.get(path, lexical=True) is node
     assert isinstance(tree.get(symlink), Symlink)
+
+
+@pytest.mark.parametrize(
+    "target", [b"gone/../etc", b"/gone/on/../../etc", b"file/../etc", b"file/x/../../etc/"]
+)
+def test_what_is_missing_before_dots(target: bytes) -> None:
+    """Linux finds nothing; layers are made by programs that take the component away."""
+    old, new = file(), file()
+    tree = tree_of({b"etc/old": old, b"file": file(), b"l": link(target)})
+    assert tree.get(b"l", follow=True) is None
+    assert tree.get(b"l/old") is None
+    assert tree.get(b"l", follow=True, lexical=True) is tree.get(b"etc")
+    assert tree.get(b"l/old", lexical=True) is old
+    tree.add(b"l/new", new)
+    assert paths(tree) == [b"", b"etc", b"etc/new", b"etc/old", b"file", b"l"]
+
+
+def test_a_directory_that_cannot_be_made_leaves_none() -> None:
+    tree = tree_of({b"loop": link(b"loop"), b"file": file(), b"l": link(b"new/../file/x")})
+    before = describe(tree)
+    for path in (b"new/../loop/x", b"l/x", b"file/x/y"):
+        with pytest.raises(TreeError):
+            tree.add(path, file())
+    assert describe(tree) == before
 
 
 def chain(length: int) -> Tree:
@@ -245,7 +271,7 @@ def test_what_is_added_is_found(tree: Tree, path: bytes) -> None:
     except TreeError:
         assert tree.get(path) is not node
     else:
-        assert tree.get(path) is node
+        assert tree.get(path, lexical=True) is node
         assert [found for _, found in tree.walk()].count(node) == 1
 
 
