@@ -70,9 +70,11 @@ def open_image(name: Name, platform: Platform, session: Session) -> Image:
 
     Manifest and config stay in the cache, so a name with a digest can be opened offline.
 
+    The user's mirrors of the registry are asked before it.
+
     Raises `NetworkError` if the registry does not deliver, `CorruptError` if the image is
-    damaged, `ConfigError` if it has no image for the platform or the user's login cannot be read,
-    `HostError` if a credential helper fails.
+    damaged, `ConfigError` if it has no image for the platform. If the registry denies access and a
+    login could not be read, raises that error: `ConfigError` for a file, `HostError` for a helper.
     """
     if session.offline and not name.digest:
         raise NetworkError(
