@@ -17,7 +17,7 @@ from fledge.project import lock, provenance
 from fledge.project.config import Config
 from fledge.project.lock import PinFinder
 from fledge.project.provenance import Provenance
-from fledge.report import Reporter
+from fledge.report import Reporter, Transfer
 from fledge.session import Session
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly
@@ -67,7 +67,8 @@ def verify(
     record = provenance.load(artifact)
     _check_comparable(record, config, artifact)
     with session.reporter.step("read") as step:
-        digest = _digest(artifact)
+        with session.reporter.work("reading") as progress:
+            digest = _digest(artifact, progress)
         step.detail = f"sha256 {digest.hex}"
     with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
         rebuilt_path = Path(folder, artifact.name)
@@ -75,7 +76,7 @@ def verify(
         difference, incomparable = None, ""
         if digest != rebuilt.digest:
             try:
-                difference = diff(artifact, rebuilt_path)
+                difference = diff(artifact, rebuilt_path, reporter=session.reporter)
             except FledgeError as error:
                 incomparable = error.message
     return Verification(
@@ -112,9 +113,10 @@ def _rebuild(record: Provenance, config: Config, output: Path, session: Session)
     return build.build_pinned(config, pins, start, output)
 
 
-def _digest(artifact: Path) -> Digest:
+def _digest(artifact: Path, progress: Transfer) -> Digest:
     try:
-        return hash_file(artifact).digest
+        progress.restart(0, artifact.stat().st_size)
+        return hash_file(artifact, progress=progress).digest
     except OSError as error:
         raise unreadable_argument(artifact, error) from error
 
