@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from fledge.cli import views
-from fledge.cli.failures import explained
 from fledge.cli.options import EXIT_CODES, VerboseDifferenceOption, new_app
+from fledge.cli.reporters import reported
 from fledge.operations.diff import Difference, diff
 from fledge.operations.inspect import json_text
 from fledge.tree.names import printable
@@ -31,8 +31,8 @@ def run(
 
     They may have different formats. The exit code is 0 if all bytes are equal, and 1 if not.
     """
-    with explained(verbose):
-        difference = diff(before, after)
+    with reported(verbose) as reporter:
+        difference = diff(before, after, reporter=reporter)
         if as_json:
             print(json.dumps(_as_json(difference), indent=2))
         else:

@@ -41,6 +41,7 @@ class LineReporter(Reporter):
         """Print a line when the step ends."""
         step = Step(title)
         start = time.perf_counter()
+        self._begin(title)
         try:
             # The display has something to draw until it ends, so that its end leaves no empty line.
             self.running = RunningStep(title)
@@ -110,14 +111,21 @@ class LineReporter(Reporter):
         """
         if self.running is None:
             return []
-        if self.batch_progress:
-            return self.batch_progress.parts()
         tasks = list(self.tasks)
-        if len(tasks) == 1:
-            return tasks[0].parts()
-        if tasks:
-            return [human_size(sum(task.done for task in tasks))]
-        return [f"{time.monotonic() - self.running.start:.0f} s"]
+        parts = []
+        if self.batch_progress:
+            parts = self.batch_progress.parts()
+        elif len(tasks) == 1:
+            parts = tasks[0].parts()
+        elif tasks:
+            parts = [human_size(sum(task.done for task in tasks))]
+        if parts and parts[-1].endswith("left"):
+            return parts
+        return [*parts, f"{time.monotonic() - self.running.start:.0f} s"]
+
+    def _begin(self, title: str) -> None:
+        """Print a line when a step begins."""
+        self.line(f"  {'…' if self.unicode else '...'} {title}")
 
     def _shortened(self, text: str) -> str:
         """Shorten what a person need not read to the end. A log gets everything."""

@@ -55,6 +55,9 @@ class TerminalReporter(LineReporter):
         self._closed = True
         self._end_display()
 
+    def _begin(self, title: str) -> None:
+        """Print nothing: the display shows the step."""
+
     def _shortened(self, text: str) -> str:
         return text if self._verbose else DIGEST.sub(r"\1", text)
 

@@ -70,15 +70,19 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
         check_fits(complete)
         epoch = tree.mtime_ns // NANOSECONDS
         layout = make_plan(complete, self.size_buffer_mb, epoch)
-        path = destination.path
+        path, hasher = destination.path, destination.hasher
+        size = layout.geometry.blocks * BLOCK_SIZE
         if self.builder == "mkfs":
             mkfs.write(complete, layout, path, epoch, destination.settings)
-            destination.hasher.update_file(path)
+            with destination.reporter.work("hashing") as progress:
+                hasher.update_file(path, progress)
         else:
-            writer.write(layout, path, epoch, destination.hasher)
+            with destination.reporter.work("writing") as progress:
+                progress.restart(0, size)
+                writer.write(layout, path, epoch, hasher, progress)
         if self.preallocate:
             with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, layout.geometry.blocks * BLOCK_SIZE)
+                os.posix_fallocate(file.fileno(), 0, size)
 
     @staticmethod
     def recognize(start: bytes) -> int:

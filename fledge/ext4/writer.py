@@ -47,6 +47,7 @@ from fledge.ext4.structures import (
     pack_time,
 )
 from fledge.host.output import Hasher, Output
+from fledge.report import Transfer
 from fledge.tree import NANOSECONDS, Device, Directory, File, Node, Symlink
 
 SECTORS_PER_BLOCK = BLOCK_SIZE // SECTOR_SIZE
@@ -55,17 +56,23 @@ DOUBLY_INDIRECT = 13
 pointers."""
 
 
-def write(plan: Plan, path: Path, epoch: int, hasher: Hasher | None = None) -> None:
+def write(
+    plan: Plan,
+    path: Path,
+    epoch: int,
+    hasher: Hasher | None = None,
+    progress: Transfer | None = None,
+) -> None:
     """Make the file at ``path`` what is planned; ``hasher`` is handed all of it.
 
-    ``epoch`` is the time of the filesystem in seconds since 1970. ``digest`` receives every byte.
+    ``epoch`` is the time of the filesystem in seconds since 1970. ``progress`` is told the bytes.
     Raises `FledgeError` if a content cannot be read, `OSError` if the disk refuses.
     """
     with path.open("r+b", buffering=0) as file:
         # Truncating an empty file would make closing it wait for the disk.
         if file.seek(0, os.SEEK_END):
             file.truncate(0)
-        output = Output(file.fileno(), hasher)
+        output = Output(file.fileno(), hasher, progress)
         with closing(output), closing(Copier(output)) as copier:
             _Writer(plan, output, copier, epoch).write()
             output.finish(plan.geometry.blocks * BLOCK_SIZE)

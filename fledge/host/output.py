@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from fledge.host.files import pwrite
+from fledge.report import Transfer
 from fledge.tree.content import update_hash
 from fledge.tree.digest import Digest
 
@@ -57,17 +58,19 @@ class Hasher:
         """Add ``count`` bytes of zeros."""
         self._thread.submit(self._hash_zeros, count)
 
-    def update_file(self, path: Path) -> None:
+    def update_file(self, path: Path, progress: Transfer | None = None) -> None:
         """Add a whole file and wait until it is read. Raises `OSError`."""
-        self._thread.submit(self._hash_file, path).result()
+        progress = progress or Transfer()
+        progress.restart(0, path.stat().st_size)
+        self._thread.submit(self._hash_file, path, progress).result()
 
     def digest(self) -> Digest:
         """Wait until all data so far is hashed and return its digest."""
         return Digest(self._thread.submit(self._sha256.hexdigest).result())
 
-    def _hash_file(self, path: Path) -> None:
+    def _hash_file(self, path: Path, progress: Transfer) -> None:
         with path.open("rb", buffering=0) as file:
-            update_hash(self._sha256, file, self._stop)
+            update_hash(self._sha256, file, self._stop, progress)
 
     def _hash_zeros(self, count: int) -> None:
         while count and not self._stop.is_set():
@@ -90,11 +93,16 @@ class Output:
     zeros; long runs of zeros become holes.
     """
 
-    def __init__(self, descriptor: int, hasher: Hasher | None = None) -> None:
+    def __init__(
+        self, descriptor: int, hasher: Hasher | None = None, progress: Transfer | None = None
+    ) -> None:
         """``descriptor``: an empty file open for writing. ``hasher`` receives everything written.
 
-        Without a hasher (None) nothing is hashed.
+        Without a hasher (None) nothing is hashed. ``progress`` is told the bytes, holes included.
         """
+        self._progress = progress or Transfer()
+        self._reported = 0
+        """The position up to which ``progress`` has been told."""
         self._file = descriptor
         self._hasher = hasher
         self._direct = _set_direct(descriptor, True)
@@ -174,6 +182,8 @@ class Output:
         data = buffer.memory
         end = size + -size % ALIGNMENT
         data[self._filled : end] = ZEROS[self._filled : end]
+        self._progress.advance(self._start + size - self._reported)
+        self._reported = self._start + size
         buffer.writing = self._thread.submit(self._write_runs, data, self._runs, self._start)
         if self._hasher:
             buffer.hashing = self._hasher.update(data[:size])

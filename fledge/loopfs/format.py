@@ -53,7 +53,8 @@ class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
             preallocate=self.preallocate,
             settings=destination.settings,
         )
-        destination.hasher.update_file(destination.path)
+        with destination.reporter.work("hashing") as progress:
+            destination.hasher.update_file(destination.path, progress)
 
     @classmethod
     def read(cls, path: Path, folder: Path, only: bytes | None) -> NoReturn:

@@ -15,6 +15,7 @@ import msgspec
 from fledge.errors import unreadable_argument
 from fledge.formats import Opened, open_artifact
 from fledge.host.files import PathLike
+from fledge.report import Reporter, Transfer
 from fledge.tree import (
     NANOSECONDS,
     TYPE_NAMES,
@@ -124,14 +125,20 @@ class Difference(msgspec.Struct, frozen=True):
 UNEXPLAINED = "the difference is in free space, padding or structures that are not compared"
 
 
-def diff(before: PathLike, after: PathLike) -> Difference:
+def diff(before: PathLike, after: PathLike, *, reporter: Reporter | None = None) -> Difference:
     """Compare two artifacts, which may have different formats.
 
     Raises what `fledge.formats.open_artifact` raises.
     """
     before, after = Path(before), Path(after)
-    with open_artifact(before) as old, open_artifact(after) as new:
-        first = _first_difference(before, after)
+    reporter = reporter or Reporter()
+    with (
+        reporter.work("comparing") as progress,
+        open_artifact(before) as old,
+        open_artifact(after) as new,
+    ):
+        progress.restart(0, max(old.size, new.size))
+        first = _first_difference(before, after, progress)
         if first is None:
             return Difference(None, (), {}, {}, ())
         if old.format is not new.format:
@@ -167,7 +174,7 @@ def _across_formats(first: int, old: Opened, new: Opened) -> Difference:
     return Difference(first, changes, container, {}, tuple(not_compared))
 
 
-def _first_difference(before: Path, after: Path) -> int | None:
+def _first_difference(before: Path, after: Path, progress: Transfer) -> int | None:
     """Return the offset of the first byte that differs; None if the files are equal."""
     position = 0
     try:
@@ -176,6 +183,7 @@ def _first_difference(before: Path, after: Path) -> int | None:
                 if not old:
                     return None
                 position += len(old)
+                progress.advance(len(old))
     except OSError as error:
         raise unreadable_argument(error.filename, error) from error
     pairs = zip(old, new, strict=False)

@@ -19,7 +19,7 @@ from fledge.project import lock, provenance
 from fledge.project.config import Config
 from fledge.project.lock import Lock, PinFinder
 from fledge.project.provenance import Provenance
-from fledge.report import Reporter
+from fledge.report import Reporter, Transfer
 from fledge.session import Session
 from fledge.sources.source import Assembly
 from fledge.tree.content import hash_file
@@ -74,7 +74,8 @@ def verify(
     _check_comparable(record, config, artifact)
     claimed = lock.from_provenance(record, config)
     with session.reporter.step("read") as step:
-        digest = _digest(artifact)
+        with session.reporter.work("reading") as progress:
+            digest = _digest(artifact, progress)
         step.detail = f"sha256 {digest.hex}"
     with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
         rebuilt_path = Path(folder, artifact.name)
@@ -86,7 +87,7 @@ def verify(
         difference, problem = None, ""
         if digest != rebuilt.digest:
             try:
-                difference = diff(artifact, rebuilt_path)
+                difference = diff(artifact, rebuilt_path, reporter=session.reporter)
             except FledgeError as error:
                 problem = error.message
     described = provenance.statement(build.describe(config, rebuilt, record.epoch))
@@ -138,9 +139,10 @@ def _rebuild(
     return build.build_pinned(config, pins, start, output)
 
 
-def _digest(artifact: Path) -> Digest:
+def _digest(artifact: Path, progress: Transfer) -> Digest:
     try:
-        return hash_file(artifact).digest
+        progress.restart(0, artifact.stat().st_size)
+        return hash_file(artifact, progress=progress).digest
     except OSError as error:
         raise unreadable_argument(artifact, error) from error
 

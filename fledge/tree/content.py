@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from fledge.errors import CorruptError, unreadable
+from fledge.report import Transfer
 from fledge.tree.digest import Digest
 
 READ_SIZE = 1 << 20
@@ -172,15 +173,15 @@ def _pieces(file: io.FileIO, path: Path, offset: int, size: int) -> Iterator[byt
         yield piece
 
 
-def hash_file(path: Path, stop: Event | None = None) -> Blob:
-    """Hash a whole file.
+def hash_file(path: Path, stop: Event | None = None, progress: Transfer | None = None) -> Blob:
+    """Hash a whole file. ``progress`` is told the bytes.
 
     Setting ``stop`` ends the reading early; the blob then covers only the part that was read.
     Raises `OSError`.
     """
     sha256 = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        size = update_hash(sha256, file, stop)
+        size = update_hash(sha256, file, stop, progress)
     return Blob(path, 0, size, Digest(sha256.hexdigest()))
 
 
@@ -194,16 +195,23 @@ class _Buffer(local):
 _buffer = _Buffer()
 
 
-def update_hash(sha256: hashlib._Hash, file: io.FileIO, stop: Event | None = None) -> int:
+def update_hash(
+    sha256: hashlib._Hash,
+    file: io.FileIO,
+    stop: Event | None = None,
+    progress: Transfer | None = None,
+) -> int:
     """Hash an open file from its position to its end, or until ``stop`` is set.
 
-    Returns the number of bytes hashed. Raises `OSError`.
+    Returns the number of bytes hashed, and tells ``progress`` of them. Raises `OSError`.
     """
     buffer = _buffer.memory
     total = 0
     while not (stop and stop.is_set()) and (count := file.readinto(buffer)):
         sha256.update(buffer[:count])
         total += count
+        if progress:
+            progress.advance(count)
     return total
 
 

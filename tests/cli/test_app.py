@@ -519,3 +519,52 @@ def test_a_newline_in_a_path_makes_no_line(fledge: Fledge, tmp_path: Path) -> No
         assert done.code in (2, 4)
         assert "FAKE" in done.err
         assert "\nerror: FAKE" not in done.out + done.err
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log tells of the running step every 20 ms."""
+    monkeypatch.setattr("fledge.cli.lines.LINE_INTERVAL", 0.02)
+
+
+@pytest.mark.usefixtures("often")
+def test_a_log_tells_of_a_long_download(fledge: Fledge, server: Server, tmp_path: Path) -> None:
+    pause = threading.Event()
+
+    def slowly(exchange: Exchange) -> None:
+        pause.wait(0.1)
+        exchange.send_response(200)
+        exchange.send_header("Content-Length", str(len(BUSYBOX)))
+        exchange.end_headers()
+        exchange.wfile.write(BUSYBOX[:102_400])
+        pause.wait(0.2)
+        exchange.wfile.write(BUSYBOX[102_400:])
+
+    server.answers["/busybox"] = slowly
+    project.make(tmp_path, *busybox_from(server.url("/busybox")))
+    err = fledge("build").err
+    assert err.startswith("  … busybox\n    busybox: 0 bytes, 0 s\n")
+    assert re.search(r"\n    busybox: 100\.0/195\.\d KiB, 0:00:00 left\n", err)
+    assert "\n  … agent\n  ✓ agent " in err, err
+
+
+@pytest.mark.real
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("options", ['builder = "native"', 'builder = "mkfs"'])
+def test_a_log_tells_of_long_work(fledge: Fledge, tmp_path: Path, options: str) -> None:
+    toml = project.make_rootfs(tmp_path)
+    toml.write_text(toml.read_text().replace("size_buffer_mb = 1", options))
+    with (tmp_path / "payload/site/large").open("wb") as file:
+        for _ in range(256):
+            file.write(os.urandom(1 << 20))
+    written = fledge("build", "-o", "one.img").err.split("… write\n")[1]
+    assert re.search(r"\n    write: \d+\.\d/\d+\.\d MiB, 0:00:\d\d left\n", "\n" + written)
+    if "mkfs" in options:
+        assert "    write: 0 s\n" in written
+    (tmp_path / "two.img").write_bytes((tmp_path / "one.img").read_bytes())
+    compared = fledge("diff", "one.img", "two.img")
+    assert compared.code == 0
+    assert re.search(r"    comparing: \d+\.\d/\d+\.\d MiB, 0:00:\d\d left\n", compared.err)
+    verified = fledge("verify", "one.img")
+    assert verified.code == 0
+    assert re.search(r"    read: \d+\.\d/\d+\.\d MiB, 0:00:\d\d left\n", verified.err)
