@@ -161,10 +161,9 @@ def test_source_that_changes_during_the_build(tmp_path: Path) -> None:
         def note(self, message: str) -> None:
             raise AssertionError(message)
 
-        def transfer(self, label: str):  # type: ignore[no-untyped-def]
-            if label.startswith("writing"):
-                project.write(tmp_path, "payload/webserver.yaml", b"port: 81\n")
-            return super().transfer(label)
+        def work(self, label: str):  # type: ignore[no-untyped-def]
+            project.write(tmp_path, "payload/webserver.yaml", b"port: 81\n")
+            return super().work(label)
 
     toml = project.make(tmp_path)
     with pytest.raises(CorruptError, match=r"webserver\.yaml changed while it was read"):
