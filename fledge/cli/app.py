@@ -41,8 +41,20 @@ COMMANDS = {
 """All commands, in the order of ``fledge --help``."""
 
 
+MOVABLE = frozenset({"-v", "--verbose", "-q", "--quiet"})
+"""The options that may also be written before the command."""
+
+
 class CommandGroup(TyperGroup):
     """The group of all `COMMANDS`. Listing them does not import their modules."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments. `MOVABLE` options before the command are options of the command."""
+        count = next((n for n, each in enumerate(args) if each not in MOVABLE), len(args))
+        args = args[count : count + 1] + args[:count] + args[count + 1 :]
+        if args[:1] == ["--version"]:
+            args[0] = "version"
+        return super().parse_args(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import a command. None if no command has that name."""
@@ -69,6 +81,7 @@ app = CommandGroup(
     commands=_COMMAND_NAMES,
     no_args_is_help=True,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Turn a fledge.toml into a bootable plugin artifact for Volant microVMs.",
     epilog=EXIT_CODES,
 )

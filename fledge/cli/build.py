@@ -12,6 +12,7 @@ from fledge.cli.lines import LineReporter
 from fledge.cli.options import (
     DEFAULT_CONFIG,
     EXIT_CODES,
+    Command,
     ConfigOption,
     OfflineOption,
     new_app,
@@ -25,7 +26,7 @@ from fledge.session import Session
 app = new_app()
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=Command, epilog=EXIT_CODES)
 def run(
     config: ConfigOption = DEFAULT_CONFIG,
     output: Annotated[

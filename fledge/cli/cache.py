@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fledge.cli.failures import explained
-from fledge.cli.options import EXIT_CODES, VerboseOption, new_app
+from fledge.cli.options import EXIT_CODES, Command, VerboseOption, new_app
 from fledge.cli.reporters import reported
 from fledge.cli.units import counted, parse_duration, parse_size, path_text
 from fledge.host.settings import Settings
@@ -33,7 +33,7 @@ def show(context: typer.Context) -> None:
             print(f"  {kind:<22}{_amount_text(amount)}")
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=Command, epilog=EXIT_CODES)
 def verify(verbose: VerboseOption = False) -> None:
     """Verify all files in the cache; remove and list damaged ones."""
     with reported(verbose) as reporter:
@@ -41,7 +41,7 @@ def verify(verbose: VerboseOption = False) -> None:
         print(f"sound: {_amount_text(sound)}")
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=Command, epilog=EXIT_CODES)
 def prune(
     older_than: Annotated[
         str | None,

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from fledge.cli.failures import explained
-from fledge.cli.options import DEFAULT_CONFIG, EXIT_CODES, ConfigOption, VerboseOption, new_app
+from fledge.cli.options import (
+    DEFAULT_CONFIG,
+    EXIT_CODES,
+    Command,
+    ConfigOption,
+    VerboseOption,
+    new_app,
+)
 from fledge.cli.units import path_text
 from fledge.operations.check import check
 
 app = new_app()
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=Command, epilog=EXIT_CODES)
 def run(config: ConfigOption = DEFAULT_CONFIG, verbose: VerboseOption = False) -> None:
     """Validate the configuration and the files it names.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fledge.cli import views
-from fledge.cli.options import EXIT_CODES, VerboseDifferenceOption, new_app
+from fledge.cli.options import EXIT_CODES, Command, VerboseDifferenceOption, new_app
 from fledge.cli.reporters import reported
 from fledge.operations.diff import Difference, diff
 from fledge.operations.inspect import json_text
@@ -18,7 +18,7 @@ from fledge.tree.names import printable
 app = new_app()
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=Command, epilog=EXIT_CODES)
 def run(
     before: Annotated[Path, typer.Argument(metavar="A", show_default=False)],
     after: Annotated[Path, typer.Argument(metavar="B", show_default=False)],

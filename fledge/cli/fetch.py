@@ -5,6 +5,7 @@ from __future__ import annotations
 from fledge.cli.options import (
     DEFAULT_CONFIG,
     EXIT_CODES,
+    Command,
     ConfigOption,
     PlatformsOption,
     VerboseOption,
@@ -17,7 +18,7 @@ from fledge.session import Session
 app = new_app()
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=Command, epilog=EXIT_CODES)
 def run(
     config: ConfigOption = DEFAULT_CONFIG,
     platform: PlatformsOption = None,

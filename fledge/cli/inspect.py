@@ -12,7 +12,7 @@ import typer
 from fledge.cli import views
 from fledge.cli.failures import explained
 from fledge.cli.jsonwriter import ObjectWriter
-from fledge.cli.options import EXIT_CODES, ArtifactArgument, VerboseOption, new_app
+from fledge.cli.options import EXIT_CODES, ArtifactArgument, Command, VerboseOption, new_app
 from fledge.formats import Opened, open_artifact
 from fledge.operations.inspect import (
     describe,
@@ -29,7 +29,7 @@ from fledge.tree.names import printable
 app = new_app()
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=Command, epilog=EXIT_CODES)
 def run(
     artifact: ArtifactArgument,
     path: Annotated[

@@ -9,6 +9,7 @@ import typer
 from fledge.cli.options import (
     DEFAULT_CONFIG,
     EXIT_CODES,
+    Command,
     ConfigOption,
     PlatformsOption,
     VerboseOption,
@@ -22,7 +23,7 @@ from fledge.session import Session
 app = new_app()
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=Command, epilog=EXIT_CODES)
 def run(
     config: ConfigOption = DEFAULT_CONFIG,
     platform: PlatformsOption = None,

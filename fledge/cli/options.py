@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 other failure, 2 usage or config, 3 network,"
@@ -40,6 +41,18 @@ VerboseDifferenceOption = Annotated[
 ArtifactArgument = Annotated[
     Path, typer.Argument(metavar="ARTIFACT", help="The file to read.", show_default=False)
 ]
+
+
+class Command(TyperCommand):
+    """A command that refuses an option given twice, of which only the last would count."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments. Raises `typer.BadParameter`."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for each in given:
+            if given.count(each) > 1 and not (each.multiple or getattr(each, "is_flag", False)):
+                raise typer.BadParameter("it is given twice; give it once", ctx, each)
+        return super().parse_args(ctx, args)
 
 
 def new_app(help: str | None = None) -> typer.Typer:  # noqa: A002 - typer's own name

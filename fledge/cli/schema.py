@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 from fledge.cli.failures import explained
-from fledge.cli.options import EXIT_CODES, VerboseOption, new_app
+from fledge.cli.options import EXIT_CODES, Command, VerboseOption, new_app
 from fledge.project.jsonschema import json_schema
 
 app = new_app()
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=Command, epilog=EXIT_CODES)
 def run(verbose: VerboseOption = False) -> None:
     """Print the JSON Schema of fledge.toml, for editors."""
     with explained(verbose):

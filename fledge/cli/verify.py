@@ -12,6 +12,7 @@ from fledge.cli.options import (
     DEFAULT_CONFIG,
     EXIT_CODES,
     ArtifactArgument,
+    Command,
     ConfigOption,
     OfflineOption,
     VerboseDifferenceOption,
@@ -25,7 +26,7 @@ from fledge.tree.names import printable
 app = new_app()
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=Command, epilog=EXIT_CODES)
 def run(
     artifact: ArtifactArgument,
     config: ConfigOption = DEFAULT_CONFIG,

@@ -131,8 +131,64 @@ def test_a_command_that_is_nothing_like_one(fledge: Fledge) -> None:
     assert "Did you mean" not in done.err
 
 
-def test_an_option_before_the_command(fledge: Fledge) -> None:
-    assert "No such option: --quiet" in fledge("--quiet", "build").err
+def test_an_option_before_the_command(fledge: Fledge, tmp_path: Path) -> None:
+    project.make(tmp_path)
+    for options, err in (("--quiet",), False), (("-v",), True), (("-q", "-v"), True):
+        done = fledge(*options, "build")
+        assert bool(done.err) == err
+        assert done.code == (2 if len(options) == 2 else 0)
+    assert "No such option: --offline" in fledge("--offline", "build").err
+    assert "No such option: -q" in fledge("-q", "check").err
+    assert fledge("-v").code == 2
+
+
+def test_version_as_an_option(fledge: Fledge) -> None:
+    assert fledge("--version").out == fledge("version").out
+
+
+@pytest.mark.parametrize("command", [(), ("build",), ("cache",), ("cache", "prune")])
+def test_short_help(fledge: Fledge, command: tuple[str, ...]) -> None:
+    assert fledge(*command, "-h") == fledge(*command, "--help")
+    assert fledge(*command, "-h").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (("-c", "a", "-c", "b"), "--config"),
+        (("-c", "a", "--config=a"), "--config"),
+        (("-o", "a", "-o", "b"), "--output"),
+    ],
+)
+def test_an_option_given_twice(fledge: Fledge, options: tuple[str, ...], name: str) -> None:
+    done = fledge("build", *options)
+    assert done.code == 2
+    assert name in done.err
+    assert "it is given twice" in done.err
+
+
+def test_an_option_that_may_be_repeated(fledge: Fledge, tmp_path: Path) -> None:
+    project.make_rootfs(tmp_path)
+    assert fledge("lock", "--platform", "linux/amd64", "--platform", "linux/amd64").code == 0
+    assert fledge("build", "-v", "-v").code == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "inspect nope",
+        "build -c nope",
+        "verify nope",
+        "diff nope nope",
+        "check -c nope",
+        "lock -c nope",
+    ],
+)
+def test_a_missing_file(fledge: Fledge, tmp_path: Path, command: str) -> None:
+    project.make(tmp_path)
+    done = fledge(*command.split())
+    assert done.code == 2
+    assert "nope" in done.err
 
 
 def test_help_imports_no_command(tmp_path: Path) -> None:
