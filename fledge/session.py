@@ -36,9 +36,10 @@ class Session(msgspec.Struct, frozen=True, dict=True):
     ) -> Session:
         """Make a session from ``environment``, or from the environment of this process.
 
-        Without a ``reporter`` it is silent. Proxies, CA certificates and Docker contexts come from
-        the environment of this process in any case (see `fledge.host.settings`). Raises
-        `HostError` if the user has no home folder to keep a cache in.
+        Without a ``reporter`` it is silent. Proxies, CA certificates, ``~/.netrc`` and Docker
+        contexts come from the environment of this process in any case (see
+        `fledge.host.settings`). Raises `HostError` if the user has no home folder to keep a cache
+        in.
         """
         settings = Settings.from_environment(environment)
         return cls(settings, Cache(settings.cache_folder), reporter or Reporter(), offline)
