@@ -214,7 +214,7 @@ def test_what_is_not_there(fledge: Fledge, small: Path) -> None:
     done = fledge("inspect", small, "/bin/c\x1b[2J")
     assert (done.code, done.out) == (2, "")
     assert "small.cpio.gz has no /bin/c\\x1b[2J" in done.err
-    assert fledge("inspect", "absent").code == 1
+    assert fledge("inspect", "absent").code == 2
     assert fledge("inspect", ".").code == 2
     assert fledge("inspect", "-l", "--json", small).code == 2
 
