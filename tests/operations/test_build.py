@@ -162,7 +162,8 @@ def test_source_that_changes_during_the_build(tmp_path: Path) -> None:
             raise AssertionError(message)
 
         def work(self, label: str):  # type: ignore[no-untyped-def]
-            project.write(tmp_path, "payload/webserver.yaml", b"port: 81\n")
+            if label.startswith("writing"):
+                project.write(tmp_path, "payload/webserver.yaml", b"port: 81\n")
             return super().work(label)
 
     toml = project.make(tmp_path)
@@ -178,7 +179,8 @@ def test_output_among_the_sources(tmp_path: Path, output: str) -> None:
     assert (tmp_path / "kestrel").read_bytes() == project.FILES["kestrel"]
 
 
-OPTIONS = ("--platform", "linux/amd64", "-o", "artifact")
+OUTPUT = ("-o", "artifact")
+OPTIONS = ("--platform", "linux/amd64")
 
 
 def run(
@@ -186,7 +188,7 @@ def run(
 ) -> str:
     """Build in another process, and return the sha256 of the artifact."""
     done = subprocess.run(
-        [python, "-m", "fledge", "build", "-q", "--json", *OPTIONS, *arguments],
+        [python, "-m", "fledge", "build", "-q", "--json", *OPTIONS, *(arguments or OUTPUT)],
         env=os.environ | environment,
         cwd=folder,
         umask=umask,
@@ -288,6 +290,7 @@ def test_same_as_an_unprivileged_user(kind: Kind) -> None:
             "project/fledge.toml",
             "--json",
             *OPTIONS,
+            *OUTPUT,
         ]
         done = user.run(command)
         assert done.returncode == 0, done.stderr
