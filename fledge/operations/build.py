@@ -43,9 +43,9 @@ class Artifact(msgspec.Struct, frozen=True):
     size: int
     """Size of the file in bytes."""
     digest: Digest
-    platform: Platform
-    """What it is for."""
     """The digest of the file."""
+    platform: Platform
+    """The platform that it runs on."""
     entries: int
     """The number of paths in the tree, including the root."""
     content_size: int
