@@ -96,9 +96,10 @@ def test_several_layers_at_once(slow_image: Path, rich: str, columns: int) -> No
     seen = [[match for line in moment if (match := whole.match(line))] for moment in shown.moments]
     assert max(map(len, seen)) == 1
     progress = [(int(each[0][1]), float(each[0][2])) for each in seen if each]
-    assert progress[0][0] == 0
-    assert progress[-1][0] >= LAYERS - 1
-    assert len({each[0] for each in progress}) >= 4
+    # How many moments are drawn depends on the load of the machine.
+    assert progress == sorted(progress)
+    assert progress[0][0] == 0 < progress[-1][0]
+    assert len({size for _, size in progress}) >= 4
     assert all(len(line) < columns for moment in shown.moments for line in moment if "/6" in line)
 
 
