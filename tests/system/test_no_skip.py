@@ -69,7 +69,8 @@ def run(folder: Path, no_skip: str) -> tuple[int, str]:
         [
             *(sys.executable, "-m", "pytest", "-p", "tests.support.no_skip"),
             *("-p", "no:cacheprovider", "--continue-on-collection-errors"),
-            *("-c", "/dev/null", "--rootdir", folder, folder),
+            # No short summary, which has whole messages where CI is set.
+            *("-rN", "-c", "/dev/null", "--rootdir", folder, folder),
         ],
         env=os.environ | {"FLEDGE_NO_SKIP": no_skip, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
