@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 from fledge.cli.messages import print_error
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The signals that interrupt fledge."""
 
 
 def install_handlers() -> None:
@@ -27,26 +21,6 @@ def install_handlers() -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt(number)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Delay a signal that would interrupt the block until the block has ended."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals interrupt only the main thread
-        return
-    caught: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
-    try:
-        for number in handlers:
-            signal.signal(number, lambda number, frame: caught.append(number))
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if caught:
-        signal.raise_signal(caught[0])
 
 
 def end_interrupted(interrupt: KeyboardInterrupt, hint: str = "") -> None:

@@ -11,8 +11,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from fledge.cli.interrupts import uninterrupted
 from fledge.cli.lines import LineReporter, RunningStep, Task
+from fledge.host.signals import uninterrupted
 from fledge.report import human_share, human_size
 from fledge.tree.names import printable
 

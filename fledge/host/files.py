@@ -5,20 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import signal
 import stat
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from fledge.errors import ConfigError, FledgeError, HostError, reason
+from fledge.host.signals import uninterrupted
 
 PathLike = str | os.PathLike[str]
 """What callers may give in place of a `Path`."""
-
-_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def check_output(output: Path) -> None:
@@ -118,30 +115,6 @@ def _rename_all(partials: list[Path], targets: list[Path], outputs: Sequence[Pat
                 f"{outputs[0]} is new, but {outputs[number]} could not be written: {reason(error)}",
                 "Run the command again, for the two belong together.",
             ) from error
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold back the signals that end fledge until the block has ended.
-
-    Python handles signals in the main thread only; in other threads there is nothing to hold back.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    handlers = {each: signal.getsignal(each) for each in _ENDING_SIGNALS}
-    # One without a handler of Python's is ignored, or ends the process as it should.
-    handled = {each: handler for each, handler in handlers.items() if callable(handler)}
-    for each in handled:
-        signal.signal(each, lambda number, _: held.append(number))
-    try:
-        yield
-    finally:
-        for each, handler in handled.items():
-            signal.signal(each, handler)
-        for number in held:
-            signal.raise_signal(number)
 
 
 def pwrite(file: int, data: bytes | bytearray | memoryview, position: int) -> None:
