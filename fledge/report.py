@@ -71,6 +71,13 @@ class Reporter:
         """Report an event that is not an error: a retry, an input without a checksum."""
 
 
+def counted(count: int, noun: str) -> str:
+    """Format a count with its noun: ``1 file``, ``2 files``, ``3 directories``."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"
+
+
 def human_size(size: int) -> str:
     """Format a number of bytes for people: ``1.5 MiB``."""
     value = float(size)

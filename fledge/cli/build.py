@@ -18,9 +18,9 @@ from fledge.cli.options import (
     new_app,
 )
 from fledge.cli.reporters import reported
-from fledge.cli.units import counted, path_text
+from fledge.cli.units import path_text
 from fledge.operations.build import Artifact, build
-from fledge.report import human_size
+from fledge.report import counted, human_size
 from fledge.session import Session
 
 app = new_app()

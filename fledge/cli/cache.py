@@ -9,9 +9,9 @@ import typer
 from fledge.cli.failures import explained
 from fledge.cli.options import EXIT_CODES, Command, VerboseOption, new_app
 from fledge.cli.reporters import reported
-from fledge.cli.units import counted, parse_duration, parse_size, path_text
+from fledge.cli.units import parse_duration, parse_size, path_text
 from fledge.host.settings import Settings
-from fledge.report import human_size
+from fledge.report import counted, human_size
 from fledge.store import housekeeping
 from fledge.store.cache import Cache
 from fledge.store.housekeeping import Amount

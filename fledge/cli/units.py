@@ -1,4 +1,4 @@
-"""Parses sizes and durations, and formats counts and paths."""
+"""Parses sizes and durations, and formats paths."""
 
 from __future__ import annotations
 
@@ -21,13 +21,6 @@ def parse_size(text: str) -> int:
 def parse_duration(text: str) -> int:
     """Parse a duration such as ``30d``, and return seconds. Raises `ConfigError`."""
     return _parse(text, DURATIONS, "duration")
-
-
-def counted(count: int, noun: str) -> str:
-    """Format a count with its noun: ``1 file``, ``2 files``, ``3 directories``."""
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"
 
 
 def path_text(path: Path) -> str:

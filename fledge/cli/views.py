@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from stat import filemode
 
-from fledge.cli.units import counted
 from fledge.formats import Opened
 from fledge.operations.diff import Difference
 from fledge.operations.inspect import Program, Summary
-from fledge.report import human_size
+from fledge.report import counted, human_size
 from fledge.tree import NANOSECONDS, Device, Node, Symlink
 from fledge.tree.names import printable
 

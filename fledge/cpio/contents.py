@@ -12,7 +12,7 @@ import msgspec
 
 from fledge.cpio.newc import TRAILER
 from fledge.cpio.reader import Unpacked, read_entries
-from fledge.report import human_size
+from fledge.report import counted, human_size
 from fledge.tree import Directory, File, Node, Symlink, Tree
 from fledge.tree.compression import GZIP_MAGIC
 from fledge.tree.content import Span, content_digest, content_size, read_content
@@ -152,7 +152,7 @@ class InitramfsContents(msgspec.Struct, frozen=True, dict=True):
                 "archive",
                 f"{archive.compression or 'not compressed'}, at byte {archive.offset},"
                 f" {human_size(archive.size)} unpacked,"
-                f" {archive.entries} {'entry' if archive.entries == 1 else 'entries'}",
+                f" {counted(archive.entries, 'entry')}",
             )
             for archive in self.unpacked.archives
         ]

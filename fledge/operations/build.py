@@ -26,7 +26,7 @@ from fledge.project import lock, provenance
 from fledge.project.config import Config
 from fledge.project.lock import PinFinder
 from fledge.project.provenance import Provenance
-from fledge.report import human_size
+from fledge.report import counted, human_size
 from fledge.session import Session
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, Source
@@ -121,7 +121,7 @@ def _build_once(config: Config, pins: PinFinder, assembly: Assembly, output: Pat
     _check_boots(config, assembly.tree)
     with assembly.session.reporter.step("write") as step:
         artifact = _write(config, assembly, output)
-        entries = "1 entry" if artifact.entries == 1 else f"{artifact.entries} entries"
+        entries = counted(artifact.entries, "entry")
         step.detail = f"{entries}, {human_size(artifact.content_size)}"
     return artifact
 

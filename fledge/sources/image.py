@@ -14,6 +14,7 @@ from fledge.oci.image import ImagePin
 from fledge.oci.pins import open_pinned
 from fledge.oci.reference import Name, Reference, default_name, relative
 from fledge.oci.transports import open_image
+from fledge.report import counted
 from fledge.sources import paths
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, KeyedBy, Kind, LockSection, Presence, Source
@@ -86,8 +87,7 @@ class Image(Source, frozen=True):
         tree.add(paths.IMAGE_CONFIG, File(mode=0o644, mtime_ns=tree.mtime_ns, content=image.config))
         assembly.has_image = True
         assembly.inputs.append(self._input(image, assembly))
-        count = len(image.layers)
-        return f"{image.uri}, {count} {'layer' if count == 1 else 'layers'}"
+        return f"{image.uri}, {counted(len(image.layers), 'layer')}"
 
     def _input(self, image: OpenedImage, assembly: Assembly) -> Input:
         facts: dict[str, object] = {

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from fledge.errors import ConfigError, reason
-from fledge.report import human_size
+from fledge.report import counted, human_size
 from fledge.sources import paths
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, Kind, Presence, Source
@@ -120,7 +120,7 @@ class Mappings(Source, frozen=True):
             Input("mapping", assembly.relative(blob.path), blob.digest) for blob in blobs
         )
         size = human_size(sum(blob.size for blob in blobs))
-        return f"{len(blobs)} {'file' if len(blobs) == 1 else 'files'}, {size}"
+        return f"{counted(len(blobs), 'file')}, {size}"
 
 
 KIND = Kind(

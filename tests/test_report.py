@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fledge.cli.units import counted
+from fledge.report import counted
 
 
 @pytest.mark.parametrize(
