@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 from fledge.report import Batch, Reporter, Step, Transfer, human_share, human_size
 from fledge.tree.names import printable
@@ -164,12 +164,9 @@ class LineReporter(Reporter):
         finally:
             self._depth -= 1
 
-    def _display(self) -> AbstractContextManager[None]:
-        """Show the progress until the end of the block."""
-        return self._print_regularly()
-
     @contextmanager
-    def _print_regularly(self) -> Iterator[None]:
+    def _display(self) -> Iterator[None]:
+        """Show the progress until the end of the block: here, print it from time to time."""
         stop = threading.Event()
 
         def work() -> None:

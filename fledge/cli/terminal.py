@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -69,11 +69,8 @@ class TerminalReporter(LineReporter):
             Text("\n").join([first, *(Text.assemble(indent, line) for line in rest)])
         )
 
-    def _display(self) -> AbstractContextManager[None]:
-        return self._draw()
-
     @contextmanager
-    def _draw(self) -> Iterator[None]:
+    def _display(self) -> Iterator[None]:
         try:
             self._begin_display()
             yield
