@@ -7,6 +7,7 @@ their size, their journal, their UUID and their count of inodes, so that one can
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -100,17 +101,8 @@ def _with_lost_and_found(tree: Tree) -> Tree:
     """The tree with a /lost+found; where it has none, its root is copied to put one there."""
     if LOST_AND_FOUND_PATH in tree.root.children:
         return tree
-    root = tree.root
     complete = Tree(tree.mtime_ns)
-    complete.root = Directory(
-        mode=root.mode,
-        uid=root.uid,
-        gid=root.gid,
-        mtime_ns=root.mtime_ns,
-        xattrs=root.xattrs,
-        children={
-            **root.children,
-            LOST_AND_FOUND_PATH: Directory(mode=0o700, mtime_ns=tree.mtime_ns),
-        },
-    )
+    lost_and_found = Directory(mode=0o700, mtime_ns=tree.mtime_ns)
+    children = {**tree.root.children, LOST_AND_FOUND_PATH: lost_and_found}
+    complete.root = replace(tree.root, children=children)
     return complete
