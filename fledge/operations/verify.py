@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,7 @@ def _check_comparable(record: Provenance, config: Config, artifact: Path) -> Non
         raise FledgeError(
             f"{artifact} was built with a configuration that differs from {config.path}:"
             + "".join(
-                f"\n  {line}"
-                for line in _differences(_flat(record.config, ""), _flat(config.data, ""))
+                f"\n  {line}" for line in _differences(_flat(record.config), _flat(config.data))
             ),
             "Check out the version that it was built from, or name its file with -c FILE.",
         )
@@ -149,36 +148,37 @@ def _digest(artifact: Path, progress: Transfer) -> Digest:
 
 def _false_claims(claimed: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
     """Describe every field that differs between two statements, in one line each."""
-    claims, facts = dict(_flat(claimed, "")), dict(_flat(here, ""))
-    yield from _differences(claims.items(), facts.items())
+    claims, facts = _flat(claimed), _flat(here)
+    yield from _differences(claims, facts)
     if claims == facts and claimed != here:
         yield f"{_DEPENDENCIES}: recorded in another order than here"
 
 
-def _flat(value: object, path: str) -> Iterator[tuple[str, object]]:
-    """Yield every value in a JSON document with its path; dependencies by name and URI."""
+def _flat(document: object) -> dict[str, object]:
+    """Return every value in a JSON document by its path; dependencies by name and URI."""
+    return dict(_walk(document, ""))
+
+
+def _walk(value: object, path: str) -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
         separator = " " if path.endswith(":") else "."
         for key, each in value.items():
-            yield from _flat(each, f"{path}{separator}{key}".lstrip("."))
+            yield from _walk(each, f"{path}{separator}{key}".lstrip("."))
         if not value:
             yield path, value
     elif isinstance(value, list):
         for index, each in enumerate(value):
             named = path == _DEPENDENCIES and isinstance(each, dict)
             where = f"{each.get('name')} {each.get('uri')}:" if named else f"{path}.{index}"
-            yield from _flat(each, where)
+            yield from _walk(each, where)
         if not value:
             yield path, value
     else:
         yield path, value
 
 
-def _differences(
-    recorded: Iterable[tuple[str, object]], here: Iterable[tuple[str, object]]
-) -> list[str]:
+def _differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
     """Describe the values that differ between two documents, in one line each."""
-    before, after = dict(recorded), dict(here)
     return [
         f"{path}: recorded {_shown(before, path)}, here {_shown(after, path)}"
         for path in sorted(before.keys() | after.keys())
