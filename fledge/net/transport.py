@@ -368,8 +368,7 @@ def _no_response(
     kind, cause = next(
         (kind, cause) for kind in FAILURE_KINDS for cause in causes if isinstance(cause, kind.cause)
     )
-    reasons = [inner.strerror for inner in causes if isinstance(inner, OSError) and inner.strerror]
-    reason = reasons[0] if reasons else type(error).__name__
+    reason = system_reason(causes) or type(error).__name__
     detail = getattr(cause, "verify_message", reason).lower()
     message = kind.message.format(host=host, proxy=proxy, detail=detail)
     failure = kind.error(f"{where}: {message}", kind.hint)
@@ -386,6 +385,14 @@ def error_causes(error: Exception) -> Iterator[Exception]:
         if isinstance(inner, Exception):
             yield from error_causes(inner)
     yield error
+
+
+def system_reason(causes: Iterable[Exception]) -> str:
+    """Return the first reason that the operating system gave for one of the causes of an error, in
+    lower case; empty if it gave none.
+    """
+    reasons = (each.strerror for each in causes if isinstance(each, OSError))
+    return next(filter(None, reasons), "").lower()
 
 
 def _refusal(response: requests.Response, where: str) -> HttpStatusError | TransientError:

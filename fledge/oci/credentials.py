@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from fledge.errors import ConfigError, FledgeError, HostError
+from fledge.errors import ConfigError, FledgeError, HostError, reason
 from fledge.host.settings import Settings
 from fledge.oci.reference import DOCKER_HUB, Name
 from fledge.tree.names import printable
@@ -91,8 +91,9 @@ def _load(path: Path) -> dict[str, object]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ConfigError(f"{path} cannot be read: {reason}", "Check its permissions.") from error
+        raise ConfigError(
+            f"{path} cannot be read: {reason(error)}", "Check its permissions."
+        ) from error
     if len(raw) > MAX_CONFIG_SIZE:
         raise _invalid(path, f"it has more than {MAX_CONFIG_SIZE} bytes")
     try:
@@ -200,7 +201,7 @@ def _ask_helper(
             f"Install it, or remove it from {path}.",
         ) from error
     except OSError as error:
-        raise _helper_failed(program, key, (error.strerror or str(error)).lower()) from error
+        raise _helper_failed(program, key, reason(error)) from error
     except subprocess.TimeoutExpired as error:
         raise _helper_failed(program, key, f"no answer in {HELPER_TIMEOUT:g} s") from error
     # Helpers print the reason of a failure to their standard output.
@@ -219,9 +220,9 @@ def _ask_helper(
     return Credentials(username, secret, program)
 
 
-def _helper_failed(program: str, key: str, reason: str) -> HostError:
+def _helper_failed(program: str, key: str, problem: str) -> HostError:
     return HostError(
-        f"{program} get failed for {printable(key)}: {reason}",
+        f"{program} get failed for {printable(key)}: {problem}",
         f"Try it by hand: echo {printable(key)} | {program} get.",
     )
 

@@ -16,7 +16,7 @@ import urllib3.exceptions
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
 from fledge.host.settings import Settings
 from fledge.net.json_document import JsonObject
-from fledge.net.transport import error_causes, is_loopback, no_login
+from fledge.net.transport import error_causes, is_loopback, no_login, system_reason
 from fledge.oci import archive, layout
 from fledge.oci.image import Image, once
 from fledge.oci.manifest import (
@@ -228,8 +228,7 @@ def _explained(where: str) -> Iterator[None]:
                 "Join the group that owns the socket (often `docker`), or use rootless Docker or"
                 " podman.",
             ) from error
-        reasons = [each.strerror for each in causes if isinstance(each, OSError) and each.strerror]
-        reason = reasons[0].lower() if reasons else printable(str(error))
+        reason = system_reason(causes) or printable(str(error))
         raise NoDaemonImageError(
             f"no sound answer from the Docker daemon at {where}: {reason}",
             "Check that it runs, and DOCKER_HOST.",
