@@ -14,12 +14,12 @@ from pathlib import Path
 
 from fledge.errors import CorruptError, FledgeError
 from fledge.ext4 import xattr
-from fledge.ext4.plan import LOST_AND_FOUND_PATH, MAX_LINKS
+from fledge.ext4.constants import LOST_AND_FOUND_PATH, SUPERBLOCK_OFFSET
+from fledge.ext4.plan import MAX_LINKS
 from fledge.ext4.structures import (
     BLOCK_SIZE,
     LOST_AND_FOUND,
     ROOT,
-    SUPERBLOCK_OFFSET,
     SUPERBLOCK_SIZE,
     Superblock,
     new_device,

@@ -2,6 +2,9 @@
 
 fledge writes it itself. With ``builder = "mkfs"`` e2fsprogs do: the same layout gives both
 their size, their journal, their UUID and their count of inodes, so that one can check the other.
+
+Every command loads this module, for the list of formats. So what takes long to load is imported
+when an image is written or read.
 """
 
 from __future__ import annotations
@@ -9,21 +12,21 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
-from fledge.ext4 import mkfs, reader, writer
-from fledge.ext4.contents import Ext4Contents
-from fledge.ext4.plan import LOST_AND_FOUND_PATH, make_plan
-from fledge.ext4.structures import BLOCK_SIZE, MAGIC, SUPERBLOCK_OFFSET
+from fledge.ext4.constants import LOST_AND_FOUND_PATH, MAGIC, SUPERBLOCK_OFFSET
 from fledge.host.destination import Destination
 from fledge.host.settings import Settings
 from fledge.tree import NANOSECONDS, Directory, Tree
 from fledge.tree.features import Feature
 from fledge.tree.limits import DISK_INIT_PATHS, check_fits
 from fledge.tree.space import Preallocate, SizeBuffer
+
+if TYPE_CHECKING:
+    from fledge.ext4.contents import Ext4Contents
 
 Builder = Literal["native", "mkfs"]
 """What writes the image: fledge, or e2fsprogs."""
@@ -56,6 +59,8 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
     def check(self, settings: Settings) -> None:
         """Raise `HostError` without e2fsprogs, if those are to build it."""
         if self.builder == "mkfs":
+            from fledge.ext4 import mkfs  # noqa: PLC0415
+
             mkfs.check(settings)
 
     def write(self, tree: Tree, destination: Destination) -> None:
@@ -67,12 +72,14 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
         cannot be read or a tool fails; `HostError` without e2fsprogs; `OSError` if the disk
         refuses.
         """
+        from fledge.ext4 import mkfs, plan, structures, writer  # noqa: PLC0415
+
         complete = _with_lost_and_found(tree)
         check_fits(complete)
         epoch = tree.mtime_ns // NANOSECONDS
-        layout = make_plan(complete, self.size_buffer_mb, epoch)
+        layout = plan.make_plan(complete, self.size_buffer_mb, epoch)
         path, hasher = destination.path, destination.hasher
-        size = layout.geometry.blocks * BLOCK_SIZE
+        size = layout.geometry.blocks * structures.BLOCK_SIZE
         if self.builder == "mkfs":
             mkfs.write(complete, layout, path, epoch, destination.settings)
             with destination.reporter.work("hashing") as progress:
@@ -94,7 +101,9 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
     @staticmethod
     def read(path: Path, folder: Path, only: bytes | None) -> Ext4Contents:
         """Read an ext2, ext3 or ext4 image. Raises as `reader.read`."""
-        return Ext4Contents(reader.read(path, only))
+        from fledge.ext4 import contents, reader  # noqa: PLC0415
+
+        return contents.Ext4Contents(reader.read(path, only))
 
 
 def _with_lost_and_found(tree: Tree) -> Tree:

@@ -20,6 +20,7 @@ import msgspec
 
 from fledge.errors import CorruptError, MalformedError
 from fledge.ext4 import directory, xattr
+from fledge.ext4.constants import LOST_AND_FOUND_PATH
 from fledge.ext4.directory import Leaf
 from fledge.ext4.structures import (
     BLOCK_SIZE,
@@ -74,8 +75,6 @@ MIN_LAST_GROUP_DATA = 64
 POINTERS_PER_BLOCK = BLOCK_SIZE // 4
 MAX_GROWTH = 1024
 """How many times its size a filesystem can be grown to (calc_reserved_gdt_blocks in mke2fs)."""
-
-LOST_AND_FOUND_PATH = b"lost+found"
 
 
 class Run(NamedTuple):

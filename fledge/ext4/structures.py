@@ -59,8 +59,6 @@ LOG_BLOCK_SIZE = 2
 SECTOR_SIZE = 512
 """Bytes in the unit in which an inode counts its blocks."""
 
-SUPERBLOCK_OFFSET = 1024
-"""Bytes before the superblock of group 0."""
 SUPERBLOCK_SIZE = 1024
 BLOCKS_PER_GROUP = 8 * BLOCK_SIZE
 """A block bitmap is one block, with a bit for each block of the group."""
@@ -85,7 +83,6 @@ DIRECT_BLOCKS = 12
 INODE_BLOCK_SIZE = 60
 """Bytes of the field ``block`` of an inode. It holds the target of any symlink that is shorter."""
 
-MAGIC = 0xEF53
 DYNAMIC_REVISION = 1
 CLEAN = 1
 """State of a superblock: unmounted without errors."""

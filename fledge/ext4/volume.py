@@ -13,6 +13,7 @@ from pathlib import Path
 from struct import Struct
 
 from fledge.errors import CorruptError, FledgeError, MalformedError
+from fledge.ext4.constants import MAGIC, SUPERBLOCK_OFFSET
 from fledge.ext4.structures import (
     CHECKSUM_SIZE,
     CRC32C,
@@ -25,10 +26,8 @@ from fledge.ext4.structures import (
     EXTENT_MAGIC,
     INODE,
     LOST_AND_FOUND,
-    MAGIC,
     MAX_EXTENT,
     OLD_INODE_SIZE,
-    SUPERBLOCK_OFFSET,
     SUPERBLOCK_SIZE,
     Compat,
     Extent,

@@ -14,6 +14,7 @@ from pathlib import Path
 from stat import S_IFREG
 
 from fledge.ext4 import directory, structures, xattr
+from fledge.ext4.constants import MAGIC, SUPERBLOCK_OFFSET
 from fledge.ext4.copy import Copier
 from fledge.ext4.directory import FILE_TYPES
 from fledge.ext4.plan import (
@@ -33,7 +34,6 @@ from fledge.ext4.structures import (
     LOST_AND_FOUND,
     RESIZE,
     SECTOR_SIZE,
-    SUPERBLOCK_OFFSET,
     GroupDescriptor,
     Inode,
     InodeFlag,
@@ -187,7 +187,7 @@ class _Writer:
             wtime=self.epoch,
             mnt_count=0,
             max_mnt_count=structures.NEVER,
-            magic=structures.MAGIC,
+            magic=MAGIC,
             state=structures.CLEAN,
             errors=structures.CONTINUE_ON_ERRORS,
             lastcheck=self.epoch,

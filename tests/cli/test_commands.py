@@ -235,6 +235,20 @@ def test_commands_import_only_what_they_need(tmp_path: Path) -> None:
             assert "fledge.operations.inspect" not in modules
 
 
+def test_only_what_touches_a_disk_loads_its_format(tmp_path: Path) -> None:
+    project.make(tmp_path)
+    for command in (
+        ("check",),
+        ("schema",),
+        ("build", "-o", "plugin.gz"),
+        ("inspect", "plugin.gz"),
+    ):
+        assert not loaded(tmp_path, *command) & {"crc32c", "fledge.ext4.structures"}, command
+    project.make_rootfs(tmp_path)
+    assert "crc32c" not in loaded(tmp_path, "check")
+    assert "crc32c" in loaded(tmp_path, "build", "-o", "disk.img")
+
+
 def test_an_interrupt_while_a_command_is_loaded() -> None:
     code = (
         "import sys\n"

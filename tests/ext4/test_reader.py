@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from fledge.errors import CorruptError, FledgeError
 from fledge.ext4 import directory, reader, volume
+from fledge.ext4.constants import SUPERBLOCK_OFFSET
 from fledge.ext4.format import Ext4
 from fledge.ext4.reader import Image, read
 from fledge.ext4.structures import (
@@ -29,7 +30,6 @@ from fledge.ext4.structures import (
     MAX_SECONDS,
     MIN_SECONDS,
     ROOT,
-    SUPERBLOCK_OFFSET,
     Extent,
     GroupDescriptor,
     Incompat,
