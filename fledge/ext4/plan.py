@@ -72,6 +72,9 @@ BYTES_PER_SPARE_INODE = 16384
 MIN_LAST_GROUP_DATA = 64
 """Blocks for data that the last group must have. With fewer than 50, mke2fs drops the group."""
 
+BLOCKS_PER_NEW_EXTENT = 2048
+"""Blocks that the kernel puts into one extent of a large new file, at least."""
+
 POINTERS_PER_BLOCK = BLOCK_SIZE // 4
 MAX_GROWTH = 1024
 """How many times its size a filesystem can be grown to (calc_reserved_gdt_blocks in mke2fs)."""
@@ -137,6 +140,11 @@ class Geometry(msgspec.Struct, frozen=True, dict=True):
         return 1 + self.descriptor_blocks + self.reserved_blocks
 
     @property
+    def withheld_blocks(self) -> int:
+        """Free blocks that a kernel lets nobody use, root neither (ext4_set_resv_clusters)."""
+        return min(self.blocks // 50, 4096)
+
+    @property
     def overhead(self) -> int:
         """Blocks that the filesystem needs for itself."""
         groups = self.groups * (2 + self.table_blocks)
@@ -182,7 +190,8 @@ def _geometry(blocks: int, inodes: int) -> Geometry:
 def _total_blocks(geometry: Geometry, needed: int) -> int:
     """Blocks that a filesystem of that geometry must have, with ``needed`` ones for data."""
     before_last = (geometry.groups - 1) * BLOCKS_PER_GROUP
-    return max(needed + geometry.overhead, before_last + geometry.min_last_group)
+    used = needed + geometry.overhead + geometry.withheld_blocks
+    return max(used, before_last + geometry.min_last_group)
 
 
 def run_before(runs: Sequence[Run], block: int) -> int:
@@ -326,7 +335,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
-    """Plan a filesystem with the whole tree and ``buffer_mb`` MiB of free space.
+    """Plan a filesystem with the whole tree and room for ``buffer_mb`` MiB, once it is mounted.
 
     0: as much as `free_space` says. If the last group would be too small there is a little more.
     ``epoch`` is the time of the filesystem in seconds since 1970. The tree must have a
@@ -353,7 +362,7 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
             below = (child for child in node.children.values() if isinstance(child, Directory))
             parents.update(dict.fromkeys(below, node))
     content = sum(allocation.blocks for allocation in allocations.values())
-    buffer = -(-free_space(buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE)
+    buffer = _with_extent_tree(-(-free_space(buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE))
     # The root's number is below that of /lost+found.
     used_inodes = LOST_AND_FOUND + len(allocations) - 1
     inodes = used_inodes + buffer * BLOCK_SIZE // BYTES_PER_SPARE_INODE
@@ -364,10 +373,11 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
         space, groups, journal, resize_block = _allocate_metadata(geometry)
         for allocation in allocations.values():
             _allocate(allocation, space)
-        if space.free >= buffer:
+        missing = buffer + geometry.withheld_blocks - space.free
+        if missing <= 0:
             break
         # Extent trees have taken some of it.
-        needed += buffer - space.free
+        needed += missing
     return Plan(
         uuid=uuid.UUID(bytes=identity[:16], version=4).bytes,
         hash_seed=hash_seed,
@@ -381,6 +391,12 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
         resize_block=resize_block,
         free=space.runs,
     )
+
+
+def _with_extent_tree(blocks: int) -> int:
+    """The blocks that one new file takes whose content has so many."""
+    # A few extents more, because the free space need not be adjacent.
+    return blocks + extent_tree_blocks(blocks // BLOCKS_PER_NEW_EXTENT + 5)
 
 
 def _inodes(entries: Iterable[tuple[bytes, Node]], links: Counter[Node]) -> dict[Node, Allocation]:

@@ -18,7 +18,8 @@ SizeBuffer = Annotated[
     Meta(
         ge=0,
         le=MAX_BUFFER_MB,
-        description="Free space, in MiB. 0: a quarter of the content, from 64 to 1024.",
+        description="Free space, in MiB: what any user can write once the image is mounted."
+        " 0: a quarter of the content, from 64 to 1024.",
         examples=[512],
     ),
 ]
@@ -35,7 +36,7 @@ Preallocate = Annotated[
 
 
 def free_space(size_buffer_mb: int, content_size: int) -> int:
-    """Return the bytes to leave free: ``size_buffer_mb`` MiB.
+    """Return the bytes that can be written to the mounted image: ``size_buffer_mb`` MiB.
 
     If it is 0, a quarter of ``content_size`` (in bytes), but at least 64 MiB and at most 1 GiB.
     """

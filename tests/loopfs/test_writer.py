@@ -17,7 +17,7 @@ from fledge.host.settings import Settings
 from fledge.loopfs import writer as loop
 from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink, Tree
 from fledge.tree.content import DataExtent, Span, Sparse
-from tests.support.mounted import list_image, list_tree, mounted
+from tests.support.mounted import list_image, list_tree, mounted, writable, writable_size
 from tests.support.samples import CAPABILITIES
 
 MIB = 1 << 20
@@ -83,6 +83,24 @@ def test_the_kernel_sees_the_tree(tmp_path: Path, filesystem_type: str) -> None:
         assert (folder / "sparse").stat().st_blocks * 512 < MIB
     assert os.listdir(image.parent) == ["image"]
     assert nothing_is_left(tmp_path)
+
+
+@pytest.mark.real
+@as_root
+@every_type
+def test_what_is_asked_for_can_be_written(tmp_path: Path, filesystem_type: str) -> None:
+    mkfs_or_skip(filesystem_type)
+    (tmp_path / "data").write_bytes(os.urandom(60 * MIB))
+    tree = Tree(mtime_ns=0)
+    for number in range(600):
+        content = Span(tmp_path / "data", number * 100_000, 100_000)
+        tree.add(b"f%d" % number, File(mode=0o644, content=content))
+    image = tmp_path / "image"
+    image.touch()
+    loop.write(tree, image, filesystem_type, size_buffer_mb=300, settings=SETTINGS)
+    with writable(image) as root:
+        for uid in (0, 1000):
+            assert writable_size(root, uid) >= 300 * MIB
 
 
 @pytest.mark.real

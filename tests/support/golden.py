@@ -8,10 +8,10 @@ means that artifacts change, which needs an entry in CHANGELOG.md.
 INITRAMFS = "893f000b6000b3aba34e92c4600ed9e4669e5919160eaa16b4e09d2998928876"
 
 # tests/operations/test_build.py: the ext4 image of `support.project.make_rootfs`.
-ROOTFS = "1de1a5cf1a5dd57151498775cfd3f9826c93c02900aee45b0f0294a8ac4111e5"
+ROOTFS = "14ef897085d696152534feca10534c5b71af4b259cdafe2de5c9533853b6d07b"
 
 # tests/ext4/test_writer.py: the ext4 image of `support.samples.sample`.
-EXT4_SAMPLE = "54a2c7f2799a22842e9203caf282fcc28a8aa01aadb32445f78fed49272a781e"
+EXT4_SAMPLE = "10e7356109b4ccf35143f6b055c63e129528710470569e2ee171788778b25832"
 
 # tests/cpio/test_gzip.py: a gzip stream of text, noise and zeros, which depends on libdeflate.
 GZIP = "5bf08efe8d5592411379a78d2cfe09ab7d25866e629a25570de6bbde92208d45"

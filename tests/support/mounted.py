@@ -113,6 +113,31 @@ def mounted(image: Path) -> Iterator[Path]:
             subprocess.run(["umount", folder], check=True)
 
 
+@contextmanager
+def writable(image: Path) -> Iterator[Path]:
+    """Mount an image read-write."""
+    with tempfile.TemporaryDirectory(prefix="mounted-") as folder:
+        subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
+
+def writable_size(folder: Path, uid: int) -> int:
+    """Return how many bytes the user can write into one new file of the folder."""
+    path = folder / f"written-by-{uid}"
+    path.touch()
+    os.chown(path, uid, uid)
+    fill = ["dd", "if=/dev/zero", f"of={path}", "bs=4k", "conv=fsync"]
+    done = subprocess.run(fill, user=uid, capture_output=True, text=True, check=False)
+    assert "No space left on device" in done.stderr, done.stderr
+    size = path.stat().st_size
+    path.unlink()
+    os.sync()
+    return size
+
+
 def list_image(image: Path) -> Listing:
     """Return what the kernel shows of an image."""
     with mounted(image) as folder:
