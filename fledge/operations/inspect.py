@@ -17,6 +17,7 @@ from fledge.host.files import PathLike
 from fledge.project import provenance
 from fledge.project.provenance import Provenance
 from fledge.sources import paths
+from fledge.sources.init import has_built_in
 from fledge.tree import TYPE_NAMES, Device, Directory, File, Node, Symlink, Tree
 from fledge.tree.content import content_digest, content_size, hash_file, read_content
 from fledge.tree.digest import Digest
@@ -96,7 +97,7 @@ def summarize(artifact: Opened) -> Summary:
         names=names,
         content_size=sum(content_size(file.content) for file in files),
         init=first,
-        has_own_init=first is not None and first.digest == hash_file(paths.BUILT_IN_INIT).digest,
+        has_own_init=has_built_in(artifact.tree),
         agent=kestrel,
         agent_version=version if isinstance(version, str) else None,
         image=inputs["image"].uri if "image" in inputs else None,

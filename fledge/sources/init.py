@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -11,8 +14,9 @@ from msgspec import Meta
 from fledge.sources import paths
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, InputFile, Kind, Presence, Source
-from fledge.tree import CharDevice, Directory, File, Tree
-from fledge.tree.content import Span, hash_file
+from fledge.tree import CharDevice, Directory, File, Symlink, Tree
+from fledge.tree.content import Content, content_size, hash_file, read_content
+from fledge.tree.names import split_path
 
 MOUNT_POINTS = {
     b"/dev": 0o755,
@@ -74,7 +78,7 @@ class Init(Source, frozen=True):
             name = assembly.relative(self.path)
             assembly.inputs.append(Input(self.role, name, file.digest))
             return name
-        install(assembly.tree, hash_file(paths.BUILT_IN_INIT) if self.is_built_in else None)
+        install(assembly.tree, built_in(assembly.tree) if self.is_built_in else None)
         return "built in" if self.is_built_in else "mapped"
 
 
@@ -87,7 +91,47 @@ KIND = Kind(
 )
 
 
-def install(tree: Tree, init: Span | None) -> None:
+def built_in(tree: Tree) -> bytes:
+    """Return the built-in init for a tree that has ``/bin/busybox``.
+
+    Volant's kernel has an archive of its own, over which it unpacks the artifact. Where that has a
+    directory with files, such as /bin, the kernel cannot put a symlink of the artifact. So the init
+    puts each symlink to a directory at the top of the tree there itself, and is started by a path
+    to busybox without symlinks.
+    """
+    busybox = os.fsdecode(_without_symlinks(tree, b"/bin") + b"/busybox")
+    lines = []
+    for name, node in sorted(tree.root.children.items()):
+        if isinstance(node, Symlink) and isinstance(tree.get(name, follow=True), Directory):
+            link, target = (shlex.quote(os.fsdecode(each)) for each in (b"/" + name, node.target))
+            lines.append(f"[ -L {link} ] || {{ $b rm -rf {link} && $b ln -s {target} {link}; }}\n")
+    script = os.fsdecode(paths.BUILT_IN_INIT.read_bytes()).replace("/bin/busybox", busybox, 1)
+    if lines:
+        why = "# The kernel does not unpack a link where it has a directory from elsewhere.\n"
+        script = script.replace("\nexport ", f"\n{why}b={busybox}\n{''.join(lines)}\nexport ", 1)
+    return os.fsencode(script)
+
+
+def has_built_in(tree: Tree) -> bool:
+    """Return whether ``/init`` in a tree is the built-in init."""
+    node = tree.get(b"/init")
+    if not isinstance(node, File) or not isinstance(tree.get(b"/bin", follow=True), Directory):
+        return False
+    expected = built_in(tree)
+    return content_size(node.content) == len(expected) and expected == b"".join(
+        read_content(node.content)
+    )
+
+
+def _without_symlinks(tree: Tree, path: bytes) -> bytes:
+    """Return the path of an existing directory that leads through no symlink."""
+    names = [b""]
+    for parent, directory in itertools.pairwise(tree.trail(split_path(path))):
+        names += [name for name, child in parent.children.items() if child is directory]
+    return b"/".join(names)
+
+
+def install(tree: Tree, init: Content | None) -> None:
     """Add the mount points and device nodes to the tree, and ``init`` as ``/init``.
 
     Existing directories do not change. If ``init`` is None, neither does ``/init``.

@@ -21,4 +21,7 @@ busybox mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /dev/shm
 busybox mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /tmp
 busybox mount -t tmpfs -o nosuid,nodev,mode=755 tmpfs /run
 
+# The agent asks its workload over this interface, which no network of the host raises.
+busybox ifconfig lo 127.0.0.1 up
+
 exec /bin/kestrel

@@ -5,7 +5,7 @@ means that artifacts change, which needs an entry in CHANGELOG.md.
 """
 
 # tests/operations/test_build.py: the initramfs of `support.project.make`.
-INITRAMFS = "893f000b6000b3aba34e92c4600ed9e4669e5919160eaa16b4e09d2998928876"
+INITRAMFS = "5a08fa10185b097c86263de9a85a7133492d4b9fb6bb5bb9716df09519c872da"
 
 # tests/operations/test_build.py: the ext4 image of `support.project.make_rootfs`.
 ROOTFS = "14ef897085d696152534feca10534c5b71af4b259cdafe2de5c9533853b6d07b"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from pathlib import Path
 
 import pytest
 
+from fledge.cpio import newc
 from fledge.operations import build
-from tests.support import project, vm
+from fledge.tree import Symlink, Tree
+from tests.support import images, project, tars, vm
 
 pytestmark = pytest.mark.real
 
@@ -49,11 +52,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def boot(folder: Path, *tables: str) -> str:
+def busybox_program() -> bytes:
     busybox = Path(shutil.which("busybox") or "")
     if not busybox.is_file():
         pytest.skip("no busybox: run scripts/test-tools")
-    toml = project.make(folder, *tables, files={}, busybox_binary=busybox.read_bytes())
+    return busybox.read_bytes()
+
+
+def boot(folder: Path, *tables: str) -> str:
+    toml = project.make(folder, *tables, files={}, busybox_binary=busybox_program())
     artifact = build.build(toml, folder / "plugin.cpio.gz")
     return vm.boot(artifact.path)
 
@@ -103,3 +110,51 @@ def test_agent_that_cannot_start(folder: Path) -> None:
     assert "fledge: /bin/kestrel did not start, powering off" in console
     assert "Power down" in console
     assert "panic" not in console
+
+
+USR_MERGED = (
+    tars.folder("usr/bin"),
+    tars.folder("usr/sbin"),
+    tars.symlink("bin", "usr/bin"),
+    tars.symlink("sbin", "/usr/sbin"),
+    tars.file("usr/bin/app", b"#!/bin/sh\necho app runs\n", mode=0o755),
+)
+
+BAKED = ("bin/sh", "bin/busybox", "sbin/poweroff", "init")
+"""Symlinks in the archive of Volant's kernel: directories, where many images have symlinks."""
+
+WELL = b"""#!/bin/sh
+readlink /bin; readlink /sbin
+/bin/app
+ping -c 1 127.0.0.1 | grep received
+exec /bin/poweroff -f
+"""
+
+
+def baked_archive() -> bytes:
+    tree = Tree(mtime_ns=0)
+    for path in BAKED:
+        tree.add(path.encode(), Symlink(target=b"/tmp/initramfs/bin/busybox"))
+    return gzip.compress(b"".join(newc.write(tree)))
+
+
+def test_symlinks_where_the_kernel_has_directories(folder: Path) -> None:
+    images.write_layout(folder / "layout", images.image(tars.pack(*USR_MERGED)), "latest")
+    project.write(folder, "report", WELL, executable=True)
+    binary = busybox_program()
+    url = project.write(folder, "busybox", binary).as_uri()
+    toml = project.make(
+        folder,
+        project.source(url, binary) + 'image = "oci:layout:latest"\n',
+        '[agent]\nsource_strategy = "local"\npath = "report"\n',
+        files={},
+        busybox_binary=binary,
+    )
+    plugin = build.build(toml, folder / "plugin.cpio.gz", platform="linux/amd64").path
+    over_baked = folder / "both.cpio.gz"
+    over_baked.write_bytes(baked_archive() + plugin.read_bytes())
+    for archive in (plugin, over_baked):
+        console = vm.boot(archive)
+        assert "usr/bin\n/usr/sbin\napp runs\n" in console
+        assert "1 packets received" in console
+        assert "Power down" in console
