@@ -99,6 +99,29 @@ def read_content(content: Content) -> Iterator[bytes]:
         yield from _read_span(content)
 
 
+def read_range(content: Content, offset: int, size: int) -> bytes:
+    """Return at most ``size`` bytes of a content from ``offset`` on; fewer at its end.
+
+    The digest is not checked. Raises `FledgeError` if the file cannot be read.
+    """
+    size = max(0, min(size, content_size(content) - offset))
+    if isinstance(content, bytes):
+        return content[offset : offset + size]
+    if isinstance(content, Span):
+        with _open(content.path) as file:
+            return b"".join(_pieces(file, content.path, content.offset + offset, size))
+    found = bytearray(size)
+    with _open(content.path) as file:
+        for extent in content.extents:
+            start = max(extent.offset, offset)
+            end = min(extent.offset + extent.length, offset + size)
+            if start < end:
+                source = extent.source + start - extent.offset
+                piece = b"".join(_pieces(file, content.path, source, end - start))
+                found[start - offset : end - offset] = piece
+    return bytes(found)
+
+
 def content_digest(content: Content) -> Digest:
     """Return the digest of a content, and read it only if the digest is not known yet.
 

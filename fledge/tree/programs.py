@@ -1,0 +1,288 @@
+"""Whether a program of a tree can run: its format, its interpreter, its loader and libraries.
+
+Linux runs an ELF file for its architecture, with the loader that it names (System V ABI, "Program
+Interpreter"), or a script that begins with ``#!`` (fs/binfmt_script.c). The loader looks for the
+shared libraries (ld.so(8); musl has its own list of folders).
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import struct
+from collections.abc import Iterator
+
+import msgspec
+
+from fledge.errors import MalformedError
+from fledge.tree import elf
+from fledge.tree.content import read_range
+from fledge.tree.names import printable
+from fledge.tree.nodes import Directory, File, Node, Tree
+
+MAX_LINE = 256
+"""Bytes of a file in which the kernel looks for a line with ``#!`` (BINPRM_BUF_SIZE)."""
+
+MAX_INTERPRETERS = 5
+"""Scripts that may run each other (exec_binprm in fs/exec.c)."""
+
+COMPATIBLE = {("amd64", "386"), ("arm64", "arm")}
+"""Pairs of a 64-bit architecture and the 32-bit one whose programs its kernels usually run."""
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""The PATH of a container whose image sets none (Docker, containerd)."""
+
+MAX_LIBRARIES = 1000
+"""Libraries of a program that are looked for."""
+
+BUILT_INTO_MUSL = re.compile(rb"lib(?:c|pthread|rt|m|dl|util|xnet)\.so")
+"""Libraries that musl's loader is itself (load_library in ldso/dynlink.c)."""
+
+LIBRARY_FOLDERS = (b"/lib", b"/usr/lib", b"/lib64", b"/usr/lib64", b"/usr/local/lib")
+"""Folders that a loader looks in without being told to."""
+
+
+def find(tree: Tree, name: str, search_path: str, folder: str) -> str | None:
+    """Return the absolute path of a program as execvp(3) finds it; None if it is nowhere.
+
+    ``folder`` is the working folder, where a name with a slash starts.
+    """
+    if "/" in name:
+        candidates = [posixpath.join("/", folder, name)]
+    else:
+        folders = (search_path or DEFAULT_PATH).split(":")
+        candidates = [posixpath.join("/", folder, each, name) for each in folders]
+    for candidate in candidates:
+        if _is_executable(tree.get(candidate.encode(), follow=True)):
+            return posixpath.normpath(candidate) if "/.." not in candidate else candidate
+    return None
+
+
+def problem(tree: Tree, path: str, architecture: str) -> str | None:
+    """Say why Linux cannot run the program at ``path``; None if nothing stands against it.
+
+    ``architecture`` is the one of the artifact (OCI name). The text names the missing file.
+    """
+    return next(_problems(tree, path.encode(), architecture, MAX_INTERPRETERS), None)
+
+
+def _problems(tree: Tree, path: bytes, architecture: str, depth: int) -> Iterator[str]:
+    shown, node = printable(path), tree.get(path, follow=True)
+    if node is None:
+        yield f"{shown} does not exist"
+    elif not isinstance(node, File):
+        yield f"{shown} is not a file"
+    elif not node.mode & 0o111:
+        yield f"{shown} is not executable"
+    else:
+        start = read_range(node.content, 0, MAX_LINE)
+        if start.startswith(b"#!"):
+            yield from _script_problems(tree, path, start, architecture, depth)
+        elif start.startswith(elf.ELF_MAGIC):
+            yield from _binary_problems(tree, path, node, architecture)
+        else:
+            yield f"{shown} is neither an ELF program nor a script that begins with #!"
+
+
+def _script_problems(
+    tree: Tree, path: bytes, start: bytes, architecture: str, depth: int
+) -> Iterator[str]:
+    shown = printable(path)
+    line, newline, _ = start[2:].partition(b"\n")
+    interpreter = re.match(rb"[ \t]*([^ \t\0]*)", line)
+    name = interpreter[1] if interpreter else b""
+    if not newline and len(start) == MAX_LINE and len(name) == len(line.lstrip(b" \t")):
+        yield f"the first line of {shown} is longer than the {MAX_LINE} bytes that Linux reads"
+    elif line.endswith(b"\r"):
+        yield (
+            f"the first line of {shown} ends with a carriage return, as Windows writes it; Linux"
+            f" looks for {printable(name)}"
+        )
+    elif not name:
+        yield f"the first line of {shown} names no interpreter"
+    elif depth == 0:
+        yield f"{shown} is a script of a script, more than {MAX_INTERPRETERS} times"
+    else:
+        for found in _problems(tree, b"/" + name.lstrip(b"/"), architecture, depth - 1):
+            yield f"{shown} needs {printable(name)}, but {found}"
+
+
+def _binary_problems(tree: Tree, path: bytes, file: File, architecture: str) -> Iterator[str]:
+    shown = printable(path)
+    try:
+        binary = _Binary.read(file)
+    except MalformedError as error:
+        yield f"{shown} is a damaged program: {error}"
+        return
+    if (
+        binary.architecture != architecture
+        and (architecture, binary.architecture) not in COMPATIBLE
+    ):
+        yield f"{shown} is for {binary.architecture}, not for {architecture}"
+    if binary.loader:
+        loader = tree.get(binary.loader, follow=True)
+        if not _is_executable(loader):
+            yield f"{shown} needs the loader {printable(binary.loader)}, which is missing"
+        yield from _missing_libraries(tree, path, binary)
+
+
+def _missing_libraries(tree: Tree, path: bytes, binary: _Binary) -> Iterator[str]:
+    """Name each shared library that a program needs, directly or not, and that is nowhere."""
+    folders = [*LIBRARY_FOLDERS, *_configured_folders(tree)]
+    built_in = b"/ld-musl-" in binary.loader
+    seen: set[bytes] = set()
+    everywhere: frozenset[bytes] | None = None
+    pending = [(path, binary)]
+    while pending and len(seen) < MAX_LIBRARIES:
+        user, needing = pending.pop()
+        origins = [*needing.run_path(user), *binary.run_path(path), *folders]
+        for name in needing.libraries:
+            if name in seen or (built_in and BUILT_INTO_MUSL.fullmatch(name)):
+                continue
+            seen.add(name)
+            places = [name] if b"/" in name else [posixpath.join(each, name) for each in origins]
+            found = next(filter(None, (_file_at(tree, place) for place in places)), None)
+            if found is None:
+                # A loader can be told of other folders in ways that cannot be seen here.
+                everywhere = everywhere or frozenset(
+                    each.rpartition(b"/")[2] for each, _ in tree.walk()
+                )
+                if name.rpartition(b"/")[2] not in everywhere:
+                    yield f"{printable(user)} needs {printable(name)}, which is missing"
+                continue
+            try:
+                pending.append((found[0], _Binary.read(found[1])))
+            except MalformedError:
+                continue  # a linker script, which the loader skips
+
+
+def _file_at(tree: Tree, path: bytes) -> tuple[bytes, File] | None:
+    node = tree.get(path, follow=True)
+    return (path, node) if isinstance(node, File) else None
+
+
+def _configured_folders(tree: Tree) -> Iterator[bytes]:
+    """Yield the folders that a distribution adds: ld.so.conf(5), or musl's list of paths."""
+    etc = tree.get(b"/etc", follow=True)
+    names = etc.children if isinstance(etc, Directory) else {}
+    files = [
+        b"/etc/" + name for name in names if re.fullmatch(rb"ld\.so\.conf|ld-musl-.*\.path", name)
+    ]
+    more = tree.get(b"/etc/ld.so.conf.d", follow=True)
+    if isinstance(more, Directory):
+        files += [b"/etc/ld.so.conf.d/" + name for name in more.children if name.endswith(b".conf")]
+    for path in files:
+        node = tree.get(path, follow=True)
+        if isinstance(node, File):
+            text = read_range(node.content, 0, 1 << 16)
+            yield from (each for each in re.split(rb"[\s:,]+", text) if each.startswith(b"/"))
+
+
+def _is_executable(node: Node | None) -> bool:
+    return isinstance(node, File) and bool(node.mode & 0o111)
+
+
+class _Binary(msgspec.Struct, frozen=True):
+    """What an ELF file needs to run."""
+
+    architecture: str
+    loader: bytes = b""
+    """The path of its program interpreter; empty if it is statically linked."""
+    libraries: tuple[bytes, ...] = ()
+    folders: tuple[bytes, ...] = ()
+    """Where it has libraries looked for: DT_RUNPATH or DT_RPATH."""
+
+    def run_path(self, path: bytes) -> Iterator[bytes]:
+        """Yield these folders for the file at ``path``, which is the origin of relative ones."""
+        origin = posixpath.dirname(path)
+        for folder in self.folders:
+            yield re.sub(rb"\$(?:ORIGIN|\{ORIGIN\})", lambda _: origin, folder)
+
+    @classmethod
+    def read(cls, file: File) -> _Binary:
+        """Read an ELF file. Raises `MalformedError`."""
+        try:
+            return _read_binary(file)
+        except (struct.error, ValueError) as error:
+            raise MalformedError("it is cut short") from error
+
+
+MAX_SEGMENTS = 128
+MAX_DYNAMIC = 1 << 20
+MAX_STRING = 4096
+
+
+def _read_binary(file: File) -> _Binary:
+    content = file.content
+    header = read_range(content, 0, 64)
+    name = elf.architecture(header)
+    if name is None:
+        raise MalformedError("it is not an ELF file")
+    wide, order = header[4] == 2, ">" if header[5] == 2 else "<"
+    offset, size, count = (
+        struct.unpack_from(order + "Q14xHH", header, 32)
+        if wide
+        else struct.unpack_from(order + "I10xHH", header, 28)
+    )
+    if count > MAX_SEGMENTS or size < (56 if wide else 32):
+        raise MalformedError(f"it has {count} segments of {size} bytes")
+    table = read_range(content, offset, size * count)
+    segments = [
+        _Segment(*struct.unpack_from(order + "I4xQQ8xQQ", table, index * size))
+        if wide
+        else _Segment(*struct.unpack_from(order + "III4xII", table, index * size))
+        for index in range(count)
+    ]
+    loader, entries = b"", b""
+    for segment in segments:
+        if segment.kind == _INTERP:
+            loader = read_range(content, segment.offset, min(segment.size, MAX_STRING)).rstrip(
+                b"\0"
+            )
+        elif segment.kind == _DYNAMIC:
+            entries = read_range(content, segment.offset, min(segment.size, MAX_DYNAMIC))
+    form = order + ("qQ" if wide else "iI")
+    whole = len(entries) - len(entries) % struct.calcsize(form)
+    tags = []
+    for tag, value in struct.iter_unpack(form, entries[:whole]):
+        if tag == 0:
+            break
+        tags.append((tag, value))
+    strings = next((value for tag, value in tags if tag == _STRTAB), None)
+
+    def text(at: int) -> bytes:
+        place = next(
+            (
+                segment.offset + strings + at - segment.address
+                for segment in segments
+                if strings is not None
+                and segment.kind == _LOAD
+                and segment.address <= strings + at < segment.address + segment.size
+            ),
+            None,
+        )
+        return read_range(content, place, MAX_STRING).partition(b"\0")[0] if place else b""
+
+    paths = [text(value) for tag, value in tags if tag == _RUNPATH]
+    paths = paths or [text(value) for tag, value in tags if tag == _RPATH]
+    return _Binary(
+        architecture=name,
+        loader=loader,
+        libraries=tuple(filter(None, (text(value) for tag, value in tags if tag == _NEEDED))),
+        folders=tuple(each for path in paths for each in path.split(b":") if each),
+    )
+
+
+_LOAD, _DYNAMIC, _INTERP = 1, 2, 3
+_NEEDED, _STRTAB, _RPATH, _RUNPATH = 1, 5, 15, 29
+
+
+class _Segment(msgspec.Struct, frozen=True):
+    """The fields of a program header that matter here."""
+
+    kind: int
+    offset: int
+    address: int
+    size: int
+    """Bytes in the file."""
+    memory: int
