@@ -1,0 +1,185 @@
+"""Fills in the plugin manifest from the image, the tree and the artifact."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fledge.errors import ConfigError, CorruptError, MalformedError
+from fledge.oci import runtime
+from fledge.oci.runtime import Runtime
+from fledge.project import manifest
+from fledge.project.manifest import PluginManifest, Settings, Workload
+from fledge.report import Reporter, counted
+from fledge.sources import paths
+from fledge.sources.inputs import Input
+from fledge.tree import File, Tree, programs
+from fledge.tree.content import content_size, read_range
+from fledge.tree.digest import Digest
+
+VERSION_LABEL = "org.opencontainers.image.version"
+"""The label of an image with the version of the software in it (OCI image-spec, annotations.md)."""
+
+MAX_CONFIG_SIZE = 4 << 20
+"""Maximum bytes of an image's config: the limit of registries for a manifest."""
+
+UNKNOWN = Digest("0" * 64)
+"""Stands for the digest of an artifact that is not written yet."""
+
+
+def draft(
+    settings: Settings,
+    tree: Tree,
+    image: Input | None,
+    artifact: Path,
+    kind: str,
+    url: str,
+    reporter: Reporter,
+) -> PluginManifest:
+    """Make the manifest of an artifact that is not written yet: only its digest is missing.
+
+    ``image`` is the record of the image in the tree; its config is in the tree. ``kind`` is the key
+    of the manifest for the artifact: rootfs or initramfs. What the image asks for and Volant does
+    not do is a note. Raises `ConfigError` if something is missing, if Volant would refuse the
+    manifest, if it is too long for the kernel's command line, or if the entrypoint is nowhere in
+    the tree; `CorruptError` if the config of the image is malformed.
+    """
+    found = image_runtime(tree)
+    name = manifest.path_beside(artifact).name.removesuffix(".manifest.json")
+    name = settings.keys.get("name") or name
+    known: dict[str, Any] = {
+        "name": name,
+        "runtime": name,
+        "workload": _workload(found),
+        kind: {"url": url, "checksum": str(UNKNOWN)},
+    }
+    if image:
+        known |= _origin(image, found)
+    try:
+        filled = manifest.complete(settings, known)
+    except MalformedError as error:
+        raise ConfigError(f"the plugin manifest is not complete: {error}", _hint(error)) from error
+    workload = filled.workload
+    program = _find_program(tree, workload)
+    workload = msgspec.structs.replace(workload, entrypoint=[program, *workload.entrypoint[1:]])
+    filled = msgspec.structs.replace(filled, workload=workload)
+    if excess := manifest.excess(filled):
+        raise ConfigError(
+            f"the plugin manifest is {counted(excess, 'byte')} too long: Volant puts it on the"
+            f" kernel's command line, which ends at {manifest.MAX_COMMAND_LINE} bytes",
+            "Shorten [manifest.workload] env or entrypoint, for instance with a script.",
+        )
+    for note in _notes(found, filled):
+        reporter.note(note)
+    return filled
+
+
+def sealed(drafted: PluginManifest, digest: Digest) -> PluginManifest:
+    """Return the manifest of the artifact with that digest."""
+    places = {"rootfs": drafted.rootfs, "initramfs": drafted.initramfs}
+    sealed_places = {
+        kind: msgspec.structs.replace(place, checksum=str(digest))
+        for kind, place in places.items()
+        if place
+    }
+    return msgspec.structs.replace(drafted, **sealed_places)
+
+
+def artifact_url(settings: Settings, base_url: str | None, artifact: Path) -> str:
+    """Return where Volant finds the artifact: its URL, or the path on this machine."""
+    if base_url:
+        return f"{base_url.rstrip('/')}/{artifact.name}"
+    return settings.url or str(artifact.absolute())
+
+
+def image_runtime(tree: Tree) -> Runtime:
+    """Return what the image in a tree says about running it; nothing if there is no image.
+
+    Raises `CorruptError` if its config is malformed.
+    """
+    node = tree.get(paths.IMAGE_CONFIG, follow=True)
+    if not isinstance(node, File):
+        return Runtime()
+    if content_size(node.content) > MAX_CONFIG_SIZE:
+        raise CorruptError(f"the config of the image has more than {MAX_CONFIG_SIZE >> 20} MiB")
+    try:
+        return runtime.parse(read_range(node.content, 0, MAX_CONFIG_SIZE))
+    except MalformedError as error:
+        raise CorruptError(f"the config of the image is malformed: {error}") from error
+
+
+def _origin(image: Input, found: Runtime) -> dict[str, str]:
+    """The keys that say which image it is, and its version if the image has one."""
+    name = image.uri.removeprefix("docker://")
+    keys = {"image": name}
+    if "manifest" in image.facts:
+        keys["image_digest"] = image.facts["manifest"]
+    tag = re.search(r":([^:/@]+)(?:@|$)", name)
+    version = found.labels.get(VERSION_LABEL) or (tag[1] if tag and tag[1] != "latest" else "")
+    if version:
+        keys["version"] = version
+    return keys
+
+
+def _workload(found: Runtime) -> dict[str, Any]:
+    """The keys of the workload that the image sets."""
+    keys: dict[str, Any] = {"env": dict(found.environment)}
+    if found.arguments:
+        keys["entrypoint"] = list(found.arguments)
+    if found.folder:
+        keys["workdir"] = found.folder
+    if port := next((each for each in found.ports if not each.endswith("/udp")), None):
+        keys["base_url"] = f"http://127.0.0.1:{port.partition('/')[0]}"
+    return keys
+
+
+def _find_program(tree: Tree, workload: Workload) -> str:
+    """Return the path of the entrypoint. The agent looks in a PATH of its own, so it is absolute.
+
+    Raises `ConfigError` if the tree has no such program.
+    """
+    name, search = workload.entrypoint[0], workload.env.get("PATH", programs.DEFAULT_PATH)
+    program = programs.find(tree, name, search, workload.workdir)
+    if program is None:
+        where = f"below {workload.workdir or '/'}" if "/" in name else f"in PATH={search}"
+        raise ConfigError(
+            f"the artifact has no program {name} {where}, which is the entrypoint",
+            "Set [manifest.workload] entrypoint, or add the program with [mappings].",
+        )
+    return program
+
+
+def _notes(found: Runtime, filled: PluginManifest) -> Iterator[str]:
+    """Describe what the image asks for, and what Volant makes of it instead."""
+    if found.user not in ("", "root", "0", "0:0", "root:root"):
+        yield f"the image runs as user {found.user}; Volant runs it as root"
+    if found.has_healthcheck and not filled.health_check:
+        yield (
+            "the health check of the image is a command, which a manifest cannot hold;"
+            " [manifest.health_check] names an endpoint instead"
+        )
+    ports = [
+        each for each in found.ports if f":{each.partition('/')[0]}" not in filled.workload.base_url
+    ]
+    if ports and not (filled.network and filled.network.expose):
+        yield (
+            f"the image exposes {', '.join(ports)}; from Volant v0.6.6 on,"
+            " [[manifest.network.expose]] forwards ports"
+        )
+    for name, value in filled.workload.env.items():
+        if value != value.strip():
+            yield f"Volant removes the spaces around the value of {name}"
+    if any(not each.strip() for each in filled.workload.entrypoint):
+        yield "Volant leaves out the empty arguments of the entrypoint"
+    if filled.workload.type != "http" or (filled.network and filled.network.expose):
+        yield "workload types exec and grpc, and network.expose, need Volant v0.6.6"
+
+
+def _hint(error: MalformedError) -> str:
+    """Say where the key that is missing or wrong can be set."""
+    key = str(error).partition(":")[0]
+    return f"Set {key} in [manifest] of fledge.toml."

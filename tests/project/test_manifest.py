@@ -1,0 +1,195 @@
+"""The plugin manifest: what Volant's schema takes, and what the kernel's command line holds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from fledge.errors import MalformedError
+from fledge.project import manifest
+from fledge.project.manifest import WIDEST, complete, decode, encode, parse, settings
+
+WHOLE: dict[str, Any] = {
+    "schema_version": "1.0",
+    "name": "nginx",
+    "version": "1.27",
+    "runtime": "nginx",
+    "enabled": True,
+    "image": "docker.io/library/nginx:1.27",
+    "image_digest": "sha256:" + "a" * 64,
+    "openapi": "http://127.0.0.1/openapi.json",
+    "labels": {"team": "web"},
+    "resources": {"cpu_cores": 2, "memory_mb": 512},
+    "workload": {
+        "type": "http",
+        "base_url": "http://127.0.0.1:80",
+        "entrypoint": ["/usr/sbin/nginx", "-g", "daemon off;"],
+        "env": {"LANG": "C.UTF-8", "NAME": "größer = besser"},
+        "workdir": "/srv",
+    },
+    "rootfs": {"url": "https://example.org/nginx.img", "checksum": "sha256:" + "b" * 64},
+    "disks": [{"name": "data", "source": "/var/data.img", "format": "qcow2", "readonly": True}],
+    "health_check": {"endpoint": "/health", "timeout_ms": 500},
+    "actions": {"reload": {"method": "POST", "path": "/reload", "timeout_ms": 10}},
+    "cloud_init": {"user_data": {"inline": True, "content": "#cloud-config"}},
+    "network": {"mode": "bridged", "subnet": "10.0.0.0/24", "auto_assign": True},
+    "devices": {"pci_passthrough": ["0000:01:00.0"]},
+}
+
+
+def edited(path: str, value: object = None) -> dict[str, Any]:
+    """Return `WHOLE` with another value at a path; without the key if the value is None."""
+    document: dict[str, Any] = json.loads(json.dumps(WHOLE))
+    *parents, last = path.split(".")
+    at = document
+    for name in parents:
+        at = at.setdefault(name, {})
+    at[last] = value
+    if value is None:
+        del at[last]
+    return document
+
+
+def test_a_whole_manifest() -> None:
+    parsed = parse(WHOLE)
+    jsonschema.validate(msgspec.to_builtins(parsed), manifest.json_schema())
+    again = json.loads(manifest.serialize(parsed))
+    assert parse(again) == parsed
+    assert {key: again[key] for key in WHOLE} == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("name", None, "name is missing"),
+        ("name", "", "name: must not be empty"),
+        ("runtime", None, "runtime is missing"),
+        ("nmae", "x", "Volant knows no key nmae"),
+        ("enabled", "yes", "enabled: must be bool, not str"),
+        ("resources.cpu_cores", 0, "resources.cpu_cores: must be int >= 1"),
+        ("resources.memory_mb", None, "resources: memory_mb is missing"),
+        ("resources.cpus", 1, "resources: Volant knows no key cpus"),
+        ("workload.type", "tcp", "workload.type: Volant knows no tcp"),
+        ("workload.entrypoint", [], "workload.entrypoint: must not be empty"),
+        ("workload.entrypoint", "/bin/sh", "workload.entrypoint: must be array, not str"),
+        ("workload.base_url", None, 'workload: base_url must be a URL, such as "http://127'),
+        ("workload.env", {"A": 1}, "workload.env: must be str, not int"),
+        ("rootfs.url", "file:///a.img", "rootfs.url: has the wrong form"),
+        ("rootfs.checksum", "b" * 64, "rootfs.checksum: has the wrong form"),
+        ("rootfs.format", "ext4", "rootfs.format: Volant knows no ext4"),
+        ("rootfs", None, "exactly one of rootfs and initramfs must be there"),
+        (
+            "initramfs",
+            {"url": "/a", "checksum": "sha256:" + "b" * 64},
+            "exactly one of rootfs and initramfs must be there",
+        ),
+        ("health_check.timeout_ms", -1, "health_check.timeout_ms: must be int >= 0"),
+        ("health_check.timeout_ms", None, "health_check: timeout_ms is missing"),
+        ("actions.reload.path", None, "actions: path is missing"),
+        ("network.mode", "nat", "network.mode: Volant knows no nat"),
+        ("network.auto_assign", None, "network: a subnet with bridged needs a gateway or"),
+        ("cloud_init.user_data.inline", None, "cloud_init.user_data: content needs inline"),
+        ("cloud_init.seed_mode", "iso", "cloud_init.seed_mode: Volant knows no iso"),
+        ("disks", [{"name": "data"}], "disks[0]: source is missing"),
+    ],
+)
+def test_what_volant_refuses(path: str, value: object, words: str) -> None:
+    with pytest.raises(MalformedError) as raised:
+        parse(edited(path, value))
+    assert str(raised.value).startswith(words)
+
+
+def test_the_schema_refuses_the_same() -> None:
+    for path, value in (("name", ""), ("nmae", "x"), ("resources.cpu_cores", 0)):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(edited(path, value), manifest.json_schema())
+
+
+def test_round_trip_over_the_command_line() -> None:
+    parsed = parse(WHOLE)
+    line = manifest.command_line(parsed, None)
+    assert "volant.rootfs_device=vda volant.rootfs_fstype=ext4" in line
+    [encoded] = [
+        each.removeprefix("volant.manifest=")
+        for each in line.split()
+        if each.startswith("volant.manifest=")
+    ]
+    found: Any = decode(encoded)
+    assert found["labels"] == {
+        "team": "web",
+        "volant.plugin": "nginx",
+        "volant.runtime": "nginx",
+    }
+    assert found["initramfs"] == {"url": ""}
+    assert found["workload"] == WHOLE["workload"]
+    with pytest.raises(MalformedError):
+        decode(encoded[:-5])
+
+
+def test_what_is_too_long() -> None:
+    fits = parse(WHOLE)
+    assert manifest.excess(fits) == 0
+    noise = {f"VARIABLE_{n}": f"{n * 7919:x}" * 3 for n in range(120)}
+    long = parse(edited("workload.env", noise))
+    assert manifest.excess(long) == len(manifest.command_line(long, WIDEST)) - 2047 > 0
+    assert len(encode(long)) > len(encode(fits))
+
+
+KNOWN = {
+    "name": "app",
+    "version": "1",
+    "runtime": "app",
+    "workload": {"entrypoint": ["/app"], "base_url": "http://127.0.0.1:80", "env": {"A": "1"}},
+    "initramfs": {"url": "/plugin.cpio.gz", "checksum": "sha256:" + "c" * 64},
+}
+
+
+def test_settings_of_the_original() -> None:
+    found = settings(
+        {
+            "schema_version": "v1",
+            "name": "nginx",
+            "version": "1.0.0",
+            "runtime": "nginx",
+            "resources": {"cpu_cores": 2, "memory_mb": 512},
+            "workload": {"entrypoint": "/usr/sbin/nginx", "args": ["-g", "daemon off;"]},
+            "env": {"NGINX_WORKER_PROCESSES": "auto"},
+            "network": {"mode": "bridged", "expose": [{"port": 80, "protocol": "tcp"}]},
+        }
+    )
+    filled = complete(found, KNOWN)
+    assert filled.schema_version == "1.0"
+    assert filled.enabled
+    assert filled.workload.entrypoint == ["/usr/sbin/nginx", "-g", "daemon off;"]
+    assert filled.workload.env == {"A": "1", "NGINX_WORKER_PROCESSES": "auto"}
+    assert filled.network
+    assert filled.network.expose[0].port == 80
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"url": "ftp://a/b"}, "url: must be an http or https URL, or an absolute path"),
+        ({"url": 5}, "url: must be"),
+        ({"rootfs": {"url": "/a"}}, "rootfs: fledge writes this; set url"),
+        ({"workload": {"args": ["a"]}}, "workload.args: must be a list, beside an entrypoint"),
+        ({"workload": {"entrypoint": "a", "args": "b"}}, "workload.args: must be a list"),
+        ({"workload": 5}, "workload: must be object, not int"),
+        ({"env": "A=1"}, "workload.env: must be object, not str"),
+        ({"resources": {"memory_mb": "512"}}, "resources.memory_mb: must be int, not str"),
+    ],
+)
+def test_settings_that_are_wrong(table: dict[str, Any], words: str) -> None:
+    with pytest.raises(MalformedError) as raised:
+        settings(table)
+    assert str(raised.value).startswith(words)
+
+
+def test_settings_may_be_empty() -> None:
+    assert complete(settings({}), KNOWN).resources.memory_mb == 512
+    with pytest.raises(MalformedError, match="entrypoint is missing"):
+        complete(settings({}), {})
