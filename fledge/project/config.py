@@ -10,7 +10,7 @@ import msgspec
 from fledge.formats import Format
 from fledge.project import parser, rules, toml
 from fledge.project.rules import T, first_of_type
-from fledge.project.schema import schema
+from fledge.project.schema import check_fields, schema
 from fledge.project.toml import Document
 from fledge.sources.kinds import SOURCES
 from fledge.sources.source import Presence, Source
@@ -19,8 +19,9 @@ from fledge.sources.source import Presence, Source
 class Config(msgspec.Struct, frozen=True):
     """A valid fledge.toml: the format of the artifact, and its sources.
 
-    The constructor raises `ValueError` if the strategy does not accept a source or lacks a
-    required one, if two sources are of one kind, or if they are not in the order of `SOURCES`.
+    The constructor raises `ValueError` if a field of the format or a source has a value that
+    fledge.toml could not set, if the strategy does not accept a source or lacks a required one, if
+    two sources are of one kind, or if they are not in the order of `SOURCES`.
     """
 
     path: Path
@@ -34,7 +35,9 @@ class Config(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         positions = []
+        check_fields(self.format)
         for source in self.sources:
+            check_fields(source)
             kind = next((each for each in SOURCES if isinstance(source, each.variants)), None)
             if kind is None or self.strategy not in kind.presence:
                 raise ValueError(f"{self.strategy} does not accept {type(source).__name__}")

@@ -156,7 +156,7 @@ def load(path: Path) -> Lock | None:
         return None
     try:
         return _parse(toml.read(path, ""))
-    except InvalidConfig as error:
+    except ConfigError as error:
         error.hint = "Restore it from version control, or delete it and run `fledge lock`."
         raise
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from fledge.formats import Format
-from fledge.project.schema import Group, Key, Schema, Variant
+from fledge.project.schema import TOP, Group, Key, Schema, Variant
 from fledge.project.toml import Document, Table
 from fledge.project.values import Entries, literal
 from fledge.sources.source import Presence, Source
@@ -29,16 +29,22 @@ class Parsed(msgspec.Struct, frozen=True):
 
 def parse(document: Document, schema: Schema) -> Parsed:
     """Parse a document. Reports all problems to the document, and raises nothing."""
-    top = document.top
-    found = {key.name: top.required(key.name, key.value) for key in schema.keys}
-    top.reject_unknown((*found, *(table.name for table in schema.tables)))
+    top, places = document.top, schema.places()
+    below = _below_a_header(top, schema)
+    found = {
+        key.name: below[key.name][1] if key.name in below else top.required(key.name, key.value)
+        for key in schema.keys
+    }
+    top.reject_unknown((*found, *(table.name for table in schema.tables)), places)
     strategy = cast("str | None", found["strategy"])
     # By id of the group: kinds that share a table may be apart in the list of sources.
     built: dict[int, Any] = {}
     tables = {}
     for declared in schema.tables:
         tables[declared.name] = table = top.table(declared.name)
-        reading = _TableReader(table, declared.groups, strategy, schema.strategies)
+        moved = [name for name, (where, _) in below.items() if where == declared.name]
+        table = table.without(moved)
+        reading = _TableReader(table, declared.groups, strategy, schema.strategies, places)
         for group, value in reading.read():
             built[id(group)] = value
     formats = schema.formats.get(strategy or "")
@@ -58,10 +64,12 @@ class _TableReader:
         groups: tuple[Group, ...],
         strategy: str | None,
         strategies: tuple[str, ...],
+        places: Mapping[str, str],
     ) -> None:
         self.table = table
         self.groups = groups
         self.strategy = strategy
+        self.places = places
         self.presence = {
             id(group): _group_presence(group, strategy, strategies) for group in groups
         }
@@ -86,7 +94,7 @@ class _TableReader:
             left_out = self.presence[id(group)] is Presence.IF_GIVEN and not table.data
             return [(group, built)] if self.is_accepted(group) and not left_out else []
         keys = self._keys()
-        table.reject_unknown(keys)
+        table.reject_unknown(keys, self.places)
         values = {
             name: value
             for name, key in keys.items()
@@ -156,6 +164,22 @@ class _TableReader:
         except ValueError as error:
             table.report(str(error))
             return None
+
+
+def _below_a_header(top: Table, schema: Schema) -> dict[str, tuple[str, object]]:
+    """Report the keys of the top-level table that are below the header of another table.
+
+    Returns the name of that table and the value by key, for keys that the top-level table lacks.
+    """
+    found: dict[str, tuple[str, object]] = {}
+    names = [table.name for table in schema.tables if isinstance(top.data.get(table.name), dict)]
+    for key in schema.keys:
+        for table in map(top.table, () if key.name in top.data else names):
+            if key.value.accepts(table.data.get(key.name)):
+                table.report_value(key.name, f"it belongs {TOP}")
+                found[key.name] = table.name, table.data[key.name]
+                break
+    return found
 
 
 def _group_presence(

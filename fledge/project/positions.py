@@ -49,6 +49,17 @@ def positions(text: str) -> dict[Keys, Position]:
     first table that has a key gives its position.
     """
     result: dict[Keys, Position] = {}
+    for keys, position in named_keys(text):
+        for depth in range(1, len(keys) + 1):
+            result.setdefault(keys[:depth], position)
+    return result
+
+
+def named_keys(text: str) -> Iterator[tuple[Keys, Position]]:
+    """Yield the full path of each header and each key of a statement, in the order of the text.
+
+    A key that occurs several times is yielded several times. Paths end at `DEPTH` keys.
+    """
     table: Keys = ()  # the current table
     named: Keys = ()  # the key of the current value
     keys: list[str] | None = []  # the keys of the header or statement so far; None: in a value
@@ -60,7 +71,8 @@ def positions(text: str) -> dict[Keys, Position]:
                 start = start if keys else position
                 keys.append(_key_name(lexeme))
         elif lexeme == "=":
-            named, keys = _record(result, table, keys or [], start), None
+            named, keys = (*table, *(keys or []))[:DEPTH], None
+            yield named, start
         elif lexeme in "[{":
             if keys is None:  # otherwise it begins a header
                 nesting.append((lexeme, table))
@@ -70,10 +82,10 @@ def positions(text: str) -> dict[Keys, Position]:
             if nesting:
                 table, keys = nesting.pop()[1], None
             elif keys is not None:
-                table, keys = _record(result, (), keys, start), None
+                table, keys = tuple(keys[:DEPTH]), None
+                yield table, start
         elif nesting[-1][0] == "{" if nesting else lexeme == "\n":
             keys = []
-    return result
 
 
 def _tokens(text: str) -> Iterator[tuple[str, Position]]:
@@ -86,14 +98,6 @@ def _tokens(text: str) -> Iterator[tuple[str, Position]]:
         if newlines := lexeme.count("\n"):
             line += newlines
             line_start = match.start() + lexeme.rindex("\n") + 1
-
-
-def _record(result: dict[Keys, Position], table: Keys, keys: list[str], start: Position) -> Keys:
-    """Record the tables and the key that a header or statement names. Returns the last one."""
-    named = (*table, *keys)[:DEPTH]
-    for depth in range(len(table) + 1, len(named) + 1):
-        result.setdefault(named[:depth], start)
-    return named
 
 
 def _key_name(lexeme: str) -> str:

@@ -24,6 +24,9 @@ from fledge.tree.digest import Digest
 FORMAT_TABLE = "filesystem"
 """The table that selects a format and sets its options."""
 
+TOP = "at the top of the file, above every [table]"
+"""Where the keys of the top-level table belong."""
+
 Record = TypeVar("Record", bound=msgspec.Struct)
 
 
@@ -163,6 +166,15 @@ class Schema(msgspec.Struct, frozen=True):
                 found.setdefault(group.table, []).append(group)
         return tuple(Table(name, tuple(groups)) for name, groups in found.items())
 
+    def places(self) -> dict[str, str]:
+        """Return where each key belongs, by name, in words that follow "belongs"."""
+        found: dict[str, list[str]] = {}
+        for table in self.tables:
+            for name in () if table.entries else table.by_name():
+                found.setdefault(name, []).append(f"[{table.name}]")
+        inside = {name: f"in {' or '.join(tables)}" for name, tables in found.items()}
+        return inside | {key.name: TOP for key in self.keys}
+
 
 class _Top(msgspec.Struct):
     """The keys of the top-level table, without ``strategy``."""
@@ -217,6 +229,19 @@ def keys_of(struct: type[Any], *, written_by_fledge: bool = False) -> tuple[Key,
             )
         )
     return tuple(found)
+
+
+def check_fields(struct: Any) -> None:
+    """Raise `ValueError` if a field has a value that the declared key does not accept."""
+    kind: type[msgspec.Struct] = type(struct)
+    for key in keys_of(kind):
+        value = getattr(struct, key.field)
+        if value is None and key.default is None and not key.required:
+            continue
+        try:
+            key.value.check(value)
+        except ValueError as error:
+            raise ValueError(f"{key.field} = {value!r}: {error}") from error
 
 
 def read_record(

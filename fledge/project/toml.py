@@ -6,10 +6,8 @@ A `Document` is a parsed file. Code that reads its `Table` reports each problem 
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
-from collections.abc import Collection, Iterator, Sequence
+import codecs
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,14 +15,18 @@ import tomli
 
 from fledge.errors import ConfigError, reason
 from fledge.project.positions import Keys, positions
-from fledge.project.values import Text, Value, literal
+from fledge.project.syntax import explain
+from fledge.project.values import Text, Value, close_match, literal, quoted_key
 from fledge.tree.names import printable
 
 MAX_TOML_SIZE = 1 << 20
 """Maximum size of a file in bytes."""
 
 MAX_SHOWN = 80
-"""Maximum characters of a wrong value in a message."""
+"""Maximum characters of a key or a wrong value in a message."""
+
+MAX_PROBLEMS = 20
+"""Maximum problems in the message of an error."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -47,9 +49,11 @@ class InvalidConfig(ConfigError):
     """A file is invalid. Lists all its problems."""
 
     def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
-        """``problems`` are in the order of display."""
+        """``problems`` are in the order of display. The message has the first `MAX_PROBLEMS`."""
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        listing = "".join(f"\n  {problem.shown(path)}" for problem in problems)
+        if len(problems) > MAX_PROBLEMS:
+            count += f", of which these are the first {MAX_PROBLEMS}"
+        listing = "".join(f"\n  {problem.shown(path)}" for problem in problems[:MAX_PROBLEMS])
         super().__init__(f"{printable(str(path))} has {count}:{listing}")
         self.problems = tuple(problems)
 
@@ -113,7 +117,7 @@ class Table:
     @property
     def name(self) -> str:
         """The name in its header, without brackets. Empty for the top-level table."""
-        return ".".join(map(_quoted_key, self.keys))
+        return ".".join(map(_shown_key, self.keys))
 
     @property
     def folder(self) -> Path:
@@ -138,14 +142,24 @@ class Table:
         """Report a missing key."""
         self.document.report(self.keys, f"{self._full_key(key)} is missing: {message}")
 
-    def reject_unknown(self, known: Collection[str]) -> None:
-        """Report every key that is not in ``known``."""
-        for key in [key for key in self.data if key not in known]:
-            close = difflib.get_close_matches(key, known, n=1)
-            remedy = (
-                f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(known))}"
-            )
-            self.document.report((*self.keys, key), f"{self._full_key(key)} is unknown: {remedy}")
+    def reject_unknown(
+        self, known: Collection[str], places: Mapping[str, str] | None = None
+    ) -> None:
+        """Report every key that is not in ``known``.
+
+        ``places`` says where keys of other tables belong, in words that follow "belongs".
+        """
+        places = places or {}
+        for number, key in enumerate(key for key in self.data if key not in known):
+            if number >= MAX_PROBLEMS:  # not shown, and to look for a similar key takes long
+                remedy = ""
+            elif key in places:
+                remedy = f": it belongs {places[key]}"
+            elif close := close_match(key, known):
+                remedy = f": did you mean {close}?"
+            else:
+                remedy = f": known here: {', '.join(sorted(known))}"
+            self.document.report((*self.keys, key), f"{self._full_key(key)} is unknown{remedy}")
 
     def table(self, key: str) -> Table:
         """Return the table at ``key``; an empty one if it is missing. Reports a value of another
@@ -154,12 +168,17 @@ class Table:
         keys = (*self.keys, key)
         data = self.data.get(key, {})
         if not isinstance(data, dict):
-            header = f"[{'.'.join(map(_quoted_key, keys))}]"
+            header = f"[{'.'.join(map(_shown_key, keys))}]"
             self.report_value(
                 key, f"must be a table: {header} on a line, its keys on the lines below"
             )
             data = {}
         return Table(self.document, keys, data)
+
+    def without(self, keys: Collection[str]) -> Table:
+        """Return the table without some keys."""
+        data = {key: value for key, value in self.data.items() if key not in keys}
+        return Table(self.document, self.keys, data)
 
     def tables(self) -> Iterator[tuple[str, Table]]:
         """Yield each key with its table. Reports values of other types."""
@@ -179,7 +198,7 @@ class Table:
         """Return the typed value of a key. Reports a missing or wrong value and returns None."""
         if key in self.data:
             return self.value(key, value)
-        self.report_missing(key, f"write {_quoted_key(key)} = {value.like()}")
+        self.report_missing(key, f"write {quoted_key(key)} = {value.like()}")
         return None
 
     def text(self, key: str, example: str) -> str | None:
@@ -188,7 +207,7 @@ class Table:
         return found if isinstance(found, str) else None
 
     def _full_key(self, key: str) -> str:
-        return f"[{self.name}] {_quoted_key(key)}" if self.keys else _quoted_key(key)
+        return f"[{self.name}] {_shown_key(key)}" if self.keys else _shown_key(key)
 
 
 def read(path: Path, if_missing: str) -> Document:
@@ -202,6 +221,8 @@ def read(path: Path, if_missing: str) -> Document:
             raw = file.read(MAX_TOML_SIZE + 1)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file", if_missing) from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path} is a folder", if_missing) from error
     except OSError as error:
         raise ConfigError(f"{path}: {reason(error)}") from error
     if len(raw) > MAX_TOML_SIZE:
@@ -210,18 +231,26 @@ def read(path: Path, if_missing: str) -> Document:
         text = raw.decode("utf-8-sig")
         return Document(path, tomli.loads(text), text)
     except UnicodeDecodeError as error:
-        problem = Problem(
-            "the file is not UTF-8 text, as TOML requires", raw.count(b"\n", 0, error.start) + 1
-        )
-        raise InvalidConfig(path, [problem]) from error
+        raise InvalidConfig(path, [_not_utf8(raw, error.start)]) from error
     except tomli.TOMLDecodeError as error:
-        problem = Problem(f"TOML syntax: {error.msg}", error.lineno, error.colno)
+        found = explain(text, error.lineno, error.colno, error.msg)
+        problem = Problem(found.message, found.line, found.column)
         raise InvalidConfig(path, [problem]) from error
     except (RecursionError, ValueError) as error:
         problem = Problem("a number is too long, or values are nested too deep")
         raise InvalidConfig(path, [problem]) from error
 
 
-def _quoted_key(key: str) -> str:
-    """Return a key in TOML, quoted if necessary."""
-    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+def _shown_key(key: str) -> str:
+    return quoted_key(key if len(key) <= MAX_SHOWN else key[:MAX_SHOWN] + "…")
+
+
+def _not_utf8(raw: bytes, start: int) -> Problem:
+    """Describe bytes that are not UTF-8 from offset ``start`` on."""
+    line = raw.count(b"\n", 0, start) + 1
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return Problem("the file is text in UTF-16; save it as UTF-8", 1)
+    if b"\0" in raw:
+        return Problem("the file is not text: it has NUL characters", line)
+    message = f"the byte 0x{raw[start]:02x} is not UTF-8, as TOML requires; save the file as UTF-8"
+    return Problem(message, line)

@@ -20,7 +20,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
@@ -31,10 +31,14 @@ import msgspec
 from fledge.errors import ConfigError, MalformedError, reason
 from fledge.oci import reference
 from fledge.oci.reference import Reference
+from fledge.sources.hostpath import why_missing
 from fledge.tree.digest import Digest
 
 MAX_NATURAL = (1 << 63) - 1
 """The largest integer that every TOML parser must accept (TOML v1.0.0, Integer)."""
+
+MAX_WORD = 100
+"""Maximum characters of a word that is compared with known words."""
 
 _PORT = "0*(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _HOST = r"(?:\[[0-9a-fA-F:.]+(?:%[A-Za-z0-9._~-]+)?\]|[^\s/?#@:\[\]]+)"
@@ -48,6 +52,8 @@ class Value(msgspec.Struct, frozen=True):
     """Examples of values, as parsed from TOML."""
     example: ClassVar[str] = '"…"'
     """The placeholder in messages if there are no examples, in TOML."""
+    typed: ClassVar[Any] = None
+    """The type, or union of types, that `read` returns. None: a text, number or boolean."""
 
     def read(self, value: object, folder: Path) -> Any:
         """Convert a value parsed from TOML. Relative paths start at ``folder``.
@@ -55,6 +61,21 @@ class Value(msgspec.Struct, frozen=True):
         Raises `ValueError`, which says what the value must be.
         """
         raise NotImplementedError
+
+    def accepts(self, value: object) -> bool:
+        """Return whether `read` accepts a value, in a folder without files."""
+        try:
+            self.read(value, Path())
+        except ValueError:
+            return False
+        return True
+
+    def check(self, value: object) -> None:
+        """Check a value that was not read from TOML. Raises `ValueError` as `read` does."""
+        if self.typed is None:
+            self.read(value, Path())
+        elif not isinstance(value, self.typed):
+            raise ValueError(f"must be {self.describe()}, as a {self.typed}")
 
     def json_schema(self) -> dict[str, object]:
         """Return a JSON Schema of the values that `read` accepts."""
@@ -76,7 +97,7 @@ class Text(Value, frozen=True):
         """Return the text. Refuses blank text and NUL."""
         if isinstance(value, str) and value.strip() and "\0" not in value:
             return value
-        raise ValueError(f"must be text, such as {self.like()}")
+        raise ValueError(f"must be text in quotes, such as {self.like()}")
 
     def json_schema(self) -> dict[str, object]:
         """Return a string that is not blank."""
@@ -100,15 +121,13 @@ class Choice(Value, frozen=True, kw_only=True):
     def read(self, value: object, folder: Path) -> str:
         """Return the option."""
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"must be text, such as {self.like()}")
+            raise ValueError(f"must be text in quotes, such as {self.like()}")
         if value in self.options:
             return value
         if len(self.options) == 1:
             raise ValueError(f"this version of fledge supports only {self.like()}")
-        close = difflib.get_close_matches(value, self.options, n=1)
-        raise ValueError(
-            f"did you mean {literal(close[0])}?" if close else f"must be {self.like()}"
-        )
+        close = close_match(value, self.options)
+        raise ValueError(f"did you mean {literal(close)}?" if close else f"must be {self.like()}")
 
     def json_schema(self) -> dict[str, object]:
         """Return an enumeration."""
@@ -152,7 +171,13 @@ class Natural(Value, frozen=True, kw_only=True):
         number = value if isinstance(value, int) and not isinstance(value, bool) else -1
         if self.least <= number <= self.most:
             return number
-        raise ValueError(f"must be a whole number from {self.least} to {self.most}")
+        wanted = f"a whole number from {self.least} to {self.most}"
+        if isinstance(value, str):
+            remedy = f"write {value}, " if re.fullmatch("[0-9]{1,20}", value) else "must be "
+            raise ValueError(f"{remedy}{wanted}, without quotes or a unit")
+        if isinstance(value, float) and value.is_integer():
+            raise ValueError(f"write {int(value)}, {wanted}, without a point")
+        raise ValueError(f"must be {wanted}")
 
     def json_schema(self) -> dict[str, object]:
         """Return an integer with bounds."""
@@ -198,6 +223,7 @@ class InputFile(Text, frozen=True):
     """A readable regular file."""
 
     example: ClassVar[str] = '"path/of/the/file"'
+    typed: ClassVar[Any] = Path
 
     def read(self, value: object, folder: Path) -> Path:
         """Return the path; a relative one starts at ``folder``."""
@@ -205,6 +231,10 @@ class InputFile(Text, frozen=True):
         path = folder / text
         try:
             regular = stat.S_ISREG(path.stat().st_mode)
+        except FileNotFoundError as error:
+            why = why_missing(text)
+            where = f"no such file; {why}" if why else f"{path}: {reason(error)}"
+            raise ValueError(where) from error
         except OSError as error:
             raise ValueError(f"{path}: {reason(error)}") from error
         if not regular:
@@ -224,6 +254,7 @@ class Sha256(Value, frozen=True, kw_only=True):
     prefixed: bool | None = None
     """True: ``sha256:HEX`` in lower case; False: bare digits in lower case. None: with or without
     the prefix, in any case, because people write it."""
+    typed: ClassVar[Any] = Digest
 
     def read(self, value: object, folder: Path) -> Digest:
         """Return the digest."""
@@ -261,6 +292,7 @@ class Sha256List(Value, frozen=True):
     """A list of digests, ``sha256:HEX`` each."""
 
     example: ClassVar[str] = '["sha256:…"]'
+    typed: ClassVar[Any] = tuple
 
     def read(self, value: object, folder: Path) -> tuple[Digest, ...]:
         """Return the digests."""
@@ -286,6 +318,7 @@ class ImageReference(Text, frozen=True):
     """The name or location of an image."""
 
     example: ClassVar[str] = '"nginx:alpine"'
+    typed: ClassVar[Any] = Reference
 
     def read(self, value: object, folder: Path) -> Reference:
         """Parse the reference with `reference.parse`."""
@@ -320,6 +353,7 @@ class Entries(Value, frozen=True, kw_only=True):
 
     pattern: str = _TEXT
     """The pattern of the values in the JSON Schema."""
+    typed: ClassVar[Any] = tuple
 
     def example_line(self) -> str:
         """Return an example of the entries in TOML."""
@@ -426,6 +460,22 @@ def _unwrap(annotation: Any) -> tuple[list[msgspec.Meta], Any, bool]:
     return found, plain, optional
 
 
+def close_match(word: str, known: Collection[str]) -> str | None:
+    """Return the one of the ``known`` words that is most like ``word``; None if none is."""
+    plain = {_plain(each): each for each in known}
+    close = difflib.get_close_matches(_plain(word[:MAX_WORD]), plain, n=1)
+    return plain[close[0]] if close else None
+
+
+def _plain(word: str) -> str:
+    return word.strip().lower().replace("-", "_")
+
+
 def literal(value: object) -> str:
     """Return a simple value in TOML."""
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def quoted_key(key: str) -> str:
+    """Return a key in TOML, quoted if necessary."""
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else literal(key)

@@ -14,6 +14,7 @@ from msgspec import Meta
 from fledge.errors import ConfigError, reason
 from fledge.report import counted, human_size
 from fledge.sources import paths
+from fledge.sources.hostpath import why_missing
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, Kind, Presence, Source
 from fledge.tree import Directory, File, Node, Symlink, Tree, TreeError
@@ -94,10 +95,16 @@ class Mappings(Source, frozen=True):
         keys: dict[FileMapping, str] = {}
         problems: list[tuple[str, str]] = []
         for key, destination in entries.items():
-            if problem := destination_problem(destination):
+            is_swapped = key.startswith("/") and not destination.startswith("/")
+            if is_swapped and (not _exists(Path(key)) or _exists(folder / destination)):
+                remedy = f'write "{destination}" = "{key}"'
+                problems.append((key, f"source and destination are swapped; {remedy}"))
+            elif problem := destination_problem(destination):
                 problems.append((key, problem))
             elif not key or "\0" in key:
                 problems.append((key, "the source must be the path of a file or folder"))
+            elif (problem := why_missing(key)) and not _exists(folder / key):
+                problems.append((key, f"no such file or folder; {problem}"))
             else:
                 keys[FileMapping(folder / key, destination.encode())] = key
         placements, wrong = scan(keys)
@@ -134,7 +141,10 @@ def destination_problem(destination: str) -> str | None:
     """Return what is wrong with a destination in ``[mappings]``; None if it is valid."""
     parts = destination.split("/")
     if not destination.startswith("/"):
-        return f'the destination must be absolute; write "/{destination}"'
+        if problem := why_missing(destination):
+            return f"the destination must be absolute, and {problem}"
+        name = destination.removeprefix("./") or "etc/app.conf"
+        return f'the destination must be absolute; write "/{name}"'
     if ".." in parts:
         return "the destination must not contain .."
     if "\0" in destination:
@@ -274,6 +284,13 @@ def _file_among_parents(
         if placement and placement.file_type == stat.S_IFREG:
             return placement
     return None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or has a NUL
+        return False
 
 
 def _file_kind(mode: int) -> str:

@@ -614,14 +614,19 @@ def test_only_sources_that_go_together(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "where"),
     [
-        (b"version = ", "1:11: TOML syntax: "),
-        (b'version = "1"\nstrategy = initramfs\n', "2:12: TOML syntax: "),
-        (b'version = "1"\r\n[agent\r\n', "2:7: TOML syntax: "),
-        (b'version = "1"\nversion = "1"\n', "2:14: TOML syntax: "),
-        (b"\0", "1:1: TOML syntax: "),
-        (b'version = "\0"', "1:12: TOML syntax: "),
-        (b'\n\nversion = "\xff"', "3: the file is not UTF-8"),
-        (INITRAMFS.encode("utf-16"), "1: the file is not UTF-8"),
+        (b"version = ", "1:11: version has no value"),
+        (b'version = "1"\nstrategy = initramfs\n', "2:12: text needs quotes"),
+        (b'version = "1"\r\n[agent\r\n', "2:7: a table begins with its name in brackets"),
+        (b'version = "1"\nversion = "1"\n', "2: version is given twice, first on line 1"),
+        (b"\0", "1: the file is not text"),
+        (b'version = "\0"', "1: the file is not text"),
+        (b'\n\nversion = "\xff"', "3: the byte 0xff is not UTF-8"),
+        (INITRAMFS.encode("utf-16"), "1: the file is text in UTF-16; save it as UTF-8"),
+        (b"\xfe\xff" + INITRAMFS.encode("utf-16-be"), "1: the file is text in UTF-16"),
+        (INITRAMFS.encode("utf-16-le"), "1: the file is not text"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "1: the file is not text"),
+        (b"\x7fELF\x02\0\0", "1: the file is not text"),
+        (INITRAMFS.encode() + b"# Gr\xf6\xdfe", "3: the byte 0xf6 is not UTF-8"),
     ],
 )
 def test_not_toml(folder: Path, raw: bytes, where: str) -> None:
@@ -654,7 +659,7 @@ def test_too_deep_or_long_for_python(folder: Path, text: str) -> None:
     ("make", "message"),
     [
         (lambda path: None, "no such file"),
-        (Path.mkdir, "is a directory"),
+        (Path.mkdir, "is a folder"),
         (lambda path: path.symlink_to(path), "too many levels of symbolic links"),
         (lambda path: path.write_bytes(b"#" * (MAX_TOML_SIZE + 1)), "larger than 1048576 bytes"),
         (lambda path: path.symlink_to("/dev/zero"), "larger than 1048576 bytes"),

@@ -118,9 +118,10 @@ def test_where_it_is(config: str, path: str) -> None:
         ("https://example.org/kestrel", "javascript:x", "[agent.architectures.amd64] url = "),
         ("d" * 64, "d" * 63, "[agent.architectures.amd64] sha256 = "),
         (f'sha256 = "{"e" * 64}"', "", "[busybox] sha256 is missing"),
-        ("[busybox]", "[busybox", "TOML syntax"),
-        ("[busybox]", "<<<<<<< HEAD\n[busybox]", "TOML syntax"),
-        ("[agent]", "[agent]\nname = 'x'\n[agent]", "TOML syntax"),
+        ("[busybox]", "[busybox", ":29:9: a table begins with its name in brackets"),
+        ("[busybox]", "<<<<<<< HEAD\n[busybox]", ":29: a conflict marker of git"),
+        ("[agent]", "[agent]\nname = 'x'\n[agent]", "[agent] is given twice, first on line 21"),
+        ('name = "latest"', "name = latest", 'text needs quotes: name = "latest"'),
     ],
 )
 def test_damaged(fledge: Fledge, tmp_path: Path, before: str, after: str, problem: str) -> None:
@@ -149,7 +150,17 @@ def test_every_problem_at_once(fledge: Fledge, tmp_path: Path) -> None:
 def test_no_text_at_all(fledge: Fledge, tmp_path: Path, data: bytes) -> None:
     project.make(tmp_path)
     (tmp_path / "fledge.lock").write_bytes(data)
-    assert fledge("build").code == 2
+    done = fledge("build")
+    assert done.code == 2
+    assert "delete it and run `fledge lock`" in done.err
+
+
+def test_a_folder_as_lock(fledge: Fledge, tmp_path: Path) -> None:
+    project.make(tmp_path)
+    (tmp_path / "fledge.lock").mkdir()
+    done = fledge("build")
+    assert done.code == 2
+    assert "fledge.lock is a folder\n  Restore it from version control" in done.err
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,12 @@ def test_where_a_folder_goes(folder: Path, source: str, destination: str, path: 
 @pytest.mark.parametrize(
     ("destination", "problem"),
     [
-        ("", 'must be absolute; write "/"'),
+        ("", 'must be absolute; write "/etc/app.conf"'),
         ("etc/x", 'must be absolute; write "/etc/x"'),
-        ("~/x", "must be absolute"),
+        ("./x", 'must be absolute; write "/x"'),
+        ("~/x", "must be absolute, and ~ is not expanded"),
+        ("$HOME/x", "must be absolute, and $HOME is not expanded"),
+        ("\\etc\\x", "must be absolute, and folders are separated by /"),
         ("..", "must be absolute"),
         ("/..", "must not contain .."),
         ("/a/../b", "must not contain .."),

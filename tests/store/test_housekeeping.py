@@ -210,7 +210,12 @@ def test_prune_beside_a_running_build(fledge: Fledge, cache: Cache, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("0B", 0), ("7KiB", 7 << 10), ("5GiB", 5 << 30), ("1TiB", 1 << 40)]
+    ("text", "size"),
+    [
+        *(("0B", 0), ("7KiB", 7 << 10), ("5GiB", 5 << 30), ("1TiB", 1 << 40)),
+        *(("5GB", 5 * 10**9), ("5gb", 5 * 10**9), ("5G", 5 << 30), ("500 MB", 500 * 10**6)),
+        *(("7kB", 7000), ("7k", 7 << 10), ("1.5GiB", 3 << 29), ("5gib", 5 << 30)),
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
@@ -221,7 +226,7 @@ def test_durations(text: str, seconds: int) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "5", "GiB", "-1B", "1.5GiB", "5 GiB", "5gib", "٣B", "9" * 99])
+@pytest.mark.parametrize("text", ["", "5", "GiB", "-1B", "1,5GiB", "5EB", "5 G B", "٣B", "9" * 99])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ConfigError, match="is not a size") as caught:
         parse_size(text)
