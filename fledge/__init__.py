@@ -37,9 +37,11 @@ if TYPE_CHECKING:
     from fledge.operations.fetch import fetch
     from fledge.operations.inspect import Program, Summary, inspect
     from fledge.operations.lock import lock
+    from fledge.operations.manifest import manifest
     from fledge.operations.verify import Verification, verify
     from fledge.project.config import Config
     from fledge.project.jsonschema import json_schema
+    from fledge.project.manifest import PluginManifest
     from fledge.project.toml import InvalidConfig
     from fledge.report import Reporter, Step, Transfer
     from fledge.session import Session
@@ -64,9 +66,11 @@ _PUBLIC_NAMES = {
     "fledge.operations.fetch": ("fetch",),
     "fledge.operations.inspect": ("Program", "Summary", "inspect"),
     "fledge.operations.lock": ("lock",),
+    "fledge.operations.manifest": ("manifest",),
     "fledge.operations.verify": ("Verification", "verify"),
     "fledge.project.config": ("Config",),
     "fledge.project.jsonschema": ("json_schema",),
+    "fledge.project.manifest": ("PluginManifest",),
     "fledge.project.toml": ("InvalidConfig",),
     "fledge.report": ("Reporter", "Step", "Transfer"),
     "fledge.session": ("Session",),
@@ -100,6 +104,7 @@ __all__ = [
     "NetworkError",
     "Opened",
     "Platform",
+    "PluginManifest",
     "Program",
     "Reporter",
     "Session",
@@ -118,6 +123,7 @@ __all__ = [
     "inspect",
     "json_schema",
     "lock",
+    "manifest",
     "open_artifact",
     "tune_for_builds",
     "verify",

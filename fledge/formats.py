@@ -106,6 +106,8 @@ class Format(Protocol):
     """The paths at which the kernel looks for its first program, in the kernel's order."""
     needs_init: ClassVar[bool]
     """Whether the artifact can boot only with an executable at one of ``init_paths``."""
+    manifest_key: ClassVar[str]
+    """The key of Volant's plugin manifest for the artifact: ``rootfs`` or ``initramfs``."""
 
     def default_output(self, image_name: str | None) -> str:
         """Return the default file name. ``image_name`` is the name of the image in the artifact;

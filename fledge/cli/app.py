@@ -36,6 +36,7 @@ COMMANDS = {
         "fledge.cli.schema", "Print the JSON Schema of fledge.toml, for editors."
     ),
     "version": CommandEntry("fledge.cli.version", "Print the version."),
+    "manifest": CommandEntry("fledge.cli.manifest", "Print the plugin manifest of an artifact."),
     "cache": CommandEntry("fledge.cli.cache", "Show, verify or prune the cache."),
 }
 """All commands, in the order of ``fledge --help``."""

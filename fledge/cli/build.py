@@ -12,14 +12,17 @@ from fledge.cli.lines import LineReporter
 from fledge.cli.options import (
     DEFAULT_CONFIG,
     EXIT_CODES,
+    BaseUrlOption,
     Command,
     ConfigOption,
+    ManifestOption,
     OfflineOption,
     new_app,
 )
 from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
 from fledge.operations.build import Artifact, build
+from fledge.project.manifest import path_beside
 from fledge.report import counted, human_size
 from fledge.session import Session
 
@@ -47,6 +50,8 @@ def run(
             show_default="linux on this machine",
         ),
     ] = None,
+    manifest: ManifestOption = None,
+    base_url: BaseUrlOption = None,
     verbose: Annotated[
         bool,
         typer.Option("--verbose", "-v", help="Show every input and where it came from."),
@@ -75,6 +80,8 @@ def run(
             output,
             platform=platform or None,
             locked=locked,
+            manifest=manifest,
+            base_url=base_url,
             session=Session.default(reporter=None if quiet else reporter, offline=offline),
         )
         if verbose:
@@ -98,6 +105,8 @@ def _print_summary(reporter: LineReporter, artifact: Artifact, *, with_path: boo
         f" {human_size(artifact.content_size)}, in {reporter.seconds():.1f} s",
     )
     reporter.line((f"  sha256 {artifact.digest.hex}", "dim"))
+    if artifact.manifest:
+        reporter.line((f"  manifest {path_text(path_beside(artifact.path))}", "dim"))
 
 
 def _as_json(artifact: Artifact) -> dict[str, object]:
@@ -105,6 +114,7 @@ def _as_json(artifact: Artifact) -> dict[str, object]:
         "path": str(artifact.path),
         "size": artifact.size,
         "sha256": artifact.digest.hex,
+        "manifest": str(path_beside(artifact.path)) if artifact.manifest else None,
         "inputs": [
             {"role": item.role, "uri": item.uri, "sha256": item.digest.hex}
             for item in artifact.inputs

@@ -19,6 +19,24 @@ DEFAULT_CONFIG = Path("fledge.toml")
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration to read.")
 ]
+ManifestOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--manifest",
+        "-m",
+        metavar="FILE",
+        help="The settings of the plugin manifest.",
+        show_default="manifest.toml, or [manifest] in the configuration",
+    ),
+]
+BaseUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Where the artifact will be, for the plugin manifest: the URL of a folder.",
+        show_default="[manifest] url, or the path on this machine",
+    ),
+]
 OfflineOption = Annotated[
     bool, typer.Option("--offline", help="Use only the cache, not the network.")
 ]

@@ -32,6 +32,7 @@ class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
     reproducible: ClassVar[bool] = True
     init_paths: ClassVar[tuple[bytes, ...]] = (b"/init",)
     needs_init: ClassVar[bool] = True
+    manifest_key: ClassVar[str] = "initramfs"
 
     def default_output(self, image_name: str | None) -> str:
         """Return ``plugin.cpio.gz``, with or without an image."""

@@ -44,6 +44,7 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
     reproducible: ClassVar[bool] = True
     init_paths: ClassVar[tuple[bytes, ...]] = DISK_INIT_PATHS
     needs_init: ClassVar[bool] = False
+    manifest_key: ClassVar[str] = "rootfs"
 
     size_buffer_mb: SizeBuffer = 0
     builder: Annotated[

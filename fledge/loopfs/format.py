@@ -31,6 +31,7 @@ class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
     reproducible: ClassVar[bool] = False
     init_paths: ClassVar[tuple[bytes, ...]] = DISK_INIT_PATHS
     needs_init: ClassVar[bool] = False
+    manifest_key: ClassVar[str] = "rootfs"
 
     size_buffer_mb: SizeBuffer = 0
     preallocate: Preallocate = False

@@ -17,9 +17,14 @@ PlatformLike = Platform | str
 """A platform, or its text, such as ``linux/amd64``."""
 
 
-def as_config(config: ConfigLike) -> Config:
-    """Return a config; read it if ``config`` is a path. Raises `ConfigError`."""
-    return config if isinstance(config, Config) else configs.load(Path(config))
+def as_config(config: ConfigLike, manifest: PathLike | None = None) -> Config:
+    """Return a config; read it, and the file ``manifest``, if ``config`` is a path.
+
+    Raises `ConfigError`.
+    """
+    if isinstance(config, Config):
+        return config
+    return configs.load(Path(config), Path(manifest) if manifest else None)
 
 
 def as_platform(platform: PlatformLike | None) -> Platform:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from fledge.errors import ConfigError, CorruptError, FledgeError, unreadable
+from fledge.errors import CorruptError, FledgeError, unreadable
 from fledge.host.destination import Destination
 from fledge.host.files import PathLike, replacing_together
 from fledge.host.output import Hasher
 from fledge.oci.manifest import Platform
+from fledge.operations import boots
+from fledge.operations import manifest as plugin
 from fledge.operations.arguments import (
     ConfigLike,
     PlatformLike,
@@ -21,17 +23,19 @@ from fledge.operations.arguments import (
     as_platform,
     as_session,
 )
+from fledge.operations.manifest import Place
 from fledge.operations.outputs import check_outputs
 from fledge.project import lock, provenance
 from fledge.project.config import Config
 from fledge.project.lock import PinFinder
+from fledge.project.manifest import PluginManifest, path_beside, serialize
 from fledge.project.provenance import Provenance
 from fledge.report import counted, human_size
 from fledge.session import Session
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, Source
 from fledge.store.cache import BackgroundVerifier
-from fledge.tree import File, Node, Tree, TreeError
+from fledge.tree import File, Node, TreeError
 from fledge.tree.content import content_size
 from fledge.tree.digest import Digest
 
@@ -54,6 +58,8 @@ class Artifact(msgspec.Struct, frozen=True):
     """The inputs, in the order of the build."""
     uncompressed: Digest | None
     """The digest of the uncompressed content; None if the artifact is not compressed."""
+    manifest: PluginManifest | None
+    """The plugin manifest, which is a file beside the artifact; None if the config has none."""
 
 
 def build(
@@ -62,6 +68,8 @@ def build(
     *,
     platform: PlatformLike | None = None,
     locked: bool = False,
+    manifest: PathLike | None = None,
+    base_url: str | None = None,
     session: Session | None = None,
 ) -> Artifact:
     """Build the artifact that a fledge.toml describes, and write it to ``output`` atomically.
@@ -70,13 +78,18 @@ def build(
     ``platform`` selects an image from an index; it defaults to linux on this machine. If a lock
     is beside the config, the build uses the pinned inputs; with ``locked``, the lock must exist
     and pin every input. The same config and inputs give the same bytes on every machine.
-    Provenance is written beside the artifact. Raises `FledgeError`; an older artifact at
-    ``output`` then stays unchanged.
+    Provenance is written beside the artifact, and a plugin manifest if the config describes one;
+    ``manifest`` is a file with its settings, ``base_url`` where the artifact will be. Raises
+    `FledgeError`; an older artifact at ``output`` then stays unchanged.
     """
-    config, session = as_config(config), as_session(session)
+    config, session = as_config(config, manifest), as_session(session)
     output = Path(output) if output else default_output(config)
-    record_path = provenance.path_beside(output)
-    check_outputs(config, (output, record_path))
+    outputs = [output, provenance.path_beside(output)]
+    place = None
+    if config.manifest:
+        place = plugin.place(config.manifest, base_url, output)
+        outputs.append(path_beside(output))
+    check_outputs(config, outputs)
     pins = lock.load_pins(config, session.reporter, strict=locked)
     start = Assembly(
         session,
@@ -85,10 +98,12 @@ def build(
         session.settings.epoch,
         is_platform_given=platform is not None,
     )
-    with replacing_together(output, record_path) as [file, record]:
-        built = build_pinned(config, pins, start, Path(file.name))
+    with replacing_together(*outputs) as [file, record, *rest]:
+        built = build_pinned(config, pins, start, Path(file.name), place)
         artifact = msgspec.structs.replace(built, path=output)
         record.write(provenance.serialize(describe(config, artifact, start.epoch)))
+        if artifact.manifest:
+            rest[0].write(serialize(artifact.manifest))
     return artifact
 
 
@@ -98,32 +113,39 @@ def default_output(config: Config) -> Path:
     return Path(config.format.default_output(next(filter(None, names), None)))
 
 
-def build_pinned(config: Config, pins: PinFinder, start: Assembly, output: Path) -> Artifact:
+def build_pinned(
+    config: Config, pins: PinFinder, start: Assembly, output: Path, place: Place | None
+) -> Artifact:
     """Build an artifact from pinned inputs, and build it again if a cached layer was damaged.
 
     Cached layers are verified in the background while they are in use, because they are rarely
-    damaged. ``output`` is an empty file that is worth nothing before this returns, and ``start`` an
-    empty assembly. Raises `FledgeError`.
+    damaged. ``output`` is an empty file that is worth nothing before this returns, ``start`` an
+    empty assembly, and ``place`` where the artifact will be, for a manifest. Raises `FledgeError`.
     """
     config.format.check(start.session.settings)
     with closing(BackgroundVerifier(start.session.cache)) as verification:
         try:
-            return _build_once(config, pins, start.empty_copy(verification), output)
+            return _build_once(config, pins, start.empty_copy(verification), output, place)
         except FledgeError:
             if verification.passes():
                 raise
     start.session.reporter.note("a layer in the cache is damaged: building again without it")
-    return _build_once(config, pins, start.empty_copy(None), output)
+    return _build_once(config, pins, start.empty_copy(None), output, place)
 
 
-def _build_once(config: Config, pins: PinFinder, assembly: Assembly, output: Path) -> Artifact:
+def _build_once(
+    config: Config, pins: PinFinder, assembly: Assembly, output: Path, place: Place | None
+) -> Artifact:
     lay_sources(config.sources, pins, assembly)
-    _check_boots(config, assembly.tree)
+    boots.check(config, assembly)
+    manifest = plugin.draft(config, assembly, place) if place else None
     with assembly.session.reporter.step("write") as step:
         artifact = _write(config, assembly, output)
         entries = counted(artifact.entries, "entry")
         step.detail = f"{entries}, {human_size(artifact.content_size)}"
-    return artifact
+    if manifest:
+        manifest = plugin.sealed(manifest, artifact.digest)
+    return msgspec.structs.replace(artifact, manifest=manifest)
 
 
 def lay_sources(sources: Iterable[Source], pins: PinFinder, assembly: Assembly) -> None:
@@ -138,18 +160,6 @@ def lay_sources(sources: Iterable[Source], pins: PinFinder, assembly: Assembly) 
                 ) from error
             except OSError as error:
                 raise unreadable(Path(error.filename or source.role), error) from error
-
-
-def _check_boots(config: Config, tree: Tree) -> None:
-    """Raise `ConfigError` if the artifact needs an init and has none."""
-    format_ = config.format
-    nodes = (tree.get(path, follow=True) for path in format_.init_paths)
-    if format_.needs_init and not any(isinstance(n, File) and n.mode & 0o111 for n in nodes):
-        paths = " or ".join(path.decode() for path in format_.init_paths)
-        raise ConfigError(
-            f"{config.path}: the artifact would have no executable {paths} and would not boot",
-            "Map an executable to /init, or leave out [init] to get the built-in one.",
-        )
 
 
 def _write(config: Config, assembly: Assembly, output: Path) -> Artifact:
@@ -175,6 +185,7 @@ def _write(config: Config, assembly: Assembly, output: Path) -> Artifact:
         content_size=total,
         inputs=tuple(assembly.inputs),
         uncompressed=uncompressed,
+        manifest=None,
     )
 
 
@@ -193,4 +204,6 @@ def describe(config: Config, artifact: Artifact, epoch: int) -> Provenance:
         epoch=epoch,
         inputs=artifact.inputs,
         versions=provenance.versions(),
+        manifest=Digest.of(serialize(artifact.manifest)) if artifact.manifest else None,
+        url=artifact.manifest.url if artifact.manifest else None,
     )

@@ -10,15 +10,22 @@ from typing import Any
 import msgspec
 
 from fledge.errors import ConfigError, CorruptError, MalformedError
+from fledge.formats import open_artifact
+from fledge.host.files import PathLike
 from fledge.oci import runtime
 from fledge.oci.runtime import Runtime
-from fledge.project import manifest
+from fledge.operations.arguments import ConfigLike, as_config
+from fledge.project import manifest as plugin
+from fledge.project import provenance
+from fledge.project.config import Config
 from fledge.project.manifest import PluginManifest, Settings, Workload
-from fledge.report import Reporter, counted
+from fledge.report import counted
 from fledge.sources import paths
+from fledge.sources.image import Image
 from fledge.sources.inputs import Input
+from fledge.sources.source import Assembly
 from fledge.tree import File, Tree, programs
-from fledge.tree.content import content_size, read_range
+from fledge.tree.content import content_size, hash_file, read_range
 from fledge.tree.digest import Digest
 
 VERSION_LABEL = "org.opencontainers.image.version"
@@ -31,51 +38,104 @@ UNKNOWN = Digest("0" * 64)
 """Stands for the digest of an artifact that is not written yet."""
 
 
-def draft(
-    settings: Settings,
-    tree: Tree,
-    image: Input | None,
-    artifact: Path,
-    kind: str,
-    url: str,
-    reporter: Reporter,
-) -> PluginManifest:
+class Place(msgspec.Struct, frozen=True):
+    """Where an artifact will be, as its manifest says it."""
+
+    file_name: str
+    url: str
+    """A URL or an absolute path."""
+
+
+def place(settings: Settings, base_url: str | None, artifact: Path) -> Place:
+    """Return the place of an artifact: below ``base_url``, at the URL of the project, or here."""
+    url = settings.url or str(artifact.absolute())
+    if base_url:
+        url = f"{base_url.rstrip('/')}/{artifact.name}"
+    return Place(artifact.name, url)
+
+
+def manifest(
+    artifact: PathLike,
+    config: ConfigLike = "fledge.toml",
+    *,
+    manifest: PathLike | None = None,
+    base_url: str | None = None,
+) -> tuple[PluginManifest, list[str]]:
+    """Make the manifest of an artifact that exists, and notes as in `fill`.
+
+    What it runs is read from the artifact, which image it was from its provenance, if there is one.
+    Raises `ConfigError` as `fill` and if the config has nothing to say about a manifest,
+    `FledgeError` if the artifact cannot be read.
+    """
+    artifact, config = Path(artifact), as_config(config, manifest)
+    if config.manifest is None:
+        raise ConfigError(
+            f"{config.path} says nothing about a plugin manifest",
+            "Add a table [manifest], or a file manifest.toml beside it.",
+        )
+    with open_artifact(artifact) as opened:
+        if opened.format.manifest_key != config.format.manifest_key:
+            raise ConfigError(
+                f"{artifact} is of type {opened.format.name}, but {config.path} builds"
+                f" {config.format.name}",
+                "Name the fledge.toml of the artifact with -c FILE.",
+            )
+        inputs = (
+            provenance.load(artifact).inputs if provenance.path_beside(artifact).exists() else ()
+        )
+        image = next((each for each in inputs if each.role == Image.role), None)
+        where = place(config.manifest, base_url, artifact)
+        filled, notes = fill(config, opened.tree, image, where)
+    return sealed(filled, hash_file(artifact).digest), notes
+
+
+def draft(config: Config, assembly: Assembly, place: Place) -> PluginManifest:
     """Make the manifest of an artifact that is not written yet: only its digest is missing.
 
-    ``image`` is the record of the image in the tree; its config is in the tree. ``kind`` is the key
-    of the manifest for the artifact: rootfs or initramfs. What the image asks for and Volant does
-    not do is a note. Raises `ConfigError` if something is missing, if Volant would refuse the
-    manifest, if it is too long for the kernel's command line, or if the entrypoint is nowhere in
-    the tree; `CorruptError` if the config of the image is malformed.
+    What the image asks for and Volant does not do is a note. Raises as `fill`.
     """
-    found = image_runtime(tree)
-    name = manifest.path_beside(artifact).name.removesuffix(".manifest.json")
-    name = settings.keys.get("name") or name
+    image = next((each for each in assembly.inputs if each.role == Image.role), None)
+    filled, notes = fill(config, assembly.tree, image, place)
+    for note in notes:
+        assembly.session.reporter.note(note)
+    return filled
+
+
+def fill(
+    config: Config, tree: Tree, image: Input | None, place: Place
+) -> tuple[PluginManifest, list[str]]:
+    """Make a manifest without a digest, and notes about what Volant does not do for the image.
+
+    ``image`` is the record of the image in the tree; its config is in the tree. Raises
+    `ConfigError` if something is missing, if Volant would refuse the manifest, if it is too long
+    for the kernel's command line, or if the entrypoint is nowhere in the tree; `CorruptError` if
+    the config of the image is malformed.
+    """
+    settings, found = config.manifest or Settings({}), image_runtime(tree)
+    name = settings.keys.get("name") or plugin.plain_name(place.file_name)
     known: dict[str, Any] = {
         "name": name,
         "runtime": name,
         "workload": _workload(found),
-        kind: {"url": url, "checksum": str(UNKNOWN)},
+        config.format.manifest_key: {"url": place.url, "checksum": str(UNKNOWN)},
     }
     if image:
         known |= _origin(image, found)
     try:
-        filled = manifest.complete(settings, known)
+        filled = plugin.complete(settings, known)
     except MalformedError as error:
         raise ConfigError(f"the plugin manifest is not complete: {error}", _hint(error)) from error
     workload = filled.workload
     program = _find_program(tree, workload)
     workload = msgspec.structs.replace(workload, entrypoint=[program, *workload.entrypoint[1:]])
     filled = msgspec.structs.replace(filled, workload=workload)
-    if excess := manifest.excess(filled):
+    if excess := plugin.excess(filled):
         raise ConfigError(
             f"the plugin manifest is {counted(excess, 'byte')} too long: Volant puts it on the"
-            f" kernel's command line, which ends at {manifest.MAX_COMMAND_LINE} bytes",
+            f" kernel's command line, which ends at {plugin.MAX_COMMAND_LINE} bytes",
             "Shorten [manifest.workload] env or entrypoint, for instance with a script.",
         )
-    for note in _notes(found, filled):
-        reporter.note(note)
-    return filled
+    return filled, list(_notes(found, filled))
 
 
 def sealed(drafted: PluginManifest, digest: Digest) -> PluginManifest:
@@ -87,13 +147,6 @@ def sealed(drafted: PluginManifest, digest: Digest) -> PluginManifest:
         if place
     }
     return msgspec.structs.replace(drafted, **sealed_places)
-
-
-def artifact_url(settings: Settings, base_url: str | None, artifact: Path) -> str:
-    """Return where Volant finds the artifact: its URL, or the path on this machine."""
-    if base_url:
-        return f"{base_url.rstrip('/')}/{artifact.name}"
-    return settings.url or str(artifact.absolute())
 
 
 def image_runtime(tree: Tree) -> Runtime:

@@ -9,13 +9,20 @@ from typing import Any
 
 import msgspec
 
-from fledge.errors import ConfigError, CorruptError, FledgeError, unreadable_argument
+from fledge.errors import (
+    ConfigError,
+    CorruptError,
+    FledgeError,
+    reason,
+    unreadable_argument,
+)
 from fledge.host.files import PathLike
 from fledge.oci.manifest import parse_platform
 from fledge.operations import build
 from fledge.operations.arguments import ConfigLike, as_config, as_session
 from fledge.operations.diff import Difference, diff
-from fledge.project import lock, provenance
+from fledge.operations.manifest import Place
+from fledge.project import lock, manifest, provenance
 from fledge.project.config import Config
 from fledge.project.lock import Lock, PinFinder
 from fledge.project.provenance import Provenance
@@ -91,7 +98,7 @@ def verify(
             except FledgeError as error:
                 problem = error.message
     described = provenance.statement(build.describe(config, rebuilt, record.epoch))
-    false_claims = list(_false_claims(statement, described))
+    false_claims = [*_false_claims(statement, described), *_manifest_claims(record, artifact)]
     return Verification(
         artifact=digest,
         recorded=record.digest,
@@ -135,7 +142,22 @@ def _rebuild(
         is_platform_given=True,
         trusts_pins=False,
     )
-    return build.build_pinned(config, pins, start, output)
+    place = Place(output.name, record.url or "/") if config.manifest else None
+    return build.build_pinned(config, pins, start, output, place)
+
+
+def _manifest_claims(record: Provenance, artifact: Path) -> Iterator[str]:
+    """Describe how the plugin manifest beside the artifact differs from its digest."""
+    path = manifest.path_beside(artifact)
+    if record.manifest is None:
+        return
+    try:
+        found = hash_file(path).digest
+    except OSError as error:
+        yield f"{path}: {reason(error)}"
+        return
+    if found != record.manifest:
+        yield f"{path}: recorded sha256 {record.manifest.hex}, here {found.hex}"
 
 
 def _digest(artifact: Path, progress: Transfer) -> Digest:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from fledge.errors import MalformedError
 from fledge.formats import Format
+from fledge.project import manifest as plugin
 from fledge.project import parser, rules, toml
+from fledge.project.manifest import Settings
 from fledge.project.rules import T, first_of_type
 from fledge.project.schema import check_fields, schema
-from fledge.project.toml import Document
+from fledge.project.toml import Document, Table
 from fledge.sources.kinds import SOURCES
 from fledge.sources.source import Presence, Source
 
@@ -31,7 +35,10 @@ class Config(msgspec.Struct, frozen=True):
     sources: tuple[Source, ...]
     """In the order of `SOURCES`, in which a build lays them over the tree."""
     data: dict[str, Any] = msgspec.field(default_factory=dict)
-    """The parsed TOML; empty if the config was not read from a file."""
+    """The parsed TOML, with the settings of manifest.toml as a table ``manifest``; empty if the
+    config was not read from a file."""
+    manifest: Settings | None = None
+    """What the project says about the plugin manifest. None: a build writes no manifest."""
 
     def __post_init__(self) -> None:
         positions = []
@@ -59,14 +66,25 @@ class Config(msgspec.Struct, frozen=True):
         return first_of_type(kind, self.sources)
 
 
-def load(path: Path) -> Config:
+def load(path: Path, manifest: Path | None = None) -> Config:
     """Read and validate a fledge.toml and the files that it names.
 
-    Raises `InvalidConfig` with all problems, or `ConfigError` if the file cannot be read.
+    ``manifest`` is a file with the settings of the plugin manifest; by default manifest.toml in the
+    same folder, if there is one. Raises `InvalidConfig` with all problems of a file, or
+    `ConfigError` if one cannot be read.
     """
-    return _config(
-        toml.read(path, "Run fledge in a folder with a fledge.toml, or name one with -c FILE.")
+    document = toml.read(
+        path, "Run fledge in a folder with a fledge.toml, or name one with -c FILE."
     )
+    if file := plugin.find(path, manifest):
+        if plugin.TABLE in document.top.data:
+            document.report((plugin.TABLE,), f"[manifest] excludes {file}; keep one of the two")
+            raise document.error()
+        beside = toml.read(file, "Name another file with -m FILE.")
+        _read_manifest(beside.top)
+        beside.finish()
+        document.top.data[plugin.TABLE] = beside.top.data
+    return _config(document)
 
 
 def parse(data: dict[str, Any], path: Path) -> Config:
@@ -80,6 +98,21 @@ def parse(data: dict[str, Any], path: Path) -> Config:
 def _config(document: Document) -> Config:
     parsed = parser.parse(document, schema())
     sources = rules.apply(parsed)
+    manifest = None
+    if plugin.TABLE in document.top.data:
+        manifest = _read_manifest(document.top.table(plugin.TABLE))
     if document.has_problems or parsed.format is None:
         raise document.error()
-    return Config(document.path, parsed.format, sources, document.top.data)
+    return Config(document.path, parsed.format, sources, document.top.data, manifest)
+
+
+def _read_manifest(table: Table) -> Settings | None:
+    """Read the settings of the manifest from a table. Reports a problem and returns None."""
+    try:
+        return plugin.settings(table.data)
+    except MalformedError as error:
+        where, _, problem = str(error).partition(": ")
+        header = f"[{table.name}] " if table.keys else ""
+        path = re.findall(r"[^.\[\]]+", where)
+        table.document.report((*table.keys, *path), f"{header}{where}: {problem}")
+        return None

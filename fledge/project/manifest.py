@@ -21,6 +21,9 @@ from msgspec import Meta
 
 from fledge.errors import MalformedError
 
+TABLE = "manifest"
+"""The table of fledge.toml with the settings."""
+
 SCHEMA_VERSION = "1.0"
 
 MAX_COMMAND_LINE = 2047
@@ -187,6 +190,12 @@ class PluginManifest(_Part, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if (self.rootfs is None) == (self.initramfs is None):
             raise ValueError("exactly one of rootfs and initramfs must be there")
+
+    @property
+    def url(self) -> str:
+        """Where the artifact is."""
+        place = self.rootfs or self.initramfs
+        return place.url if place else ""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -382,7 +391,21 @@ def excess(manifest: PluginManifest) -> int:
     return max(0, len(command_line(manifest, WIDEST).encode()) - MAX_COMMAND_LINE)
 
 
+def plain_name(file_name: str) -> str:
+    """Return the name of an artifact without its suffixes: ``nginx`` of ``nginx.img``."""
+    name = re.sub(r"\.(?:gz|zst|lz4|xz)$", "", file_name)
+    return re.sub(r"(?<=.)\.[A-Za-z0-9]+$", "", name)
+
+
 def path_beside(artifact: Path) -> Path:
-    """Return the path of an artifact's manifest: ``nginx.manifest.json`` of ``nginx.img``."""
-    name = re.sub(r"(?<=.)(?:\.cpio)?(?:\.gz|\.zst|\.lz4)?$|(?<=.)\.[a-z0-9]+$", "", artifact.name)
-    return artifact.parent / f"{name}.manifest.json"
+    """Return the path of an artifact's manifest: ``nginx.manifest.json`` beside ``nginx.img``."""
+    return artifact.parent / f"{plain_name(artifact.name)}.manifest.json"
+
+
+def find(config: Path, given: Path | None) -> Path | None:
+    """Return the file with the settings: the one that is given, or manifest.toml if there is one.
+
+    None: the settings are in fledge.toml, or there are none.
+    """
+    beside = config.with_name("manifest.toml")
+    return given or (beside if beside.exists() else None)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from fledge.formats import Format
+from fledge.project import manifest
 from fledge.project.schema import TOP, Group, Key, Schema, Variant
 from fledge.project.toml import Document, Table
 from fledge.project.values import Entries, literal
@@ -35,7 +36,8 @@ def parse(document: Document, schema: Schema) -> Parsed:
         key.name: below[key.name][1] if key.name in below else top.required(key.name, key.value)
         for key in schema.keys
     }
-    top.reject_unknown((*found, *(table.name for table in schema.tables)), places)
+    tables_of = (*(table.name for table in schema.tables), manifest.TABLE)
+    top.reject_unknown((*found, *tables_of), places)
     strategy = cast("str | None", found["strategy"])
     # By id of the group: kinds that share a table may be apart in the list of sources.
     built: dict[int, Any] = {}

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from fledge.errors import ConfigError, CorruptError, MalformedError, unreadable_argument
+from fledge.project import manifest as manifests
 from fledge.sources.inputs import Input
 from fledge.tree.digest import Digest
 
@@ -50,6 +51,10 @@ class Provenance(msgspec.Struct, frozen=True):
     inputs: tuple[Input, ...]
     versions: Mapping[str, str]
     """The versions of fledge and `CODECS`."""
+    manifest: Digest | None = None
+    """The digest of the plugin manifest; None if the build made none."""
+    url: str | None = None
+    """Where the artifact is, as the manifest says; None if the build made none."""
 
 
 def path_beside(artifact: Path) -> Path:
@@ -73,6 +78,14 @@ def statement(record: Provenance) -> dict[str, Any]:
     subject = [_subject(record.name, record.digest)]
     if record.uncompressed:
         subject.append(_subject(record.name.removesuffix(".gz"), record.uncompressed))
+    parameters = {
+        "config": record.config,
+        "platform": record.platform,
+        "SOURCE_DATE_EPOCH": record.epoch,
+    }
+    if record.manifest:
+        subject.append(_subject(manifests.path_beside(Path(record.name)).name, record.manifest))
+        parameters["url"] = record.url
     return {
         "_type": STATEMENT,
         "subject": subject,
@@ -80,11 +93,7 @@ def statement(record: Provenance) -> dict[str, Any]:
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
-                "externalParameters": {
-                    "config": record.config,
-                    "platform": record.platform,
-                    "SOURCE_DATE_EPOCH": record.epoch,
-                },
+                "externalParameters": parameters,
                 "resolvedDependencies": [_descriptor(item) for item in record.inputs],
             },
             "runDetails": {"builder": {"id": BUILDER, "version": dict(record.versions)}},
@@ -180,16 +189,20 @@ def _parse(top: _JsonValue, name: str) -> Provenance:
     if not subjects:
         raise MalformedError("subject is empty")
     parameters = definition["externalParameters"]
+    digests = {each["name"].text(): each["digest"]["sha256"].sha256() for each in subjects[1:]}
+    manifest = digests.pop(manifests.path_beside(Path(name)).name, None)
     builder = top["predicate"]["runDetails"]["builder"]
     return Provenance(
         name=name,
         digest=subjects[0]["digest"]["sha256"].sha256(),
-        uncompressed=subjects[1]["digest"]["sha256"].sha256() if subjects[1:] else None,
+        uncompressed=next(iter(digests.values()), None),
         config=parameters["config"].table(),
         platform=parameters["platform"].text(),
         epoch=parameters["SOURCE_DATE_EPOCH"].natural(),
         inputs=tuple(_input(item) for item in definition["resolvedDependencies"].items()),
         versions={key: builder["version"][key].text() for key in builder["version"].table()},
+        manifest=manifest,
+        url=parameters["url"].text() if manifest else None,
     )
 
 

@@ -94,6 +94,10 @@ class Agent(Source, frozen=True, tag_field="source_strategy"):
         facts = msgspec.convert(record.facts, _Facts)
         return facts.architecture, AgentPin(facts.version, "", record.digest)
 
+    def programs(self) -> Sequence[bytes]:
+        """Return the path of the agent."""
+        return (paths.AGENT,)
+
     def lay(self, assembly: Assembly, pin: AgentPin | None) -> str:
         """Fetch the agent and add it as ``/bin/kestrel``. Raises what `fetch` raises."""
         architecture = assembly.architecture

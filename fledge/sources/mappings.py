@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -114,6 +115,18 @@ class Mappings(Source, frozen=True):
     def local_files(self) -> Sequence[Path]:
         """Return the mapped files and folders, without symlinks, which are not followed."""
         return [each.source for each in self.placements if each.file_type != stat.S_IFLNK]
+
+    def programs(self) -> Sequence[bytes]:
+        """Return the executable files, without those in folders for libraries.
+
+        Files in such folders are executable whatever they are.
+        """
+        return [
+            each.path
+            for each in self.placements
+            if each.file_type == stat.S_IFREG and each.mode & 0o111
+            if not re.search(rb"/lib(64)?/", each.path)
+        ]
 
     def lay(self, assembly: Assembly, pin: None) -> str:
         """Add all files to the tree. Raises `ConfigError` if a path cannot be added."""

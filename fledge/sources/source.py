@@ -160,6 +160,10 @@ class Source(msgspec.Struct, frozen=True):
         """
         return ()
 
+    def programs(self) -> Sequence[bytes]:
+        """Return the paths of the programs that the source adds and that Linux should run."""
+        return ()
+
     def pinned_name(self, folder: Path) -> str | None:
         """Return the name that the lock pins, such as an image reference. None: there is no pin.
 

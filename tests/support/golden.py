@@ -5,10 +5,10 @@ means that artifacts change, which needs an entry in CHANGELOG.md.
 """
 
 # tests/operations/test_build.py: the initramfs of `support.project.make`.
-INITRAMFS = "5a08fa10185b097c86263de9a85a7133492d4b9fb6bb5bb9716df09519c872da"
+INITRAMFS = "7ab1a044a20c8407bd6f3eb15dc7625e2a0def743e0171e540cc47ede66539bb"
 
 # tests/operations/test_build.py: the ext4 image of `support.project.make_rootfs`.
-ROOTFS = "14ef897085d696152534feca10534c5b71af4b259cdafe2de5c9533853b6d07b"
+ROOTFS = "9fa4074ea8dcd4d980c7e0288c893f5d11568ae71691539c20beaf53994af454"
 
 # tests/ext4/test_writer.py: the ext4 image of `support.samples.sample`.
 EXT4_SAMPLE = "10e7356109b4ccf35143f6b055c63e129528710470569e2ee171788778b25832"

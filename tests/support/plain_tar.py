@@ -86,6 +86,7 @@ class PlainTar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
     reproducible: ClassVar[bool] = True
     init_paths: ClassVar[tuple[bytes, ...]] = ()
     needs_init: ClassVar[bool] = False
+    manifest_key: ClassVar[str] = "rootfs"
 
     comment: Annotated[str, Meta(description="written into the archive")] = "none"
 

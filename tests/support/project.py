@@ -10,11 +10,21 @@ from pathlib import Path
 
 from tests.support.layouts import make_layout
 
+
+def program(machine: int = 62, *, big_endian: bool = False, body: bytes = b"") -> bytes:
+    """Return the header of an ELF program without segments, followed by ``body``."""
+    order, wide = ">" if big_endian else "<", machine not in (3, 40)
+    ident = bytes([0x7F, *b"ELF", 2 if wide else 1, 2 if big_endian else 1]).ljust(16, b"\0")
+    word, size, segment = ("Q", 64, 56) if wide else ("I", 52, 32)
+    form = f"{order}HHI{word}{word}{word}IHHHHHH"
+    return ident + struct.pack(form, 2, machine, 1, 0, 0, 0, 0, size, segment, 0, 0, 0, 0) + body
+
+
 APPLETS = (b"[", b"ash", b"busybox", b"cat", b"mount", b"sh")
 
 FILES = {
     "kestrel": b"#!/bin/busybox sh\necho agent\n",
-    "payload/webserver": b"\x7fELF not really" * 1000,
+    "payload/webserver": program(body=b"not really" * 1600),
     "payload/webserver.yaml": b"port: 80\n",
     "payload/site/index.html": b"<h1>hello</h1>\n",
     "payload/site/img/logo.svg": b"<svg/>\n",
@@ -45,15 +55,6 @@ class Outcome:
 
 Fledge = Callable[..., Outcome]
 """The type of the fixture `fledge`, which runs the command with its arguments."""
-
-
-def program(machine: int = 62, *, big_endian: bool = False, body: bytes = b"") -> bytes:
-    """Return the beginning of an ELF program, followed by ``rest``."""
-    order = ">" if big_endian else "<"
-    ident = (
-        b"\x7fELF" + bytes([1 if machine in (3, 40) else 2, 2 if big_endian else 1, 1]) + bytes(9)
-    )
-    return ident + struct.pack(order + "HH", 2, machine) + body
 
 
 def busybox(*applets: bytes, machine: int = 62) -> bytes:
