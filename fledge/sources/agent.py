@@ -19,7 +19,7 @@ from fledge.net.json_document import JsonObject
 from fledge.net.transport import HttpStatusError
 from fledge.report import human_size
 from fledge.session import Session
-from fledge.sources import paths
+from fledge.sources import paths, programs
 from fledge.sources.inputs import Input
 from fledge.sources.source import (
     Assembly,
@@ -32,7 +32,7 @@ from fledge.sources.source import (
     Source,
     Url,
 )
-from fledge.tree import File, Tree, elf
+from fledge.tree import File, Tree
 from fledge.tree.content import Blob, hash_file
 from fledge.tree.digest import Digest
 
@@ -44,6 +44,10 @@ ARCHITECTURE_ALIASES = {
     "arm64": ("arm64", "aarch64"),
     "386": ("386", "i386"),
 }
+WRONG_ARCHITECTURE = (
+    "Use an agent for that architecture, or build for the agent's: a disk image is built for that"
+    " of --platform, an initramfs for that of its busybox."
+)
 
 
 class AgentPin(msgspec.Struct, frozen=True):
@@ -383,18 +387,7 @@ def _release_error(error: HttpStatusError, url: str, version: str) -> FledgeErro
 
 
 def _check_program(agent: FetchedAgent, architecture: str) -> None:
-    """Check that the kernel can run the agent, because a failure at boot is hard to diagnose."""
     where = agent.url or agent.content.path
     with agent.content.path.open("rb") as file:
-        start = file.read(elf.ELF_HEADER_SIZE)
-    machine = elf.architecture(start)
-    if machine is None and not start.startswith(b"#!"):
-        raise CorruptError(
-            f"the agent from {where} is not a program: it begins with {start!r}",
-            "It must be an ELF binary or a script that begins with #!.",
-        )
-    if machine not in (None, architecture):
-        raise CorruptError(
-            f"the agent from {where} is for {machine}, not for {architecture}",
-            "Use an agent for the architecture of busybox or the image.",
-        )
+        start = file.read(programs.START_SIZE)
+    programs.check_program(start, f"the agent from {where}", architecture, WRONG_ARCHITECTURE)

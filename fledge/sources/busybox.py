@@ -13,11 +13,12 @@ from msgspec import Meta
 from fledge.errors import ConfigError, CorruptError
 from fledge.oci.manifest import Platform
 from fledge.sources.inputs import Input
+from fledge.sources.programs import START_SIZE, describe
 from fledge.sources.source import Assembly, Kind, LockSection, Presence, Source, Url
 from fledge.tree import File, Symlink, Tree
 from fledge.tree.content import Span, read_content
 from fledge.tree.digest import Digest
-from fledge.tree.elf import architecture
+from fledge.tree.elf import architecture, is_executable
 
 DEFAULT_URL = "https://busybox.net/downloads/binaries/1.35.0-x86_64-linux-musl/busybox"
 DEFAULT_DIGEST = Digest("6e123e7f3202a8c1e9b1f94d8941580a25135382b99e8d3e34fb858bba311348")
@@ -130,9 +131,10 @@ def install(tree: Tree, binary: Span) -> tuple[str, int]:
         raise CorruptError(f"{binary.path} has {binary.size} bytes: too large for a busybox")
     program = b"".join(read_content(binary))
     machine = architecture(program)
-    if machine is None:
+    if machine is None or not is_executable(program):
+        found = describe(program[:START_SIZE]) if machine is None else "is an object file"
         raise CorruptError(
-            "the busybox is not an ELF program",
+            f"the busybox is not an ELF program: it {found}",
             "Check the file at busybox_url in [source].",
         )
     names = applets(program)

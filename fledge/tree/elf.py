@@ -1,10 +1,14 @@
-"""Reads the architecture of an ELF program (System V ABI, "ELF Header")."""
+"""Reads the header of an ELF program (System V ABI, "ELF Header")."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 ELF_MAGIC = b"\x7fELF"
 ELF_HEADER_SIZE = 20
 """Bytes of the header up to and including ``e_machine``."""
+ET_EXEC, ET_DYN = 2, 3
+"""The values of ``e_type`` that a program has; a position-independent one has the second."""
 
 # From (e_machine, EI_CLASS, EI_DATA) to the architecture of an OCI platform, which is Go's GOARCH.
 # EI_CLASS is 1 for 32 and 2 for 64 bits, EI_DATA is 1 for little and 2 for big endian.
@@ -26,11 +30,32 @@ ARCHITECTURES = {
 def architecture(program: bytes) -> str | None:
     """Return the OCI name of a program's architecture, or None if it is not an ELF file.
 
+    If it has no such name, what is returned is a description, such as "64-bit big-endian arm64".
     ``program`` is the file's first `ELF_HEADER_SIZE` bytes, or more.
     """
     header = program[:ELF_HEADER_SIZE]
     if len(header) < ELF_HEADER_SIZE or not header.startswith(ELF_MAGIC):
         return None
     bits, byte_order = header[4], header[5]
-    machine = int.from_bytes(header[18:20], "big" if byte_order == 2 else "little")
-    return ARCHITECTURES.get((machine, bits, byte_order), f"ELF machine {machine}")
+    machine = _half(header, 18)
+    if known := ARCHITECTURES.get((machine, bits, byte_order)):
+        return known
+    names = (name for (number, _, _), name in ARCHITECTURES.items() if number == machine)
+    if (name := next(names, None)) is None:
+        return f"ELF machine {machine}"
+    order = "big" if byte_order == 2 else "little"
+    return f"{64 if bits == 2 else 32}-bit {order}-endian {name}"
+
+
+def is_executable(program: bytes) -> bool:
+    """Return whether an ELF file can be a program: it is neither an object file nor a core dump.
+
+    ``program`` is as for `architecture`.
+    """
+    return _half(program, 16) in (ET_EXEC, ET_DYN)
+
+
+def _half(header: bytes, offset: int) -> int:
+    """Return a field of 16 bits."""
+    order: Literal["big", "little"] = "big" if header[5] == 2 else "little"
+    return int.from_bytes(header[offset : offset + 2], order)
