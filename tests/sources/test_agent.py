@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 from pathlib import Path
 
@@ -191,7 +192,26 @@ def test_answers_that_are_no_release(github: Server, body: str) -> None:
 def test_tag_is_quoted(github: Server) -> None:
     with pytest.raises(NetworkError):
         fetch(ReleaseAgent(version="../../x?y"))
-    assert asked(github) == [f"{RELEASES}/tags/..%2F..%2Fx%3Fy"]
+    assert asked(github)[0] == f"{RELEASES}/tags/..%2F..%2Fx%3Fy"
+
+
+@pytest.mark.parametrize(
+    ("tags", "hint"),
+    [
+        (["v1.3.0", "v1.2.3"], "Did you mean v1.2.3? https://github.com/"),
+        (["v1.2.4", "v1.2.2"], "There are v1.2.4, v1.2.2. https://github.com/"),
+        ([], "https://github.com/"),
+        (None, "https://github.com/"),
+        ([7], "https://github.com/"),
+    ],
+)
+def test_missing_release(github: Server, tags: list[object] | None, hint: str) -> None:
+    listed = None if tags is None else [{"tag_name": tag} for tag in tags]
+    github.answers[f"{RELEASES}?per_page=100"] = status(200, json.dumps(listed).encode())
+    with pytest.raises(NetworkError, match="kestrel has no release '1\\.2\\.3'") as caught:
+        fetch(ReleaseAgent(version="1.2.3"))
+    assert caught.value.hint.startswith(hint)
+    assert len(asked(github)) == 2
 
 
 def test_local(tmp_path: Path) -> None:
