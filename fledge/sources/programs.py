@@ -1,11 +1,10 @@
-"""Checks the programs of an artifact, because it is hard to find out at boot why one does not run."""
+"""Checks programs, because at boot it is hard to find out why one does not run."""
 
 from __future__ import annotations
 
 from fledge.errors import CorruptError
 from fledge.net.bodies import is_web_page
 from fledge.tree import elf
-from fledge.tree.names import printable
 
 START_SIZE = 512
 """The bytes at the beginning of a file that the functions here need, or all if it has fewer."""
@@ -22,6 +21,7 @@ KINDS = {
     b"\x28\xb5\x2f\xfd": "is compressed with zstd; unpack it first",
     b"PK\x03\x04": "is a zip archive; unpack it first",
     b"!<arch>\n": "is a package or a library; take the program out of it",
+    elf.ELF_MAGIC: "is only the beginning of an ELF file",
     b"MZ": "is a program for Windows",
     b"\xcf\xfa\xed\xfe": "is a program for macOS",
     b"\xca\xfe\xba\xbe": "is a program for macOS, or a class of Java",
@@ -80,18 +80,20 @@ def describe(start: bytes) -> str:
         return "is a web page"
     if start[TAR_MAGIC] == b"ustar":
         return "is a tar archive; unpack it first"
-    for magic, kind in KINDS.items():
-        if start.startswith(magic):
-            return kind
-    if start.startswith(elf.ELF_MAGIC):
-        return "is only the beginning of an ELF file"
+    if kind := next((kind for magic, kind in KINDS.items() if start.startswith(magic)), None):
+        return kind
+    line = _first_line(start)
+    if line and line.isprintable():
+        return f'is text that begins with "{line}"'
+    return f"is data that begins with the bytes {start[:8].hex(' ')}"
+
+
+def _first_line(start: bytes) -> str:
+    """Return the first line that is not empty; nothing if the file is not UTF-8."""
     quoted = start[:MAX_QUOTED]
     try:
         text = quoted.decode()
     except UnicodeDecodeError as error:
         cut = error.reason == "unexpected end of data"
         text = quoted[: error.start].decode() if cut else ""
-    line = text.strip().partition("\n")[0].rstrip()
-    if line and line.isprintable():
-        return f'is text that begins with "{line}"'
-    return f"is data that begins with the bytes {start[:8].hex(' ')}"
+    return text.strip().partition("\n")[0].rstrip()
