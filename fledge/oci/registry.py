@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 import msgspec
 import requests
 
-from fledge.errors import ConfigError, CorruptError, FledgeError, NetworkError
+from fledge.errors import ConfigError, CorruptError, FledgeError, NetworkError, OfflineError
 from fledge.host.settings import Settings
 from fledge.net.fetch import Fetcher
 from fledge.net.json_document import MAX_DOCUMENT_SIZE, JsonObject
@@ -76,7 +76,7 @@ def open_image(name: Name, platform: Platform, session: Session) -> Image:
     login could not be read, raises that error: `ConfigError` for a file, `HostError` for a helper.
     """
     if session.offline and not name.digest:
-        raise NetworkError(
+        raise OfflineError(
             f"{name}: the tag cannot be looked up offline",
             "Pin it with `fledge lock`, or run without --offline.",
         )

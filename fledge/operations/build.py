@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -26,7 +26,7 @@ from fledge.project import lock, provenance
 from fledge.project.config import Config
 from fledge.project.lock import PinFinder
 from fledge.project.provenance import Provenance
-from fledge.report import counted, human_size
+from fledge.report import Step, counted, human_size
 from fledge.session import Session
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, Source
@@ -118,7 +118,7 @@ def build_pinned(config: Config, pins: PinFinder, start: Assembly, output: Path)
 
 def _build_once(config: Config, pins: PinFinder, assembly: Assembly, output: Path) -> Artifact:
     lay_sources(config.sources, pins, assembly)
-    _check_boots(config, assembly.tree)
+    check_boots(config, assembly.tree)
     with assembly.session.reporter.step("write") as step:
         artifact = _write(config, assembly, output)
         entries = counted(artifact.entries, "entry")
@@ -129,18 +129,25 @@ def _build_once(config: Config, pins: PinFinder, assembly: Assembly, output: Pat
 def lay_sources(sources: Iterable[Source], pins: PinFinder, assembly: Assembly) -> None:
     """Lay the sources over the tree, in order. Raises `FledgeError`."""
     for source in sources:
-        with assembly.session.reporter.step(source.role) as step:
-            try:
-                step.detail = source.lay(assembly, pins.find(source, assembly))
-            except TreeError as error:
-                raise CorruptError(
-                    f"the {source.role} cannot be added to the image: {error}"
-                ) from error
-            except OSError as error:
-                raise unreadable(Path(error.filename or source.role), error) from error
+        with laying(source, assembly) as step:
+            step.detail = source.lay(assembly, pins.find(source, assembly))
 
 
-def _check_boots(config: Config, tree: Tree) -> None:
+@contextmanager
+def laying(source: Source, assembly: Assembly) -> Iterator[Step]:
+    """Report a step in which a source is laid over the tree, and explain what fails in it."""
+    with assembly.session.reporter.step(source.role) as step:
+        try:
+            yield step
+        except TreeError as error:
+            raise CorruptError(
+                f"the {source.role} cannot be added to the image: {error}"
+            ) from error
+        except OSError as error:
+            raise unreadable(Path(error.filename or source.role), error) from error
+
+
+def check_boots(config: Config, tree: Tree) -> None:
     """Raise `ConfigError` if the artifact needs an init and has none."""
     format_ = config.format
     nodes = (tree.get(path, follow=True) for path in format_.init_paths)
