@@ -29,11 +29,13 @@ from fledge.project.provenance import Provenance
 from fledge.report import Step, counted, human_size
 from fledge.session import Session
 from fledge.sources.inputs import Input
+from fledge.sources.programs import missing_interpreter
 from fledge.sources.source import Assembly, Source
 from fledge.store.cache import BackgroundVerifier
-from fledge.tree import File, Node, Tree, TreeError
+from fledge.tree import File, Node, TreeError
 from fledge.tree.content import content_size
 from fledge.tree.digest import Digest
+from fledge.tree.names import printable
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -118,7 +120,7 @@ def build_pinned(config: Config, pins: PinFinder, start: Assembly, output: Path)
 
 def _build_once(config: Config, pins: PinFinder, assembly: Assembly, output: Path) -> Artifact:
     lay_sources(config.sources, pins, assembly)
-    check_boots(config, assembly.tree)
+    check_boots(config, assembly)
     with assembly.session.reporter.step("write") as step:
         artifact = _write(config, assembly, output)
         entries = counted(artifact.entries, "entry")
@@ -147,9 +149,18 @@ def laying(source: Source, assembly: Assembly) -> Iterator[Step]:
             raise unreadable(Path(error.filename or source.role), error) from error
 
 
-def check_boots(config: Config, tree: Tree) -> None:
-    """Raise `ConfigError` if the artifact needs an init and has none."""
-    format_ = config.format
+def check_boots(config: Config, assembly: Assembly) -> None:
+    """Raise `ConfigError` if the artifact needs an init and has none.
+
+    Programs that cannot start are reported.
+    """
+    format_, tree = config.format, assembly.tree
+    for path in (path for source in config.sources for path in source.programs):
+        if needed := missing_interpreter(tree, path):
+            assembly.session.reporter.note(
+                f"{printable(path)} needs {printable(needed)}, which the artifact lacks: it will"
+                " not start; use a static program, or map what it needs"
+            )
     nodes = (tree.get(path, follow=True) for path in format_.init_paths)
     if format_.needs_init and not any(isinstance(n, File) and n.mode & 0o111 for n in nodes):
         paths = " or ".join(path.decode() for path in format_.init_paths)

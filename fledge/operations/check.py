@@ -49,5 +49,5 @@ def check(
             is_whole = is_whole and summary is not None
             step.detail = "must be fetched, so it is not checked" if summary is None else summary
     if is_whole:
-        check_boots(config, assembly.tree)
+        check_boots(config, assembly)
     return config

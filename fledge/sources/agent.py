@@ -77,6 +77,7 @@ class Agent(Source, frozen=True, tag_field="source_strategy"):
     """The keys and methods that all strategies for the agent share."""
 
     role: ClassVar[str] = "agent"
+    programs: ClassVar[tuple[bytes, ...]] = (paths.AGENT,)
 
     checksum: Checksum = None
 

@@ -41,6 +41,7 @@ class Busybox(Source, frozen=True):
     """The busybox of an initramfs."""
 
     role: ClassVar[str] = "busybox"
+    programs: ClassVar[tuple[bytes, ...]] = (b"/bin/busybox",)
     section: ClassVar[LockSection | None] = LockSection(BusyboxPin, name_key="url", name_type=Url)
 
     url: Annotated[

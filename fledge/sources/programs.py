@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from fledge.errors import CorruptError
 from fledge.net.bodies import is_web_page
-from fledge.tree import elf
+from fledge.tree import File, Tree, elf
+from fledge.tree.content import read_content
 
 START_SIZE = 512
 """The bytes at the beginning of a file that the functions here need, or all if it has fewer."""
+MAX_INTERPRETERS = 5
+"""Maximum interpreters of interpreters that Linux follows."""
 MAX_QUOTED = 40
 """Maximum bytes of a file in a message."""
 
@@ -54,6 +57,29 @@ def check_program(start: bytes, name: str, architecture: str, hint: str) -> None
         )
     if architecture and machine != architecture:
         raise CorruptError(f"{name} is for {machine}, not for {architecture}", hint)
+
+
+def missing_interpreter(tree: Tree, path: bytes) -> bytes | None:
+    """Return the interpreter or dynamic linker that a program needs and the tree lacks.
+
+    None: it has all, or there is no such program. ``path`` and what is returned are absolute.
+    """
+    for _ in range(MAX_INTERPRETERS):
+        node = tree.get(path, follow=True)
+        if not isinstance(node, File):
+            return None
+        start = next(iter(read_content(node.content)), b"")
+        if start.startswith(SCRIPT_MAGIC):
+            words = start[len(SCRIPT_MAGIC) : START_SIZE].partition(b"\n")[0].split(maxsplit=1)
+            needed = words[0] if words else None
+        else:
+            needed = elf.interpreter(start)
+        if needed is None:
+            return None
+        if not isinstance(tree.get(needed, follow=True), File):
+            return needed
+        path = needed
+    return None
 
 
 def _check_script(start: bytes, name: str) -> None:

@@ -151,6 +151,9 @@ class Source(msgspec.Struct, frozen=True):
     section: ClassVar[LockSection | None] = None
     """How the lock pins the source. None: it has no pin, because it is part of the project."""
 
+    programs: ClassVar[tuple[bytes, ...]] = ()
+    """The paths of the programs in the artifact that the source provides. They must run at boot."""
+
     def artifact_name(self) -> str | None:
         """Return a name for the artifact, without suffix. None: the source suggests none."""
         return None

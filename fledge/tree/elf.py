@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import struct
+from contextlib import suppress
+from typing import Literal, NamedTuple
 
 ELF_MAGIC = b"\x7fELF"
 ELF_HEADER_SIZE = 20
@@ -24,6 +26,25 @@ ARCHITECTURES = {
     (183, 2, 1): "arm64",
     (243, 2, 1): "riscv64",
     (258, 2, 1): "loong64",
+}
+
+PT_INTERP = 3
+"""The value of ``p_type`` in the program header of the interpreter's path."""
+MAX_PROGRAM_HEADERS = 1 << 10
+
+
+class _Form(NamedTuple):
+    place: struct.Struct
+    """Reads ``e_phoff``, ``e_phentsize`` and ``e_phnum`` of a file's header."""
+    entry: struct.Struct
+    """Reads ``p_type``, ``p_offset`` and ``p_filesz`` of a program header."""
+
+
+# By EI_CLASS and EI_DATA.
+PROGRAM_HEADERS = {
+    bytes([bits, data]): _Form(struct.Struct(order + place), struct.Struct(order + entry))
+    for bits, place, entry in ((1, "28xI10xHH", "II8xI"), (2, "32xQ14xHH", "I4xQ16xQ"))
+    for data, order in ((1, "<"), (2, ">"))
 }
 
 
@@ -53,6 +74,24 @@ def is_executable(program: bytes) -> bool:
     ``program`` is as for `architecture`.
     """
     return _half(program, 16) in (ET_EXEC, ET_DYN)
+
+
+def interpreter(program: bytes) -> bytes | None:
+    """Return the path of the dynamic linker that an ELF program needs; None if it needs none.
+
+    ``program`` is the file, or as much of its beginning as has the path (System V ABI, "Program
+    Interpreter"); linkers put it into the first page. Malformed headers are as none.
+    """
+    form = PROGRAM_HEADERS.get(program[4:6])
+    if not program.startswith(ELF_MAGIC) or form is None:
+        return None
+    with suppress(struct.error, OverflowError):
+        table, entry_size, count = form.place.unpack_from(program)
+        for number in range(min(count, MAX_PROGRAM_HEADERS)):
+            kind, offset, size = form.entry.unpack_from(program, table + number * entry_size)
+            if kind == PT_INTERP:
+                return program[offset : offset + size].partition(b"\0")[0] or None
+    return None
 
 
 def _half(header: bytes, offset: int) -> int:
