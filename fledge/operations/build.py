@@ -29,11 +29,11 @@ from fledge.project.provenance import Provenance
 from fledge.report import Step, counted, human_size
 from fledge.session import Session
 from fledge.sources.inputs import Input
-from fledge.sources.programs import missing_interpreter
+from fledge.sources.programs import check_program, missing_interpreter
 from fledge.sources.source import Assembly, Source
 from fledge.store.cache import BackgroundVerifier
 from fledge.tree import File, Node, TreeError
-from fledge.tree.content import content_size
+from fledge.tree.content import content_size, read_content
 from fledge.tree.digest import Digest
 from fledge.tree.names import printable
 
@@ -150,9 +150,9 @@ def laying(source: Source, assembly: Assembly) -> Iterator[Step]:
 
 
 def check_boots(config: Config, assembly: Assembly) -> None:
-    """Raise `ConfigError` if the artifact needs an init and has none.
+    """Check that the artifact can boot, and report programs that lack what they need.
 
-    Programs that cannot start are reported.
+    Raises `ConfigError` if it needs an init and has none, `CorruptError` if Linux cannot run it.
     """
     format_, tree = config.format, assembly.tree
     for path in (path for source in config.sources for path in source.programs):
@@ -161,13 +161,19 @@ def check_boots(config: Config, assembly: Assembly) -> None:
                 f"{printable(path)} needs {printable(needed)}, which the artifact lacks: it will"
                 " not start; use a static program, or map what it needs"
             )
-    nodes = (tree.get(path, follow=True) for path in format_.init_paths)
-    if format_.needs_init and not any(isinstance(n, File) and n.mode & 0o111 for n in nodes):
-        paths = " or ".join(path.decode() for path in format_.init_paths)
-        raise ConfigError(
-            f"{config.path}: the artifact would have no executable {paths} and would not boot",
-            "Map an executable to /init, or leave out [init] to get the built-in one.",
-        )
+    if not format_.needs_init:
+        return
+    for path in format_.init_paths:
+        node = tree.get(path, follow=True)
+        if isinstance(node, File) and node.mode & 0o111:
+            start = next(iter(read_content(node.content)), b"")
+            check_program(start, f"{path.decode()} of the artifact", assembly.architecture)
+            return
+    paths = " or ".join(path.decode() for path in format_.init_paths)
+    raise ConfigError(
+        f"{config.path}: the artifact would have no executable {paths} and would not boot",
+        "Map an executable to /init, or leave out [init] to get the built-in one.",
+    )
 
 
 def _write(config: Config, assembly: Assembly, output: Path) -> Artifact:

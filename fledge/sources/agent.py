@@ -48,10 +48,6 @@ ARCHITECTURE_ALIASES = {
     "arm64": ("arm64", "aarch64"),
     "386": ("386", "i386"),
 }
-WRONG_ARCHITECTURE = (
-    "Use an agent for that architecture, or build for the agent's: a disk image is built for that"
-    " of --platform, an initramfs for that of its busybox."
-)
 
 
 class AgentPin(msgspec.Struct, frozen=True):
@@ -408,4 +404,4 @@ def _check_program(agent: FetchedAgent, architecture: str) -> None:
     where = agent.url or agent.content.path
     with agent.content.path.open("rb") as file:
         start = file.read(programs.START_SIZE)
-    programs.check_program(start, f"the agent from {where}", architecture, WRONG_ARCHITECTURE)
+    programs.check_program(start, f"the agent from {where}", architecture)

@@ -36,11 +36,11 @@ TAR_MAGIC = slice(257, 262)
 """The position of ``ustar`` in a tar (POSIX.1-2017, pax, "ustar Interchange Format")."""
 
 
-def check_program(start: bytes, name: str, architecture: str, hint: str) -> None:
+def check_program(start: bytes, name: str, architecture: str) -> None:
     """Check that Linux can run a program on machines of an architecture (OCI name; empty: any).
 
-    ``start`` is its first `START_SIZE` bytes, ``name`` and ``hint`` are for messages: the hint is
-    for a program for another architecture. Raises `CorruptError`.
+    ``start`` is its first `START_SIZE` bytes or more, ``name`` is for messages. Raises
+    `CorruptError`.
     """
     if start.startswith(SCRIPT_MAGIC):
         _check_script(start, name)
@@ -56,7 +56,11 @@ def check_program(start: bytes, name: str, architecture: str, hint: str) -> None
             f"{name} is not a program, but an object file or a core dump", "Link it first."
         )
     if architecture and machine != architecture:
-        raise CorruptError(f"{name} is for {machine}, not for {architecture}", hint)
+        raise CorruptError(
+            f"{name} is for {machine}, not for {architecture}",
+            "Use one for that architecture, or build for the program's: a disk image is built for"
+            " that of --platform, an initramfs for that of its busybox.",
+        )
 
 
 def missing_interpreter(tree: Tree, path: bytes) -> bytes | None:

@@ -46,6 +46,11 @@ def edit(old: str, new: str) -> Change:
     return change
 
 
+def own_init(folder: Path) -> Path:
+    files = {**project.FILES, "my-init": b"#!/bin/sh\n"}
+    return project.make(folder, '[init]\npath = "my-init"\n', project.MAPPINGS, files=files)
+
+
 def evil(folder: Path) -> None:
     images.write_layout(folder / "layout", images.image(pack(hard_link("a", "gone"))), "hello")
 
@@ -71,6 +76,8 @@ def evil(folder: Path) -> None:
             "cannot be mapped to /usr/bin/hello/x",
         ),
         (project.make, damage("busybox"), "has sha256"),
+        (own_init, replace("my-init", b"port: 80\n"), "/init of the artifact is not a program"),
+        (own_init, replace("my-init", KESTREL_ARM64), "/init of the artifact is for arm64"),
         (project.make, lambda folder: (folder / "busybox").unlink(), "busybox cannot be read"),
         (project.make, replace("kestrel", KESTREL_ARM64), "is for arm64, not for amd64"),
     ],
