@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fledge as library
@@ -46,6 +46,7 @@ def test_interpreters() -> None:
     assert missing_interpreter(tree, b"/bin/c") is None
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 200))
 def test_any_header(data: bytes, length: int) -> None:
     for start in (DYNAMIC[:length] + data, DYNAMIC[:6] + data, data):
