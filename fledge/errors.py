@@ -4,6 +4,7 @@
     ├── ConfigError                   2: the command line, fledge.toml or a file it names is wrong
     │   └── InvalidConfig             2: lists every problem of a file (fledge.project.toml)
     ├── NetworkError                  3: a server is unreachable, or refuses or fails a request
+    │   └── OfflineError              3: something is missing, and the session is offline
     ├── CorruptError                  4: an input is damaged, or does not match its checksum
     └── HostError                     5: this machine lacks a tool or a privilege
 
@@ -43,6 +44,10 @@ class NetworkError(FledgeError):
     """A server cannot be reached, or does not answer a request as it should."""
 
     exit_code = 3
+
+
+class OfflineError(NetworkError):
+    """Something must be downloaded or looked up, but the session is offline."""
 
 
 class CorruptError(FledgeError):

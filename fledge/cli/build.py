@@ -15,6 +15,7 @@ from fledge.cli.options import (
     Command,
     ConfigOption,
     OfflineOption,
+    PlatformOption,
     new_app,
 )
 from fledge.cli.reporters import reported
@@ -39,14 +40,7 @@ def run(
             show_default="plugin.cpio.gz or IMAGE.img",
         ),
     ] = None,
-    platform: Annotated[
-        str | None,
-        typer.Option(
-            metavar="OS/ARCH[/VARIANT]",
-            help="The platform of the image.",
-            show_default="linux on this machine",
-        ),
-    ] = None,
+    platform: PlatformOption = None,
     verbose: Annotated[
         bool,
         typer.Option("--verbose", "-v", help="Show every input and where it came from."),

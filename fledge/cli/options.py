@@ -22,6 +22,14 @@ ConfigOption = Annotated[
 OfflineOption = Annotated[
     bool, typer.Option("--offline", help="Use only the cache, not the network.")
 ]
+PlatformOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OS/ARCH[/VARIANT]",
+        help="The platform of the image.",
+        show_default="linux on this machine",
+    ),
+]
 PlatformsOption = Annotated[
     list[str] | None,
     typer.Option(

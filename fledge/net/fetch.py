@@ -22,7 +22,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import msgspec
 import requests
 
-from fledge.errors import ConfigError, CorruptError, NetworkError
+from fledge.errors import ConfigError, CorruptError, NetworkError, OfflineError
 from fledge.net.bodies import (
     MAX_PARSED,
     decode,
@@ -202,7 +202,7 @@ class Fetcher(msgspec.Struct, frozen=True):
         if _scheme(url) == "file":
             return _join(_local(url, limit))
         if self.offline:
-            raise NetworkError(
+            raise OfflineError(
                 f"{printable_url(url)} cannot be looked up offline",
                 "Pin the file by its sha256 in fledge.toml, or run without --offline.",
             )
@@ -409,13 +409,13 @@ def _scheme(url: str) -> str:
     )
 
 
-def _offline(url: str, label: str, digest: Digest | None) -> NetworkError:
+def _offline(url: str, label: str, digest: Digest | None) -> OfflineError:
     if not digest:
-        return NetworkError(
+        return OfflineError(
             f"{label}: {printable_url(url)} cannot be looked up offline without a checksum",
             "Add its sha256 to fledge.toml, or run without --offline.",
         )
-    return NetworkError(
+    return OfflineError(
         f"{label}: {printable_url(url)} (sha256 {digest.hex}) is not in the cache",
         "Run once without --offline.",
     )

@@ -63,16 +63,15 @@ class HttpStatusError(NetworkError):
     """The server answered with a status that is not a success.
 
     ``words`` is what the server says in the body, safe to print; empty if it says nothing. The
-    message contains it.
+    message contains it. ``had_password`` is whether the request had a user name and password.
     """
 
-    def __init__(
-        self, message: str, hint: str, status: int, headers: Mapping[str, str], words: str
-    ) -> None:
+    def __init__(self, message: str, hint: str, response: requests.Response, words: str) -> None:
         super().__init__(f"{message}, and says: {words}" if words else message, hint)
-        self.status = status
-        self.headers = headers
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
         self.words = words
+        self.had_password = response.request.headers.get("Authorization", "").startswith("Basic ")
 
 
 class TooLargeError(NetworkError):
@@ -297,6 +296,16 @@ class _FailureKind(msgspec.Struct, frozen=True):
     error: type[NetworkError] = NetworkError
 
 
+CERTIFICATE_HINTS = {
+    9: "Check the clock of this machine, which says {now}.",
+    10: "Whoever runs that server must renew it, unless the clock of this machine is wrong: it says"
+    " {now}.",
+    62: "Check the name of the server in the URL.",
+    64: "Write the name of the server in the URL, and not its address.",
+}
+"""What to do by the reason for which a certificate is refused (``X509_V_ERR_CERT_NOT_YET_VALID``
+and others in OpenSSL's x509_vfy.h). For any other, its authority is not known here."""
+
 # The first kind that matches counts. The exception that requests wraps is matched before the one
 # from requests, because it is more specific.
 FAILURE_KINDS = (
@@ -371,7 +380,11 @@ def _no_response(
     reason = system_reason(causes) or type(error).__name__
     detail = getattr(cause, "verify_message", reason).lower()
     message = kind.message.format(host=host, proxy=proxy, detail=detail)
-    failure = kind.error(f"{where}: {message}", kind.hint)
+    hint = kind.hint
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+        hint = CERTIFICATE_HINTS.get(cause.verify_code, hint).format(now=now)
+    failure = kind.error(f"{where}: {message}", hint)
     unknown_name = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
     return TransientError(failure) if kind.transient and not unknown_name else failure
 
@@ -411,8 +424,7 @@ def _refusal(response: requests.Response, where: str) -> HttpStatusError | Trans
         STATUS_HINTS.get(
             status, TRY_LATER if status >= HTTPStatus.INTERNAL_SERVER_ERROR else CHECK_URL
         ),
-        status,
-        response.headers,
+        response,
         words(bytes(body[:MAX_ERROR_BODY])),
     )
     if status not in RETRIED:

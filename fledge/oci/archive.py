@@ -10,6 +10,7 @@ JSON + Filesystem Changeset Format".
 from __future__ import annotations
 
 import posixpath
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from fledge.errors import ConfigError, CorruptError, unreadable
+from fledge.errors import ConfigError, CorruptError, unreadable_argument
 from fledge.net.json_document import JsonObject, parse_list
 from fledge.oci import layout, tar
 from fledge.oci.image import Image
@@ -148,14 +149,18 @@ def store_archive(pieces: Iterator[bytes], label: str, session: Session) -> Blob
 
 def _uncompressed(path: Path, uri: str, session: Session) -> Span:
     """Return the archive itself, or its decompressed copy in the cache."""
-    if not path.is_file():
-        raise ConfigError(f"{path} is not a file", "Name a tar file that contains an image.")
     try:
-        archive = Span(path, 0, path.stat().st_size)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            hint = "Name a tar file that contains an image."
+            if stat.S_ISDIR(status.st_mode):
+                hint = "If it is the folder of an OCI layout, write oci:FOLDER."
+            raise ConfigError(f"{path} is not a file", hint)
+        archive = Span(path, 0, status.st_size)
         with path.open("rb") as file:
             compressed = find_decompression(file.read(MAX_START)) is not None
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_argument(path, error) from error
     if not compressed:
         return archive
     try:

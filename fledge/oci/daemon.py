@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
@@ -34,6 +36,9 @@ from fledge.tree.content import Span
 from fledge.tree.digest import Digest
 from fledge.tree.names import printable
 
+if TYPE_CHECKING:
+    from docker.errors import APIError
+
 ANSWER_TIMEOUT = 30
 """Seconds to wait for a byte of any response but an export."""
 EXPORT_TIMEOUT = 600
@@ -41,6 +46,17 @@ EXPORT_TIMEOUT = 600
 SYSTEM_SOCKETS = ("/var/run/docker.sock", "/run/podman/podman.sock")
 USER_SOCKETS = ("docker.sock", "podman/podman.sock")
 """The sockets of rootless services, in ``$XDG_RUNTIME_DIR``."""
+
+FAILURES: tuple[tuple[type[Exception], str], ...] = (
+    (requests.exceptions.Timeout, "it did not answer in time"),
+    (http.client.RemoteDisconnected, "it closed the connection without an answer"),
+    (http.client.IncompleteRead, "its answer was cut short"),
+    (http.client.HTTPException, "it does not speak HTTP"),
+    (KeyError, "it does not speak the API of Docker"),
+    (json.JSONDecodeError, "its answer is not JSON"),
+    (requests.exceptions.JSONDecodeError, "its answer is not JSON"),
+)
+"""What happened, by the exception that the Docker client got; the first that fits counts."""
 
 SHA256_DIGITS = 64
 IMAGE_ID = re.compile(r"[0-9a-f]{12,64}")
@@ -211,10 +227,7 @@ def _explained(where: str) -> Iterator[None]:
     try:
         yield
     except APIError as error:
-        raise NetworkError(
-            f"the Docker daemon at {where} refuses: {printable(str(error.explanation or error))}",
-            "See the daemon's own log.",
-        ) from error
+        raise NetworkError(*_refusal(where, error)) from error
     except (
         DockerException,
         requests.RequestException,
@@ -228,8 +241,34 @@ def _explained(where: str) -> Iterator[None]:
                 "Join the group that owns the socket (often `docker`), or use rootless Docker or"
                 " podman.",
             ) from error
-        reason = system_reason(causes) or printable(str(error))
+        if refused := next((each for each in causes if isinstance(each, APIError)), None):
+            raise NoDaemonImageError(*_refusal(where, refused)) from error
+        hint = "Check that it runs, and DOCKER_HOST."
+        if where.startswith("ssh:"):
+            hint = (
+                "fledge does not log in by ssh. Forward the socket, as in `ssh -NL"
+                " /tmp/docker.sock:/var/run/docker.sock HOST`, and set"
+                " DOCKER_HOST=unix:///tmp/docker.sock."
+            )
         raise NoDaemonImageError(
-            f"no sound answer from the Docker daemon at {where}: {reason}",
-            "Check that it runs, and DOCKER_HOST.",
+            f"no sound answer from the Docker daemon at {where}: {_reason(causes)}", hint
         ) from error
+
+
+def _refusal(where: str, error: APIError) -> tuple[str, str]:
+    """Return the message and hint for an answer that is an error."""
+    said = printable(str(error.explanation or error)).strip()
+    hint = "See the daemon's own log."
+    if "HTTPS" in said:  # Go's answer to plain HTTP where it speaks TLS
+        hint = "Set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the folder of its certificates."
+    return f"the Docker daemon at {where} refuses: {said}", hint
+
+
+def _reason(causes: list[Exception]) -> str:
+    """Return why there is no sound answer; ``causes`` are in the order of `error_causes`."""
+    if reason := system_reason(causes):
+        return reason
+    for kind, words in FAILURES:
+        if any(isinstance(cause, kind) for cause in causes):
+            return words
+    return printable(str(causes[0]))

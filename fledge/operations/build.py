@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -26,14 +26,16 @@ from fledge.project import lock, provenance
 from fledge.project.config import Config
 from fledge.project.lock import PinFinder
 from fledge.project.provenance import Provenance
-from fledge.report import counted, human_size
+from fledge.report import Step, counted, human_size
 from fledge.session import Session
 from fledge.sources.inputs import Input
+from fledge.sources.programs import check_program, missing_interpreter
 from fledge.sources.source import Assembly, Source
 from fledge.store.cache import BackgroundVerifier
-from fledge.tree import File, Node, Tree, TreeError
-from fledge.tree.content import content_size
+from fledge.tree import File, Node, TreeError
+from fledge.tree.content import content_size, read_content
 from fledge.tree.digest import Digest
+from fledge.tree.names import printable
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -118,7 +120,7 @@ def build_pinned(config: Config, pins: PinFinder, start: Assembly, output: Path)
 
 def _build_once(config: Config, pins: PinFinder, assembly: Assembly, output: Path) -> Artifact:
     lay_sources(config.sources, pins, assembly)
-    _check_boots(config, assembly.tree)
+    check_boots(config, assembly)
     with assembly.session.reporter.step("write") as step:
         artifact = _write(config, assembly, output)
         entries = counted(artifact.entries, "entry")
@@ -129,27 +131,49 @@ def _build_once(config: Config, pins: PinFinder, assembly: Assembly, output: Pat
 def lay_sources(sources: Iterable[Source], pins: PinFinder, assembly: Assembly) -> None:
     """Lay the sources over the tree, in order. Raises `FledgeError`."""
     for source in sources:
-        with assembly.session.reporter.step(source.role) as step:
-            try:
-                step.detail = source.lay(assembly, pins.find(source, assembly))
-            except TreeError as error:
-                raise CorruptError(
-                    f"the {source.role} cannot be added to the image: {error}"
-                ) from error
-            except OSError as error:
-                raise unreadable(Path(error.filename or source.role), error) from error
+        with laying(source, assembly) as step:
+            step.detail = source.lay(assembly, pins.find(source, assembly))
 
 
-def _check_boots(config: Config, tree: Tree) -> None:
-    """Raise `ConfigError` if the artifact needs an init and has none."""
-    format_ = config.format
-    nodes = (tree.get(path, follow=True) for path in format_.init_paths)
-    if format_.needs_init and not any(isinstance(n, File) and n.mode & 0o111 for n in nodes):
-        paths = " or ".join(path.decode() for path in format_.init_paths)
-        raise ConfigError(
-            f"{config.path}: the artifact would have no executable {paths} and would not boot",
-            "Map an executable to /init, or leave out [init] to get the built-in one.",
-        )
+@contextmanager
+def laying(source: Source, assembly: Assembly) -> Iterator[Step]:
+    """Report a step in which a source is laid over the tree, and explain what fails in it."""
+    with assembly.session.reporter.step(source.role) as step:
+        try:
+            yield step
+        except TreeError as error:
+            raise CorruptError(
+                f"the {source.role} cannot be added to the image: {error}"
+            ) from error
+        except OSError as error:
+            raise unreadable(Path(error.filename or source.role), error) from error
+
+
+def check_boots(config: Config, assembly: Assembly) -> None:
+    """Check that the artifact can boot, and report programs that lack what they need.
+
+    Raises `ConfigError` if it needs an init and has none, `CorruptError` if Linux cannot run it.
+    """
+    format_, tree = config.format, assembly.tree
+    for path in (path for source in config.sources for path in source.programs):
+        if needed := missing_interpreter(tree, path):
+            assembly.session.reporter.note(
+                f"{printable(path)} needs {printable(needed)}, which the artifact lacks: it will"
+                " not start; use a static program, or map what it needs"
+            )
+    if not format_.needs_init:
+        return
+    for path in format_.init_paths:
+        node = tree.get(path, follow=True)
+        if isinstance(node, File) and node.mode & 0o111:
+            start = next(iter(read_content(node.content)), b"")
+            check_program(start, f"{path.decode()} of the artifact", assembly.architecture)
+            return
+    paths = " or ".join(path.decode() for path in format_.init_paths)
+    raise ConfigError(
+        f"{config.path}: the artifact would have no executable {paths} and would not boot",
+        "Map an executable to /init, or leave out [init] to get the built-in one.",
+    )
 
 
 def _write(config: Config, assembly: Assembly, output: Path) -> Artifact:

@@ -70,6 +70,10 @@ def verify(
     `FledgeError` if it has another config or an input cannot be fetched.
     """
     artifact, config, session = Path(artifact), as_config(config), as_session(session)
+    try:
+        artifact.stat()
+    except OSError as error:
+        raise unreadable_argument(artifact, error) from error
     statement, record = provenance.read_statement(artifact)
     _check_comparable(record, config, artifact)
     claimed = lock.from_provenance(record, config)

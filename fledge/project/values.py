@@ -21,6 +21,7 @@ import os
 import re
 import stat
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
@@ -206,6 +207,8 @@ class Url(Text, frozen=True):
             text = ""
         if re.search(self.pattern, text) and not text.endswith("\n"):
             return text
+        if isinstance(value, str) and (url := _file_url(folder, value)):
+            raise ValueError(f"must be a URL and not a path; write {literal(url)}")
         raise ValueError(
             'must be a URL without spaces that begins with "https://", "http://" or "file:///"'
         )
@@ -217,6 +220,14 @@ class Url(Text, frozen=True):
     def describe(self) -> str:
         """List the schemes."""
         return "a URL (`https://`, `http://` or `file:///`)"
+
+
+def _file_url(folder: Path, path: str) -> str:
+    """Return the URL of a file of this machine; empty if there is no such file."""
+    with suppress(OSError, ValueError):  # no file can have that name
+        file = (folder / path.removeprefix("file:").removeprefix("//")).resolve()
+        return file.as_uri() if file.is_file() else ""
+    return ""
 
 
 class InputFile(Text, frozen=True):

@@ -35,6 +35,7 @@ class Init(Source, frozen=True):
     """The init of an initramfs. Without any key, the built-in init, which starts the agent."""
 
     role: ClassVar[str] = "init"
+    programs: ClassVar[tuple[bytes, ...]] = (b"/init",)
 
     path: Annotated[
         InputFile | None,

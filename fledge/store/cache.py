@@ -16,6 +16,7 @@ import hashlib
 import io
 import os
 import secrets
+import shlex
 import stat
 import struct
 import threading
@@ -321,4 +322,29 @@ def _explained(root: Path) -> Iterator[None]:
                 "Free some space, or set FLEDGE_CACHE_DIR to a folder on another disk.",
             ) from error
         reason = (error.strerror or str(error)).lower()
-        raise HostError(f"the cache in {root} cannot be used: {reason}", CHOOSE_FOLDER) from error
+        raise HostError(
+            f"the cache in {root} cannot be used: {reason}", _hint(error, root)
+        ) from error
+
+
+def _hint(error: OSError, root: Path) -> str:
+    """Return what to do if the cache cannot be used: most often root owns a part, after sudo."""
+    named = [Path(name) for name in (error.filename, error.filename2) if name]
+    if os.geteuid() != 0 and any(_is_of_root(path, root) for path in named):
+        return (
+            f"root owns a part of it, perhaps since fledge was run with sudo: run `sudo chown -R"
+            f" {os.geteuid()} {shlex.quote(str(root))}`. {CHOOSE_FOLDER}"
+        )
+    return CHOOSE_FOLDER
+
+
+def _is_of_root(path: Path, root: Path) -> bool:
+    """Return whether ``path`` is in the cache ``root`` and belongs to the user root.
+
+    If it is missing, that is asked of the folder that it would be in.
+    """
+    while path.is_relative_to(root):
+        with suppress(OSError):  # it is missing, or in a folder that this user may not enter
+            return path.stat().st_uid == 0
+        path = path.parent
+    return False

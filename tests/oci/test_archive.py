@@ -133,8 +133,13 @@ def test_another_platform(tmp_path: Path, image: Image) -> None:
 
 
 def test_what_is_no_archive(tmp_path: Path, image: Image) -> None:
-    with pytest.raises(ConfigError, match="is not a file"):
+    with pytest.raises(ConfigError, match="is not a file") as folder:
         docker_archive(tmp_path)
+    assert "write oci:FOLDER" in folder.value.hint
+    with pytest.raises(ConfigError, match="is not a file"):
+        docker_archive(Path("/dev/zero"))
+    with pytest.raises(ConfigError, match=r"gone\.tar could not be read: no such file or folder"):
+        docker_archive(tmp_path / "gone.tar")
     good = save(tmp_path / "saved.tar", image).read_bytes()
     with pytest.raises(ConfigError, match="is not an OCI layout"):
         oci_archive(tmp_path / "saved.tar")

@@ -2,6 +2,9 @@
 
 import json
 import os
+import socket
+import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,6 +13,7 @@ import pytest
 
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
 from fledge.oci import daemon, layout, reference, registry, transports
+from fledge.oci.daemon import NoDaemonImageError
 from fledge.oci.image import Image
 from fledge.oci.manifest import Platform
 from fledge.report import Reporter
@@ -60,7 +64,7 @@ def test_an_image_of_a_real_service(
     want = verified(layout.open_image(source, None, AMD64), Cache(tmp_path / "other cache"))
     with service() as socket:
         monkeypatch.setenv("DOCKER_HOST", f"unix://{socket}")
-        with pytest.raises(daemon.NoDaemonImageError, match="has no image"):
+        with pytest.raises(NoDaemonImageError, match="has no image"):
             open_image()
         with pytest.raises(NetworkError, match=r"offline; the Docker daemon at .* has no image"):
             transports.open_image(HELLO, AMD64, Session.default(offline=True))
@@ -76,12 +80,12 @@ def test_an_image_of_a_real_service(
             assert verified(transports.open_image(named, AMD64, Session.default()), cache) == want
     # Cached layers do not need the daemon any more.
     assert verified(again, cache) == want
-    with pytest.raises(daemon.NoDaemonImageError, match="no sound answer"):
+    with pytest.raises(NoDaemonImageError, match="no sound answer"):
         open_image()
 
 
 def test_without_a_daemon() -> None:
-    with pytest.raises(daemon.NoDaemonImageError, match="no Docker daemon listens"):
+    with pytest.raises(NoDaemonImageError, match="no Docker daemon listens"):
         open_image()
     with pytest.raises(NetworkError, match="offline; no Docker daemon listens"):
         transports.open_image(HELLO, AMD64, Session.default(offline=True))
@@ -123,6 +127,38 @@ def test_both_answers_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     )
 
 
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"", "it closed the connection without an answer"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "it does not speak HTTP"),
+    ],
+)
+def test_a_socket_of_another_service(
+    sent: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer_once() -> None:
+        with listener.accept()[0] as client:
+            client.recv(1 << 16)
+            client.sendall(sent)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{listener.getsockname()[1]}")
+        thread = threading.Thread(target=answer_once)
+        thread.start()
+        with pytest.raises(NoDaemonImageError) as caught:
+            open_image()
+        thread.join()
+    assert caught.value.message.endswith(f": {reason}")
+
+
+def test_a_daemon_by_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "ssh://nowhere")
+    with pytest.raises(NoDaemonImageError) as caught:
+        open_image()
+    assert "ssh -NL" in caught.value.hint
+
+
 def test_a_context_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONTEXT", "nowhere")
     with pytest.raises(ConfigError, match="context 'nowhere'"):
@@ -135,15 +171,25 @@ def test_a_socket_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
     tmp_path.chmod(0o700)
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
-    os.seteuid(65534)
-    try:
-        with pytest.raises(HostError, match="you may not use the Docker daemon at") as caught:
-            open_image()
-    finally:
-        os.seteuid(0)
+    with Server() as server, tempfile.TemporaryDirectory() as cache:
+        Path(cache).chmod(0o777)
+        environment = {**os.environ, "FLEDGE_CACHE_DIR": f"{cache}/fledge"}
+        session = Session.default(environment=environment)
+        host = server.url("").removeprefix("http://")
+        os.seteuid(65534)
+        try:
+            with pytest.raises(HostError, match="you may not use the Docker daemon at") as caught:
+                open_image()
+            with pytest.raises(registry.NoManifestError, match="you may not use") as anywhere:
+                name = reference.parse(f"{host}/app", tmp_path)
+                transports.open_image(name, AMD64, session)
+        finally:
+            os.seteuid(0)
     assert "group" in caught.value.hint
+    assert anywhere.value.hint.endswith(caught.value.hint)
 
 
+TLS_WANTED = b"Client sent an HTTP request to an HTTPS server.\n"
 ID = "ab" * 32
 INSPECTED = {"Id": f"sha256:{ID}", "Os": "linux", "Architecture": "amd64"}
 
@@ -155,10 +201,14 @@ def answer(value: object) -> Answer:
 @pytest.mark.parametrize(
     ("version", "inspected", "export", "error", "message"),
     [
-        (status(500), status(404), status(404), NetworkError, "no sound answer"),
+        (status(500), status(404), status(404), NoDaemonImageError, "refuses: 500 Server Error"),
+        (content(b"{"), status(404), status(404), NoDaemonImageError, "its answer is not JSON"),
+        (answer({}), status(404), status(404), NoDaemonImageError, "not speak the API of Docker"),
+        (content(b"{}", cut=1), None, None, NoDaemonImageError, "its answer was cut short"),
+        (status(400, TLS_WANTED), None, None, NoDaemonImageError, "DOCKER_TLS_VERIFY"),
         (answer([]), status(404), status(404), NetworkError, "no sound answer"),
         (answer({"ApiVersion": "x"}), status(404), status(404), NetworkError, "no sound answer"),
-        (None, status(404), status(404), daemon.NoDaemonImageError, "has no image"),
+        (None, status(404), status(404), NoDaemonImageError, "has no image"),
         (None, status(500, b'{"message": "full\x1b"}'), None, NetworkError, "refuses: "),
         (None, content(b"<html>"), None, NetworkError, "no sound answer"),
         (None, answer([]), None, CorruptError, "not a JSON object"),
@@ -173,7 +223,7 @@ def answer(value: object) -> Answer:
 def test_a_daemon_that_misbehaves(
     *,
     version: Answer | None,
-    inspected: Answer,
+    inspected: Answer | None,
     export: Answer | None,
     error: type[FledgeError],
     message: str,
@@ -182,7 +232,7 @@ def test_a_daemon_that_misbehaves(
     with Server() as server:
         monkeypatch.setenv("DOCKER_HOST", server.url("").replace("http:", "tcp:"))
         server.answers["/version"] = version or answer({"ApiVersion": "1.41"})
-        server.answers[f"/v1.41/images/{HELLO}/json"] = inspected
+        server.answers[f"/v1.41/images/{HELLO}/json"] = inspected or status(404)
         server.answers[f"/v1.41/images/sha256:{ID}/get"] = export or status(404)
         with pytest.raises(error) as caught:
             open_image()
@@ -199,6 +249,6 @@ def test_netrc_and_proxies_are_not_for_a_daemon_here(
         monkeypatch.setenv("DOCKER_HOST", server.url("").replace("http:", "tcp:"))
         monkeypatch.setenv("all_proxy", "http://127.0.0.1:1")
         server.answers["/version"] = answer({"ApiVersion": "1.41"})
-        with pytest.raises(daemon.NoDaemonImageError, match="has no image"):
+        with pytest.raises(NoDaemonImageError, match="has no image"):
             open_image()
         assert [request.headers["Authorization"] for request in server.seen] == [None, None]

@@ -188,6 +188,24 @@ def test_missing(text: str, message: str, hint: str, open_registry: str, session
 
 
 @real
+@pytest.mark.parametrize(
+    ("tag", "hint"),
+    [
+        ("1.2.3", "Did you mean v1.2.3?"),
+        ("v1.2.4", "There are v1.2.3, v1.2.10."),
+        ("latest", "There are v1.2.10, v1.2.3."),
+    ],
+)
+def test_missing_version(tag: str, hint: str, tmp_path: Path, session: Session) -> None:
+    with registry.serve(tmp_path / "storage") as host:
+        for version in ("v1.2.3", "v1.2.10"):
+            registry.push(host, "team/versions", OCI_IMAGE, version)
+        with pytest.raises(NetworkError, match=f"team/versions has no '{tag}'") as caught:
+            open_image(Name(host, "team/versions", tag), AMD64, session)
+    assert caught.value.hint == hint
+
+
+@real
 def test_offline(open_registry: str, session: Session) -> None:
     pinned = Name(open_registry, "team/app", None, Digest(INDEX.sha256))
     offline = Session(session.settings, session.cache, Reporter(), offline=True)
@@ -258,10 +276,42 @@ def test_login_that_is_refused(
     config = docker_config({"auths": {htpasswd: {"auth": login}}})
     with pytest.raises(NetworkError) as caught:
         open_image(app(htpasswd), AMD64, session)
-    who = f"with the login of alice in {config}" if login else "without a login"
-    assert who in caught.value.message
-    assert f"docker login {htpasswd}" in caught.value.hint
+    message = f"{htpasswd} denies access to team/app without a login"
+    hint = "Check the name; if the image is private, run"
+    if login:
+        message = f"{htpasswd} does not accept the login of alice in {config}"
+        hint = "User name or password are wrong, or have expired: run"
+    assert caught.value.message.startswith(message)
+    assert caught.value.hint.startswith(f"{hint} docker login {htpasswd}")
     assert "blunder" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("token_status", "status_with_token", "message"),
+    [
+        (401, 200, "does not accept the login of alice in"),
+        (403, 200, "denies access to team/app with the login of alice in"),
+        (200, 401, "denies access to team/app with the login of alice in"),
+    ],
+)
+def test_login_that_a_token_server_refuses(
+    token_status: int,
+    status_with_token: int,
+    message: str,
+    hostile: Registry,
+    session: Session,
+    docker_config: Callable[[object], Path],
+) -> None:
+    host = hostile.name.host
+    docker_config({"auths": {host: {"auth": WRONG_LOGIN}}})
+    wanted = challenge(f"Bearer realm=http://{host}/token,service=s")
+    hostile.answer("manifests/oci", in_turn(wanted, status(status_with_token)))
+    path = "/token?service=s&scope=repository%3Ateam%2Fapp%3Apull"
+    hostile.server.answers[path] = status(token_status, b'{"token": "t"}')
+    with pytest.raises(NetworkError) as caught:
+        open_image(hostile.name, AMD64, session)
+    assert f"{host} {message}" in caught.value.message
+    assert f"docker login {host}" in caught.value.hint
 
 
 @pytest.fixture(scope="session")
@@ -283,7 +333,7 @@ def test_token(
     with registry.serve_with_tokens(storage, tokens, "team/app") as (host, server):
         docker_config({"auths": {host: {"auth": login}}})
         if login == WRONG_LOGIN:
-            with pytest.raises(NetworkError, match="with the login of alice"):
+            with pytest.raises(NetworkError, match="does not accept the login of alice"):
                 open_image(app(host), AMD64, session)
         else:
             check(open_image(app(host), AMD64, session))
@@ -308,6 +358,35 @@ def tls(storage: Path, tmp_path: Path, authority: registry.Authority) -> Iterato
     """The host of a registry on loopback that only speaks TLS."""
     with registry.serve(storage, http={"tls": authority.issue(tmp_path)}) as host:
         yield host
+
+
+@real
+@pytest.mark.parametrize(
+    ("days", "told"),
+    [
+        ((-2, -1), ("certificate has expired", "must renew it, unless the clock of this machine")),
+        ((1, 2), ("certificate is not yet valid", "Check the clock of this machine, which says")),
+    ],
+)
+def test_certificate_out_of_date(
+    days: tuple[int, int],
+    told: tuple[str, str],
+    storage: Path,
+    tmp_path: Path,
+    authority: registry.Authority,
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    message, hint = told
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.write(tmp_path / "ca.pem")))
+    issued = authority.issue(tmp_path, *days)
+    with (
+        registry.serve(storage, http={"tls": issued}) as host,
+        pytest.raises(NetworkError, match=f"cannot be trusted: {message}") as caught,
+    ):
+        open_image(app(host), AMD64, session)
+    assert hint in caught.value.hint
+    assert "CA" not in caught.value.hint
 
 
 @real

@@ -289,6 +289,21 @@ def test_version(folder: Path, line: str) -> None:
         ("agent.checksum = 'abc'", '[agent] checksum = "abc"', "64 hexadecimal digits"),
         (f"agent.checksum = '{DIGEST.hex}0'", f'[agent] checksum = "{DIGEST.hex}0"', "64 hex"),
         (f"agent.checksum = 'md5:{DIGEST.hex}'", "[agent] checksum = ", "64 hex"),
+        (
+            f"source = {{busybox_url = 'kestrel', busybox_sha256 = '{DIGEST}'}}",
+            '[source] busybox_url = "kestrel"',
+            'must be a URL and not a path; write "file:///',
+        ),
+        (
+            f"source = {{busybox_url = 'file:./kestrel', busybox_sha256 = '{DIGEST}'}}",
+            '[source] busybox_url = "file:./kestrel"',
+            'must be a URL and not a path; write "file:///',
+        ),
+        (
+            f"source = {{busybox_url = './gone', busybox_sha256 = '{DIGEST}'}}",
+            '[source] busybox_url = "./gone"',
+            'must be a URL without spaces that begins with "https://"',
+        ),
         ("source.busybox_url = 'https://h'", "[source] busybox_sha256 is missing", "busybox_url"),
         (
             f"source.busybox_sha256 = '{DIGEST}'",
