@@ -1,0 +1,192 @@
+"""Images of odd parts, assembled at random: fledge makes the tree that containerd and umoci make.
+
+``FLEDGE_ODD_IMAGES`` is the number of images, ``FLEDGE_ODD_SEED`` the seed of the first.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import pytest
+
+from fledge.cli import app as cli
+from fledge.ext4.format import Ext4
+from tests.support import project
+from tests.support.bounded import in_a_child
+from tests.support.images import sha256
+from tests.support.mounted import Listing, list_tree
+from tests.support.odd_images import (
+    Documents,
+    OddImage,
+    archive,
+    docker_files,
+    files,
+    odd_image,
+    write_folder,
+)
+from tests.support.oracles import (
+    METADATA,
+    Containerd,
+    Refusal,
+    as_containerd_shows,
+    as_umoci_shows,
+    containerd,
+    differences,
+    umoci,
+)
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(7200)]
+
+COUNT = int(os.environ.get("FLEDGE_ODD_IMAGES", "150"))
+SEED = int(os.environ.get("FLEDGE_ODD_SEED", "0"))
+
+MAX_SECONDS = 20
+"""Seconds of processor time for one image."""
+MAX_MEMORY = 256 << 20
+
+MAX_SHOWN = 100
+"""Differences in a message."""
+
+ADDED = (b"lost+found", b"etc", b"usr", b"bin")
+"""What a disk has beside the image. No odd image has these names."""
+REFUSED = (2, 4)
+"""The exit codes for an image that is refused."""
+
+FLEDGE_TOML = """
+version = "1"
+strategy = "oci_rootfs"
+[source]
+image = "{image}"
+[filesystem]
+size_buffer_mb = 1
+[agent]
+source_strategy = "local"
+path = "kestrel"
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Containerd]:
+    with containerd() as running:
+        yield running
+
+
+@dataclass
+class Tally:
+    """What became of the images."""
+
+    taken: Counter[str] = field(default_factory=Counter)
+    """By who took them."""
+    peak: int = 0
+    """Bytes."""
+    wrong: list[str] = field(default_factory=list)
+
+
+class Built(NamedTuple):
+    """The end of one build."""
+
+    code: int
+    said: str
+    disk: Listing
+    """What the image has on the disk; empty if there is none."""
+
+
+def build(folder: Path, image: str) -> Built:
+    """Build a disk of an image, named as in ``folder``, by the command."""
+    os.chdir(folder)
+    os.environ["FLEDGE_CACHE_DIR"] = str(folder / "cache")
+    project.write(folder, "kestrel", project.FILES["kestrel"])
+    project.write(folder, "fledge.toml", FLEDGE_TOML.format(image=image).encode())
+    code = 0
+    with Path("output").open("w") as output, redirect_stdout(output), redirect_stderr(output):
+        try:
+            cli.app(["build", "--platform", "linux/amd64", "-o", "x.img"])
+        except SystemExit as end:
+            code = int(end.code or 0)
+    said = Path("output").read_text()
+    if code:
+        return Built(code, said, {})
+    listing = list_tree(Ext4.read(Path("x.img"), folder, None).tree)
+    kept = {path: each for path, each in listing.items() if path.split(b"/")[0] not in ADDED}
+    return Built(code, said, kept)
+
+
+def test_trees(tmp_path: Path, daemon: Containerd) -> None:
+    tally = Tally()
+    for seed in range(SEED, SEED + COUNT):
+        folder = tmp_path / str(seed)
+        try_image(odd_image(seed), Random(seed), folder, daemon, tally)  # noqa: S311
+        shutil.rmtree(folder)
+    print(f"{dict(tally.taken)}, at most {tally.peak >> 20} MiB")
+    assert not tally.wrong, "\n".join(tally.wrong[:MAX_SHOWN])
+
+
+def try_image(
+    image: OddImage, chosen: Random, folder: Path, daemon: Containerd, tally: Tally
+) -> None:
+    as_docker = chosen.random() < 0.2
+    made = docker_files(image.odd) if as_docker else files(image.odd)
+    write_folder(folder / "layout", made)
+    write_folder(folder / "plain", files(image.plain))
+    packed = folder / "image.tar"
+    packed.write_bytes(archive(made))
+    reference = "docker-archive:image.tar" if as_docker else "oci-archive:image.tar"
+    if not as_docker and chosen.random() < 0.5:
+        reference = "oci:layout"
+
+    built, peak = in_a_child(partial(build, folder, reference), MAX_SECONDS)
+    since = time.time_ns()
+    theirs: dict[str, Listing] = {}
+    with suppress(Refusal):
+        theirs["umoci"] = umoci(folder / "plain", "latest", folder / "rootfs")
+    with suppress(Refusal):
+        theirs["containerd"] = daemon.unpack(packed, diff_ids(image.odd))
+    if "containerd" not in theirs and image.odd.tars:
+        with suppress(Refusal):
+            packed.write_bytes(archive(files(image.plain)))
+            theirs["containerd, of the plain image"] = daemon.unpack(packed, diff_ids(image.plain))
+
+    problems = list(wrong(built, theirs, image, since))
+    if peak > MAX_MEMORY:
+        problems.append(f"it takes {peak >> 20} MiB")
+    tally.taken[" ".join([*theirs, *(["fledge"] if built.code == 0 else [])])] += 1
+    tally.peak = max(tally.peak, peak)
+    odd = [*image.parts, *image.layers.parts]
+    tally.wrong += [f"image {folder.name}: {each}\n  {reference}, {odd}" for each in problems[:3]]
+
+
+def wrong(built: Built, theirs: dict[str, Listing], image: OddImage, since: int) -> Iterator[str]:
+    if built.code not in (0, *REFUSED) or "internal error" in built.said:
+        yield f"exit code {built.code}: {built.said}"
+    if built.code:
+        if "containerd" in theirs and not image.layers.late_whiteouts:
+            yield f"only fledge refuses it: {built.said}"
+        return
+    if "umoci" in theirs and image.odd.tars:
+        # It ignores what the entry of a hard link says beside the name.
+        ignored = METADATA if image.layers.hard_links else frozenset()
+        shown = {path: as_umoci_shows(entry) for path, entry in built.disk.items()}
+        for each in differences(shown, theirs["umoci"], since, ignored_but_of_folders=ignored):
+            yield f"umoci: {each}"
+    # It lets a whiteout hide what its own layer has before it, unlike the specification and umoci.
+    if not image.layers.late_whiteouts:
+        # It sets the times of folders last, also where something else has replaced them.
+        ignored = frozenset({"mtime_ns"} if image.layers.replaced_folders else ())
+        shown = {path: as_containerd_shows(entry) for path, entry in built.disk.items()}
+        for name in theirs.keys() - {"umoci"}:
+            for each in differences(shown, theirs[name], since, ignored):
+                yield f"{name}: {each}"
+
+
+def diff_ids(image: Documents) -> list[str]:
+    return [f"sha256:{sha256(tar)}" for tar in image.tars]
