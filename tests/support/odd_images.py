@@ -245,9 +245,10 @@ class OddImage:
     """What is odd about the documents and the compression."""
 
 
-def odd_image(seed: int) -> OddImage:
+def odd_image(seed: int, layers: OddLayers | None = None) -> OddImage:
+    """Make an image of these layers, or of odd ones."""
     chosen = Random(seed)  # noqa: S311 -- to make it again, not to keep a secret
-    layers = odd_layers(chosen)
+    layers = layers or odd_layers(chosen)
     plain = Documents.make(layers.tars, [gzip.compress(tar, 1, mtime=0) for tar in layers.tars])
     plain.annotations = {REF_NAME: "latest"}
     odd, parts = deepcopy(plain), list[str]()

@@ -426,13 +426,13 @@ class OddLayers:
     """The layers of an image as tars, and what is odd about them."""
 
     tars: list[bytes]
-    parts: list[str]
+    parts: list[str] = field(default_factory=list)
     """The odd parts, as ``LAYER:NAME:FUNCTION``."""
-    late_whiteouts: bool
+    late_whiteouts: bool = False
     """Whether a whiteout stands behind other entries of its layer."""
-    replaced_folders: bool
+    replaced_folders: bool = False
     """Whether a layer has something else behind a folder, by the last part of its name."""
-    hard_links: bool
+    hard_links: bool = False
 
 
 def odd_layers(chosen: Random, odd: float = 0.4) -> OddLayers:
@@ -462,3 +462,43 @@ def odd_layers(chosen: Random, odd: float = 0.4) -> OddLayers:
         end = chosen.choice([END, END, END, bytes(512), b"", bytes(10240)])
         tars.append(b"".join(header.pack() for header in headers) + end)
     return OddLayers(tars, parts, late_whiteouts, replaced_folders, hard_links)
+
+
+STEPS = (b"gone", b"gone", b"etc", b"..", b"..", b".", b"", b"etc/old", b"way", b"sub", b"again")
+
+
+def layers_through_links(chosen: Random) -> list[bytes]:
+    """Two layers, where an entry of the upper one leads through links of the lower one.
+
+    Their targets have components that are missing or no folders, also before ``..``.
+    """
+
+    def target() -> bytes:
+        steps = b"/".join(chosen.choices(STEPS, k=chosen.randint(1, 5)))
+        return chosen.choice([b"", b"/"]) + steps or b"."
+
+    lower = [
+        Header(b"etc", FOLDER, fields={MODE: b"0000750"}),
+        Header(b"etc/old", data=b"old"),
+        Header(b"etc/sub", FOLDER, fields={MODE: b"0000755"}),
+        Header(b"etc/sub/old", data=b"older"),
+        Header(b"way", SYMLINK, b"/etc"),
+        Header(b"again", SYMLINK, target()),
+        Header(b"le", SYMLINK, target()),
+    ]
+    upper = chosen.choice(
+        [
+            Header(b"le/new", data=b"new"),
+            Header(b"le/new/deep", data=b"new"),
+            Header(b"le/new", FOLDER, fields={MODE: b"0000700"}),
+            Header(b"le/old", SYMLINK, b"le"),
+            Header(b"mine", HARD_LINK, b"le/old"),
+            Header(b"mine", HARD_LINK, target() + b"/old"),
+            Header(b"le/mine", HARD_LINK, b"etc/old"),
+            Header(b"le/.wh.old"),
+            Header(b"le/.wh.sub"),
+            Header(b"le/.wh..wh..opq"),
+            Header(b"le", FOLDER, fields={MODE: b"0000700"}),
+        ]
+    )
+    return [b"".join(header.pack() for header in lower) + END, upper.pack() + END]
