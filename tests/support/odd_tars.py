@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from tests.support.tars import END, block
+from tests.support.tars import END, base256, block
 
 USTAR, GNU, V7 = b"ustar\x0000", b"ustar  \0", bytes(8)
 NAME, MODE, UID, GID, SIZE, MTIME, LINK = 0, 100, 108, 116, 124, 136, 157
@@ -54,13 +54,6 @@ def _record(body: bytes) -> bytes:
     while len(b"%d" % length) + len(body) != length:
         length += 1
     return b"%d" % length + body
-
-
-def base256(number: int, width: int) -> bytes:
-    """A number as GNU tar writes those that octal digits have no room for."""
-    data = bytearray((number % (1 << 8 * width)).to_bytes(width, "big"))
-    data[0] |= 0x80
-    return bytes(data)
 
 
 # How a name is written.

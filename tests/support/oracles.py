@@ -136,8 +136,12 @@ def as_umoci_shows(entry: Entry) -> Entry:
 
 
 def as_containerd_shows(entry: Entry) -> Entry:
-    """It takes 1970 for any time before, which Linux and umoci do not."""
-    return entry._replace(mtime_ns=max(0, entry.mtime_ns))
+    """It takes 1970 for any time before, which Linux and umoci do not.
+
+    Its snapshots that are whole folders lose hard links of symlinks and devices in the next layer.
+    """
+    entry = entry._replace(mtime_ns=max(0, entry.mtime_ns))
+    return entry if stat.S_ISREG(entry.mode) else entry._replace(links=None, same_as=b"")
 
 
 def differences(
