@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from fledge.host.settings import DEFAULT_EPOCH
 from tests.support.daemons import need
 from tests.support.mounted import Entry, Listing, list_folder
 
@@ -32,6 +33,9 @@ address = "{folder}/containerd.sock"
 """
 
 
+UNDESCRIBED = DEFAULT_EPOCH * 10**9
+"""The time of our folders that no layer has an entry for. Theirs have that of their making, or what
+a folder had that once was there."""
 METADATA = frozenset({"mode", "uid", "gid", "mtime_ns", "xattrs"})
 
 
@@ -166,7 +170,8 @@ def differences(
             if not is_new:
                 found.append(f"{path!r} is only in {'theirs' if other else 'ours'}")
             continue
-        but = {*ignored, "mtime_ns"} if is_new else {*ignored}
+        undescribed = own.mtime_ns == UNDESCRIBED and stat.S_ISDIR(own.mode)
+        but = {*ignored, "mtime_ns"} if is_new or undescribed else {*ignored}
         if not stat.S_ISDIR(other.mode):
             but |= ignored_but_of_folders
         elif own.xattrs.items() < other.xattrs.items():

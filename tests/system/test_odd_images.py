@@ -24,7 +24,6 @@ import pytest
 
 from fledge.cli import app as cli
 from fledge.ext4.format import Ext4
-from fledge.host.settings import DEFAULT_EPOCH
 from fledge.oci import layers
 from fledge.oci.manifest import REF_NAME
 from fledge.tree import Tree
@@ -47,6 +46,7 @@ from tests.support.odd_registry import REPOSITORY, odd_registry
 from tests.support.odd_tars import OddLayers, layers_through_links
 from tests.support.oracles import (
     METADATA,
+    UNDESCRIBED,
     Containerd,
     Refusal,
     as_containerd_shows,
@@ -218,7 +218,7 @@ def test_links_that_lead_through_missing_components(tmp_path: Path, daemon: Cont
         write_folder(folder / "layout", files(documents))
         packed = folder / "image.tar"
         packed.write_bytes(archive(files(documents)))
-        tree = Tree(mtime_ns=0)
+        tree = Tree(mtime_ns=UNDESCRIBED)
         since = time.time_ns()
         try:
             theirs = [
@@ -284,7 +284,7 @@ def skopeo_config(name: str, folder: Path) -> str:
 
 
 def expected_disk(image: Documents, folder: Path) -> Listing:
-    tree = Tree(mtime_ns=DEFAULT_EPOCH * 10**9)
+    tree = Tree(mtime_ns=UNDESCRIBED)
     for tar in image.tars:
         layers.apply(tree, span(folder, tar))
     return list_tree(tree)
