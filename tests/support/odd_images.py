@@ -211,10 +211,14 @@ def from_scratch(image: Documents, chosen: Random) -> None:
     if chosen.random() < 0.7:
         return
     image.tars, image.blobs, image.no_layers = [], [], chosen.choice([[], None])
-    rootfs = image.config["rootfs"]
-    rootfs["diff_ids"] = chosen.choice([[], None])
+    image.config["rootfs"] = {"type": "layers", "diff_ids": chosen.choice([[], None])}
     if chosen.random() < 0.3:
-        del rootfs["diff_ids"]
+        del image.config["rootfs"]["diff_ids"]
+
+
+def without_rootfs(image: Documents, chosen: Random) -> None:
+    if chosen.random() < 0.3:
+        image.config.pop("rootfs", None)
 
 
 def with_more_in_the_config(image: Documents, chosen: Random) -> None:
@@ -231,7 +235,7 @@ ODD_DOCUMENTS: tuple[OddDocument, ...] = (
     *(listed_spelled, listed_without_platform, listed_without_os, beside_an_image_for_arm64),
     *(beside_an_image_for_windows, beside_an_attestation, types_of_docker, types_mixed),
     *(config_defaulted, layers_defaulted, layers_mistyped, manifest_untyped),
-    *(in_a_nested_index, with_names, from_scratch, with_more_in_the_config),
+    *(in_a_nested_index, with_names, with_more_in_the_config, from_scratch, without_rootfs),
 )
 
 
