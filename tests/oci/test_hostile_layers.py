@@ -65,6 +65,8 @@ ETC = (folder("etc", 0o770), file("/etc/passwd", b"inside"))
         ([symlink("link", "..")], "link/etc/new"),
         ([symlink("localetc", "gone/../etc")], "localetc/new"),
         ([symlink("localetc", "etc/passwd/../../etc")], "localetc/new"),
+        # A link before ".." is followed first, as in Linux.
+        ([folder("dummy"), symlink("dummy/a", "../etc/b"), symlink("x", "dummy/a/..")], "x/new"),
         ([], "/../../etc/new"),
         ([], "../../../etc/./new"),
         ([], "etc/../../etc/new"),
@@ -95,6 +97,7 @@ def test_paths_end_inside_the_tree(links: list[Entry], name: str, tmp_path: Path
 def test_hard_links_end_inside_the_tree(links: list[Entry], target: str, tmp_path: Path) -> None:
     tree = applied(tmp_path, pack(*ETC, *links, hard_link("mine", target)))
     assert tree.get(b"mine") is tree.get(b"etc/passwd") is not None
+    assert not {"gone", "upandout"} & set(listing(tree))
 
 
 def test_whiteouts_end_inside_the_tree(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from tests.support.images import image, opened_image, opened_layer, write_layout
 from tests.support.tars import (
     END,
     Entry,
+    base256,
     block,
     file,
     folder,
@@ -346,13 +347,6 @@ def test_empty_values_leave_what_the_header_says(tmp_path: Path) -> None:
     assert node and (node.uid, node.mtime_ns) == (4, 1_600_000_000_000_000_000)
 
 
-def base256(number: int, width: int = 8) -> bytes:
-    """A number as GNU tar writes those that octal digits have no room for."""
-    data = bytearray((number % (1 << 8 * width)).to_bytes(width, "big"))
-    data[0] |= 0x80
-    return bytes(data)
-
-
 @pytest.mark.parametrize(
     ("number", "owner"),
     [
@@ -562,6 +556,15 @@ def test_a_prefix_is_where_the_format_has_it(
 ) -> None:
     tree = applied(tmp_path, block(b"f", b"data", magic=magic, fields=fields) + END)
     assert [name for name, node in tree.walk() if isinstance(node, File)] == [path]
+
+
+def test_what_docker_wrote_for_a_far_owner_with_a_long_path(tmp_path: Path) -> None:
+    """Docker up to 17.05: GNU's magic, for the owner, and the prefix of ustar."""
+    fields = {345: b"node_modules/" * 11 + b"lib", 108: base256(2097999)}
+    tree = applied(tmp_path, block(b"main.js", b"12345", magic=GNU, fields=fields) + END)
+    node = tree.get(b"node_modules/" * 11 + b"lib/main.js")
+    assert isinstance(node, File)
+    assert node.uid == 2097999
 
 
 @pytest.mark.parametrize(
