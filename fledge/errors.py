@@ -80,8 +80,10 @@ def unreadable(path: Path, error: OSError) -> FledgeError:
 def unreadable_argument(path: Path, error: OSError) -> FledgeError:
     """Make the error for a file that a person has named and that cannot be read.
 
-    If there is no file of that name it is a `ConfigError`.
+    If no regular file has that name it is a `ConfigError`.
     """
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
+    # EINVAL: it is not a regular file.
+    wrong = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP)
+    if error.errno in (*wrong, errno.EISDIR):
         return ConfigError(f"{path} could not be read: {reason(error)}", "Check the path.")
     return unreadable(path, error)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from fledge.errors import ConfigError, CorruptError, unreadable
+from fledge.errors import ConfigError, CorruptError, unreadable_argument
 from fledge.net.json_document import JsonObject, parse_list
 from fledge.oci import layout, tar
 from fledge.oci.image import Image
@@ -30,6 +30,7 @@ from fledge.tree import File, Symlink
 from fledge.tree.compression import MAX_START, find_decompression
 from fledge.tree.content import Blob, Span, read_content
 from fledge.tree.names import printable
+from fledge.tree.regular import read_regular
 
 MAX_ARCHIVE_SIZE = 1 << 38
 """Maximum bytes of an archive in the cache: 256 GiB. It stops a decompression bomb."""
@@ -148,14 +149,13 @@ def store_archive(pieces: Iterator[bytes], label: str, session: Session) -> Blob
 
 def _uncompressed(path: Path, uri: str, session: Session) -> Span:
     """Return the archive itself, or its decompressed copy in the cache."""
-    if not path.is_file():
-        raise ConfigError(f"{path} is not a file", "Name a tar file that contains an image.")
     try:
+        compressed = find_decompression(read_regular(path, MAX_START)) is not None
         archive = Span(path, 0, path.stat().st_size)
-        with path.open("rb") as file:
-            compressed = find_decompression(file.read(MAX_START)) is not None
     except OSError as error:
-        raise unreadable(path, error) from error
+        failure = unreadable_argument(path, error)
+        failure.hint = "Name a tar file that contains an image."
+        raise failure from error
     if not compressed:
         return archive
     try:

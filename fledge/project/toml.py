@@ -19,6 +19,7 @@ from fledge.errors import ConfigError, reason
 from fledge.project.positions import Keys, positions
 from fledge.project.values import Text, Value, literal
 from fledge.tree.names import printable
+from fledge.tree.regular import read_regular
 
 MAX_TOML_SIZE = 1 << 20
 """Maximum size of a file in bytes."""
@@ -198,8 +199,7 @@ def read(path: Path, if_missing: str) -> Document:
     TOML, `ConfigError` if it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_TOML_SIZE + 1)
+        raw = read_regular(path, MAX_TOML_SIZE + 1)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file", if_missing) from error
     except OSError as error:

@@ -19,7 +19,6 @@ import difflib
 import json
 import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -32,6 +31,7 @@ from fledge.errors import ConfigError, MalformedError, reason
 from fledge.oci import reference
 from fledge.oci.reference import Reference
 from fledge.tree.digest import Digest
+from fledge.tree.regular import check_regular
 
 MAX_NATURAL = (1 << 63) - 1
 """The largest integer that every TOML parser must accept (TOML v1.0.0, Integer)."""
@@ -204,11 +204,9 @@ class InputFile(Text, frozen=True):
         text: str = super().read(value, folder)
         path = folder / text
         try:
-            regular = stat.S_ISREG(path.stat().st_mode)
+            check_regular(path)
         except OSError as error:
             raise ValueError(f"{path}: {reason(error)}") from error
-        if not regular:
-            raise ValueError(f"{path} is not a file")
         if not os.access(path, os.R_OK):
             raise ValueError(f"{path} cannot be read; change its permissions")
         return path

@@ -228,7 +228,7 @@ def test_no_place_for_a_lock(fledge: Fledge, tmp_path: Path) -> None:
     (tmp_path / "fledge.lock").mkdir()
     done = fledge("lock")
     assert done.code == 2
-    assert "is a directory" in done.err
+    assert "it is a folder" in done.err
 
 
 def test_the_cache_does_not_hide_where_the_agent_is(

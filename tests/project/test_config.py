@@ -279,7 +279,7 @@ def test_version(folder: Path, line: str) -> None:
         (
             "agent = {source_strategy = 'local', path = 'empty'}",
             '[agent] path = "empty"',
-            "/empty is not a file",
+            "/empty: it is a folder, not a regular file",
         ),
         (
             f"agent = {{source_strategy = 'local', path = '{'f' * 300}'}}",
@@ -654,10 +654,10 @@ def test_too_deep_or_long_for_python(folder: Path, text: str) -> None:
     ("make", "message"),
     [
         (lambda path: None, "no such file"),
-        (Path.mkdir, "is a directory"),
+        (Path.mkdir, "it is a folder, not a regular file"),
         (lambda path: path.symlink_to(path), "too many levels of symbolic links"),
         (lambda path: path.write_bytes(b"#" * (MAX_TOML_SIZE + 1)), "larger than 1048576 bytes"),
-        (lambda path: path.symlink_to("/dev/zero"), "larger than 1048576 bytes"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is a device, not a regular file"),
     ],
     ids=["missing", "folder", "loop", "large", "endless"],
 )
