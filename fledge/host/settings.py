@@ -184,10 +184,8 @@ class Settings(msgspec.Struct, frozen=True):
         files = []
         if own := self._text("REGISTRY_AUTH_FILE"):
             files.append(Path(own))
-        if docker := self._text("DOCKER_CONFIG"):
-            files.append(Path(docker) / "config.json")
-        elif self.home:
-            files.append(self.home / ".docker" / "config.json")
+        if docker := self.docker_config:
+            files.append(docker)
         if runtime := self.runtime_folder:
             files.append(runtime / "containers" / "auth.json")
         else:
@@ -195,6 +193,16 @@ class Settings(msgspec.Struct, frozen=True):
         if config := self.config_folder:
             files.append(config / "containers" / "auth.json")
         return files
+
+    @property
+    def docker_config(self) -> Path | None:
+        """Docker's ``config.json``, in ``$DOCKER_CONFIG`` or ``~/.docker``.
+
+        None if the user has no home folder.
+        """
+        if own := self._text("DOCKER_CONFIG"):
+            return Path(own) / "config.json"
+        return self.home / ".docker" / "config.json" if self.home else None
 
     @property
     def config_folder(self) -> Path | None:

@@ -385,7 +385,7 @@ def _no_response(
     """Return the error to raise for a request that got no response."""
     if tunnel := TUNNEL_STATUS.search(str(error)):
         status = int(tunnel[1])
-        message = f"{where}: the proxy {proxy} answers {_status_text(status)}"
+        message = f"{where}: the proxy {proxy} answers {status_text(status)}"
         refusal = NetworkError(message, STATUS_HINTS.get(status, CHECK_PROXY))
         return TransientError(refusal) if status in RETRIED else refusal
     causes = list(error_causes(error))
@@ -423,6 +423,23 @@ def _refusal(
     response: requests.Response, where: str, pace: Pace
 ) -> HttpStatusError | TransientError:
     """Return the error to raise for a response with a status that was not accepted."""
+    status = response.status_code
+    refusal = HttpStatusError(
+        f"{where}: the server answers {status_text(status)}",
+        STATUS_HINTS.get(
+            status, TRY_LATER if status >= HTTPStatus.INTERNAL_SERVER_ERROR else CHECK_URL
+        ),
+        status,
+        response.headers,
+        refusal_words(response, where, pace),
+    )
+    if status not in RETRIED:
+        return refusal
+    return TransientError(refusal, _retry_after(response.headers.get("Retry-After", "")))
+
+
+def refusal_words(response: requests.Response, where: str, pace: Pace) -> str:
+    """Return what a server says in a refusal, safe to print; empty if it says nothing."""
     body = bytearray()
     with suppress(TransientError, NetworkError):
         total = response.raw.length_remaining
@@ -431,22 +448,11 @@ def _refusal(
             body += piece
             if len(body) >= MAX_ERROR_BODY:
                 break
-    status = response.status_code
-    refusal = HttpStatusError(
-        f"{where}: the server answers {_status_text(status)}",
-        STATUS_HINTS.get(
-            status, TRY_LATER if status >= HTTPStatus.INTERNAL_SERVER_ERROR else CHECK_URL
-        ),
-        status,
-        response.headers,
-        words(bytes(body[:MAX_ERROR_BODY])),
-    )
-    if status not in RETRIED:
-        return refusal
-    return TransientError(refusal, _retry_after(response.headers.get("Retry-After", "")))
+    return words(bytes(body[:MAX_ERROR_BODY]))
 
 
-def _status_text(status: int) -> str:
+def status_text(status: int) -> str:
+    """Return a status with its name: ``404 Not Found``."""
     return f"{status} {http.client.responses.get(status, '')}".strip()
 
 

@@ -129,8 +129,10 @@ def index_archive(archive: Span, uri: str) -> ArchiveIndex:
     return files
 
 
-def store_archive(pieces: Iterator[bytes], label: str, session: Session) -> Blob:
-    """Write an archive to the cache. ``label`` names it in messages.
+def store_archive(
+    pieces: Iterator[bytes], label: str, session: Session, size: int | None = None
+) -> Blob:
+    """Write an archive to the cache. ``label`` names it in messages, ``size`` is about its bytes.
 
     Raises `CorruptError` if it is larger than `MAX_ARCHIVE_SIZE`.
     """
@@ -138,7 +140,7 @@ def store_archive(pieces: Iterator[bytes], label: str, session: Session) -> Blob
         session.reporter.transfer(label) as transfer,
         session.cache.partial(None, lambda: None) as unfinished,
     ):
-        transfer.restart(0, None)
+        transfer.restart(0, size)
         for piece in pieces:
             if unfinished.size + len(piece) > MAX_ARCHIVE_SIZE:
                 raise CorruptError(f"{label} is larger than {human_size(MAX_ARCHIVE_SIZE)}")
