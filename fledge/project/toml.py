@@ -50,8 +50,8 @@ class InvalidConfig(ConfigError):
     def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
         """``problems`` are in the order of display."""
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        listing = "".join(f"\n  {problem.shown(path)}" for problem in problems)
-        super().__init__(f"{printable(str(path))} has {count}:{listing}")
+        details = [problem.shown(path) for problem in problems]
+        super().__init__(f"{printable(str(path))} has {count}:", details=details)
         self.problems = tuple(problems)
 
 

@@ -504,21 +504,38 @@ def test_hostile_names_do_not_reach_the_terminal(fledge: Fledge, tmp_path: Path)
     assert "c[bold]d" in done.err
 
 
-def test_a_newline_in_a_path_makes_no_line(fledge: Fledge, tmp_path: Path) -> None:
-    project.make(tmp_path)
-    name = "x\nerror: FAKE"
+@pytest.mark.parametrize("line", ["\nerror: FAKE", "\n  error: FAKE", "\r\n    FAKE"])
+def test_a_newline_in_a_name_makes_no_line(fledge: Fledge, tmp_path: Path, line: str) -> None:
+    mapping = json.dumps({f"payload/site{line}": f"/var/www{line}"})[1:-1].replace('": ', '" = ')
+    project.make(tmp_path, project.LOCAL_AGENT, f"[mappings]\n{mapping}\n")
+    (tmp_path / "payload/site").rename(tmp_path / f"payload/site{line}")
+    assert fledge("build").code == 0
+    record = tmp_path / "plugin.cpio.gz.provenance.json"
+    statement = json.loads(record.read_text())
+    statement["predicate"]["buildDefinition"]["externalParameters"]["config"][f"a{line}"] = line
+    record.write_text(json.dumps(statement))
+    (tmp_path / "wrong.toml").write_text(f"{json.dumps('a' + line)} = 1\n")
+    name = f"x{line}"
     (tmp_path / name).write_bytes(b"neither")
     for command in (
         ("check", "-c", name),
         ("inspect", name),
         ("verify", name),
         ("diff", name, "other"),
-        ("build", "-c", "missing\nerror: FAKE"),
+        ("build", "-c", f"missing{line}"),
+        ("build", "-v", "-o", f"no{line}/where"),
+        ("verify", "plugin.cpio.gz"),
+        ("check", "-c", "wrong.toml"),
+        ("inspect", "plugin.cpio.gz", f"none{line}"),
     ):
         done = fledge(*command)
-        assert done.code in (2, 4)
+        assert done.code in (1, 2, 4)
         assert "FAKE" in done.err
-        assert "\nerror: FAKE" not in done.out + done.err
+        assert line not in done.out + done.err
+    for command in (("build", "-v"), ("inspect", "--list", "plugin.cpio.gz")):
+        done = fledge(*command)
+        assert done.code == 0
+        assert line not in done.out + done.err
 
 
 @pytest.fixture
