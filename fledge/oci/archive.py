@@ -10,7 +10,6 @@ JSON + Filesystem Changeset Format".
 from __future__ import annotations
 
 import posixpath
-import stat
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -31,6 +30,7 @@ from fledge.tree import File, Symlink
 from fledge.tree.compression import MAX_START, find_decompression
 from fledge.tree.content import Blob, Span, read_content
 from fledge.tree.names import printable
+from fledge.tree.regular import read_regular
 
 MAX_ARCHIVE_SIZE = 1 << 38
 """Maximum bytes of an archive in the cache: 256 GiB. It stops a decompression bomb."""
@@ -129,8 +129,10 @@ def index_archive(archive: Span, uri: str) -> ArchiveIndex:
     return files
 
 
-def store_archive(pieces: Iterator[bytes], label: str, session: Session) -> Blob:
-    """Write an archive to the cache. ``label`` names it in messages.
+def store_archive(
+    pieces: Iterator[bytes], label: str, session: Session, size: int | None = None
+) -> Blob:
+    """Write an archive to the cache. ``label`` names it in messages, ``size`` is about its bytes.
 
     Raises `CorruptError` if it is larger than `MAX_ARCHIVE_SIZE`.
     """
@@ -138,7 +140,7 @@ def store_archive(pieces: Iterator[bytes], label: str, session: Session) -> Blob
         session.reporter.transfer(label) as transfer,
         session.cache.partial(None, lambda: None) as unfinished,
     ):
-        transfer.restart(0, None)
+        transfer.restart(0, size)
         for piece in pieces:
             if unfinished.size + len(piece) > MAX_ARCHIVE_SIZE:
                 raise CorruptError(f"{label} is larger than {human_size(MAX_ARCHIVE_SIZE)}")
@@ -150,17 +152,14 @@ def store_archive(pieces: Iterator[bytes], label: str, session: Session) -> Blob
 def _uncompressed(path: Path, uri: str, session: Session) -> Span:
     """Return the archive itself, or its decompressed copy in the cache."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            hint = "Name a tar file that contains an image."
-            if stat.S_ISDIR(status.st_mode):
-                hint = "If it is the folder of an OCI layout, write oci:FOLDER."
-            raise ConfigError(f"{path} is not a file", hint)
-        archive = Span(path, 0, status.st_size)
-        with path.open("rb") as file:
-            compressed = find_decompression(file.read(MAX_START)) is not None
+        compressed = find_decompression(read_regular(path, MAX_START)) is not None
+        archive = Span(path, 0, path.stat().st_size)
     except OSError as error:
-        raise unreadable_argument(path, error) from error
+        failure = unreadable_argument(path, error)
+        failure.hint = "Name a tar file that contains an image."
+        if path.is_dir():
+            failure.hint = "If it is the folder of an OCI layout, write oci:FOLDER."
+        raise failure from error
     if not compressed:
         return archive
     try:

@@ -22,6 +22,7 @@ from fledge.oci.manifest import (
 )
 from fledge.tree.content import Span, read_content
 from fledge.tree.digest import Digest
+from fledge.tree.regular import problem_of
 
 DIGEST = re.compile(r"(?:^|@)sha256:([0-9a-f]{64})$")
 
@@ -127,6 +128,6 @@ def _find_in_folder(folder: Path, name: str) -> Span | None:
         return None
     except OSError as error:
         raise unreadable(path, error) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise CorruptError(f"{path} is not a regular file")
+    if problem := problem_of(status):
+        raise CorruptError(f"{path} is {problem}, not a regular file", "Make the layout again.")
     return Span(path, 0, status.st_size)

@@ -9,7 +9,14 @@ from msgspec.structs import replace
 from fledge.errors import ConfigError, CorruptError, FledgeError, NetworkError
 from fledge.oci import layout, registry
 from fledge.oci.image import Image, ImagePin, once
-from fledge.oci.manifest import ANY_ARCHITECTURE, Platform, make_image, parse_config
+from fledge.oci.manifest import (
+    ANY_ARCHITECTURE,
+    Index,
+    Platform,
+    make_image,
+    parse_config,
+    parse_manifest,
+)
 from fledge.oci.reference import DaemonReference, Name, Reference, RegistryReference
 from fledge.oci.transports import open_image
 from fledge.session import Session
@@ -57,7 +64,22 @@ def open_pinned(
 
     blobs = [partial(blob, number) for number in range(len(pin.diff_ids))]
     listed = platform if pin.manifest else None
-    return make_image(_uri(reference, pin), config, blobs, platform, pin.manifest, listed)
+    sizes = _blob_sizes(pin, session)
+    return make_image(_uri(reference, pin), config, blobs, platform, pin.manifest, listed, sizes)
+
+
+def _blob_sizes(pin: ImagePin, session: Session) -> list[int]:
+    """Return the sizes of the layers' blobs, which the pinned manifest has if it is in the cache.
+
+    Opening the image would tell them as well, but asks the registry.
+    """
+    cached = session.cache.find(pin.manifest) if pin.manifest else None
+    if cached is None:
+        return []
+    manifest = parse_manifest(layout.read_document(cached, str(pin.manifest)), str(pin.manifest))
+    if isinstance(manifest, Index) or len(manifest.layers) != len(pin.diff_ids):
+        return []  # what fetches the layers says what is wrong
+    return [layer.size for layer in manifest.layers]
 
 
 def _find(reference: Reference, pin: ImagePin, platform: Platform, session: Session) -> Image:

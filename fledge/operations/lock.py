@@ -44,8 +44,7 @@ def lock(
     if check and old is None:
         raise FledgeError(f"{path} does not exist", "Run `fledge lock` to write it.")
     if check and new != old:
-        lines = "".join(f"\n  {line}" for line in changes)
-        raise FledgeError(f"{path} is not up to date:{lines}", locks.REFRESH_HINT)
+        raise FledgeError(f"{path} is not up to date:", locks.REFRESH_HINT, changes)
     if new != old:
         locks.write(new, path, config.path)
         for line in changes:

@@ -113,11 +113,9 @@ def _check_comparable(record: Provenance, config: Config, artifact: Path) -> Non
     """Raise `FledgeError` if the config differs, `ConfigError` if it is not reproducible."""
     if record.config != config.data:
         raise FledgeError(
-            f"{artifact} was built with a configuration that differs from {config.path}:"
-            + "".join(
-                f"\n  {line}" for line in _differences(_flat(record.config), _flat(config.data))
-            ),
+            f"{artifact} was built with a configuration that differs from {config.path}:",
             "Check out the version that it was built from, or name its file with -c FILE.",
+            _differences(_flat(record.config), _flat(config.data)),
         )
     if not config.format.reproducible:
         raise ConfigError(

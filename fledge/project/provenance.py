@@ -18,6 +18,7 @@ import msgspec
 from fledge.errors import ConfigError, CorruptError, MalformedError, unreadable_argument
 from fledge.sources.inputs import Input
 from fledge.tree.digest import Digest
+from fledge.tree.regular import read_regular
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
@@ -104,8 +105,7 @@ def read_statement(artifact: Path) -> tuple[dict[str, Any], Provenance]:
     """
     path = path_beside(artifact)
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_STATEMENT_SIZE + 1)
+        text = read_regular(path, MAX_STATEMENT_SIZE + 1)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path} does not exist",

@@ -19,7 +19,6 @@ import difflib
 import json
 import os
 import re
-import stat
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +33,7 @@ from fledge.oci import reference
 from fledge.oci.reference import Reference
 from fledge.sources.hostpath import why_missing
 from fledge.tree.digest import Digest
+from fledge.tree.regular import check_regular
 
 MAX_NATURAL = (1 << 63) - 1
 """The largest integer that every TOML parser must accept (TOML v1.0.0, Integer)."""
@@ -241,15 +241,13 @@ class InputFile(Text, frozen=True):
         text: str = super().read(value, folder)
         path = folder / text
         try:
-            regular = stat.S_ISREG(path.stat().st_mode)
+            check_regular(path)
         except FileNotFoundError as error:
             why = why_missing(text)
             where = f"no such file; {why}" if why else f"{path}: {reason(error)}"
             raise ValueError(where) from error
         except OSError as error:
             raise ValueError(f"{path}: {reason(error)}") from error
-        if not regular:
-            raise ValueError(f"{path} is not a file")
         if not os.access(path, os.R_OK):
             raise ValueError(f"{path} cannot be read; change its permissions")
         return path

@@ -30,6 +30,7 @@ import msgspec
 from fledge.errors import FledgeError, HostError, MalformedError
 from fledge.tree.content import Blob, hash_file, update_hash
 from fledge.tree.digest import Digest
+from fledge.tree.regular import problem_of
 
 CHOOSE_FOLDER = "Set FLEDGE_CACHE_DIR to a folder that you can write to."
 
@@ -136,12 +137,14 @@ class Cache(msgspec.Struct, frozen=True):
         with _explained(self.root):
             try:
                 self._use(digest)
-                size = path.stat().st_size
+                status = path.stat()
             except FileNotFoundError:
                 return None
+            if problem_of(status):
+                return None  # nobody's blob: a good one replaces it, as it does a damaged one
             with suppress(OSError):  # a user who may only read a cache cannot prune it either
                 os.utime(path)
-        return Blob(path, 0, size, digest)
+        return Blob(path, 0, status.st_size, digest)
 
     @contextmanager
     def partial(self, digest: Digest | None, waiting: Callable[[], None]) -> Iterator[Partial]:

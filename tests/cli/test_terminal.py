@@ -124,6 +124,20 @@ def test_interrupted_in_the_middle(
     ]
 
 
+@pytest.mark.parametrize("columns", [100, 40])
+def test_inspect_shows_what_it_reads(tmp_path: Path, columns: int) -> None:
+    toml = project.make_rootfs(tmp_path)
+    toml.write_text(toml.read_text().replace("size_buffer_mb = 1", "size_buffer_mb = 512"))
+    assert (
+        subprocess.run([*FLEDGE, "build", "-o", "a.img"], cwd=tmp_path, check=False).returncode == 0
+    )
+    shown = screen.run([*FLEDGE, "inspect", "a.img"], tmp_path, columns=columns)
+    assert any(line.startswith("    reading a.img ") for each in shown.moments for line in each)
+    assert shown.lines[0] == "a.img"
+    assert shown.code == 0
+    assert shown.cursor_visible
+
+
 ASCII_ONLY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 

@@ -133,10 +133,10 @@ def test_another_platform(tmp_path: Path, image: Image) -> None:
 
 
 def test_what_is_no_archive(tmp_path: Path, image: Image) -> None:
-    with pytest.raises(ConfigError, match="is not a file") as folder:
+    with pytest.raises(ConfigError, match="could not be read: it is a folder") as folder:
         docker_archive(tmp_path)
     assert "write oci:FOLDER" in folder.value.hint
-    with pytest.raises(ConfigError, match="is not a file"):
+    with pytest.raises(ConfigError, match="it is a device"):
         docker_archive(Path("/dev/zero"))
     with pytest.raises(ConfigError, match=r"gone\.tar could not be read: no such file or folder"):
         docker_archive(tmp_path / "gone.tar")

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +22,10 @@ from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, Net
 from fledge.host.settings import Settings
 from fledge.net import certificates
 from fledge.oci import credentials
-from fledge.oci.image import Image
+from fledge.oci.image import Image, ImagePin
 from fledge.oci.manifest import parse_platform
-from fledge.oci.reference import Name, parse
+from fledge.oci.pins import open_pinned
+from fledge.oci.reference import Name, RegistryReference, parse
 from fledge.oci.registry import open_image
 from fledge.report import Reporter
 from fledge.session import Session
@@ -136,6 +138,20 @@ def test_open(tag: str, open_registry: str, session: Session) -> None:
     check(image)
     chosen = DOCKER_IMAGE if tag.startswith("docker") else OCI_IMAGE
     assert image.uri == f"{open_registry}/team/app:{tag}@sha256:{chosen.sha256}"
+
+
+@real
+def test_sizes_of_a_pinned_image(open_registry: str, session: Session) -> None:
+    opened = open_image(app(open_registry), AMD64, session)
+    sizes = [len(blob) for blob in OCI_IMAGE.blobs[1:]]
+    assert [layer.size for layer in opened.layers] == sizes
+    diff_ids = tuple(layer.diff_id for layer in opened.layers)
+    pin = ImagePin(opened.manifest, Digest.of(opened.config), diff_ids)
+    named = RegistryReference(app(open_registry))
+    for _ in ("the cache has the manifest", "the cache is empty"):
+        pinned = open_pinned(named, pin, AMD64, session)
+        assert [layer.size for layer in pinned.layers] == sizes
+        shutil.rmtree(session.cache.root / "blobs")
 
 
 @real
