@@ -191,6 +191,13 @@ def test_a_platform_that_the_busybox_is_not_for(tmp_path: Path, fledge: Fledge) 
     assert done.code == 2
     assert "the busybox is for amd64, not for linux/arm64" in done.err
     assert not (tmp_path / "plugin.cpio.gz").exists()
+    assert fledge("lock").code == 0
+    amd64, arm64 = ("--platform", "linux/amd64"), ("--platform", "linux/arm64")
+    for command, platforms in [("lock", arm64), ("lock", (*amd64, *arm64)), ("fetch", arm64)]:
+        done = fledge(command, *platforms)
+        assert done.code == 2
+        assert "the busybox is for amd64, not for linux/arm64" in done.err
+    assert fledge("fetch", *amd64).code == 0
 
 
 def test_the_platform_of_an_initramfs_is_that_of_its_busybox(
