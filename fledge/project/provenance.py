@@ -170,12 +170,7 @@ class _JsonValue(msgspec.Struct, frozen=True):
 
 
 def _parse(top: _JsonValue, name: str) -> Provenance:
-    for key, wanted in (("_type", STATEMENT), ("predicateType", PREDICATE)):
-        if top[key].text() != wanted:
-            raise MalformedError(f"{key} is {top[key].text()!r}, not {wanted!r}")
     definition = top["predicate"]["buildDefinition"]
-    if definition["buildType"].text() != BUILD_TYPE:
-        raise MalformedError(f"buildType is {definition['buildType'].text()!r}, not {BUILD_TYPE!r}")
     subjects = top["subject"].items()
     if not subjects:
         raise MalformedError("subject is empty")
