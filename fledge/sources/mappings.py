@@ -32,11 +32,11 @@ DESTINATION = r"^/(?!(?:[^\u0000]*/)?\.\.(?:/|$))[^\u0000]*$"
 
 
 STANDARD_FOLDERS = frozenset(
-    b"""/bin /boot /dev /etc /home /lib /lib32 /lib64 /libx32 /media /mnt /opt /proc /root /run /sbin /srv
-    /sys /tmp /usr /usr/bin /usr/include /usr/lib /usr/lib32 /usr/lib64 /usr/libexec /usr/local
-    /usr/local/bin /usr/local/etc /usr/local/lib /usr/local/sbin /usr/local/share /usr/sbin
-    /usr/share /usr/src /var /var/cache /var/lib /var/lock /var/log /var/mail /var/opt /var/run
-    /var/spool /var/tmp""".split()
+    b"""/bin /boot /dev /etc /home /lib /lib32 /lib64 /libx32 /media /mnt /opt /proc /root /run
+    /sbin /srv /sys /tmp /usr /usr/bin /usr/include /usr/lib /usr/lib32 /usr/lib64 /usr/libexec
+    /usr/local /usr/local/bin /usr/local/etc /usr/local/lib /usr/local/sbin /usr/local/share
+    /usr/sbin /usr/share /usr/src /var /var/cache /var/lib /var/lock /var/log /var/mail /var/opt
+    /var/run /var/spool /var/tmp""".split()
 )
 """Folders of the Filesystem Hierarchy Standard 3.0, chapters 3 to 5. No file can be one."""
 

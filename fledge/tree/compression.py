@@ -135,12 +135,9 @@ def find_decompression(start: bytes) -> Callable[[Iterator[bytes]], Iterator[byt
         return partial(members, new=unxz, padding=b"\0")
     if BZIP2_START.match(start):
         return partial(members, new=unbzip2)
-    if LZMA_START.match(start):
-        return partial(_refused, program="lzma")
-    for magic, program in UNSUPPORTED.items():
-        if start.startswith(magic):
-            return partial(_refused, program=program)
-    return None
+    programs = (name for magic, name in UNSUPPORTED.items() if start.startswith(magic))
+    program = "lzma" if LZMA_START.match(start) else next(programs, None)
+    return partial(_refused, program=program) if program else None
 
 
 def _refused(pieces: Iterator[bytes], program: str) -> Iterator[bytes]:
