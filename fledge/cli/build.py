@@ -69,6 +69,8 @@ def run(
         raise typer.BadParameter(
             "an artifact cannot be written to standard output; name a file (./- is one, too)"
         )
+    if output and output.endswith("/"):
+        raise typer.BadParameter("--output ends in a slash, as only folders do; name a file")
     with reported(verbose, quiet) as reporter:
         artifact = build(
             config,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ from fledge.sources.source import Assembly
 from fledge.tree import NANOSECONDS
 from fledge.tree.content import hash_file
 from fledge.tree.digest import Digest
+
+MAX_LINES = 1000
+"""Maximum fields that are named, of a provenance that differs in more."""
+
+MAX_TEXT = 500
+"""Maximum characters of a key or value that are shown."""
+
+_NOTHING = object()
+"""Stands for a value that a document does not have."""
 
 _VERSIONS = "predicate.runDetails.builder.version."
 _DEPENDENCIES = "predicate.buildDefinition.resolvedDependencies"
@@ -127,9 +137,7 @@ def _check_comparable(record: Provenance, config: Config, artifact: Path) -> Non
     if record.config != config.data:
         raise FledgeError(
             f"{artifact} was built with a configuration that differs from {config.path}:"
-            + "".join(
-                f"\n  {line}" for line in _differences(_flat(record.config), _flat(config.data))
-            ),
+            + "".join(f"\n  {line}" for line in _limited(_differences(record.config, config.data))),
             "Check out the version that it was built from, or name its file with -c FILE.",
         )
     if not config.format.reproducible:
@@ -193,46 +201,52 @@ def _digest(artifact: Path, progress: Transfer) -> Digest:
 
 def _false_claims(
     claimed: Mapping[str, Any], config: Config, built: build.Artifact, epoch: int
-) -> Iterator[str]:
-    """Describe every field that differs from the statement about a build, in one line each."""
+) -> list[str]:
+    """Describe the fields that differ from the statement about a build, in one line each."""
     here = provenance.statement(build.describe(config, built, epoch))
-    claims, facts = _flat(claimed), _flat(here)
-    yield from _differences(claims, facts)
-    if claims == facts and claimed != here:
-        yield f"{_DEPENDENCIES}: recorded in another order than here"
+    lines = _limited(_differences(claimed, here))
+    if not lines and claimed != here:
+        return [f"{_DEPENDENCIES}: recorded in another order than here, or twice"]
+    return lines
 
 
-def _flat(document: object) -> dict[str, object]:
-    """Return every value in a JSON document by its path; dependencies by name and URI."""
-    return dict(_walk(document, ""))
+def _limited(lines: Iterator[str]) -> list[str]:
+    first = list(islice(lines, MAX_LINES))
+    return [*first, "and more"] if next(lines, None) is not None else first
 
 
-def _walk(value: object, path: str) -> Iterator[tuple[str, object]]:
+def _differences(before: object, after: object, path: str = "") -> Iterator[str]:
+    """Describe every value that differs between two JSON documents, in one line each."""
+    kinds = {type(value) for value in (before, after) if value is not _NOTHING}
+    if kinds not in ({dict}, {list}):
+        if kinds != {type(before)} or before != after:
+            yield f"{path}: recorded {_shown(before)}, here {_shown(after)}"
+        return
+    old, new = _members(before, path), _members(after, path)
+    if not old and not new and before != after:
+        yield f"{path}: recorded {_shown(before)}, here {_shown(after)}"
+    for key in sorted(old.keys() | new.keys()):
+        where = f"{path}{' ' if path.endswith(':') else '.'}{_cut(key)}".lstrip(".")
+        if path == _DEPENDENCIES:
+            where = _cut(key)
+        yield from _differences(old.get(key, _NOTHING), new.get(key, _NOTHING), where)
+
+
+def _members(value: object, path: str) -> dict[str, object]:
+    """Return the members of an object or a list; dependencies by name and URI."""
     if isinstance(value, dict):
-        separator = " " if path.endswith(":") else "."
-        for key, each in value.items():
-            yield from _walk(each, f"{path}{separator}{key}".lstrip("."))
-        if not value:
-            yield path, value
-    elif isinstance(value, list):
-        for index, each in enumerate(value):
-            named = path == _DEPENDENCIES and isinstance(each, dict)
-            where = f"{each.get('name')} {each.get('uri')}:" if named else f"{path}.{index}"
-            yield from _walk(each, where)
-        if not value:
-            yield path, value
-    else:
-        yield path, value
+        return value
+    if not isinstance(value, list):
+        return {}
+    if path == _DEPENDENCIES and all(isinstance(each, dict) for each in value):
+        return {f"{each.get('name')} {each.get('uri')}:": each for each in value}
+    return {str(index): each for index, each in enumerate(value)}
 
 
-def _differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """Describe the values that differ between two documents, in one line each."""
-    return [
-        f"{path}: recorded {_shown(before, path)}, here {_shown(after, path)}"
-        for path in sorted(before.keys() | after.keys())
-        if path not in before or path not in after or before[path] != after[path]
-    ]
+def _shown(value: object) -> str:
+    return "nothing" if value is _NOTHING else _cut(str(value))
 
 
-def _shown(values: Mapping[str, object], path: str) -> str:
-    return str(values[path]) if path in values else "nothing"
+def _cut(text: str) -> str:
+    """Shorten a text of a provenance, whose lines could be of any length."""
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}… ({len(text)} characters)"

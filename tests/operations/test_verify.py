@@ -179,6 +179,30 @@ def test_the_command_names_the_lie(tmp_path: Path, fledge: Fledge) -> None:
     assert "agent kestrel2: digest.sha256: recorded" in done.out
 
 
+@pytest.mark.parametrize(
+    ("invented", "count"),
+    [
+        ({f"x{number}": number for number in range(5000)}, 1000),
+        ({"k" * 1_000_000: {str(number): number for number in range(500)}}, 500),
+        ({"k": "v" * 1_000_000, "other": True}, 2),
+    ],
+    ids=["many", "long key", "long value"],
+)
+def test_what_is_told_of_a_hostile_record_has_a_bound(
+    invented: dict[str, object], count: int, tmp_path: Path, fledge: Fledge
+) -> None:
+    project.make(tmp_path)
+    assert fledge("build", "-q", "-o", "x.gz").code == 0
+    path = tmp_path / "x.gz.provenance.json"
+    statement = json.loads(path.read_text())
+    path.write_text(json.dumps({**statement, "invented": invented}))
+    done = fledge("verify", "x.gz")
+    assert done.code == 1
+    assert done.out.count("  invented.") == count
+    assert ("  and more\n" in done.out) == (count == 1000)
+    assert len(done.out) < 1_000_000
+
+
 @pytest.mark.parametrize("scheme", ["file", "http"])
 def test_a_record_names_no_file_and_no_host(
     scheme: str, github: Server, tmp_path: Path, fledge: Fledge
