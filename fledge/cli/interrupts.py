@@ -9,7 +9,6 @@ from types import FrameType
 from typing import NoReturn
 
 from fledge.cli.messages import print_error
-from fledge.tree.names import printable
 
 
 def install_handlers() -> None:
@@ -30,6 +29,7 @@ def end_interrupted(interrupt: KeyboardInterrupt, hint: str = "") -> None:
     traceback.clear_frames(interrupt.__traceback__)
     # Imported late, because `--help` loads this module too.
     from fledge.host.files import replaced  # noqa: PLC0415
+    from fledge.tree.names import printable  # noqa: PLC0415
 
     written = " and ".join(printable(str(path)) for path in replaced) or "nothing"
     verb = "were" if len(replaced) > 1 else "was"
