@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -63,6 +64,8 @@ def run(
         raise typer.BadParameter(
             "an artifact cannot be written to standard output; name a file (./- is one, too)"
         )
+    if output and output.endswith("/") and not Path(output).is_dir():
+        raise typer.BadParameter("--output ends in a slash, as only folders do; name a file")
     with reported(verbose, quiet) as reporter:
         artifact = build(
             config,

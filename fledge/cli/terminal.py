@@ -100,7 +100,7 @@ class TerminalReporter(LineReporter):
 
     def _picture(self) -> Group:
         """Draw a line for the running step, and one for each transfer."""
-        width = self.console.width - 1
+        width = self.console.width - len("^C")  # which the terminal shows behind the last line
         running = self.running
         lines = [self._step_line(running, width)] if running else []
         lines += [self._task_line(task, width) for task in list(self.tasks)]

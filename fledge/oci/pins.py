@@ -41,7 +41,8 @@ def open_pinned(
     `open_image`.
     """
     where = f"{reference} for {platform}"
-    found = once(lambda: _find(reference, pin, platform, session))
+    pinned_by = "the lock" if trusted else "the provenance"
+    found = once(lambda: _find(reference, pin, platform, session, pinned_by))
     if not trusted and pin.manifest and found().manifest != pin.manifest:
         raise CorruptError(
             f"{where} has the manifest {found().manifest}, not {pin.manifest}",
@@ -54,9 +55,9 @@ def open_pinned(
         session.cache.store(config)
     if parse_config(config, where).diff_ids != pin.diff_ids:
         raise ConfigError(
-            f"the diff_ids that the lock pins for {where} differ from those of its config"
+            f"the diff_ids that {pinned_by} pins for {where} differ from those of its config"
             f" ({pin.config})",
-            "Somebody has edited the lock: run `fledge lock`, and review what it changes.",
+            f"Somebody has edited {pinned_by}: run `fledge lock`, and review what it changes.",
         )
 
     def blob(number: int) -> Span:
@@ -82,7 +83,9 @@ def _blob_sizes(pin: ImagePin, session: Session) -> list[int]:
     return [layer.size for layer in manifest.layers]
 
 
-def _find(reference: Reference, pin: ImagePin, platform: Platform, session: Session) -> Image:
+def _find(
+    reference: Reference, pin: ImagePin, platform: Platform, session: Session, pinned_by: str
+) -> Image:
     """Open the pinned image from the place that the reference names."""
     where = f"{reference} for {platform}"
     pinned = _at_manifest(reference, pin.manifest)
@@ -98,14 +101,15 @@ def _find(reference: Reference, pin: ImagePin, platform: Platform, session: Sess
         except FledgeError as error:
             now = f"nothing ({error.message})"
         raise NetworkError(
-            f"the lock pins {where} at {pin.manifest}, which its registry no longer has;"
+            f"{pinned_by} pins {where} at {pin.manifest}, which its registry no longer has;"
             f" the name now stands for {now}",
             "Push the old image again, or run `fledge lock` to take the new one.",
         ) from missing
     actual = Digest.of(image.config)
     if actual != pin.config:
         raise CorruptError(
-            f"the lock pins {where} with config {pin.config}, but {image.uri} has config {actual}",
+            f"{pinned_by} pins {where} with config {pin.config}, but {image.uri} has config"
+            f" {actual}",
             "Bring the old image back, or run `fledge lock` to take the new one.",
         )
     return image

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from fledge.errors import ConfigError, CorruptError
 from fledge.oci.manifest import Platform
+from fledge.sources import paths
 from fledge.sources.inputs import Input
 from fledge.sources.programs import START_SIZE, describe
 from fledge.sources.source import Assembly, Kind, LockSection, Presence, Source, Url
@@ -159,7 +160,7 @@ def install(tree: Tree, binary: Span) -> tuple[str, int]:
             "the busybox contains no applets",
             "Set busybox_url in [source] to the URL of a static busybox binary.",
         )
-    tree.add(b"/bin/busybox", File(mode=0o755, mtime_ns=tree.mtime_ns, content=binary))
+    tree.add(paths.BUSYBOX, File(mode=0o755, mtime_ns=tree.mtime_ns, content=binary))
     for name in names:
         if tree.get(b"/bin/" + name) is None:
             tree.add(b"/bin/" + name, Symlink(target=b"busybox", mtime_ns=tree.mtime_ns))

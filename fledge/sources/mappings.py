@@ -34,11 +34,11 @@ DESTINATION = r"^/(?!(?:[^\u0000]*/)?\.\.(?:/|$))[^\u0000]*$"
 
 
 STANDARD_FOLDERS = frozenset(
-    b"""/bin /boot /dev /etc /lib /lib32 /lib64 /libx32 /media /mnt /opt /proc /root /run /sbin /srv
-    /sys /tmp /usr /usr/bin /usr/include /usr/lib /usr/lib32 /usr/lib64 /usr/libexec /usr/local
-    /usr/local/bin /usr/local/etc /usr/local/lib /usr/local/sbin /usr/local/share /usr/sbin
-    /usr/share /usr/src /var /var/cache /var/lib /var/lock /var/log /var/mail /var/opt /var/run
-    /var/spool /var/tmp""".split()
+    b"""/bin /boot /dev /etc /home /lib /lib32 /lib64 /libx32 /media /mnt /opt /proc /root /run
+    /sbin /srv /sys /tmp /usr /usr/bin /usr/include /usr/lib /usr/lib32 /usr/lib64 /usr/libexec
+    /usr/local /usr/local/bin /usr/local/etc /usr/local/lib /usr/local/sbin /usr/local/share
+    /usr/sbin /usr/share /usr/src /var /var/cache /var/lib /var/lock /var/log /var/mail /var/opt
+    /var/run /var/spool /var/tmp""".split()
 )
 """Folders of the Filesystem Hierarchy Standard 3.0, chapters 3 to 5. No file can be one."""
 
@@ -65,7 +65,12 @@ class Placement(msgspec.Struct, frozen=True):
     """Permissions in the artifact."""
 
 
-_REPLACED = {paths.AGENT: "the agent", b"/init": "the init"}
+_REPLACED = {
+    paths.AGENT: "the agent",
+    paths.BUSYBOX: "busybox",
+    paths.IMAGE_CONFIG: "the config of the image",
+    b"/init": "the init",
+}
 """What other sources have put into the tree, and a mapping should not replace unnoticed."""
 
 

@@ -29,6 +29,18 @@ such frames."""
 BZIP2_START = re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)")
 """A stream's header, and the magic number of its first block or of its end. The header alone could
 be the name of a tar's first entry."""
+LZMA_START = re.compile(rb"\]\0\0(?!\0\0)")
+"""The usual properties and part of a size, in a format that has no magic number. Behind a tar's
+first name there would be zeros."""
+UNSUPPORTED = {
+    b"\x02!L\x18": "lz4",
+    b'\x04"M\x18': "lz4",
+    b"\x1f\x9d": "compress",
+    b"\x89LZO": "lzop",
+    b"LZIP\1": "lzip",
+    b"PK\3\4": "zip",
+}
+"""Magic numbers of what fledge does not read, and the programs that write it."""
 
 MAX_START = 18
 """Bytes that tell what data is: the largest header of a zstd frame (RFC 8878 section 3.1.1)."""
@@ -112,7 +124,7 @@ def find_decompression(start: bytes) -> Callable[[Iterator[bytes]], Iterator[byt
     """Return what decompresses data that begins with ``start``; None if it is not compressed.
 
     `MAX_START` bytes are enough. The function takes and yields pieces, and raises `CorruptError`
-    if the data is damaged or needs too much memory.
+    if the data is damaged, needs too much memory, or is in a format that fledge does not read.
     """
     if start.startswith(GZIP_MAGIC):
         return partial(members, new=gunzip)
@@ -123,7 +135,16 @@ def find_decompression(start: bytes) -> Callable[[Iterator[bytes]], Iterator[byt
         return partial(members, new=unxz, padding=b"\0")
     if BZIP2_START.match(start):
         return partial(members, new=unbzip2)
-    return None
+    programs = (name for magic, name in UNSUPPORTED.items() if start.startswith(magic))
+    program = "lzma" if LZMA_START.match(start) else next(programs, None)
+    return partial(_refused, program=program) if program else None
+
+
+def _refused(pieces: Iterator[bytes], program: str) -> Iterator[bytes]:
+    raise CorruptError(
+        f"it is compressed by {program}, which fledge does not read",
+        "It is not damaged: compress it again by gzip, zstd, xz or bzip2.",
+    )
 
 
 def members(

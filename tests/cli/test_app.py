@@ -395,6 +395,42 @@ def test_interrupted(server: Server, tmp_path: Path, number: signal.Signals) -> 
     assert (tmp_path / "plugin.cpio.gz").read_bytes() == b"old"
 
 
+BETWEEN_RENAMES = """
+import os, pathlib, signal, sys
+from fledge.cli.app import main
+replace = pathlib.Path.replace
+def interrupted(self, target):
+    done = replace(self, target)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return done
+pathlib.Path.replace = interrupted
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "written"),
+    [
+        (("build", "-o", "x.gz"), "x.gz and x.gz.provenance.json were"),
+        (("lock",), "fledge.lock was"),
+    ],
+)
+def test_an_interrupt_after_the_renames_is_told_truly(
+    command: tuple[str, ...], written: str, tmp_path: Path
+) -> None:
+    project.make(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", BETWEEN_RENAMES, *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGTERM
+    assert f"error: interrupted; {written} written\n" in done.stderr
+    assert (tmp_path / written.partition(" ")[0]).exists()
+
+
 def test_nohup_is_respected(tmp_path: Path) -> None:
     project.make(tmp_path)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -86,6 +86,15 @@ def test_compressed_archives_and_layers(tmp_path: Path, image: Image) -> None:
         )
 
 
+def test_an_archive_that_fledge_cannot_decompress(tmp_path: Path, image: Image) -> None:
+    plain = save(tmp_path / "plain.tar", image).read_bytes()
+    path = tmp_path / "saved.tar.lzma"
+    path.write_bytes(lzma.compress(plain, format=lzma.FORMAT_ALONE))
+    with pytest.raises(CorruptError, match=r"^docker-archive:.*compressed by lzma") as caught:
+        docker_archive(path)
+    assert caught.value.hint.startswith("It is not damaged")
+
+
 def test_a_tag_in_any_spelling(tmp_path: Path, image: Image) -> None:
     path = save(tmp_path / "saved.tar", image, "hello:v1", "localhost/hello:v1")
     for tag in ("hello:v1", "docker.io/library/hello:v1", "localhost/hello:v1"):

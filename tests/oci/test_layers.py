@@ -190,6 +190,13 @@ def test_a_window_that_is_too_large_is_no_damage(tmp_path: Path, cache: Cache) -
     assert caught.value.hint.startswith("It is not damaged")
 
 
+def test_a_layer_that_fledge_cannot_decompress_is_no_damage(tmp_path: Path, cache: Cache) -> None:
+    blob = lzma.compress(TAR, format=lzma.FORMAT_ALONE)
+    with pytest.raises(CorruptError, match=r"^layer 1 of 1 of .* by lzma, which") as caught:
+        list(layers.prepare(opened_image(opened_layer(tmp_path, TAR, blob)), using(cache)))
+    assert caught.value.hint.startswith("It is not damaged")
+
+
 def test_a_failure_does_not_wait_for_the_other_layers(
     tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

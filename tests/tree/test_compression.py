@@ -36,9 +36,26 @@ def test_any_parts_in_any_pieces(
     assert decompressed(b"".join(map(compress, parts)), step) == b"".join(parts)
 
 
-@pytest.mark.parametrize("start", [b"", b"BZh9/file", b"BZh01AY&SY", b"etc/", b"\xfd7zXZ1"])
+@pytest.mark.parametrize(
+    "start", [b"", b"BZh9/file", b"BZh01AY&SY", b"etc/", b"\xfd7zXZ1", b"]", b"LZIP", b"PK"]
+)
 def test_what_is_not_compressed(start: bytes) -> None:
     assert find_decompression(start.ljust(18, b"\0")) is None
+
+
+@pytest.mark.parametrize("program", ["compress", "lz4", "lzip", "lzma", "lzop", "zip"])
+def test_what_fledge_does_not_read_is_told_as_what_it_is(program: str) -> None:
+    blob = {
+        "compress": b"\x1f\x9d\x90",
+        "lz4": b"\x04\x22\x4d\x18",
+        "lzip": b"LZIP\1",
+        "lzma": lzma.compress(CONTENT, format=lzma.FORMAT_ALONE),
+        "lzop": b"\x89LZO\0\r\n\x1a\n",
+        "zip": b"PK\3\4",
+    }[program]
+    with pytest.raises(CorruptError, match=f"compressed by {program}, which") as caught:
+        decompressed(blob.ljust(99, b"x"))
+    assert caught.value.hint.startswith("It is not damaged")
 
 
 @pytest.mark.parametrize("window", [17 << 3 | 1, 18 << 3, ONE_GIB - 1, ONE_GIB])
