@@ -529,8 +529,9 @@ def test_extended_attributes_that_the_kernel_does_not_show(image: Path) -> None:
 
 
 def test_memory_is_bounded(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(volume, "MAX_KEPT", 100 * reader.ENTRY_COST)
-    with pytest.raises(CorruptError, match="bytes of metadata"):
+    monkeypatch.setattr("fledge.tree.budget.MIN_MEMORY", 100 * reader.ENTRY_COST)
+    monkeypatch.setattr("fledge.tree.budget.SIZE_PER_MEMORY", 1 << 40)
+    with pytest.raises(CorruptError, match="of memory"):
         read(written)
 
 
