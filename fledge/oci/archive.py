@@ -27,6 +27,7 @@ from fledge.oci.reference import full_name
 from fledge.report import human_size
 from fledge.session import Session
 from fledge.tree import File, Symlink
+from fledge.tree.budget import Budget
 from fledge.tree.compression import MAX_START, find_decompression
 from fledge.tree.content import Blob, Span, read_content
 from fledge.tree.names import printable
@@ -108,7 +109,7 @@ def index_archive(archive: Span, uri: str) -> ArchiveIndex:
     """Find the files of an uncompressed tar. Raises `CorruptError` if it is not a sound tar."""
     files = ArchiveIndex(uri)
     try:
-        for number, (path, node) in enumerate(tar.read(archive)):
+        for number, (path, node) in enumerate(tar.read(archive, Budget(archive.size))):
             if number == MAX_ENTRIES:
                 raise CorruptError(f"it has more than {MAX_ENTRIES} entries")
             name = posixpath.normpath(path.decode("utf-8", "surrogateescape"))

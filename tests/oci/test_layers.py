@@ -31,6 +31,7 @@ from fledge.report import Reporter
 from fledge.session import Session
 from fledge.store.cache import Cache
 from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Symlink, Tree
+from fledge.tree.budget import Budget
 from fledge.tree.content import Span, Sparse, read_content
 from fledge.tree.digest import Digest
 from tests.support.compressed import zstd_frame
@@ -185,7 +186,7 @@ def test_a_bomb_ends(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPat
 
 def test_a_window_that_is_too_large_is_no_damage(tmp_path: Path, cache: Cache) -> None:
     blob = zstd_frame(TAR, window=21 << 3)
-    with pytest.raises(CorruptError, match=r"^layer 1 of 1 of .* a window of 2048 M") as caught:
+    with pytest.raises(CorruptError, match=r"^layer 1 of 1 of .* a window of 2.0 G") as caught:
         list(layers.prepare(opened_image(opened_layer(tmp_path, TAR, blob)), using(cache)))
     assert caught.value.hint.startswith("It is not damaged")
 
@@ -439,9 +440,9 @@ def test_a_layer_that_an_image_lists_twice_is_parsed_once(
     read: list[Span] = []
     accepted = 0
 
-    def counting_read(blob: Span) -> Iterator[Parsed]:
+    def counting_read(blob: Span, budget: Budget) -> Iterator[Parsed]:
         read.append(blob)
-        return read_tar(blob)
+        return read_tar(blob, budget)
 
     monkeypatch.setattr("fledge.oci.tar.read", counting_read)
     for seed in range(40):
