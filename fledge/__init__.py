@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         FledgeError,
         HostError,
         NetworkError,
+        OfflineError,
     )
     from fledge.formats import FORMATS, Format, Opened, open_artifact
     from fledge.host.process import tune_for_builds
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 _PUBLIC_NAMES = {
     "fledge.errors": (
         *("ConfigError", "CorruptError", "FledgeError", "HostError", "NetworkError"),
+        "OfflineError",
     ),
     "fledge.formats": ("FORMATS", "Format", "Opened", "open_artifact"),
     "fledge.host.process": ("tune_for_builds",),
@@ -102,6 +104,7 @@ __all__ = [
     "InvalidConfig",
     "Kind",
     "NetworkError",
+    "OfflineError",
     "Opened",
     "Platform",
     "PluginManifest",

@@ -4,33 +4,42 @@
     ├── ConfigError                   2: the command line, fledge.toml or a file it names is wrong
     │   └── InvalidConfig             2: lists every problem of a file (fledge.project.toml)
     ├── NetworkError                  3: a server is unreachable, or refuses or fails a request
+    │   └── OfflineError              3: something is missing, and the session is offline
     ├── CorruptError                  4: an input is damaged, or does not match its checksum
     └── HostError                     5: this machine lacks a tool or a privilege
 
 The ``message`` of an exception says what happened and where: file and key, URL, or path in the
-image. Its ``hint`` says what to do about it. ``str()`` returns both. The command line exits with
-the ``exit_code`` of the class.
+image. Its ``details`` are further lines, such as one for each problem of a file, and its ``hint``
+says what to do about it. ``str()`` returns all of them. The command line exits with the
+``exit_code`` of the class.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 
 class FledgeError(Exception):
-    """A failure that fledge explains. ``hint`` says what to do about it; it may be empty."""
+    """A failure that fledge explains. ``hint`` says what to do about it; it may be empty.
+
+    ``message``, ``hint`` and each of the ``details`` are one line: a line break in one of them is
+    part of a name, to be escaped where it is shown.
+    """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", details: Sequence[str] = ()) -> None:
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
+        self.details = tuple(details)
 
     def __str__(self) -> str:
-        return f"{self.message}\n{self.hint}" if self.hint else self.message
+        hint = [self.hint] if self.hint else []
+        return "\n".join([self.message, *(f"  {line}" for line in self.details), *hint])
 
 
 class ConfigError(FledgeError):
@@ -43,6 +52,10 @@ class NetworkError(FledgeError):
     """A server cannot be reached, or does not answer a request as it should."""
 
     exit_code = 3
+
+
+class OfflineError(NetworkError):
+    """Something must be downloaded or looked up, but the session is offline."""
 
 
 class CorruptError(FledgeError):
@@ -80,8 +93,10 @@ def unreadable(path: Path, error: OSError) -> FledgeError:
 def unreadable_argument(path: Path, error: OSError) -> FledgeError:
     """Make the error for a file that a person has named and that cannot be read.
 
-    If there is no file of that name it is a `ConfigError`.
+    If no regular file has that name it is a `ConfigError`.
     """
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
+    # EINVAL: it is not a regular file.
+    wrong = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP)
+    if error.errno in (*wrong, errno.EISDIR):
         return ConfigError(f"{path} could not be read: {reason(error)}", "Check the path.")
     return unreadable(path, error)

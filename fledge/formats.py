@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from fledge.cpio.format import Initramfs
-from fledge.errors import ConfigError, CorruptError, unreadable_argument
+from fledge.errors import CorruptError, unreadable_argument
 from fledge.ext4.format import Ext4
 from fledge.host.destination import Destination
 from fledge.host.files import PathLike
@@ -26,6 +26,7 @@ from fledge.loopfs.format import Btrfs, Xfs
 from fledge.tree import Node, Tree
 from fledge.tree.digest import Digest
 from fledge.tree.features import Feature
+from fledge.tree.regular import check_regular
 
 START_SIZE = (1 << 16) + 4096
 """Bytes at the beginning of a file that `Format.recognize` gets. The magic number of btrfs is at
@@ -172,10 +173,8 @@ def open_artifact(path: PathLike, only: bytes | None = None) -> Iterator[Opened]
     """
     path = Path(path)
     try:
-        if not (path.is_file() or path.is_block_device()):
-            # Opening a fifo would block until another process writes to it.
-            path.stat()
-            raise ConfigError(f"{path} is not a file", "Name an artifact.")
+        if not path.is_block_device():
+            check_regular(path)
         with path.open("rb") as file:
             start = file.read(START_SIZE)
             size = file.seek(0, os.SEEK_END)

@@ -10,6 +10,7 @@ import msgspec
 from fledge.host.settings import Settings
 from fledge.net.certificates import SYSTEM_FOLDERS, Certificates
 from fledge.net.fetch import Fetcher
+from fledge.net.pace import Pace
 from fledge.net.transport import Transport
 from fledge.report import Reporter
 from fledge.store.cache import Cache
@@ -36,13 +37,17 @@ class Session(msgspec.Struct, frozen=True, dict=True):
     ) -> Session:
         """Make a session from ``environment``, or from the environment of this process.
 
-        Without a ``reporter`` it is silent. Proxies, CA certificates, ``~/.netrc`` and Docker
-        contexts come from the environment of this process in any case (see
-        `fledge.host.settings`). Raises `HostError` if the user has no home folder to keep a cache
-        in.
+        Without a ``reporter`` it is silent. Proxies, CA certificates and Docker contexts come from
+        the environment of this process in any case (see `fledge.host.settings`). Raises `HostError`
+        if the user has no home folder to keep a cache in.
         """
         settings = Settings.from_environment(environment)
         return cls(settings, Cache(settings.cache_folder), reporter or Reporter(), offline)
+
+    @cached_property
+    def pace(self) -> Pace:
+        """The `Pace` that all downloads of this session share. Raises `ConfigError`."""
+        return Pace(self.settings.min_speed)
 
     @cached_property
     def fetcher(self) -> Fetcher:
@@ -50,5 +55,6 @@ class Session(msgspec.Struct, frozen=True, dict=True):
         folders = SYSTEM_FOLDERS
         if config := self.settings.config_folder:
             folders = (config / "containers" / "certs.d", *folders)
-        transport = Transport(Certificates(self.settings.ca_bundle, folders))
+        certificates = Certificates(self.settings.ca_bundle, folders)
+        transport = Transport(certificates, self.settings.netrc_files, self.pace)
         return Fetcher(self.cache, self.reporter, self.offline, self.backoff, transport)

@@ -6,11 +6,10 @@ import sys
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from typer.core import TyperGroup
 from typer.main import get_command
 
 from fledge.cli.interrupts import end_interrupted, end_unwritable, install_handlers
-from fledge.cli.options import EXIT_CODES
+from fledge.cli.options import EXIT_CODES, Group
 from fledge.cli.streams import OutputError, prepare_streams
 from fledge.host.process import tune_for_builds
 
@@ -42,19 +41,13 @@ COMMANDS = {
 """All commands, in the order of ``fledge --help``."""
 
 
-MOVABLE = frozenset({"-v", "--verbose", "-q", "--quiet"})
-"""The options that may also be written before the command."""
-
-
-class CommandGroup(TyperGroup):
+class CommandGroup(Group):
     """The group of all `COMMANDS`. Listing them does not import their modules."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments. `MOVABLE` options before the command are options of the command."""
-        count = next((n for n, each in enumerate(args) if each not in MOVABLE), len(args))
-        args = args[count : count + 1] + args[:count] + args[count + 1 :]
+        """Parse the arguments. ``--version`` is the command of that name."""
         if args[:1] == ["--version"]:
-            args[0] = "version"
+            args = ["version", *args[1:]]
         return super().parse_args(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:

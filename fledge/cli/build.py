@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ from fledge.cli.options import (
     ConfigOption,
     ManifestOption,
     OfflineOption,
+    PlatformOption,
     new_app,
 )
 from fledge.cli.reporters import reported
@@ -42,14 +44,7 @@ def run(
             show_default="plugin.cpio.gz or IMAGE.img",
         ),
     ] = None,
-    platform: Annotated[
-        str | None,
-        typer.Option(
-            metavar="OS/ARCH[/VARIANT]",
-            help="The platform of the image.",
-            show_default="linux on this machine",
-        ),
-    ] = None,
+    platform: PlatformOption = None,
     manifest: ManifestOption = None,
     base_url: BaseUrlOption = None,
     verbose: Annotated[
@@ -74,6 +69,8 @@ def run(
         raise typer.BadParameter(
             "an artifact cannot be written to standard output; name a file (./- is one, too)"
         )
+    if output and output.endswith("/") and not Path(output).is_dir():
+        raise typer.BadParameter("--output ends in a slash, as only folders do; name a file")
     with reported(verbose, quiet) as reporter:
         artifact = build(
             config,

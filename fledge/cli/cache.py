@@ -20,11 +20,11 @@ app = new_app("Show, verify or prune the cache.")
 
 
 @app.callback(invoke_without_command=True, epilog=EXIT_CODES)
-def show(context: typer.Context) -> None:
+def show(context: typer.Context, verbose: VerboseOption = False) -> None:
     """Show the content of the cache."""
     if context.invoked_subcommand:
         return
-    with explained(verbose=False):
+    with explained(verbose):
         cache = _cache()
         contents = housekeeping.contents(cache)
         print(path_text(cache.root))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
@@ -28,7 +28,7 @@ def explained(verbose: bool) -> Iterator[None]:
     except OutputError:
         raise  # for all commands alike, in `fledge.cli.app.main`
     except FledgeError as error:
-        _print_error(error.message, error.hint)
+        _print_error(error.message, error.hint, error.details)
         raise typer.Exit(error.exit_code) from error
     except Exception as error:
         if verbose:
@@ -40,7 +40,5 @@ def explained(verbose: bool) -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def _print_error(message: str, hint: str) -> None:
-    # fledge indents the lines that it adds; any other newline is part of a name.
-    lines = message.split("\n  ") + ([hint] if hint else [])
-    print_error(*map(printable, lines))
+def _print_error(message: str, hint: str, details: Sequence[str] = ()) -> None:
+    print_error(*map(printable, [message, *details, *([hint] if hint else [])]))

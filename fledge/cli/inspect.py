@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from codecs import getincrementaldecoder
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
 from fledge.cli import views
-from fledge.cli.failures import explained
 from fledge.cli.jsonwriter import ObjectWriter
 from fledge.cli.options import EXIT_CODES, ArtifactArgument, Command, VerboseOption, new_app
+from fledge.cli.reporters import reported
 from fledge.formats import Opened, open_artifact
 from fledge.operations.inspect import (
+    Summary,
     describe,
     describe_entries,
     find_node,
@@ -53,24 +55,29 @@ def run(
     """
     if as_list and as_json:
         raise typer.BadParameter("--list and --json exclude each other")
-    with explained(verbose):
-        inside = os.fsencode(path or "/")
-        everything = as_list or as_json or path is None
-        with open_artifact(artifact, None if everything else inside) as opened:
+    inside = os.fsencode(path or "/")
+    everything = as_list or as_json or path is None
+    summary = None
+    with reported(verbose) as reporter, ExitStack() as stack:
+        # The display has to end before anything is printed.
+        with reporter.work(f"reading {artifact.name}") as progress:
+            opened = stack.enter_context(open_artifact(artifact, None if everything else inside))
             top = find_node(opened, inside, follow=not (as_list or as_json))
-            if as_json:
-                _print_json(opened, inside, top)
-            elif as_list:
-                _print_below(opened, inside, top)
-            elif path is None:
-                for line in views.summary_lines(opened, summarize(opened)):
-                    print(printable(line))
-            else:
-                _print_node(opened, inside, top)
+            if as_json or (path is None and not as_list):
+                summary = summarize(opened, progress)
+        if summary and as_json:
+            _print_json(opened, summary, inside, top)
+        elif summary:
+            for line in views.summary_lines(opened, summary):
+                print(printable(line))
+        elif as_list:
+            _print_below(opened, inside, top)
+        else:
+            _print_node(opened, inside, top)
 
 
-def _print_json(opened: Opened, path: bytes, top: Node) -> None:
-    facts = describe(opened, summarize(opened))
+def _print_json(opened: Opened, summary: Summary, path: bytes, top: Node) -> None:
+    facts = describe(opened, summary)
     with ObjectWriter(sys.stdout) as writer:
         for name, value in facts.items():
             writer.member(name, value)

@@ -24,10 +24,16 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def end_interrupted(interrupt: KeyboardInterrupt, hint: str = "") -> None:
-    """Say that nothing was written, and die of the signal that interrupted fledge."""
+    """Say what was written, and die of the signal that interrupted fledge."""
     # Runs the clean-up of blocks that were interrupted on entry or exit.
     traceback.clear_frames(interrupt.__traceback__)
-    print_error("interrupted; nothing was written", *([hint] if hint else []))
+    # Imported late, because `--help` loads this module too.
+    from fledge.host.files import replaced  # noqa: PLC0415
+    from fledge.tree.names import printable  # noqa: PLC0415
+
+    written = " and ".join(printable(str(path)) for path in replaced) or "nothing"
+    verb = "were" if len(replaced) > 1 else "was"
+    print_error(f"interrupted; {written} {verb} written", *([hint] if hint else []))
     die_of(interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 

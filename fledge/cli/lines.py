@@ -175,7 +175,7 @@ class LineReporter(Reporter):
                     self.note(f"{self.running.title}: {', '.join(self.progress())}")
                 else:
                     for task in list(self.tasks):
-                        self.note(f"{task.label}: {', '.join(task.parts())}")
+                        self.note(f"{task.label}: {', '.join(task.parts() or [task.elapsed()])}")
 
         threading.Thread(target=work, daemon=True).start()
         try:
@@ -201,6 +201,7 @@ class Task(Transfer):
         self.downloader = downloader
         self.done = 0
         self.total: int | None = None
+        self._begin = time.monotonic()
         self._measured = Measured()
 
     def restart(self, done: int, total: int | None) -> None:
@@ -222,9 +223,18 @@ class Task(Transfer):
         """Describe the time that is left; empty if it cannot be known."""
         return self._measured.left(self.done, self.total)
 
+    def elapsed(self) -> str:
+        """Describe how long this has been running."""
+        return f"{time.monotonic() - self._begin:.0f} s"
+
+    def bytes(self) -> str:
+        """Describe the bytes; empty if none are counted yet."""
+        counted = self.done or self.total is not None
+        return human_share(self.done, self.total) if counted else ""
+
     def parts(self) -> list[str]:
         """Describe the bytes and the time left."""
-        return list(filter(None, (human_share(self.done, self.total), self.left())))
+        return list(filter(None, (self.bytes(), self.left())))
 
 
 class BatchProgress(Batch):

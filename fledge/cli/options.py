@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 other failure, 2 usage or config, 3 network,"
@@ -40,6 +40,14 @@ BaseUrlOption = Annotated[
 OfflineOption = Annotated[
     bool, typer.Option("--offline", help="Use only the cache, not the network.")
 ]
+PlatformOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OS/ARCH[/VARIANT]",
+        help="The platform of the image.",
+        show_default="linux on this machine",
+    ),
+]
 PlatformsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -61,6 +69,19 @@ ArtifactArgument = Annotated[
 ]
 
 
+MOVABLE = frozenset({"-v", "--verbose", "-q", "--quiet"})
+"""The options that may also be written before the command."""
+
+
+class Group(TyperGroup):
+    """A group of commands. `MOVABLE` options before a command are options of the command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments."""
+        count = next((n for n, each in enumerate(args) if each not in MOVABLE), len(args))
+        return super().parse_args(ctx, args[count : count + 1] + args[:count] + args[count + 1 :])
+
+
 class Command(TyperCommand):
     """A command that refuses an option given twice, of which only the last would count."""
 
@@ -79,6 +100,7 @@ def new_app(help: str | None = None) -> typer.Typer:  # noqa: A002 - typer's own
     ``help`` is for a command with subcommands. Others use the docstring of their function.
     """
     return typer.Typer(
+        cls=Group,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,

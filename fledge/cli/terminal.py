@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fledge.cli.lines import LineReporter, RunningStep, Task
 from fledge.host.signals import uninterrupted
-from fledge.report import human_share, human_size
+from fledge.report import human_size
 from fledge.tree.names import printable
 
 FRAMES = 8
@@ -100,7 +100,7 @@ class TerminalReporter(LineReporter):
 
     def _picture(self) -> Group:
         """Draw a line for the running step, and one for each transfer."""
-        width = self.console.width - 1
+        width = self.console.width - len("^C")  # which the terminal shows behind the last line
         running = self.running
         lines = [self._step_line(running, width)] if running else []
         lines += [self._task_line(task, width) for task in list(self.tasks)]
@@ -118,7 +118,7 @@ class TerminalReporter(LineReporter):
         return Text.assemble((f"  {frame} ", "green"), title, ", ".join(parts))
 
     def _task_line(self, task: Task, width: int) -> Text:
-        numbers = human_share(task.done, task.total)
+        numbers = task.bytes() or task.elapsed()
         if width >= SPEED_COLUMNS and (speed := task.speed()):
             numbers += f"  {human_size(int(speed))}/s"
         if width >= TIME_COLUMNS and (left := task.left()):

@@ -33,6 +33,7 @@ from fledge.tree import (
     Tree,
     TreeError,
 )
+from fledge.tree.budget import Budget
 from fledge.tree.compression import (
     GZIP_MAGIC,
     INPUT_SIZE,
@@ -66,11 +67,8 @@ UNSUPPORTED_COMPRESSIONS = {
 }
 """Other compressions that a kernel may support, by magic number (lib/decompress.c)."""
 
-MAX_METADATA = 1 << 30
-"""Maximum memory for the metadata of an initramfs, estimated in bytes: about two million names."""
-
-NAME_COST = 512
-"""Bytes that each component of a path counts, because it may need a new directory."""
+ENTRY_COST = 800
+"""Bytes of memory that an entry takes, or a directory without one."""
 
 MAX_ARCHIVES = 1000
 """Maximum number of archives in an initramfs. Three are usual."""
@@ -116,7 +114,7 @@ def read(path: Path, folder: Path) -> Unpacked:
     Contents refer to one of these files. Entries of later archives replace those of earlier ones.
     If a parent directory is missing, the kernel skips the entry; this function makes the
     directory, as ``cpio -d`` does. Raises `CorruptError` if the initramfs is damaged or exceeds
-    `MAX_DECOMPRESSED_SIZE` or `MAX_METADATA`; `FledgeError` if it cannot be read.
+    `MAX_DECOMPRESSED_SIZE` or a `Budget`; `FledgeError` if it cannot be read.
     """
     unpacked = folder / "unpacked.cpio"
     try:
@@ -154,7 +152,7 @@ class _Reader:
         self._path, self._file = path, file
         self._unpacked, self._output = unpacked, output
         self._result = Unpacked(Tree(mtime_ns=0))
-        self._metadata_size = 0
+        self._budget = Budget()
 
     def read(self) -> Unpacked:
         position = _next_nonzero(self._file, 0)
@@ -167,18 +165,11 @@ class _Reader:
 
     def _check_paths(self) -> None:
         """Limit the paths in the tree: symlinks can make them longer than the names of entries."""
-        for path, node in self._result.tree.walk():
+        for path, _ in self._result.tree.walk():
             if len(path) >= MAX_PATH:
                 shown = printable(path[:MAX_SHOWN])
                 raise MalformedError(f"{shown}…: the path is longer than {MAX_PATH - 1} bytes")
-            if isinstance(node, Directory):
-                self._charge(len(node.children) * len(path))
-
-    def _charge(self, count: int) -> None:
-        """Count bytes of metadata towards `MAX_METADATA`."""
-        self._metadata_size += count
-        if self._metadata_size > MAX_METADATA:
-            raise MalformedError(f"it has more than {MAX_METADATA} bytes of metadata")
+        self._budget.charge_paths(self._result.tree)
 
     def _read_part(self, position: int) -> int:
         """Read the archive or compressed data at ``position``, and return where it ends."""
@@ -248,6 +239,7 @@ class _Reader:
         """
         linked: dict[tuple[object, ...], Node] = {}
         count = 0
+        position = start
         if start % 4:
             raise MalformedError(f"the archive at byte {start} is not aligned to 4 bytes")
         if len(self._result.archives) == MAX_ARCHIVES:
@@ -257,6 +249,8 @@ class _Reader:
             if entry.name == TRAILER:
                 break
             count += 1
+            self._budget.grow(end - position)
+            position = end
             try:
                 self._add_entry(entry, data, linked)
                 self._result.tree.check_steps(since=0)
@@ -276,8 +270,8 @@ class _Reader:
         if any(len(part) > MAX_NAME for part in parts):
             raise TreeError(f"a component of its name is longer than {MAX_NAME} bytes")
         file_type = S_IFMT(entry.mode)
-        self._charge(NAME_COST * (1 + len(parts)))
-        self._charge(len(entry.name) + (data.size if file_type == S_IFLNK else 0))
+        target_size = data.size if file_type == S_IFLNK else 0
+        self._budget.charge(ENTRY_COST + len(entry.name) + target_size)
         if file_type == S_IFSOCK:
             self._result.sockets.append(b"/".join(parts))
             return
@@ -288,7 +282,9 @@ class _Reader:
                 raise TreeError("the root must be a directory")
             self._set_metadata(tree.root, entry)
             return
+        created = tree.created
         parent, name = tree.make_directory(parts[:-1]), parts[-1]
+        self._budget.charge(ENTRY_COST * (tree.created - created))
         old = parent.children.get(name)
         if isinstance(old, Directory) and old.children and not isinstance(new, Directory):
             return

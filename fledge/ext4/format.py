@@ -82,8 +82,9 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
         path, hasher = destination.path, destination.hasher
         size = layout.geometry.blocks * structures.BLOCK_SIZE
         if self.builder == "mkfs":
-            mkfs.write(complete, layout, path, epoch, destination.settings)
-            with destination.reporter.work("hashing") as progress:
+            reporter = destination.reporter
+            mkfs.write(complete, layout, path, epoch, destination.settings, reporter)
+            with reporter.work("hashing") as progress:
                 hasher.update_file(path, progress)
         else:
             with destination.reporter.work("writing") as progress:

@@ -17,6 +17,7 @@ from fledge.ext4.plan import GROUPS_PER_FLEX, Plan
 from fledge.ext4.structures import BLOCK_SIZE, INODE_SIZE
 from fledge.host import folder, programs
 from fledge.host.settings import Settings
+from fledge.report import Reporter
 from fledge.tree import Tree
 
 CONFIG = f"""\
@@ -41,7 +42,9 @@ def check(settings: Settings) -> None:
         programs.find(tool, settings)
 
 
-def write(tree: Tree, plan: Plan, path: Path, epoch: int, settings: Settings) -> None:
+def write(
+    tree: Tree, plan: Plan, path: Path, epoch: int, settings: Settings, reporter: Reporter
+) -> None:
     """Write the tree as a filesystem into the file at ``path``, with the geometry of the plan.
 
     The tree is staged in the folder of ``path``, which needs room for its contents twice. Raises
@@ -57,7 +60,9 @@ def write(tree: Tree, plan: Plan, path: Path, epoch: int, settings: Settings) ->
         (work / "tree").mkdir(mode=0o700)
         root = os.open(work / "tree", os.O_RDONLY | os.O_DIRECTORY)
         try:
-            folder.populate(tree, root, leaving_out=debugfs.unstaged(tree))
+            with reporter.work("staging") as progress:
+                unstaged = debugfs.unstaged(tree)
+                folder.populate(tree, root, leaving_out=unstaged, progress=progress)
             _mkfs(plan, work, epoch, settings)
         finally:
             folder.remove(tree, root)

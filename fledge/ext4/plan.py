@@ -344,14 +344,13 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
     Raises `CorruptError`, with the path, for anything that ext4 cannot hold; `FledgeError` if a
     content cannot be read.
     """
-    entries = list(tree.walk())
-    links = Counter(node for _, node in entries)
-    allocations = _inodes(entries, links)
-    identity = _identity(entries, buffer_mb, epoch)
+    links = Counter(node for _, node in tree.walk())
+    allocations = _inodes(tree.walk(), links)
+    identity = _identity(tree.walk(), buffer_mb, epoch)
     hash_seed = uuid.UUID(bytes=identity[16:], version=4).bytes
     hash_trees: dict[Directory, list[Leaf]] = {}
     parents = {tree.root: tree.root}
-    for path, node in entries:
+    for path, node in tree.walk():
         if isinstance(node, Directory):
             blocks = LOST_AND_FOUND_BLOCKS if path == LOST_AND_FOUND_PATH else 1
             if not directory.is_linear(node.children):

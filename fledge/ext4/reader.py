@@ -30,14 +30,13 @@ from fledge.ext4.structures import (
 )
 from fledge.ext4.volume import Volume
 from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink, Tree
+from fledge.tree.budget import XATTR_COST
 from fledge.tree.content import Content, DataExtent, Span, Sparse
 from fledge.tree.limits import MAX_NAME, MAX_PATH, MAX_XATTR_SIZE, POSIX_ACLS
 from fledge.tree.names import printable
 
-ENTRY_COST = 512
-"""What an entry of a directory and its node count towards `volume.MAX_KEPT`."""
-XATTR_COST = 128
-"""What an extended attribute counts, beside its value."""
+ENTRY_COST = 800
+"""Bytes of memory that an entry of a directory and its node take."""
 
 
 class StoredName(NamedTuple):
@@ -93,7 +92,7 @@ def read(path: Path, only: bytes | None = None) -> Image:
     is at ``only``, the tree ends where the way does. None: read everything.
 
     Raises `CorruptError`, with the inode and its path, if anything that is read is damaged, or
-    takes more memory than `volume.MAX_KEPT`; `FledgeError` if the file cannot be read, if its
+    takes more memory than a `Budget` grants; `FledgeError` if the file cannot be read, if its
     journal has to be replayed first, or if it has features that change the format.
     """
     try:
@@ -202,7 +201,7 @@ class _Reader:
         with self._naming(number, path):
             if len(path) >= MAX_PATH:
                 raise MalformedError(f"its path has more than {MAX_PATH - 1} bytes")
-            self._volume.charge(len(path))
+            self._volume.budget.charge(len(path))
             child = self._child(number)
         if child is None:
             self._sockets.append(path[1:])
@@ -308,7 +307,7 @@ class _Reader:
 
     def _whole(self, number: int, inode: Inode) -> bytes:
         """The content of an inode in memory."""
-        self._volume.charge(inode.size)
+        self._volume.budget.charge(inode.size)
         if inode.flags & InodeFlag.INLINE_DATA:
             data = b"".join(self._inline_parts(inode))
             if inode.size > len(data):
@@ -348,7 +347,7 @@ class _Reader:
                 elif name in names:
                     raise MalformedError(f"it has two entries {printable(name)!r}")
                 else:
-                    self._volume.charge(ENTRY_COST)
+                    self._volume.budget.charge(ENTRY_COST)
                     names[name] = child
         return names
 
@@ -377,7 +376,7 @@ class _Reader:
         """The extended attributes in the inode and in its block, as the kernel shows them."""
         xattrs = dict(self._xattrs_in_block(inode.file_acl)) if inode.file_acl else {}
         xattrs.update(_shown(self._inside(inode)))
-        self._volume.charge(XATTR_COST * len(xattrs))
+        self._volume.budget.charge(XATTR_COST * len(xattrs))
         return xattrs
 
     def _inside(self, inode: Inode) -> Iterator[tuple[StoredName, bytes]]:
@@ -408,7 +407,7 @@ class _Reader:
                 value = self._value(entry.value_inum)
             else:
                 value = data[entry.value_offs : entry.value_offs + entry.value_size]
-                self._volume.charge(len(value))
+                self._volume.budget.charge(len(value))
             if len(value) != entry.value_size:
                 raise MalformedError("the value of an extended attribute has another size")
             yield StoredName(entry.name_index, name), value

@@ -45,6 +45,7 @@ from fledge.ext4.structures import (
     old_descriptor_checksum,
     superblock_checksum,
 )
+from fledge.tree.budget import Budget
 
 READABLE = (
     Incompat.FILETYPE
@@ -61,14 +62,10 @@ READABLE = (
 )
 """Any other incompatible feature changes the format in a way that is not understood here."""
 
-MAX_KEPT = 1 << 30
-"""Bytes of memory, roughly, that an image may take. They are enough for two million files; large
-images have some hundred thousand."""
-
 EXTENT_COST = 200
-"""What an extent counts towards `MAX_KEPT`."""
+"""Bytes of memory that an extent takes."""
 GROUP_COST = 512
-"""What a block group counts towards `MAX_KEPT`."""
+"""Bytes of memory that a block group takes."""
 
 MAX_LOG_BLOCK_SIZE = 6
 MAX_DESCRIPTOR_SIZE = 1024
@@ -98,14 +95,8 @@ class Volume:
         self.has_checksums = bool(self.superblock.feature_ro_compat & RoCompat.METADATA_CSUM)
         self.seed = self.superblock.seed
         self._unused = self.superblock.blocks_count
-        self._memory = MAX_KEPT
+        self.budget = Budget(self.superblock.blocks_count * self.block_size)
         self._inode_tables = self._read_inode_tables()
-
-    def charge(self, cost: int) -> None:
-        """Count ``cost`` bytes of memory towards `MAX_KEPT`."""
-        self._memory -= cost
-        if self._memory < 0:
-            raise MalformedError(f"there are more than {MAX_KEPT} bytes of metadata")
 
     def block(self, number: int) -> bytes:
         """A block of metadata that does not belong to the content of an inode."""
@@ -183,7 +174,7 @@ class Volume:
         size = self.superblock.descriptor_size
         groups = range(self.superblock.group_count)
         per_block = self.block_size // size
-        self.charge(len(groups) * GROUP_COST)
+        self.budget.charge(len(groups) * GROUP_COST)
         tables: list[int] = []
         for start in groups[::per_block]:
             block = self.block(self._descriptors_at(start, per_block))
@@ -302,7 +293,7 @@ class Volume:
             ):
                 merged[-1] = last._replace(length=last.length + extent.length)
             elif extent.physical:
-                self.charge(EXTENT_COST)
+                self.budget.charge(EXTENT_COST)
                 merged.append(extent)
             end = extent.logical + extent.length
         return merged

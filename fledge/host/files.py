@@ -17,6 +17,9 @@ from fledge.host.signals import uninterrupted
 PathLike = str | os.PathLike[str]
 """What callers may give in place of a `Path`."""
 
+replaced: list[Path] = []
+"""The outputs that this process has replaced. Whoever is told of an interrupt must know of them."""
+
 
 def check_output(output: Path) -> None:
     """Check that ``output`` can be written, before the work of a build.
@@ -72,6 +75,7 @@ def replacing_together(*outputs: Path) -> Iterator[Sequence[BinaryIO]]:
                     os.fsync(file.fileno())
             with uninterrupted():
                 _rename_all(partials, targets, outputs)
+                replaced.extend(outputs)
         finally:
             for partial in partials:
                 partial.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from fledge.errors import CorruptError
 from fledge.host.files import pwrite
+from fledge.report import Transfer
 from fledge.tree import Device, Directory, Fifo, File, Node, Symlink, Tree
 from fledge.tree.blocks import data_pieces, nonzero_runs
 from fledge.tree.content import Content, content_size
@@ -23,15 +24,26 @@ REFUSALS = (errno.EINVAL, errno.ENAMETOOLONG, errno.EMLINK, errno.EFBIG)
 and fewer device numbers than ext4, btrfs fewer hard links within one directory."""
 
 
-def populate(tree: Tree, root: int, *, leaving_out: Container[bytes] = ()) -> None:
+def populate(
+    tree: Tree,
+    root: int,
+    *,
+    leaving_out: Container[bytes] = (),
+    progress: Transfer | None = None,
+) -> None:
     """Create the tree's nodes in the folder open as ``root``, with permissions for the owner only.
 
-    Hard links stay hard links, and blocks of zeros become holes. Nodes at the paths in
-    ``leaving_out`` are skipped. Only root may create devices. The tree must pass `check_fits`.
+    ``progress`` is told the bytes of files. Hard links stay hard links, and blocks of zeros become
+    holes. Nodes at the paths in ``leaving_out`` are skipped. Only root may create devices. The tree
+    must pass `check_fits`.
 
     Raises `CorruptError` if a node exceeds the limits of this filesystem, `FledgeError` if a
     content cannot be read, `OSError` for any other failure.
     """
+    progress = progress or Transfer()
+    nodes = {node for _, node in tree.walk()}
+    sizes = (content_size(node.content) for node in nodes if isinstance(node, File))
+    progress.restart(0, sum(sizes))
     first: dict[Node, bytes] = {}
     for path, node in tree.walk():
         if node is tree.root or path in leaving_out:
@@ -40,7 +52,7 @@ def populate(tree: Tree, root: int, *, leaving_out: Container[bytes] = ()) -> No
             if node in first:
                 os.link(first[node], path, src_dir_fd=root, dst_dir_fd=root, follow_symlinks=False)
             elif isinstance(node, File):
-                _write_file(path, node.content, root)
+                _write_file(path, node.content, root, progress)
             else:
                 _make(path, node, root)
         except OSError as error:
@@ -102,14 +114,18 @@ def _make(path: bytes, node: Node, root: int) -> None:
         os.mknod(path, node.file_type | 0o600, number, dir_fd=root)
 
 
-def _write_file(path: bytes, content: Content, root: int) -> None:
+def _write_file(path: bytes, content: Content, root: int, progress: Transfer) -> None:
     """Make a regular file."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=root)
+    done = 0
     try:
         os.fchmod(file, 0o600)
         for piece_start, piece in data_pieces(content):
             for start, stop in nonzero_runs(piece):
                 pwrite(file, memoryview(piece)[start:stop], piece_start + start)
+            progress.advance(piece_start + len(piece) - done)
+            done = piece_start + len(piece)
         os.ftruncate(file, content_size(content))
+        progress.advance(content_size(content) - done)
     finally:
         os.close(file)

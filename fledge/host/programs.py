@@ -23,6 +23,7 @@ PACKAGES = {
     "umount": "mount",
     "losetup": "mount",
     "sync": "coreutils",
+    "ssh": "openssh-client",
 }
 """The Debian package of every program that fledge runs."""
 

@@ -2,14 +2,14 @@
 
 No other module of fledge reads ``os.environ``: each variable is a property here, so that users of
 the library can set it without changing the process. Two dependencies read the environment
-themselves: requests for proxies, CA certificates and ``~/.netrc``, docker for the folder of its
-contexts.
+themselves: requests for proxies and CA certificates, docker for the folder of its contexts.
 """
 
 from __future__ import annotations
 
 import os
 import pwd
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +25,10 @@ MAX_EPOCH = 0xFFFFFFFF
 """The latest time that a newc header can store, in seconds since 1970."""
 
 DEFAULT_GITHUB_API = "https://api.github.com"
+
+DEFAULT_MIN_SPEED = 4
+"""KiB per second: half of the 64 kbit/s of ISDN, or of a mobile plan whose volume is used up, which
+are the slowest links by which people still download."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -117,6 +121,31 @@ class Settings(msgspec.Struct, frozen=True):
         return self._text("GITHUB_TOKEN")
 
     @property
+    def min_speed(self) -> int:
+        """Bytes per second below which a download is given up, ``$FLEDGE_MIN_SPEED`` KiB or
+        `DEFAULT_MIN_SPEED`. 0: none is too slow.
+
+        Raises `ConfigError` if it is not a whole number of at most 9 digits.
+        """
+        text = self._text("FLEDGE_MIN_SPEED") or str(DEFAULT_MIN_SPEED)
+        if not re.fullmatch("[0-9]{1,9}", text):
+            raise ConfigError(
+                f"FLEDGE_MIN_SPEED = {text!r} is not a number of KiB",
+                f"Set it to whole KiB per second, such as {DEFAULT_MIN_SPEED}, or unset it.",
+            )
+        return int(text) << 10
+
+    @property
+    def netrc_files(self) -> list[Path]:
+        """The files that may hold logins for downloads; the first that exists counts.
+
+        They are ``$NETRC``, or ``~/.netrc`` and ``~/_netrc``.
+        """
+        if own := self._text("NETRC"):
+            return [Path(own)]
+        return [self.home / name for name in (".netrc", "_netrc")] if self.home else []
+
+    @property
     def insecure_registries(self) -> frozenset[str]:
         """HOST or HOST:PORT of each registry that may be used over plain HTTP, from
         ``$FLEDGE_INSECURE_REGISTRIES``.
@@ -155,10 +184,8 @@ class Settings(msgspec.Struct, frozen=True):
         files = []
         if own := self._text("REGISTRY_AUTH_FILE"):
             files.append(Path(own))
-        if docker := self._text("DOCKER_CONFIG"):
-            files.append(Path(docker) / "config.json")
-        elif self.home:
-            files.append(self.home / ".docker" / "config.json")
+        if docker := self.docker_config:
+            files.append(docker)
         if runtime := self.runtime_folder:
             files.append(runtime / "containers" / "auth.json")
         else:
@@ -166,6 +193,16 @@ class Settings(msgspec.Struct, frozen=True):
         if config := self.config_folder:
             files.append(config / "containers" / "auth.json")
         return files
+
+    @property
+    def docker_config(self) -> Path | None:
+        """Docker's ``config.json``, in ``$DOCKER_CONFIG`` or ``~/.docker``.
+
+        None if the user has no home folder.
+        """
+        if own := self._text("DOCKER_CONFIG"):
+            return Path(own) / "config.json"
+        return self.home / ".docker" / "config.json" if self.home else None
 
     @property
     def config_folder(self) -> Path | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from fledge.errors import HostError
+from fledge.errors import HostError, reason
+from fledge.tree.regular import check_regular, read_regular
 
 SYSTEM_BUNDLES = (
     Path("/etc/ssl/certs/ca-certificates.crt"),  # Debian, Ubuntu, Arch, Alpine, NixOS
@@ -68,19 +69,31 @@ class Certificates(msgspec.Struct, frozen=True):
             for path in paths:
                 key = path.with_suffix(".key")
                 if path.suffix == ".cert" and key in paths and client is None:
-                    client = str(path), str(key)
+                    client = _checked(path), _checked(key)
         return HostCertificates(authorities, client)
+
+
+def _checked(path: Path) -> str:
+    """Return the path of a file that OpenSSL will read."""
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise HostError(
+            f"the client certificate {path} cannot be used: {reason(error)}",
+            "Put PEM files with the certificate and its key there, or remove both.",
+        ) from error
+    return str(path)
 
 
 def _read(path: Path) -> str:
     """Read a PEM file with authorities."""
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_PEM_SIZE).decode("ascii", "replace")
+        text = read_regular(path, MAX_PEM_SIZE).decode("ascii", "replace")
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (OSError, ValueError) as error:
+        problem = reason(error) if isinstance(error, OSError) else str(error)
         raise HostError(
-            f"the CA certificate {path} cannot be used: {error}",
+            f"the CA certificate {path} cannot be used: {problem}",
             "Put a PEM file there that this user may read, or remove it.",
         ) from error
     return f"{text}\n"

@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -25,7 +26,7 @@ from fledge.net.certificates import Certificates
 CONNECT_TIMEOUT = 15.0
 """Seconds in which a server must accept a connection."""
 READ_TIMEOUT = 60.0
-"""Seconds in which a server must send all headers, and after that between two signs of progress."""
+"""Seconds in which a server must send all headers, and over which its speed is measured then."""
 
 
 def url_host(url: str) -> str:
@@ -34,13 +35,14 @@ def url_host(url: str) -> str:
 
 
 class Watchdog:
-    """Shuts a connection down when no progress was reported for `READ_TIMEOUT` seconds.
+    """Shuts a connection down when no progress was reported for a number of seconds.
 
     ``descriptor`` is the connection's socket. A read that waits for the socket then ends, and
     the ``with`` block raises `TimeoutError` in place of the error that the read raised.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, seconds: float) -> None:
+        self._seconds = seconds
         # Duplicated, because the connection may be closed and its descriptor reused.
         self._socket = socket.socket(fileno=os.dup(descriptor))
         self._changed = threading.Condition()
@@ -62,7 +64,7 @@ class Watchdog:
 
     def progress(self) -> None:
         """Restart the timeout."""
-        self._deadline = time.monotonic() + READ_TIMEOUT
+        self._deadline = time.monotonic() + self._seconds
 
     def _run(self) -> None:
         with self._socket, self._changed:
@@ -74,16 +76,32 @@ class Watchdog:
                     self._socket.shutdown(socket.SHUT_RDWR)
 
 
+# urllib3 sets the timeout of a connection to that of the request before it reads the response.
+
+
 class _Connection(HTTPConnection):
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
-        with Watchdog(self.sock.fileno()):
+        with Watchdog(self.sock.fileno(), self.timeout or READ_TIMEOUT):
             return super().getresponse()
 
 
 class _SecureConnection(HTTPSConnection):
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
-        with Watchdog(self.sock.fileno()):
+        with Watchdog(self.sock.fileno(), self.timeout or READ_TIMEOUT):
             return super().getresponse()
+
+
+class _SocketConnection(_Connection):
+    """A connection through a socket that ``connect`` opens."""
+
+    def __init__(self, *args: Any, connect: Callable[[], socket.socket], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._connect = connect
+
+    def _new_conn(self) -> socket.socket:
+        opened = self._connect()
+        opened.settimeout(CONNECT_TIMEOUT)
+        return opened
 
 
 class _Pool(urllib3.HTTPConnectionPool):
@@ -124,6 +142,25 @@ class WatchedAdapter(HTTPAdapter):
         if not proxy.lower().startswith("socks"):  # SOCKS pools have their own connection classes
             _watch(manager)
         return manager
+
+
+class SocketAdapter(HTTPAdapter):
+    """A transport adapter for requests that sends every request through a socket that ``connect``
+    opens, with the same watchdog.
+    """
+
+    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+        super().__init__()
+        self._pool = urllib3.HTTPConnectionPool("localhost", connect=connect)
+        self._pool.ConnectionCls = _SocketConnection
+
+    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
+        """Return the pool of connections, whatever the URL."""
+        return self._pool
+
+    def request_url(self, request: PreparedRequest, proxies: Any) -> str:
+        """Return the path: no proxy is asked."""
+        return request.path_url
 
 
 def _watch(manager: urllib3.PoolManager) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -22,7 +21,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import msgspec
 import requests
 
-from fledge.errors import ConfigError, CorruptError, NetworkError
+from fledge.errors import ConfigError, CorruptError, NetworkError, OfflineError
 from fledge.net.bodies import (
     MAX_PARSED,
     decode,
@@ -34,7 +33,6 @@ from fledge.net.bodies import (
 from fledge.net.transport import (
     CHUNK_SIZE,
     MAX_RESPONSE_SIZE,
-    MIN_PROGRESS,
     TRY_LATER,
     CertificateError,
     Headers,
@@ -51,11 +49,14 @@ from fledge.report import Reporter, Transfer, human_size
 from fledge.store.cache import Cache, Partial
 from fledge.tree.content import Blob
 from fledge.tree.digest import Digest
+from fledge.tree.regular import open_regular
 
 MAX_DOWNLOAD_SIZE = (1 << 32) - 1
 """Maximum bytes in a file unless the caller sets another limit: newc stores sizes in 32 bits."""
 MAX_TRIES = 5
 """Maximum consecutive tries without progress."""
+MIN_PROGRESS = 64 << 10
+"""Minimum bytes that count as progress of a try."""
 MAX_PAUSE = 60.0
 """Maximum seconds between two tries, whatever Retry-After says."""
 
@@ -202,18 +203,20 @@ class Fetcher(msgspec.Struct, frozen=True):
         if _scheme(url) == "file":
             return _join(_local(url, limit))
         if self.offline:
-            raise NetworkError(
+            raise OfflineError(
                 f"{printable_url(url)} cannot be looked up offline",
                 "Pin the file by its sha256 in fledge.toml, or run without --offline.",
             )
+
+        pace = self._transport.pace
 
         def attempt() -> bytes:
             opened = self._transport.open(url, headers, {}, {HTTPStatus.OK}, form)
             with opened as (response, where):
                 total = response.raw.length_remaining
                 if not is_encoded(response.headers):
-                    return _join(read_body(response, where, 0, total, limit))
-                pieces = read_body(response, where, 0, total, encoded_limit(limit))
+                    return _join(read_body(response, where, 0, total, limit, pace))
+                pieces = read_body(response, where, 0, total, encoded_limit(limit), pace)
                 return _join(limited(decode(pieces, where), where, limit))
 
         return self._retry(attempt, lambda: 0)
@@ -239,18 +242,23 @@ class Fetcher(msgspec.Struct, frozen=True):
         """Call ``attempt`` until it succeeds, fails for good, or makes no progress in `MAX_TRIES`.
 
         ``size`` returns the bytes received so far. Only bytes beyond the largest size so far
-        count as progress, so the number of tries is bounded by the size of the file.
+        count as progress, so the number of tries is bounded by the size of the file. They must
+        have come fast enough, so a server gains nothing by beginning again and again.
         """
         most = size()
+        seconds = 0.0
         failures = 0
         told = ""
         while True:
+            start = time.monotonic()
             try:
                 return attempt()
             except TransientError as transient:
                 failures += 1
-                if size() >= most + MIN_PROGRESS:
+                seconds += time.monotonic() - start
+                if size() >= most + max(MIN_PROGRESS, self._transport.pace.due(seconds)):
                     most = size()
+                    seconds = 0
                     failures = 1
                 if failures == MAX_TRIES:
                     raise transient.error from transient
@@ -324,7 +332,7 @@ class _Download:
         # Without a length the end of a response looks like its failure.
         total = request.size if total is None and not self.encoded else total
         self._transfer.restart(partial.size, total)
-        pieces = read_body(response, where, partial.size, total, limit)
+        pieces = read_body(response, where, partial.size, total, limit, self._transport.pace)
         try:
             if self.encoded and self.decoding:
                 self._validator = ""  # parts are counted in encoded bytes
@@ -380,11 +388,8 @@ def _local(url: str, limit: int) -> Iterator[bytes]:
     if parts.netloc not in ("", "localhost") or not path.is_absolute():
         raise ConfigError(f"{where} is not on this machine", "Write file:///ABSOLUTE/PATH.")
     try:
-        # Checked before opening, because opening a fifo would wait for a writer.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ConfigError(f"{where} is not a regular file", "Name a file.")
         left = limit
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             while piece := file.read(CHUNK_SIZE):
                 left -= len(piece)
                 if left < 0:
@@ -409,13 +414,13 @@ def _scheme(url: str) -> str:
     )
 
 
-def _offline(url: str, label: str, digest: Digest | None) -> NetworkError:
+def _offline(url: str, label: str, digest: Digest | None) -> OfflineError:
     if not digest:
-        return NetworkError(
+        return OfflineError(
             f"{label}: {printable_url(url)} cannot be looked up offline without a checksum",
             "Add its sha256 to fledge.toml, or run without --offline.",
         )
-    return NetworkError(
+    return OfflineError(
         f"{label}: {printable_url(url)} (sha256 {digest.hex}) is not in the cache",
         "Run once without --offline.",
     )

@@ -12,24 +12,28 @@ import re
 import socket
 import ssl
 import string
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
 import requests
 import urllib3.exceptions
-from requests.utils import select_proxy
+from requests.utils import get_auth_from_url, select_proxy
 
 from fledge._version import __version__
 from fledge.errors import ConfigError, HostError, NetworkError
-from fledge.net import connection
+from fledge.host.settings import Settings
+from fledge.net import connection, netrc_login
 from fledge.net.bodies import decode, is_encoded, words
 from fledge.net.certificates import Certificates
+from fledge.net.pace import Pace
+from fledge.tree.regular import IrregularFileError, check_regular
 
 MAX_RESPONSE_SIZE = 8 << 20
 """Maximum bytes in a response that is kept in memory."""
@@ -38,14 +42,13 @@ MAX_ERROR_BODY = 4 << 10
 CHUNK_SIZE = 256 << 10
 """Maximum bytes read at once."""
 
-MIN_PROGRESS = 64 << 10
-"""Fewer bytes than this in `connection.READ_TIMEOUT` seconds are a stall."""
 MAX_REDIRECTS = 10
 
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 """The statuses of transient failures."""
 CHECK_URL = "Check the URL."
 TRY_LATER = "Try again later, or check the network connection."
+SLOW = f"{TRY_LATER} For a link slower than 4 KiB a second, set FLEDGE_MIN_SPEED."
 CHECK_PROXY = "Check http_proxy, https_proxy and no_proxy in the environment."
 STATUS_HINTS = {
     401: "The server requires a login, or does not accept the one that it got.",
@@ -63,16 +66,15 @@ class HttpStatusError(NetworkError):
     """The server answered with a status that is not a success.
 
     ``words`` is what the server says in the body, safe to print; empty if it says nothing. The
-    message contains it.
+    message contains it. ``had_password`` is whether the request had a user name and password.
     """
 
-    def __init__(
-        self, message: str, hint: str, status: int, headers: Mapping[str, str], words: str
-    ) -> None:
+    def __init__(self, message: str, hint: str, response: requests.Response, words: str) -> None:
         super().__init__(f"{message}, and says: {words}" if words else message, hint)
-        self.status = status
-        self.headers = headers
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
         self.words = words
+        self.had_password = response.request.headers.get("Authorization", "").startswith("Basic ")
 
 
 class TooLargeError(NetworkError):
@@ -124,8 +126,16 @@ class CertificateError(NetworkError):
 class Transport:
     """Sends requests over connections that are kept for reuse. Threads may share one."""
 
-    def __init__(self, certificates: Certificates | None = None) -> None:
+    def __init__(
+        self,
+        certificates: Certificates | None = None,
+        netrc_files: Sequence[Path] = (),
+        pace: Pace | None = None,
+    ) -> None:
+        """``netrc_files`` are as for `netrc_login.find`. Without a ``pace`` it is the default."""
+        self.pace = pace or Pace(Settings().min_speed)
         self._certificates = certificates or Certificates()
+        self._netrc_files = netrc_files
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, connection.WatchedAdapter(self._certificates))
@@ -176,7 +186,7 @@ class Transport:
                     continue
                 if form is not None or not response.is_redirect:
                     if response.status_code not in accepted:
-                        raise _refusal(response, where)
+                        raise _refusal(response, where, self.pace)
                     yield response, where
                     return
             request = self._redirect(request, response.headers["Location"], where)
@@ -211,15 +221,24 @@ class Transport:
         # Without "identity", ranges and lengths could refer to compressed bytes.
         own = {"Accept-Encoding": "identity", "User-Agent": f"fledge/{__version__}"}
         try:
-            return self._session.prepare_request(
+            request = self._session.prepare_request(
                 requests.Request(
                     "GET" if form is None else "POST",
                     url,
                     {**own, **headers},
                     data=form,
-                    auth=None if find_login else no_login,
+                    auth=no_login,
                 )
             )
+            if find_login:
+                # Of the URL as requests wrote it: parsers disagree on the host of a hostile URL.
+                sent = request.url or ""
+                login = get_auth_from_url(sent)
+                if not any(login):
+                    host = urlsplit(sent).hostname or ""
+                    login = netrc_login.find(host, self._netrc_files) or login
+                request.prepare_auth(login if any(login) else None)
+            return request
         except requests.exceptions.InvalidHeader as error:
             raise _unsendable(where) from error
         except ValueError as error:
@@ -233,7 +252,10 @@ class Transport:
         if settings["verify"] is True:
             settings["verify"] = self._certificates.trusted() or True
         settings["cert"] = self._certificates.for_host(_host(request)).client
+        bundle = settings["verify"]
         try:
+            if isinstance(bundle, str) and not Path(bundle).is_dir():
+                check_regular(Path(bundle))
             # Not session.send, which would read the body of a redirect into memory.
             return self._session.get_adapter(url).send(
                 request,
@@ -246,8 +268,9 @@ class Transport:
             proxy = printable_url(select_proxy(url, settings["proxies"]) or "")
             raise _no_response(error, where, _host(request), proxy) from error
         except OSError as error:
+            problem = f": {error.strerror}" if isinstance(error, IrregularFileError) else ""
             raise HostError(
-                f"the CA certificates in {settings['verify']} cannot be used",
+                f"the CA certificates in {bundle} cannot be used{problem}",
                 "Set REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE to a PEM file.",
             ) from error
 
@@ -296,6 +319,16 @@ class _FailureKind(msgspec.Struct, frozen=True):
     transient: bool = True
     error: type[NetworkError] = NetworkError
 
+
+CERTIFICATE_HINTS = {
+    9: "Check the clock of this machine, which says {now}.",
+    10: "Whoever runs that server must renew it, unless the clock of this machine is wrong: it says"
+    " {now}.",
+    62: "Check the name of the server in the URL.",
+    64: "Write the name of the server in the URL, and not its address.",
+}
+"""What to do by the reason for which a certificate is refused (``X509_V_ERR_CERT_NOT_YET_VALID``
+and others in OpenSSL's x509_vfy.h). For any other, its authority is not known here."""
 
 # The first kind that matches counts. The exception that requests wraps is matched before the one
 # from requests, because it is more specific.
@@ -361,7 +394,7 @@ def _no_response(
     """Return the error to raise for a request that got no response."""
     if tunnel := TUNNEL_STATUS.search(str(error)):
         status = int(tunnel[1])
-        message = f"{where}: the proxy {proxy} answers {_status_text(status)}"
+        message = f"{where}: the proxy {proxy} answers {status_text(status)}"
         refusal = NetworkError(message, STATUS_HINTS.get(status, CHECK_PROXY))
         return TransientError(refusal) if status in RETRIED else refusal
     causes = list(error_causes(error))
@@ -371,7 +404,11 @@ def _no_response(
     reason = system_reason(causes) or type(error).__name__
     detail = getattr(cause, "verify_message", reason).lower()
     message = kind.message.format(host=host, proxy=proxy, detail=detail)
-    failure = kind.error(f"{where}: {message}", kind.hint)
+    hint = kind.hint
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+        hint = CERTIFICATE_HINTS.get(cause.verify_code, hint).format(now=now)
+    failure = kind.error(f"{where}: {message}", hint)
     unknown_name = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
     return TransientError(failure) if kind.transient and not unknown_name else failure
 
@@ -395,32 +432,39 @@ def system_reason(causes: Iterable[Exception]) -> str:
     return next(filter(None, reasons), "").lower()
 
 
-def _refusal(response: requests.Response, where: str) -> HttpStatusError | TransientError:
+def _refusal(
+    response: requests.Response, where: str, pace: Pace
+) -> HttpStatusError | TransientError:
     """Return the error to raise for a response with a status that was not accepted."""
-    body = bytearray()
-    with suppress(TransientError, NetworkError):
-        total = response.raw.length_remaining
-        pieces = read_body(response, where, 0, total, MAX_RESPONSE_SIZE)
-        for piece in decode(pieces, where) if is_encoded(response.headers) else pieces:
-            body += piece
-            if len(body) >= MAX_ERROR_BODY:
-                break
     status = response.status_code
     refusal = HttpStatusError(
-        f"{where}: the server answers {_status_text(status)}",
+        f"{where}: the server answers {status_text(status)}",
         STATUS_HINTS.get(
             status, TRY_LATER if status >= HTTPStatus.INTERNAL_SERVER_ERROR else CHECK_URL
         ),
-        status,
-        response.headers,
-        words(bytes(body[:MAX_ERROR_BODY])),
+        response,
+        refusal_words(response, where, pace),
     )
     if status not in RETRIED:
         return refusal
     return TransientError(refusal, _retry_after(response.headers.get("Retry-After", "")))
 
 
-def _status_text(status: int) -> str:
+def refusal_words(response: requests.Response, where: str, pace: Pace) -> str:
+    """Return what a server says in a refusal, safe to print; empty if it says nothing."""
+    body = bytearray()
+    with suppress(TransientError, NetworkError):
+        total = response.raw.length_remaining
+        pieces = read_body(response, where, 0, total, MAX_RESPONSE_SIZE, pace)
+        for piece in decode(pieces, where) if is_encoded(response.headers) else pieces:
+            body += piece
+            if len(body) >= MAX_ERROR_BODY:
+                break
+    return words(bytes(body[:MAX_ERROR_BODY]))
+
+
+def status_text(status: int) -> str:
+    """Return a status with its name: ``404 Not Found``."""
     return f"{status} {http.client.responses.get(status, '')}".strip()
 
 
@@ -443,38 +487,48 @@ def http_date(value: str) -> datetime | None:
 
 
 def read_body(
-    response: requests.Response, where: str, start: int, total: int | None, limit: int
+    response: requests.Response,
+    where: str,
+    start: int,
+    total: int | None,
+    limit: int,
+    pace: Pace,
+    seconds: float | None = None,
 ) -> Iterator[bytes]:
     """Yield the bytes of a response as they arrive.
 
     They follow the first ``start`` bytes of a file of ``total`` bytes (None: unknown). Raises
     `TooLargeError` if the file has more than ``limit`` bytes, `TransientError` if the bytes stop
-    early or arrive too slowly.
+    early or arrive too slowly for ``pace``, over ``seconds`` or `connection.READ_TIMEOUT`.
     """
     too_large = _too_large(where, limit)
     if total is not None and total > limit:
         raise too_large
 
-    def interrupted(how: str) -> TransientError:
+    def interrupted(how: str, hint: str = TRY_LATER) -> TransientError:
         of_total = "" if total is None else f" of {total}"
         return TransientError(
-            NetworkError(f"{where}: the server {how} after {size}{of_total} bytes", TRY_LATER)
+            NetworkError(f"{where}: the server {how} after {size}{of_total} bytes", hint)
         )
 
+    seconds = seconds or connection.READ_TIMEOUT
     size = size_at_progress = start
     try:
-        with connection.Watchdog(response.raw.fileno()) as watchdog:
+        with (
+            connection.Watchdog(response.raw.fileno(), seconds) as watchdog,
+            pace.download(),
+        ):
             # read would wait for a full chunk, and lose the bytes that came before an error.
             while piece := response.raw.read1(CHUNK_SIZE, decode_content=False):
                 size += len(piece)
                 if size > limit:
                     raise too_large
-                if size >= size_at_progress + MIN_PROGRESS:
+                if size >= size_at_progress + pace.due(seconds):
                     size_at_progress = size
                     watchdog.progress()
                 yield piece
     except (TimeoutError, urllib3.exceptions.ReadTimeoutError) as error:
-        raise interrupted("stalled") from error
+        raise interrupted("stalled", SLOW) from error
     except urllib3.exceptions.HTTPError as error:
         raise interrupted("stopped") from error
     if total is not None and size < total:

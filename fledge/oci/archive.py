@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from fledge.errors import ConfigError, CorruptError, unreadable
+from fledge.errors import ConfigError, CorruptError, unreadable_argument
 from fledge.net.json_document import JsonObject, parse_list
 from fledge.oci import layout, tar
 from fledge.oci.image import Image
@@ -27,9 +27,11 @@ from fledge.oci.reference import full_name
 from fledge.report import human_size
 from fledge.session import Session
 from fledge.tree import File, Symlink
+from fledge.tree.budget import Budget
 from fledge.tree.compression import MAX_START, find_decompression
 from fledge.tree.content import Blob, Span, read_content
 from fledge.tree.names import printable
+from fledge.tree.regular import read_regular
 
 MAX_ARCHIVE_SIZE = 1 << 38
 """Maximum bytes of an archive in the cache: 256 GiB. It stops a decompression bomb."""
@@ -107,7 +109,7 @@ def index_archive(archive: Span, uri: str) -> ArchiveIndex:
     """Find the files of an uncompressed tar. Raises `CorruptError` if it is not a sound tar."""
     files = ArchiveIndex(uri)
     try:
-        for number, (path, node) in enumerate(tar.read(archive)):
+        for number, (path, node) in enumerate(tar.read(archive, Budget(archive.size))):
             if number == MAX_ENTRIES:
                 raise CorruptError(f"it has more than {MAX_ENTRIES} entries")
             name = posixpath.normpath(path.decode("utf-8", "surrogateescape"))
@@ -128,8 +130,10 @@ def index_archive(archive: Span, uri: str) -> ArchiveIndex:
     return files
 
 
-def store_archive(pieces: Iterator[bytes], label: str, session: Session) -> Blob:
-    """Write an archive to the cache. ``label`` names it in messages.
+def store_archive(
+    pieces: Iterator[bytes], label: str, session: Session, size: int | None = None
+) -> Blob:
+    """Write an archive to the cache. ``label`` names it in messages, ``size`` is about its bytes.
 
     Raises `CorruptError` if it is larger than `MAX_ARCHIVE_SIZE`.
     """
@@ -137,7 +141,7 @@ def store_archive(pieces: Iterator[bytes], label: str, session: Session) -> Blob
         session.reporter.transfer(label) as transfer,
         session.cache.partial(None, lambda: None) as unfinished,
     ):
-        transfer.restart(0, None)
+        transfer.restart(0, size)
         for piece in pieces:
             if unfinished.size + len(piece) > MAX_ARCHIVE_SIZE:
                 raise CorruptError(f"{label} is larger than {human_size(MAX_ARCHIVE_SIZE)}")
@@ -148,14 +152,15 @@ def store_archive(pieces: Iterator[bytes], label: str, session: Session) -> Blob
 
 def _uncompressed(path: Path, uri: str, session: Session) -> Span:
     """Return the archive itself, or its decompressed copy in the cache."""
-    if not path.is_file():
-        raise ConfigError(f"{path} is not a file", "Name a tar file that contains an image.")
     try:
+        compressed = find_decompression(read_regular(path, MAX_START)) is not None
         archive = Span(path, 0, path.stat().st_size)
-        with path.open("rb") as file:
-            compressed = find_decompression(file.read(MAX_START)) is not None
     except OSError as error:
-        raise unreadable(path, error) from error
+        failure = unreadable_argument(path, error)
+        failure.hint = "Name a tar file that contains an image."
+        if path.is_dir():
+            failure.hint = "If it is the folder of an OCI layout, write oci:FOLDER."
+        raise failure from error
     if not compressed:
         return archive
     try:

@@ -18,6 +18,7 @@ from fledge.errors import ConfigError, FledgeError, HostError, reason
 from fledge.host.settings import Settings
 from fledge.oci.reference import DOCKER_HUB, Name
 from fledge.tree.names import printable
+from fledge.tree.regular import read_regular
 
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 """The key of Docker Hub in ``config.json``, which differs from its host for historical reasons."""
@@ -86,8 +87,7 @@ def find(name: Name, settings: Settings) -> Search:
 
 def _load(path: Path) -> dict[str, object]:
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_CONFIG_SIZE + 1)
+        raw = read_regular(path, MAX_CONFIG_SIZE + 1)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:

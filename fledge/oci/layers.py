@@ -15,17 +15,18 @@ from dataclasses import replace
 from itertools import chain
 from queue import Empty, SimpleQueue
 
-from fledge.errors import CorruptError, FledgeError
+from fledge.errors import CorruptError, FledgeError, MalformedError
 from fledge.oci import tar
 from fledge.oci.image import Image, Layer
 from fledge.report import Batch, Transfer, human_size
 from fledge.session import Session
 from fledge.store.cache import BackgroundVerifier
 from fledge.tree import Directory, File, Node, Symlink, Tree, TreeError, put
+from fledge.tree.budget import DIRECTORY_COST, Budget
 from fledge.tree.compression import MAX_DECOMPRESSED_SIZE, find_decompression
 from fledge.tree.content import Blob, Span, read_content
 from fledge.tree.digest import Digest
-from fledge.tree.names import printable, split_path
+from fledge.tree.names import MAX_SHOWN, printable, split_path
 
 MAX_THREADS = 4
 """Maximum layers that are fetched and decompressed at the same time."""
@@ -43,9 +44,8 @@ METADATA = b".wh..wh."
 OPAQUE = b".wh..wh..opq"
 """The whiteout that hides everything that the layers below have in its directory."""
 
-REPEATED_ENTRY_STEPS = 16
-"""Steps charged for each entry of a layer that occurs several times in an image. A manifest can
-list a layer thousands of times, and parses nothing again that would be charged."""
+UNSOUND = "The image is damaged at its source; pull or build it again."
+"""The hint if there is none that fits better."""
 
 CAPABILITY = b"security.capability"
 USER = b"user."
@@ -67,18 +67,25 @@ def unpack(
     """
     uses = Counter(layer.diff_id for layer in image.layers)
     parsed: dict[Digest, list[tar.Entry]] = {}
+    budget = Budget()
     since = tree.steps
     with closing(prepare(image, session, verifier)) as blobs:
         for number, (layer, blob) in enumerate(zip(image.layers, blobs, strict=True), start=1):
             try:
+                if layer.diff_id not in parsed:
+                    budget.grow(blob.size)
                 if uses[layer.diff_id] == 1:
-                    _apply(tree, tar.read(blob), since)
+                    _apply(tree, tar.read(blob, budget), budget, since)
                 else:
                     if layer.diff_id not in parsed:
-                        parsed[layer.diff_id] = list(tar.read(blob))
-                    _apply_again(tree, parsed[layer.diff_id], since)
+                        parsed[layer.diff_id] = list(tar.read(blob, budget))
+                    _apply(tree, _copies(parsed[layer.diff_id], budget), budget, since)
             except CorruptError as error:
                 raise _in_layer(error, number, image) from error
+    try:
+        budget.charge_paths(tree)
+    except MalformedError as error:
+        raise CorruptError(f"{image.uri}: {error}", UNSOUND) from error
 
 
 def prepare(
@@ -204,24 +211,43 @@ def apply(tree: Tree, blob: Span) -> None:
 
     Raises `CorruptError` if the archive is malformed or an entry cannot be applied.
     """
-    _apply(tree, tar.read(blob), since=tree.steps)
+    budget = Budget(blob.size)
+    _apply(tree, tar.read(blob, budget), budget, since=tree.steps)
 
 
-def _apply(tree: Tree, entries: Iterable[tar.Entry], since: int) -> None:
-    """Apply the entries of one layer. ``since`` is as in `Tree.check_steps`."""
+def _apply(tree: Tree, entries: Iterable[tar.Entry], budget: Budget, since: int) -> None:
+    """Apply the entries of one layer, and charge ``budget`` for directories that they lack.
+
+    ``since`` is as in `Tree.check_steps`.
+    """
     applier = _LayerApplier(tree)
+    created = tree.created
     for path, node in entries:
         try:
             applier.apply(path, node)
             tree.check_steps(since)
-        except TreeError as error:
-            raise CorruptError(f"{printable(path)}: {error}") from error
+            if tree.created != created:
+                budget.charge(DIRECTORY_COST * (tree.created - created))
+                created = tree.created
+        except (TreeError, MalformedError) as error:
+            raise _at(path, error) from error
 
 
-def _apply_again(tree: Tree, entries: list[tar.Entry], since: int) -> None:
-    """Do as `_apply` does, but leave the nodes of the entries as they are."""
-    tree.steps += REPEATED_ENTRY_STEPS * len(entries)
-    _apply(tree, ((path, _copy(node)) for path, node in entries), since)
+def _copies(entries: list[tar.Entry], budget: Budget) -> Iterator[tar.Entry]:
+    """Yield the entries of a layer again, with copies of their nodes. Raises `CorruptError`.
+
+    A manifest can list a layer thousands of times, and each time it may end in other directories.
+    """
+    for path, node in entries:
+        try:
+            budget.charge(tar.entry_cost(path, node))
+        except MalformedError as error:
+            raise _at(path, error) from error
+        yield path, _copy(node)
+
+
+def _at(path: bytes, error: Exception) -> CorruptError:
+    return CorruptError(f"{printable(path)[:MAX_SHOWN]}: {error}")
 
 
 def _copy(node: Node | tar.HardLink) -> Node | tar.HardLink:
@@ -374,5 +400,5 @@ def _count(pieces: Iterator[bytes], transfer: Transfer) -> Iterator[bytes]:
 def _in_layer(error: CorruptError, number: int, image: Image) -> CorruptError:
     return CorruptError(
         f"layer {number} of {len(image.layers)} of {image.uri}: {error.message}",
-        error.hint or "The image is damaged at its source; pull or build it again.",
+        error.hint or UNSOUND,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from fledge.errors import ConfigError, CorruptError, unreadable
+from fledge.errors import ConfigError, CorruptError, unreadable, unreadable_argument
 from fledge.net.json_document import MAX_DOCUMENT_SIZE
 from fledge.oci.choice import choose_image
 from fledge.oci.image import Image
@@ -22,6 +22,7 @@ from fledge.oci.manifest import (
 )
 from fledge.tree.content import Span, read_content
 from fledge.tree.digest import Digest
+from fledge.tree.regular import problem_of
 
 DIGEST = re.compile(r"(?:^|@)sha256:([0-9a-f]{64})$")
 
@@ -39,8 +40,15 @@ def open_image(folder: Path, tag: str | None, platform: Platform) -> Image:
     Raises `ConfigError` if there is no such layout or image, `CorruptError` if the layout is
     damaged or malformed.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is not a folder", "Name the folder of an OCI layout.")
+    try:
+        mode = folder.stat().st_mode
+    except OSError as error:
+        raise unreadable_argument(folder, error) from error
+    if not stat.S_ISDIR(mode):
+        raise ConfigError(
+            f"{folder} is not a folder, and so not an OCI layout",
+            "If it is a tar file, write oci-archive:FILE or docker-archive:FILE.",
+        )
     return open_layout(partial(_find_in_folder, folder), f"oci:{folder}", tag, platform)
 
 
@@ -120,6 +128,6 @@ def _find_in_folder(folder: Path, name: str) -> Span | None:
         return None
     except OSError as error:
         raise unreadable(path, error) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise CorruptError(f"{path} is not a regular file")
+    if problem := problem_of(status):
+        raise CorruptError(f"{path} is {problem}, not a regular file", "Make the layout again.")
     return Span(path, 0, status.st_size)

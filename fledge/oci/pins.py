@@ -9,7 +9,14 @@ from msgspec.structs import replace
 from fledge.errors import ConfigError, CorruptError, FledgeError, NetworkError
 from fledge.oci import layout, registry
 from fledge.oci.image import Image, ImagePin, once
-from fledge.oci.manifest import ANY_ARCHITECTURE, Platform, make_image, parse_config
+from fledge.oci.manifest import (
+    ANY_ARCHITECTURE,
+    Index,
+    Platform,
+    make_image,
+    parse_config,
+    parse_manifest,
+)
 from fledge.oci.reference import DaemonReference, Name, Reference, RegistryReference
 from fledge.oci.transports import open_image
 from fledge.session import Session
@@ -34,7 +41,8 @@ def open_pinned(
     `open_image`.
     """
     where = f"{reference} for {platform}"
-    found = once(lambda: _find(reference, pin, platform, session))
+    pinned_by = "the lock" if trusted else "the provenance"
+    found = once(lambda: _find(reference, pin, platform, session, pinned_by))
     if not trusted and pin.manifest and found().manifest != pin.manifest:
         raise CorruptError(
             f"{where} has the manifest {found().manifest}, not {pin.manifest}",
@@ -47,9 +55,9 @@ def open_pinned(
         session.cache.store(config)
     if parse_config(config, where).diff_ids != pin.diff_ids:
         raise ConfigError(
-            f"the diff_ids that the lock pins for {where} differ from those of its config"
+            f"the diff_ids that {pinned_by} pins for {where} differ from those of its config"
             f" ({pin.config})",
-            "Somebody has edited the lock: run `fledge lock`, and review what it changes.",
+            f"Somebody has edited {pinned_by}: run `fledge lock`, and review what it changes.",
         )
 
     def blob(number: int) -> Span:
@@ -57,10 +65,27 @@ def open_pinned(
 
     blobs = [partial(blob, number) for number in range(len(pin.diff_ids))]
     listed = platform if pin.manifest else None
-    return make_image(_uri(reference, pin), config, blobs, platform, pin.manifest, listed)
+    sizes = _blob_sizes(pin, session)
+    return make_image(_uri(reference, pin), config, blobs, platform, pin.manifest, listed, sizes)
 
 
-def _find(reference: Reference, pin: ImagePin, platform: Platform, session: Session) -> Image:
+def _blob_sizes(pin: ImagePin, session: Session) -> list[int]:
+    """Return the sizes of the layers' blobs, which the pinned manifest has if it is in the cache.
+
+    Opening the image would tell them as well, but asks the registry.
+    """
+    cached = session.cache.find(pin.manifest) if pin.manifest else None
+    if cached is None:
+        return []
+    manifest = parse_manifest(layout.read_document(cached, str(pin.manifest)), str(pin.manifest))
+    if isinstance(manifest, Index) or len(manifest.layers) != len(pin.diff_ids):
+        return []  # what fetches the layers says what is wrong
+    return [layer.size for layer in manifest.layers]
+
+
+def _find(
+    reference: Reference, pin: ImagePin, platform: Platform, session: Session, pinned_by: str
+) -> Image:
     """Open the pinned image from the place that the reference names."""
     where = f"{reference} for {platform}"
     pinned = _at_manifest(reference, pin.manifest)
@@ -76,14 +101,15 @@ def _find(reference: Reference, pin: ImagePin, platform: Platform, session: Sess
         except FledgeError as error:
             now = f"nothing ({error.message})"
         raise NetworkError(
-            f"the lock pins {where} at {pin.manifest}, which its registry no longer has;"
+            f"{pinned_by} pins {where} at {pin.manifest}, which its registry no longer has;"
             f" the name now stands for {now}",
             "Push the old image again, or run `fledge lock` to take the new one.",
         ) from missing
     actual = Digest.of(image.config)
     if actual != pin.config:
         raise CorruptError(
-            f"the lock pins {where} with config {pin.config}, but {image.uri} has config {actual}",
+            f"{pinned_by} pins {where} with config {pin.config}, but {image.uri} has config"
+            f" {actual}",
             "Bring the old image back, or run `fledge lock` to take the new one.",
         )
     return image

@@ -7,6 +7,7 @@ Transports are spelled as in containers-transports(5).
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -28,6 +29,8 @@ COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 PINNED_PATH = re.compile("(.+)@sha256", re.DOTALL)
 """What precedes the colon of ``PATH@sha256:HEX``, as messages write an image of a layout."""
+RECIPE = re.compile(r"(?:^|[/.])(?:Docker|Container)file\b")
+"""In the names of recipes for images, such as ``Dockerfile.dev`` or ``app.Dockerfile``."""
 PORT = re.compile("[0-9]{1,5}/")
 """What follows a host that is called like a transport, such as ``podman:5000/app``."""
 
@@ -174,7 +177,33 @@ def parse(text: str, folder: Path) -> Reference:
             "fledge does not know that transport",
             f"Write a name such as nginx:alpine, or begin with one of {known}",
         )
-    return _parse_name(text, text)
+    try:
+        return _parse_name(text, text)
+    except ConfigError as error:
+        if found := _file_problem(text, folder):
+            raise _invalid(text, *found) from error
+        raise
+
+
+def _file_problem(text: str, folder: Path) -> tuple[str, str] | None:
+    """Return the problem of text that is no name but a path, and a hint. None if it is no path."""
+    shown = printable(text)
+    if RECIPE.search(text):
+        return (
+            "that is a recipe for an image, and not an image",
+            f"Build it with `docker build -t NAME -f {shown} .`, and write NAME.",
+        )
+    with suppress(OSError):  # no file can have that name
+        file, _, _ = text.partition(":")
+        path = folder / file
+        if file and path.is_dir():
+            return "that is a folder", f"If it is an OCI layout, write oci:{shown}."
+        if file and path.is_file():
+            return (
+                "that is a file",
+                f"If it is an image, write oci-archive:{shown} or docker-archive:{shown}.",
+            )
+    return None
 
 
 def full_name(name: str) -> str:

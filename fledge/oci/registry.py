@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 import msgspec
 import requests
 
-from fledge.errors import ConfigError, CorruptError, FledgeError, NetworkError
+from fledge.errors import ConfigError, CorruptError, FledgeError, NetworkError, OfflineError
 from fledge.host.settings import Settings
 from fledge.net.fetch import Fetcher
 from fledge.net.json_document import MAX_DOCUMENT_SIZE, JsonObject
@@ -42,7 +41,7 @@ from fledge.oci.reference import DOCKER_HUB, Name, RegistryReference, parse
 from fledge.session import Session
 from fledge.tree.content import Span, read_content
 from fledge.tree.digest import Digest
-from fledge.tree.names import printable
+from fledge.tree.names import printable, suggestion
 
 T = TypeVar("T")
 Parameters = ParamSpec("Parameters")
@@ -77,7 +76,7 @@ def open_image(name: Name, platform: Platform, session: Session) -> Image:
     login could not be read, raises that error: `ConfigError` for a file, `HostError` for a helper.
     """
     if session.offline and not name.digest:
-        raise NetworkError(
+        raise OfflineError(
             f"{name}: the tag cannot be looked up offline",
             "Pin it with `fledge lock`, or run without --offline.",
         )
@@ -173,7 +172,7 @@ class _Repository(msgspec.Struct, frozen=True):
     def _explain(self, error: HttpStatusError, path: str) -> FledgeError:
         """Return the error to raise in place of an HTTP status."""
         if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            return self.login.refused(error.words)
+            return self.login.refused(error)
         if error.status != HTTPStatus.NOT_FOUND or not path.startswith("manifests/"):
             return error
         return NoManifestError(
@@ -202,8 +201,8 @@ class _Repository(msgspec.Struct, frozen=True):
                 if error.status == HTTPStatus.NOT_FOUND:
                     return "Check the name; there is no such repository."
                 raise
-            if close := difflib.get_close_matches(self.name.tag or "", tags):
-                return f"Check the tag; there are {', '.join(close)}."
+            if not self.name.digest:
+                return suggestion(self.name.tag or "", tags) or "It has no tags."
         return "Check the tag or digest."
 
 
@@ -328,13 +327,10 @@ class _Login:
             for problem in search.problems:
                 self._session.reporter.note(f"no login for {self._name.host}: {problem.message}")
 
-    def refused(self, words: str) -> FledgeError:
-        """Return the error to raise when the registry denies access.
-
-        ``words`` is what the server says, safe to print; empty if nothing.
-        """
+    def refused(self, error: HttpStatusError) -> FledgeError:
+        """Return the error to raise when the registry or its token server denies access."""
         host = self._name.host
-        says = f", and says: {words}" if words else ""
+        says = f", and says: {error.words}" if error.words else ""
         message = f"{host} denies access to {self._name.repository}"
         if self._problems:
             problem = self._problems[0]
@@ -342,15 +338,25 @@ class _Login:
                 f"{message} without a login{says}; {problem.message}", problem.hint
             )
         login = self._credentials
+        again = f"docker login{'' if host == DOCKER_HUB else ' ' + host}"
         who = "without a login"
         if login and login.identity_token:
             who = f"with the identity token in {login.source}"
         elif login:
             who = f"with the login of {printable(login.username)} in {login.source}"
+            if error.had_password and error.status == HTTPStatus.UNAUTHORIZED:
+                return NetworkError(
+                    f"{host} does not accept the login of {printable(login.username)} in"
+                    f" {login.source}{says}",
+                    f"User name or password are wrong, or have expired: run {again} again.",
+                )
+            return NetworkError(
+                f"{message} {who}{says}",
+                f"Check the name, and whether {printable(login.username) or 'that user'} may pull"
+                f" it; {again} changes the user.",
+            )
         return NetworkError(
-            f"{message} {who}{says}",
-            f"Check the name; if the image is private, run docker login"
-            f"{'' if host == DOCKER_HUB else ' ' + host}.",
+            f"{message} {who}{says}", f"Check the name; if the image is private, run {again}."
         )
 
     def _token(self, bearer: Challenge) -> str:
@@ -371,7 +377,7 @@ class _Login:
             return self._ask(url.geturl(), headers)
         except HttpStatusError as error:
             if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-                raise self.refused(error.words) from error
+                raise self.refused(error) from error
             raise
 
     def _token_url(self, bearer: Challenge, query: list[tuple[str, str]]) -> SplitResult:

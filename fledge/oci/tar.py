@@ -22,6 +22,7 @@ import msgspec
 
 from fledge.errors import CorruptError, MalformedError, unreadable
 from fledge.tree import NANOSECONDS, BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink
+from fledge.tree.budget import DIRECTORY_COST, NODE_COST, Budget, xattrs_cost
 from fledge.tree.content import Content, DataExtent, Span, Sparse
 from fledge.tree.limits import (
     MAX_ID,
@@ -46,18 +47,13 @@ MAX_RECORDS = 1 << 14
 of names of extended attributes for one file, which are fewer."""
 
 RECORD_COST = 64
-"""Bytes of `MAX_METADATA` that one record counts as: parsing it takes the time of so many."""
-
-MAX_METADATA = 1 << 30
-"""Maximum bytes of headers in one archive, which limits the time and memory to read it. It is
-enough for two million plain entries; large images have a few hundred thousand."""
+"""Bytes of memory that one record counts as: parsing it takes the time of so many."""
 
 MAX_EXTENTS = 1 << 16
 """Maximum runs of data in one sparse file, which limits the time and memory to write it."""
 
 EXTENT_COST = 512
-"""Bytes of `MAX_METADATA` that one run of data counts as, which are those of a plain entry: it
-takes more memory than in the archive, and is written in the time of a small file."""
+"""Bytes of memory that one run of data in a sparse file takes at the peak of a build."""
 
 MAX_FILE_SIZE = 1 << 44
 """16 TiB, the largest file on ext4. The header of a sparse file could claim any size."""
@@ -141,17 +137,16 @@ Entry = tuple[bytes, Node | HardLink]
 class _BlockReader:
     """Reads an archive's blocks in order."""
 
-    def __init__(self, file: io.FileIO, tar: Span) -> None:
+    def __init__(self, file: io.FileIO, tar: Span, budget: Budget) -> None:
         self.position = tar.offset
         self.end = tar.offset + tar.size
+        self.budget = budget
         self._descriptor = file.fileno()
-        self._budget = MAX_METADATA
 
     def take(self, size: int) -> bytes:
         """Read ``size`` bytes of headers and skip their padding."""
         if size > self.end - self.position:
             raise MalformedError("the archive ends within it")
-        self.charge(size)
         data = os.pread(self._descriptor, size, self.position)
         if len(data) < size:
             raise MalformedError("the archive became shorter while it was read")
@@ -177,12 +172,6 @@ class _BlockReader:
             raise MalformedError("a block of zeros stands before it")
         return b""
 
-    def charge(self, cost: int) -> None:
-        """Count ``cost`` bytes towards `MAX_METADATA`."""
-        self._budget -= cost
-        if self._budget < 0:
-            raise MalformedError(f"there are more than {MAX_METADATA} bytes of headers before it")
-
 
 class _Header(msgspec.Struct):
     """The header of an entry, with the values of the extended headers before it applied."""
@@ -197,7 +186,7 @@ class _Header(msgspec.Struct):
     """The records of its pax extended header."""
 
 
-def read(tar: Span) -> Iterator[Entry]:
+def read(tar: Span, budget: Budget) -> Iterator[Entry]:
     """Yield the path and node of each entry of an uncompressed archive.
 
     Paths are as in the archive, not normalised. The content of a `File` is a part of the archive.
@@ -207,12 +196,13 @@ def read(tar: Span) -> Iterator[Entry]:
     that needs more than 32 bits the lower ones are kept, and 2^32 - 1 is root, as in containerd,
     where chown(2) does that.
 
-    Raises `CorruptError` if the archive is malformed or exceeds a limit, `FledgeError` if it
-    cannot be read.
+    Everything that an entry costs is charged to ``budget``, but for the directories that its path
+    lacks in a tree. Raises `CorruptError` if the archive is malformed or exceeds a limit or the
+    budget, `FledgeError` if it cannot be read.
     """
     try:
         with tar.path.open("rb", buffering=0) as file:
-            blocks = _BlockReader(file, tar)
+            blocks = _BlockReader(file, tar, budget)
             while True:
                 start, name = blocks.position - tar.offset, b""
                 try:
@@ -221,6 +211,7 @@ def read(tar: Span) -> Iterator[Entry]:
                         return
                     name = header.name
                     node = _entry(header, blocks, tar)
+                    budget.charge(entry_cost(header.name, node))
                 except MalformedError as error:
                     raise CorruptError(
                         f"the tar entry at byte {start}, {printable(name)!r}: {error}"
@@ -228,6 +219,14 @@ def read(tar: Span) -> Iterator[Entry]:
                 yield header.name, node
     except OSError as error:
         raise unreadable(tar.path, error) from error
+
+
+def entry_cost(path: bytes, node: Node | HardLink) -> int:
+    """Return the bytes of memory that an entry takes."""
+    cost = len(path) + (DIRECTORY_COST if isinstance(node, Directory) else NODE_COST)
+    if isinstance(node, Symlink | HardLink):
+        cost += len(node.target)
+    return cost + xattrs_cost(node.xattrs) if node.xattrs else cost
 
 
 def _next_header(blocks: _BlockReader) -> _Header | None:
@@ -351,7 +350,7 @@ def _content(header: _Header, blocks: _BlockReader, tar: Span) -> Content:
     if stored < 0:
         raise MalformedError("its sparse map is longer than its data")
     blocks.skip(stored)
-    blocks.charge(EXTENT_COST * len(numbers) // 2)
+    blocks.budget.charge(EXTENT_COST * len(numbers) // 2)
     return Sparse(size, tar.path, _extents(numbers, size, start, stored), tar.digest)
 
 
@@ -568,7 +567,7 @@ def _records(data: bytes, blocks: _BlockReader) -> dict[bytes, bytes]:
             if count > MAX_RECORDS:
                 raise MalformedError(f"its extended header has more than {MAX_RECORDS} records")
         position = end
-    blocks.charge(RECORD_COST * (count + len(sparse_map)))
+    blocks.budget.charge(RECORD_COST * (count + len(sparse_map)))
     if sparse_map:
         records[b"GNU.sparse.map"] = b",".join(sparse_map)
     return records

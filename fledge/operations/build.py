@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -30,7 +30,7 @@ from fledge.project.config import Config
 from fledge.project.lock import PinFinder
 from fledge.project.manifest import PluginManifest, path_beside, serialize
 from fledge.project.provenance import Provenance
-from fledge.report import counted, human_size
+from fledge.report import Step, counted, human_size
 from fledge.session import Session
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, Source
@@ -151,15 +151,22 @@ def _build_once(
 def lay_sources(sources: Iterable[Source], pins: PinFinder, assembly: Assembly) -> None:
     """Lay the sources over the tree, in order. Raises `FledgeError`."""
     for source in sources:
-        with assembly.session.reporter.step(source.role) as step:
-            try:
-                step.detail = source.lay(assembly, pins.find(source, assembly))
-            except TreeError as error:
-                raise CorruptError(
-                    f"the {source.role} cannot be added to the image: {error}"
-                ) from error
-            except OSError as error:
-                raise unreadable(Path(error.filename or source.role), error) from error
+        with laying(source, assembly) as step:
+            step.detail = source.lay(assembly, pins.find(source, assembly))
+
+
+@contextmanager
+def laying(source: Source, assembly: Assembly) -> Iterator[Step]:
+    """Report a step in which a source is laid over the tree, and explain what fails in it."""
+    with assembly.session.reporter.step(source.role) as step:
+        try:
+            yield step
+        except TreeError as error:
+            raise CorruptError(
+                f"the {source.role} cannot be added to the image: {error}"
+            ) from error
+        except OSError as error:
+            raise unreadable(Path(error.filename or source.role), error) from error
 
 
 def _write(config: Config, assembly: Assembly, output: Path) -> Artifact:

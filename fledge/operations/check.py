@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
-from fledge.host.files import PathLike
-from fledge.operations.arguments import as_config
+from msgspec.structs import replace
+
+from fledge.operations import boots
+from fledge.operations.arguments import (
+    ConfigLike,
+    PlatformLike,
+    as_config,
+    as_platform,
+    as_session,
+)
+from fledge.operations.build import laying
+from fledge.project import lock
 from fledge.project.config import Config
+from fledge.report import Reporter
+from fledge.session import Session
+from fledge.sources.source import Assembly
 
 
-def check(config: PathLike = "fledge.toml") -> Config:
-    """Read and validate a fledge.toml, without downloading or writing anything.
+def check(
+    config: ConfigLike = "fledge.toml",
+    *,
+    platform: PlatformLike | None = None,
+    session: Session | None = None,
+) -> Config:
+    """Read and validate a fledge.toml and the files that it names, without downloading anything.
 
-    Raises `InvalidConfig` with all problems, `ConfigError` if the file cannot be read.
+    The sources are laid over a tree as for `build`, so everything that a build would find wrong
+    with them is found now. Those that must be downloaded, and are not in the cache, are left out.
+    Nothing is written but the cache.
+
+    Raises `InvalidConfig` with all problems of the config, and the errors of `build`.
     """
-    return as_config(config)
+    config, session = as_config(config), replace(as_session(session), offline=True)
+    pins = lock.load_pins(config, Reporter(), strict=False)
+    assembly = Assembly(
+        session,
+        as_platform(platform),
+        config.path.parent,
+        session.settings.epoch,
+        is_platform_given=platform is not None,
+    )
+    is_whole = True
+    for source in config.sources:
+        with laying(source, assembly) as step:
+            summary = source.check(assembly, pins.find(source, assembly))
+            is_whole = is_whole and summary is not None
+            step.detail = "must be fetched, so it is not checked" if summary is None else summary
+    if is_whole:
+        boots.check(config, assembly)
+    return config

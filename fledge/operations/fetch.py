@@ -34,4 +34,5 @@ def fetch(
     folder = config.path.parent
     pinned = [source for source in config.sources if source.pinned_name(folder) is not None]
     for platform in as_platforms(platforms):
-        lay_sources(pinned, pins, Assembly(session, platform, folder))
+        start = Assembly(session, platform, folder, is_platform_given=bool(platforms))
+        lay_sources(pinned, pins, start)

@@ -16,6 +16,7 @@ from fledge.formats import Opened, open_artifact
 from fledge.host.files import PathLike
 from fledge.project import provenance
 from fledge.project.provenance import Provenance
+from fledge.report import Transfer
 from fledge.sources import paths
 from fledge.sources.init import has_built_in
 from fledge.tree import TYPE_NAMES, Device, Directory, File, Node, Symlink, Tree
@@ -77,8 +78,11 @@ def inspect(artifact: PathLike) -> Summary:
         return summarize(found)
 
 
-def summarize(artifact: Opened) -> Summary:
-    """Summarize an open artifact. Raises `FledgeError` if it cannot be read."""
+def summarize(artifact: Opened, progress: Transfer | None = None) -> Summary:
+    """Summarize an open artifact. ``progress`` is told the bytes that are hashed.
+
+    Raises `FledgeError` if it cannot be read.
+    """
     names = dict.fromkeys(TYPE_NAMES.values(), 0)
     files: set[File] = set()
     for _, node in artifact.tree.walk():
@@ -90,7 +94,7 @@ def summarize(artifact: Opened) -> Summary:
     programs = (_program(artifact.tree, path, digests) for path in artifact.format.init_paths)
     first = next(filter(None, programs), None)
     kestrel = _program(artifact.tree, paths.AGENT, digests)
-    record = _provenance(artifact)
+    record = _provenance(artifact, progress or Transfer())
     inputs = {item.role: item for item in record.inputs} if record else {}
     version = inputs["agent"].facts.get("version") if "agent" in inputs else None
     return Summary(
@@ -265,10 +269,12 @@ def _command(tree: Tree) -> list[str] | None:
     return words if all(isinstance(word, str) for word in words) else None
 
 
-def _provenance(artifact: Opened) -> Provenance | None:
+def _provenance(artifact: Opened, progress: Transfer) -> Provenance | None:
     """Return the provenance beside the artifact; None unless it is valid and for these bytes."""
     try:
         record = provenance.load(artifact.path)
     except FledgeError:
         return None
-    return record if record.digest == hash_file(artifact.path).digest else None
+    progress.restart(0, artifact.size)
+    digest = hash_file(artifact.path, progress=progress).digest
+    return record if record.digest == digest else None

@@ -39,13 +39,14 @@ def lock(
     config, session = as_config(config), as_session(session)
     path = locks.path_beside(config.path)
     old = locks.load(path)
-    new = resolve(config, as_platforms(platforms), old, session)
+    new = resolve(
+        config, as_platforms(platforms), old, session, are_platforms_given=bool(platforms)
+    )
     changes = locks.differences(old, new) if old else []
     if check and old is None:
         raise FledgeError(f"{path} does not exist", "Run `fledge lock` to write it.")
     if check and new != old:
-        lines = "".join(f"\n  {line}" for line in changes)
-        raise FledgeError(f"{path} is not up to date:{lines}", locks.REFRESH_HINT)
+        raise FledgeError(f"{path} is not up to date:", locks.REFRESH_HINT, changes)
     if new != old:
         locks.write(new, path, config.path)
         for line in changes:
@@ -54,14 +55,23 @@ def lock(
 
 
 def resolve(
-    config: Config, platforms: Sequence[Platform], old: Lock | None, session: Session
+    config: Config,
+    platforms: Sequence[Platform],
+    old: Lock | None,
+    session: Session,
+    *,
+    are_platforms_given: bool,
 ) -> Lock:
     """Look up what the names of a config refer to now, on these platforms.
 
-    Keeps the pins of ``old`` for other platforms. Raises `FledgeError`.
+    Keeps the pins of ``old`` for other platforms. ``are_platforms_given`` as in `Assembly`. Raises
+    `FledgeError`.
     """
     old_sections = old.sections if old else {}
-    assemblies = [Assembly(session, platform, config.path.parent) for platform in platforms]
+    assemblies = [
+        Assembly(session, platform, config.path.parent, is_platform_given=are_platforms_given)
+        for platform in platforms
+    ]
     sections: dict[str, LockedSource] = {}
     for source in config.sources:
         name, section = source.pinned_name(config.path.parent), source.section
@@ -79,15 +89,11 @@ def _resolve_source(
 ) -> dict[str, Any]:
     """Look up the pins of one source that the assemblies need, each once."""
     pins: dict[str, Any] = {}
-    first: dict[str, Assembly] = {}
     for assembly in assemblies:
         key = section.key(assembly)
-        if key in pins:
-            # A source with a single pin, such as busybox, sets one architecture for all.
-            if section.keyed_by is None:
-                assembly.architecture = first[key].architecture
+        # A source with a single pin, such as busybox, may not fit every platform.
+        if key in pins and section.keyed_by is not None:
             continue
-        first[key] = assembly
         with assembly.session.reporter.step(source.role) as step:
             try:
                 pins[key], step.detail = source.resolve(assembly, kept.get(key))

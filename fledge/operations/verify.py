@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from fledge.errors import (
     ConfigError,
     CorruptError,
     FledgeError,
+    NetworkError,
     reason,
     unreadable_argument,
 )
@@ -29,11 +32,22 @@ from fledge.project.provenance import Provenance
 from fledge.report import Reporter, Transfer
 from fledge.session import Session
 from fledge.sources.source import Assembly
+from fledge.tree import NANOSECONDS
 from fledge.tree.content import hash_file
 from fledge.tree.digest import Digest
 
+MAX_LINES = 1000
+"""Maximum fields that are named, of a provenance that differs in more."""
+
+MAX_TEXT = 500
+"""Maximum characters of a key or value that are shown."""
+
+_NOTHING = object()
+"""Stands for a value that a document does not have."""
+
 _VERSIONS = "predicate.runDetails.builder.version."
 _DEPENDENCIES = "predicate.buildDefinition.resolvedDependencies"
+_EPOCH = "predicate.buildDefinition.externalParameters.SOURCE_DATE_EPOCH"
 
 
 class Verification(msgspec.Struct, frozen=True):
@@ -46,7 +60,8 @@ class Verification(msgspec.Struct, frozen=True):
     rebuilt: Digest | None
     """The digest of the new build. None if nothing can be built as recorded."""
     false_claims: tuple[str, ...]
-    """Describes each field of the provenance that the new build contradicts, in one line each."""
+    """Describes each field of the provenance that the new build contradicts, in one line each. If
+    nothing can be built as recorded, a build of the project as it is contradicts them."""
     versions: tuple[str, ...]
     """Describes each version that differs from the record, of fledge and its codecs. They are no
     false claims where they made no difference."""
@@ -73,10 +88,15 @@ def verify(
     ``config`` must equal the config in the provenance. The build uses the image, agent and busybox
     that the provenance records; where they come from is said by the config and the lock of the
     project, because the provenance comes with the artifact and is not trusted to name files, hosts
-    or logins. Raises `ConfigError` if the provenance is missing, `CorruptError` if it is malformed,
-    `FledgeError` if it has another config or an input cannot be fetched.
+    or logins. If nothing can be built as recorded, the project is built as it is, to find the
+    fields that are false. Raises `ConfigError` if the provenance is missing, `CorruptError` if it
+    is malformed, `FledgeError` if it has another config or an input cannot be fetched.
     """
     artifact, config, session = Path(artifact), as_config(config), as_session(session)
+    try:
+        artifact.stat()
+    except OSError as error:
+        raise unreadable_argument(artifact, error) from error
     statement, record = provenance.read_statement(artifact)
     _check_comparable(record, config, artifact)
     claimed = lock.from_provenance(record, config)
@@ -89,16 +109,23 @@ def verify(
         rebuilt_path.touch()
         try:
             rebuilt = _rebuild(record, claimed, config, rebuilt_path, session)
-        except (ConfigError, CorruptError) as error:
-            return Verification(digest, record.digest, None, (), (), problem=error.message)
+        except (ConfigError, CorruptError, NetworkError) as error:
+            session.reporter.note("cannot be built as recorded; building the project as it is")
+            claims = _nearest_claims(statement, record, config, rebuilt_path, session)
+            if isinstance(error, NetworkError) and not claims:
+                raise
+            return Verification(digest, record.digest, None, claims, (), problem=error.message)
         difference, problem = None, ""
         if digest != rebuilt.digest:
             try:
                 difference = diff(artifact, rebuilt_path, reporter=session.reporter)
             except FledgeError as error:
                 problem = error.message
-    described = provenance.statement(build.describe(config, rebuilt, record.epoch))
-    false_claims = [*_false_claims(statement, described), *_manifest_claims(record, artifact)]
+    false_claims = [
+        *_false_claims(statement, config, rebuilt, record.epoch),
+        *_epoch_claim(difference, record.epoch),
+        *_manifest_claims(record, artifact),
+    ]
     return Verification(
         artifact=digest,
         recorded=record.digest,
@@ -116,11 +143,9 @@ def _check_comparable(record: Provenance, config: Config, artifact: Path) -> Non
     """Raise `FledgeError` if the config differs, `ConfigError` if it is not reproducible."""
     if record.config != config.data:
         raise FledgeError(
-            f"{artifact} was built with a configuration that differs from {config.path}:"
-            + "".join(
-                f"\n  {line}" for line in _differences(_flat(record.config), _flat(config.data))
-            ),
+            f"{artifact} was built with a configuration that differs from {config.path}:",
             "Check out the version that it was built from, or name its file with -c FILE.",
+            tuple(_limited(_differences(record.config, config.data))),
         )
     if not config.format.reproducible:
         raise ConfigError(
@@ -142,8 +167,12 @@ def _rebuild(
         is_platform_given=True,
         trusts_pins=False,
     )
-    place = Place(output.name, record.url or "/") if config.manifest else None
-    return build.build_pinned(config, pins, start, output, place)
+    return build.build_pinned(config, pins, start, output, _place(record, config, output))
+
+
+def _place(record: Provenance, config: Config, output: Path) -> Place | None:
+    """Return what the manifest says about the place of the artifact; None without a manifest."""
+    return Place(output.name, record.url or "/") if config.manifest else None
 
 
 def _manifest_claims(record: Provenance, artifact: Path) -> Iterator[str]:
@@ -160,6 +189,34 @@ def _manifest_claims(record: Provenance, artifact: Path) -> Iterator[str]:
         yield f"{path}: recorded sha256 {record.manifest.hex}, here {found.hex}"
 
 
+def _nearest_claims(
+    statement: Mapping[str, Any], record: Provenance, config: Config, output: Path, session: Session
+) -> tuple[str, ...]:
+    """Describe every field that the project as it is contradicts; none if it cannot be built.
+
+    The record may name several platforms, of which one is false: the one counts that leaves the
+    fewest fields.
+    """
+    found = []
+    recorded = [record.platform, *(item.facts.get("platform") for item in record.inputs)]
+    for platform in dict.fromkeys(each for each in recorded if isinstance(each, str)):
+        with suppress(FledgeError):
+            pins = lock.load_pins(config, Reporter(), strict=False)
+            start = Assembly(session, parse_platform(platform), config.path.parent, record.epoch)
+            built = build.build_pinned(config, pins, start, output, _place(record, config, output))
+            found.append(tuple(_false_claims(statement, config, built, record.epoch)))
+    return min(found, key=len, default=())
+
+
+def _epoch_claim(difference: Difference | None, epoch: int) -> Iterator[str]:
+    """Describe the time that paths have in place of the recorded one, if they share it."""
+    changes = difference.changes if difference else ()
+    times = [change.fields["mtime_ns"] for change in changes if "mtime_ns" in change.fields]
+    before = {old for old, new in times if new == epoch * NANOSECONDS}
+    if len(before) == 1 and isinstance(old := before.pop(), int):
+        yield f"{_EPOCH}: recorded {epoch}, and paths in the artifact have {old // NANOSECONDS}"
+
+
 def _digest(artifact: Path, progress: Transfer) -> Digest:
     try:
         progress.restart(0, artifact.stat().st_size)
@@ -168,45 +225,54 @@ def _digest(artifact: Path, progress: Transfer) -> Digest:
         raise unreadable_argument(artifact, error) from error
 
 
-def _false_claims(claimed: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
-    """Describe every field that differs between two statements, in one line each."""
-    claims, facts = _flat(claimed), _flat(here)
-    yield from _differences(claims, facts)
-    if claims == facts and claimed != here:
-        yield f"{_DEPENDENCIES}: recorded in another order than here"
+def _false_claims(
+    claimed: Mapping[str, Any], config: Config, built: build.Artifact, epoch: int
+) -> list[str]:
+    """Describe the fields that differ from the statement about a build, in one line each."""
+    here = provenance.statement(build.describe(config, built, epoch))
+    lines = _limited(_differences(claimed, here))
+    if not lines and claimed != here:
+        return [f"{_DEPENDENCIES}: recorded in another order than here, or twice"]
+    return lines
 
 
-def _flat(document: object) -> dict[str, object]:
-    """Return every value in a JSON document by its path; dependencies by name and URI."""
-    return dict(_walk(document, ""))
+def _limited(lines: Iterator[str]) -> list[str]:
+    first = list(islice(lines, MAX_LINES))
+    return [*first, "and more"] if next(lines, None) is not None else first
 
 
-def _walk(value: object, path: str) -> Iterator[tuple[str, object]]:
+def _differences(before: object, after: object, path: str = "") -> Iterator[str]:
+    """Describe every value that differs between two JSON documents, in one line each."""
+    kinds = {type(value) for value in (before, after) if value is not _NOTHING}
+    if kinds not in ({dict}, {list}):
+        if kinds != {type(before)} or before != after:
+            yield f"{path}: recorded {_shown(before)}, here {_shown(after)}"
+        return
+    old, new = _members(before, path), _members(after, path)
+    if not old and not new and before != after:
+        yield f"{path}: recorded {_shown(before)}, here {_shown(after)}"
+    for key in sorted(old.keys() | new.keys()):
+        where = f"{path}{' ' if path.endswith(':') else '.'}{_cut(key)}".lstrip(".")
+        if path == _DEPENDENCIES:
+            where = _cut(key)
+        yield from _differences(old.get(key, _NOTHING), new.get(key, _NOTHING), where)
+
+
+def _members(value: object, path: str) -> dict[str, object]:
+    """Return the members of an object or a list; dependencies by name and URI."""
     if isinstance(value, dict):
-        separator = " " if path.endswith(":") else "."
-        for key, each in value.items():
-            yield from _walk(each, f"{path}{separator}{key}".lstrip("."))
-        if not value:
-            yield path, value
-    elif isinstance(value, list):
-        for index, each in enumerate(value):
-            named = path == _DEPENDENCIES and isinstance(each, dict)
-            where = f"{each.get('name')} {each.get('uri')}:" if named else f"{path}.{index}"
-            yield from _walk(each, where)
-        if not value:
-            yield path, value
-    else:
-        yield path, value
+        return value
+    if not isinstance(value, list):
+        return {}
+    if path == _DEPENDENCIES and all(isinstance(each, dict) for each in value):
+        return {f"{each.get('name')} {each.get('uri')}:": each for each in value}
+    return {str(index): each for index, each in enumerate(value)}
 
 
-def _differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """Describe the values that differ between two documents, in one line each."""
-    return [
-        f"{path}: recorded {_shown(before, path)}, here {_shown(after, path)}"
-        for path in sorted(before.keys() | after.keys())
-        if path not in before or path not in after or before[path] != after[path]
-    ]
+def _shown(value: object) -> str:
+    return "nothing" if value is _NOTHING else _cut(str(value))
 
 
-def _shown(values: Mapping[str, object], path: str) -> str:
-    return str(values[path]) if path in values else "nothing"
+def _cut(text: str) -> str:
+    """Shorten a text of a provenance, whose lines could be of any length."""
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}… ({len(text)} characters)"

@@ -18,6 +18,7 @@ from fledge.project.positions import Keys, positions
 from fledge.project.syntax import explain
 from fledge.project.values import Text, Value, close_match, literal, quoted_key
 from fledge.tree.names import printable
+from fledge.tree.regular import read_regular
 
 MAX_TOML_SIZE = 1 << 20
 """Maximum size of a file in bytes."""
@@ -53,8 +54,8 @@ class InvalidConfig(ConfigError):
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         if len(problems) > MAX_PROBLEMS:
             count += f", of which these are the first {MAX_PROBLEMS}"
-        listing = "".join(f"\n  {problem.shown(path)}" for problem in problems[:MAX_PROBLEMS])
-        super().__init__(f"{printable(str(path))} has {count}:{listing}")
+        details = [problem.shown(path) for problem in problems[:MAX_PROBLEMS]]
+        super().__init__(f"{printable(str(path))} has {count}:", details=details)
         self.problems = tuple(problems)
 
 
@@ -217,8 +218,7 @@ def read(path: Path, if_missing: str) -> Document:
     TOML, `ConfigError` if it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_TOML_SIZE + 1)
+        raw = read_regular(path, MAX_TOML_SIZE + 1)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file", if_missing) from error
     except IsADirectoryError as error:

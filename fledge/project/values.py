@@ -19,8 +19,8 @@ import difflib
 import json
 import os
 import re
-import stat
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
@@ -33,6 +33,7 @@ from fledge.oci import reference
 from fledge.oci.reference import Reference
 from fledge.sources.hostpath import why_missing
 from fledge.tree.digest import Digest
+from fledge.tree.regular import check_regular
 
 MAX_NATURAL = (1 << 63) - 1
 """The largest integer that every TOML parser must accept (TOML v1.0.0, Integer)."""
@@ -206,6 +207,8 @@ class Url(Text, frozen=True):
             text = ""
         if re.search(self.pattern, text) and not text.endswith("\n"):
             return text
+        if isinstance(value, str) and (url := _file_url(folder, value)):
+            raise ValueError(f"must be a URL and not a path; write {literal(url)}")
         raise ValueError(
             'must be a URL without spaces that begins with "https://", "http://" or "file:///"'
         )
@@ -219,6 +222,14 @@ class Url(Text, frozen=True):
         return "a URL (`https://`, `http://` or `file:///`)"
 
 
+def _file_url(folder: Path, path: str) -> str:
+    """Return the URL of a file of this machine; empty if there is no such file."""
+    with suppress(OSError, ValueError):  # no file can have that name
+        file = (folder / path.removeprefix("file:").removeprefix("//")).resolve()
+        return file.as_uri() if file.is_file() else ""
+    return ""
+
+
 class InputFile(Text, frozen=True):
     """A readable regular file."""
 
@@ -230,15 +241,13 @@ class InputFile(Text, frozen=True):
         text: str = super().read(value, folder)
         path = folder / text
         try:
-            regular = stat.S_ISREG(path.stat().st_mode)
+            check_regular(path)
         except FileNotFoundError as error:
             why = why_missing(text)
             where = f"no such file; {why}" if why else f"{path}: {reason(error)}"
             raise ValueError(where) from error
         except OSError as error:
             raise ValueError(f"{path}: {reason(error)}") from error
-        if not regular:
-            raise ValueError(f"{path} is not a file")
         if not os.access(path, os.R_OK):
             raise ValueError(f"{path} cannot be read; change its permissions")
         return path

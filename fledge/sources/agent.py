@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -19,7 +20,7 @@ from fledge.net.json_document import JsonObject
 from fledge.net.transport import HttpStatusError
 from fledge.report import human_size
 from fledge.session import Session
-from fledge.sources import paths
+from fledge.sources import paths, programs
 from fledge.sources.inputs import Input
 from fledge.sources.source import (
     Assembly,
@@ -32,13 +33,16 @@ from fledge.sources.source import (
     Source,
     Url,
 )
-from fledge.tree import File, Tree, elf
+from fledge.tree import File, Tree
 from fledge.tree.content import Blob, hash_file
 from fledge.tree.digest import Digest
+from fledge.tree.names import suggestion
 
 REPOSITORY = "volantvm/volant"
 API_VARIABLE = "FLEDGE_GITHUB_API"
 CHECKSUMS = "checksums.txt"
+MAX_RELEASES = 100
+"""Releases to look through for one like a missing one: the most that GitHub lists at once."""
 ARCHITECTURE_ALIASES = {
     "amd64": ("amd64", "x86_64"),
     "arm64": ("arm64", "aarch64"),
@@ -278,7 +282,9 @@ def _fetch_release(agent: ReleaseAgent, architecture: str, session: Session) -> 
     try:
         answer = fetcher.json(url, _authorization(url, session.settings))
     except HttpStatusError as error:
-        raise _release_error(error, url, agent.version) from error
+        missing = error.status == HTTPStatus.NOT_FOUND and agent.version != "latest"
+        known = _release_tags(session) if missing else []
+        raise _release_error(error, url, agent.version, known) from error
     release = _release(answer, url)
     asset = next((a for a in _asset_names(architecture) if a in release.assets), None)
     if asset is None:
@@ -362,12 +368,23 @@ def _authorization(url: str, settings: Settings) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token and private else {}
 
 
-def _release_error(error: HttpStatusError, url: str, version: str) -> FledgeError:
-    """Explain why the API refused to describe a release."""
+def _release_tags(session: Session) -> list[str]:
+    """Return the tags of the newest releases; none if the API does not list them."""
+    url = f"{session.settings.github_api}/repos/{REPOSITORY}/releases?per_page={MAX_RELEASES}"
+    with suppress(NetworkError, CorruptError):
+        answer = session.fetcher.json(url, _authorization(url, session.settings))
+        if isinstance(answer, list):
+            return [JsonObject(each, url).text("tag_name") for each in answer]
+    return []
+
+
+def _release_error(error: HttpStatusError, url: str, version: str, known: list[str]) -> FledgeError:
+    """Explain why the API refused to describe a release. ``known`` are the tags of others."""
     if error.status == HTTPStatus.NOT_FOUND:
+        listing = f"https://github.com/{REPOSITORY}/releases lists the values for [agent] version."
         return NetworkError(
             f"kestrel has no release {version!r} at {url}",
-            f"https://github.com/{REPOSITORY}/releases lists the values for [agent] version.",
+            f"{suggestion(version, known)} {listing}".lstrip(),
         )
     if error.status == HTTPStatus.UNAUTHORIZED:
         return NetworkError(
@@ -387,18 +404,7 @@ def _release_error(error: HttpStatusError, url: str, version: str) -> FledgeErro
 
 
 def _check_program(agent: FetchedAgent, architecture: str) -> None:
-    """Check that the kernel can run the agent, because a failure at boot is hard to diagnose."""
     where = agent.url or agent.content.path
     with agent.content.path.open("rb") as file:
-        start = file.read(elf.ELF_HEADER_SIZE)
-    machine = elf.architecture(start)
-    if machine is None and not start.startswith(b"#!"):
-        raise CorruptError(
-            f"the agent from {where} is not a program: it begins with {start!r}",
-            "It must be an ELF binary or a script that begins with #!.",
-        )
-    if machine not in (None, architecture):
-        raise CorruptError(
-            f"the agent from {where} is for {machine}, not for {architecture}",
-            "Use an agent for the architecture of busybox or the image.",
-        )
+        start = file.read(programs.START_SIZE)
+    programs.check_program(start, f"the agent from {where}", architecture)

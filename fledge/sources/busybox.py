@@ -12,14 +12,17 @@ from msgspec import Meta
 
 from fledge.errors import ConfigError, CorruptError
 from fledge.oci.manifest import Platform
+from fledge.sources import paths
 from fledge.sources.inputs import Input
+from fledge.sources.programs import START_SIZE, describe
 from fledge.sources.source import Assembly, Kind, LockSection, Presence, Source, Url
 from fledge.tree import File, Symlink, Tree
 from fledge.tree.content import Span, read_content
 from fledge.tree.digest import Digest
-from fledge.tree.elf import architecture
+from fledge.tree.elf import architecture, is_executable
 
 DEFAULT_URL = "https://busybox.net/downloads/binaries/1.35.0-x86_64-linux-musl/busybox"
+DEFAULT_ARCHITECTURE = "amd64"
 DEFAULT_DIGEST = Digest("6e123e7f3202a8c1e9b1f94d8941580a25135382b99e8d3e34fb858bba311348")
 
 MAX_BUSYBOX_SIZE = 64 << 20
@@ -94,22 +97,18 @@ class Busybox(Source, frozen=True):
         """
         binary = assembly.session.fetcher.fetch(self.url, "busybox", self.digest)
         machine, applet_count = install(assembly.tree, binary)
-        if assembly.has_image and machine != assembly.architecture:
-            raise ConfigError(
-                f"the busybox is for {machine}, the image for {assembly.architecture}",
-                f"Build with --platform linux/{machine}, or name another busybox_url.",
-            )
-        if machine != assembly.platform.architecture:
-            if assembly.is_platform_given:
-                raise ConfigError(
-                    f"the busybox is for {machine}, not for {assembly.platform}",
-                    f"Name a busybox for {assembly.platform.architecture} with busybox_url and"
-                    " busybox_sha256, or leave out --platform.",
-                )
-            assembly.platform = Platform("linux", machine)
-        assembly.architecture = machine
+        _set_architecture(assembly, machine)
         assembly.inputs.append(Input(self.role, self.url, self.digest))
         return f"{machine}, {applet_count} applets"
+
+    def check(self, assembly: Assembly, pin: BusyboxPin | None) -> str | None:
+        """Install busybox. If it must be downloaded, at most its architecture is known."""
+        summary = super().check(assembly, pin)
+        if summary is None and self.digest == DEFAULT_DIGEST:
+            _set_architecture(assembly, DEFAULT_ARCHITECTURE)
+        elif summary is None and not (assembly.has_image or assembly.is_platform_given):
+            assembly.architecture = ""
+        return summary
 
 
 KIND = Kind(
@@ -118,6 +117,24 @@ KIND = Kind(
     presence={"initramfs": Presence.ALWAYS},
     description="In an initramfs, also busybox.",
 )
+
+
+def _set_architecture(assembly: Assembly, machine: str) -> None:
+    """Set the architecture of the artifact. Raises `ConfigError` if it must be another."""
+    if assembly.has_image and machine != assembly.architecture:
+        raise ConfigError(
+            f"the busybox is for {machine}, the image for {assembly.architecture}",
+            f"Build with --platform linux/{machine}, or name another busybox_url.",
+        )
+    if machine != assembly.platform.architecture:
+        if assembly.is_platform_given:
+            raise ConfigError(
+                f"the busybox is for {machine}, not for {assembly.platform}",
+                f"Name a busybox for {assembly.platform.architecture} with busybox_url and"
+                " busybox_sha256, or leave out --platform.",
+            )
+        assembly.platform = Platform("linux", machine)
+    assembly.architecture = machine
 
 
 def install(tree: Tree, binary: Span) -> tuple[str, int]:
@@ -130,9 +147,10 @@ def install(tree: Tree, binary: Span) -> tuple[str, int]:
         raise CorruptError(f"{binary.path} has {binary.size} bytes: too large for a busybox")
     program = b"".join(read_content(binary))
     machine = architecture(program)
-    if machine is None:
+    if machine is None or not is_executable(program):
+        found = describe(program[:START_SIZE]) if machine is None else "is an object file"
         raise CorruptError(
-            "the busybox is not an ELF program",
+            f"the busybox is not an ELF program: it {found}",
             "Check the file at busybox_url in [source].",
         )
     names = applets(program)
@@ -141,7 +159,7 @@ def install(tree: Tree, binary: Span) -> tuple[str, int]:
             "the busybox contains no applets",
             "Set busybox_url in [source] to the URL of a static busybox binary.",
         )
-    tree.add(b"/bin/busybox", File(mode=0o755, mtime_ns=tree.mtime_ns, content=binary))
+    tree.add(paths.BUSYBOX, File(mode=0o755, mtime_ns=tree.mtime_ns, content=binary))
     for name in names:
         if tree.get(b"/bin/" + name) is None:
             tree.add(b"/bin/" + name, Symlink(target=b"busybox", mtime_ns=tree.mtime_ns))

@@ -12,7 +12,15 @@ from fledge.oci import layers
 from fledge.oci.image import Image as OpenedImage
 from fledge.oci.image import ImagePin
 from fledge.oci.pins import open_pinned
-from fledge.oci.reference import Name, Reference, default_name, relative
+from fledge.oci.reference import (
+    DockerArchive,
+    Name,
+    OciArchive,
+    OciLayout,
+    Reference,
+    default_name,
+    relative,
+)
 from fledge.oci.transports import open_image
 from fledge.report import counted
 from fledge.sources import paths
@@ -88,6 +96,13 @@ class Image(Source, frozen=True):
         assembly.has_image = True
         assembly.inputs.append(self._input(image, assembly))
         return f"{image.uri}, {counted(len(image.layers), 'layer')}"
+
+    def check(self, assembly: Assembly, pin: ImagePin | None) -> str | None:
+        """Apply the layers of a layout or archive. Registries and daemons are not asked."""
+        if isinstance(self.reference, OciLayout | OciArchive | DockerArchive):
+            return super().check(assembly, pin)
+        assembly.has_image = True
+        return None
 
     def _input(self, image: OpenedImage, assembly: Assembly) -> Input:
         facts: dict[str, object] = {

@@ -22,6 +22,7 @@ from fledge.tree import Directory, File, Node, Symlink, Tree, TreeError
 from fledge.tree.content import Blob, hash_file
 from fledge.tree.limits import MAX_NAME
 from fledge.tree.names import printable, split_path
+from fledge.tree.regular import problem_of
 
 EXECUTABLE_FOLDERS = (
     *(b"/bin/", b"/sbin/", b"/usr/bin/", b"/usr/sbin/", b"/usr/local/bin/", b"/usr/local/sbin/"),
@@ -34,11 +35,11 @@ DESTINATION = r"^/(?!(?:[^\u0000]*/)?\.\.(?:/|$))[^\u0000]*$"
 
 
 STANDARD_FOLDERS = frozenset(
-    b"""/bin /boot /dev /etc /lib /lib32 /lib64 /libx32 /media /mnt /opt /proc /root /run /sbin /srv
-    /sys /tmp /usr /usr/bin /usr/include /usr/lib /usr/lib32 /usr/lib64 /usr/libexec /usr/local
-    /usr/local/bin /usr/local/etc /usr/local/lib /usr/local/sbin /usr/local/share /usr/sbin
-    /usr/share /usr/src /var /var/cache /var/lib /var/lock /var/log /var/mail /var/opt /var/run
-    /var/spool /var/tmp""".split()
+    b"""/bin /boot /dev /etc /home /lib /lib32 /lib64 /libx32 /media /mnt /opt /proc /root /run
+    /sbin /srv /sys /tmp /usr /usr/bin /usr/include /usr/lib /usr/lib32 /usr/lib64 /usr/libexec
+    /usr/local /usr/local/bin /usr/local/etc /usr/local/lib /usr/local/sbin /usr/local/share
+    /usr/sbin /usr/share /usr/src /var /var/cache /var/lib /var/lock /var/log /var/mail /var/opt
+    /var/run /var/spool /var/tmp""".split()
 )
 """Folders of the Filesystem Hierarchy Standard 3.0, chapters 3 to 5. No file can be one."""
 
@@ -65,7 +66,12 @@ class Placement(msgspec.Struct, frozen=True):
     """Permissions in the artifact."""
 
 
-_REPLACED = {paths.AGENT: "the agent", b"/init": "the init"}
+_REPLACED = {
+    paths.AGENT: "the agent",
+    paths.BUSYBOX: "busybox",
+    paths.IMAGE_CONFIG: "the config of the image",
+    b"/init": "the init",
+}
 """What other sources have put into the tree, and a mapping should not replace unnoticed."""
 
 
@@ -234,22 +240,23 @@ def _expand_mapping(mapping: FileMapping) -> Iterator[Placement | str]:
     """Yield the placements of one mapping, and messages about its problems."""
     top = b"/" + b"/".join(split_path(mapping.destination))
     try:
-        mode = mapping.source.stat().st_mode
+        status = mapping.source.stat()
     except OSError as error:
         yield f"{mapping.source}: {reason(error)}"
         return
-    if stat.S_ISREG(mode):
+    problem = problem_of(status)
+    if problem is None:
         if mapping.destination.endswith(b"/"):
             top = top.rstrip(b"/") + b"/" + os.fsencode(mapping.source.name)
         elif top in STANDARD_FOLDERS:
             folder = top.decode()
             yield f'{folder} is a folder; write "{folder}/" to map {mapping.source} into it'
             return
-        yield from _expand_file(mapping.source, top, mode)
-    elif stat.S_ISDIR(mode):
+        yield from _expand_file(mapping.source, top, status.st_mode)
+    elif stat.S_ISDIR(status.st_mode):
         yield from _expand_folder(mapping.source, top)
     else:
-        yield f"{mapping.source} is {_file_kind(mode)}; only files and folders can be mapped"
+        yield f"{mapping.source} is {problem}; only files and folders can be mapped"
 
 
 def _expand_file(source: Path, path: bytes, mode: int) -> Iterator[Placement | str]:
@@ -274,18 +281,18 @@ def _expand_folder(top: Path, destination: bytes) -> Iterator[Placement | str]:
             source = folder / os.fsdecode(name)
             child = path.rstrip(b"/") + b"/" + name
             try:
-                mode = source.lstat().st_mode
+                status = source.lstat()
             except OSError as error:
                 yield f"{source}: {reason(error)}"
                 continue
-            if stat.S_ISDIR(mode):
+            if stat.S_ISDIR(status.st_mode):
                 pending.append((source, child))
-            elif stat.S_ISLNK(mode):
+            elif stat.S_ISLNK(status.st_mode):
                 yield Placement(child, source, stat.S_IFLNK, 0o777)
-            elif stat.S_ISREG(mode):
-                yield from _expand_file(source, child, mode)
+            elif problem := problem_of(status):
+                yield f"{source} is {problem}; only files and folders can be mapped"
             else:
-                yield f"{source} is {_file_kind(mode)}; only files and folders can be mapped"
+                yield from _expand_file(source, child, status.st_mode)
 
 
 def _file_among_parents(
@@ -304,11 +311,3 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # a name that is too long, or has a NUL
         return False
-
-
-def _file_kind(mode: int) -> str:
-    if stat.S_ISSOCK(mode):
-        return "a socket"
-    if stat.S_ISFIFO(mode):
-        return "a fifo"
-    return "a device"

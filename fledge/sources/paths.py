@@ -7,6 +7,9 @@ from pathlib import Path
 AGENT = b"/bin/kestrel"
 """The agent in an artifact."""
 
+BUSYBOX = b"/bin/busybox"
+"""The busybox of an initramfs."""
+
 IMAGE_CONFIG = b"/etc/fsify-entrypoint"
 """An unchanged copy of the image's config, at the path where the engine looks for it."""
 

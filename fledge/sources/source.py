@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
+from fledge.errors import OfflineError
 from fledge.oci.manifest import Platform
 from fledge.session import Session
 from fledge.sources.inputs import Input
@@ -77,7 +78,7 @@ class Assembly:
         verified before it is used."""
         self.architecture = platform.architecture
         """The architecture of programs in the artifact (OCI name). That of the platform, unless a
-        source sets another."""
+        source sets another. Empty: not known, in a check."""
         self.tree = Tree(mtime_ns=epoch * NANOSECONDS)
         self.inputs: list[Input] = []
         """The inputs that were laid over the tree so far, in that order."""
@@ -199,6 +200,17 @@ class Source(msgspec.Struct, frozen=True):
         if a path cannot be added to the tree.
         """
         raise NotImplementedError
+
+    def check(self, assembly: Assembly, pin: Any | None) -> str | None:
+        """Do as `lay` does, without the network, to find what is wrong with files of this machine.
+
+        ``assembly`` is of an offline session. Returns the summary; None if the source is left out,
+        because it is neither on this machine nor in the cache. Raises the errors of `lay`.
+        """
+        try:
+            return self.lay(assembly, pin)
+        except OfflineError:
+            return None
 
 
 class Kind(msgspec.Struct, frozen=True):

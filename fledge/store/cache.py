@@ -16,6 +16,7 @@ import hashlib
 import io
 import os
 import secrets
+import shlex
 import stat
 import struct
 import threading
@@ -29,6 +30,7 @@ import msgspec
 from fledge.errors import FledgeError, HostError, MalformedError
 from fledge.tree.content import Blob, hash_file, update_hash
 from fledge.tree.digest import Digest
+from fledge.tree.regular import problem_of
 
 CHOOSE_FOLDER = "Set FLEDGE_CACHE_DIR to a folder that you can write to."
 
@@ -135,12 +137,14 @@ class Cache(msgspec.Struct, frozen=True):
         with _explained(self.root):
             try:
                 self._use(digest)
-                size = path.stat().st_size
+                status = path.stat()
             except FileNotFoundError:
                 return None
+            if problem_of(status):
+                return None  # nobody's blob: a good one replaces it, as it does a damaged one
             with suppress(OSError):  # a user who may only read a cache cannot prune it either
                 os.utime(path)
-        return Blob(path, 0, size, digest)
+        return Blob(path, 0, status.st_size, digest)
 
     @contextmanager
     def partial(self, digest: Digest | None, waiting: Callable[[], None]) -> Iterator[Partial]:
@@ -321,4 +325,29 @@ def _explained(root: Path) -> Iterator[None]:
                 "Free some space, or set FLEDGE_CACHE_DIR to a folder on another disk.",
             ) from error
         reason = (error.strerror or str(error)).lower()
-        raise HostError(f"the cache in {root} cannot be used: {reason}", CHOOSE_FOLDER) from error
+        raise HostError(
+            f"the cache in {root} cannot be used: {reason}", _hint(error, root)
+        ) from error
+
+
+def _hint(error: OSError, root: Path) -> str:
+    """Return what to do if the cache cannot be used: most often root owns a part, after sudo."""
+    named = [Path(name) for name in (error.filename, error.filename2) if name]
+    if os.geteuid() != 0 and any(_is_of_root(path, root) for path in named):
+        return (
+            f"root owns a part of it, perhaps since fledge was run with sudo: run `sudo chown -R"
+            f" {os.geteuid()} {shlex.quote(str(root))}`. {CHOOSE_FOLDER}"
+        )
+    return CHOOSE_FOLDER
+
+
+def _is_of_root(path: Path, root: Path) -> bool:
+    """Return whether ``path`` is in the cache ``root`` and belongs to the user root.
+
+    If it is missing, that is asked of the folder that it would be in.
+    """
+    while path.is_relative_to(root):
+        with suppress(OSError):  # it is missing, or in a folder that this user may not enter
+            return path.stat().st_uid == 0
+        path = path.parent
+    return False

@@ -83,9 +83,9 @@ def verify(cache: Cache, reporter: Reporter) -> Amount:
                 problems.append(f"{entry.path} {problem}; {outcome}")
     if problems:
         raise CorruptError(
-            f"damaged files in the cache, {len(problems)} of {len(problems) + intact.files}:"
-            + "".join(f"\n  {problem}" for problem in problems),
+            f"damaged files in the cache, {len(problems)} of {len(problems) + intact.files}:",
             "The next build that needs them fetches them again. Check the disk.",
+            problems,
         )
     return intact
 

@@ -10,7 +10,7 @@ import re
 import threading
 from bz2 import BZ2Decompressor
 from collections.abc import Callable, Generator, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from functools import partial
 from lzma import FORMAT_XZ, LZMADecompressor, LZMAError
 from typing import Protocol
@@ -19,6 +19,7 @@ from isal import igzip_lib
 from pyzstd import DParameter, ZstdDecompressor, ZstdError
 
 from fledge.errors import CorruptError
+from fledge.report import human_size
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -29,6 +30,18 @@ such frames."""
 BZIP2_START = re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)")
 """A stream's header, and the magic number of its first block or of its end. The header alone could
 be the name of a tar's first entry."""
+LZMA_START = re.compile(rb"\]\0\0(?!\0\0)")
+"""The usual properties and part of a size, in a format that has no magic number. Behind a tar's
+first name there would be zeros."""
+UNSUPPORTED = {
+    b"\x02!L\x18": "lz4",
+    b'\x04"M\x18': "lz4",
+    b"\x1f\x9d": "compress",
+    b"\x89LZO": "lzop",
+    b"LZIP\1": "lzip",
+    b"PK\3\4": "zip",
+}
+"""Magic numbers of what fledge does not read, and the programs that write it."""
 
 MAX_START = 18
 """Bytes that tell what data is: the largest header of a zstd frame (RFC 8878 section 3.1.1)."""
@@ -49,24 +62,44 @@ OUTPUT_SIZE = 256 << 10
 """Maximum bytes of output taken from a decompressor in one call."""
 
 MAX_WINDOW_LOG = 27
-"""Largest window of a zstd frame that any thread may decompress, as a power of 2, which bounds its
-memory: 128 MiB, the default limit of the zstd command."""
+"""Largest window of a zstd frame, as a power of 2: 128 MiB, the default limit of the zstd command.
+The window is how much memory the frame takes."""
 
-MAX_LARGE_WINDOW_LOG = 30
-"""Largest window of a zstd frame in a layer or an archive: 1 GiB, as of ``zstd --long=30``."""
+MAX_XZ_MEMORY = 96 << 20
+"""Maximum bytes of memory for an xz stream: the xz command's largest preset needs 65 MiB."""
 
-LARGE_WINDOW = threading.Lock()
-"""Held while a frame with a window above `MAX_WINDOW_LOG` is decompressed: one at a time, so that
-all threads together need little more than one large window."""
-
-MAX_XZ_MEMORY = 192 << 20
-"""Maximum bytes of memory for an xz stream: twice the need of the xz command's largest preset."""
+MAX_MEMORY = 1 << MAX_WINDOW_LOG
+"""Maximum bytes of memory that the zstd frames and xz streams of all threads take together."""
 
 SMALLER_WINDOW = "It is not damaged: compress it again with a smaller window or dictionary."
 
 MAX_DECOMPRESSED_SIZE = 1 << 37
 """Maximum bytes in one decompressed layer or archive: 128 GiB, several times the largest layers
 in use. It stops a decompression bomb on a machine with a large disk."""
+
+
+class _Memory:
+    """Memory that threads share. A thread waits until there is as much as it needs."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """Take ``size`` bytes for the time of the context."""
+        with self._changed:
+            self._changed.wait_for(lambda: size <= self._left)
+            self._left -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += size
+                self._changed.notify_all()
+
+
+_memory = _Memory(MAX_MEMORY)
 
 
 class Decompressor(Protocol):
@@ -93,9 +126,9 @@ def gunzip() -> Decompressor:
     return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
 
 
-def unzstd(max_window_log: int = MAX_WINDOW_LOG) -> Decompressor:
+def unzstd() -> Decompressor:
     """Make a decompressor for one zstd frame."""
-    return ZstdDecompressor(option={DParameter.windowLogMax: max_window_log})
+    return ZstdDecompressor(option={DParameter.windowLogMax: MAX_WINDOW_LOG})
 
 
 def unxz() -> Decompressor:
@@ -112,7 +145,7 @@ def find_decompression(start: bytes) -> Callable[[Iterator[bytes]], Iterator[byt
     """Return what decompresses data that begins with ``start``; None if it is not compressed.
 
     `MAX_START` bytes are enough. The function takes and yields pieces, and raises `CorruptError`
-    if the data is damaged or needs too much memory.
+    if the data is damaged, needs too much memory, or is in a format that fledge does not read.
     """
     if start.startswith(GZIP_MAGIC):
         return partial(members, new=gunzip)
@@ -120,24 +153,38 @@ def find_decompression(start: bytes) -> Callable[[Iterator[bytes]], Iterator[byt
         return zstd_frames
     if start.startswith(XZ_MAGIC):
         # Zeros may follow a stream, to align the next (The .xz File Format, section 2.2).
-        return partial(members, new=unxz, padding=b"\0")
+        return partial(members, new=unxz, padding=b"\0", memory=MAX_XZ_MEMORY)
     if BZIP2_START.match(start):
         return partial(members, new=unbzip2)
-    return None
+    programs = (name for magic, name in UNSUPPORTED.items() if start.startswith(magic))
+    program = "lzma" if LZMA_START.match(start) else next(programs, None)
+    return partial(_refused, program=program) if program else None
+
+
+def _refused(pieces: Iterator[bytes], program: str) -> Iterator[bytes]:
+    raise CorruptError(
+        f"it is compressed by {program}, which fledge does not read",
+        "It is not damaged: compress it again by gzip, zstd, xz or bzip2.",
+    )
 
 
 def members(
-    pieces: Iterator[bytes], new: Callable[[], Decompressor], padding: bytes = b""
+    pieces: Iterator[bytes],
+    new: Callable[[], Decompressor],
+    padding: bytes = b"",
+    memory: int = 0,
 ) -> Iterator[bytes]:
     """Decompress a sequence of gzip members, or of xz or bzip2 streams.
 
-    ``new`` makes a decompressor for each. ``padding`` has the bytes to skip behind each. Raises
-    `CorruptError` if anything else follows, or if one is damaged.
+    ``new`` makes a decompressor for each. ``padding`` has the bytes to skip behind each,
+    ``memory`` says how much each takes of `MAX_MEMORY`. Raises `CorruptError` if anything else
+    follows, or if one is damaged.
     """
     pieces = _cut(pieces)
     data = next(pieces, b"")
     while True:
-        data = yield from member(data, pieces, new())
+        with _memory.taken(memory):
+            data = yield from member(data, pieces, new())
         data = data.lstrip(padding) if padding else data
         while not data:
             piece = next(pieces, b"")
@@ -158,16 +205,14 @@ def zstd_frames(pieces: Iterator[bytes]) -> Generator[bytes, None, None]:
         while len(data) < MAX_START and (piece := next(pieces, b"")):
             data += piece
         window = _zstd_window(data)
-        if window > 1 << MAX_LARGE_WINDOW_LOG:
+        if window > 1 << MAX_WINDOW_LOG:
             raise CorruptError(
-                f"it is compressed by zstd with a window of {window >> 20} MiB, and fledge takes at"
-                f" most {1 << MAX_LARGE_WINDOW_LOG >> 20} MiB",
+                f"it is compressed by zstd with a window of {human_size(window)}, and fledge takes"
+                f" at most {human_size(1 << MAX_WINDOW_LOG)}",
                 SMALLER_WINDOW,
             )
-        large = window > 1 << MAX_WINDOW_LOG
-        with LARGE_WINDOW if large else nullcontext():
-            decompressor = unzstd(MAX_LARGE_WINDOW_LOG if large else MAX_WINDOW_LOG)
-            data = yield from member(data, pieces, decompressor)
+        with _memory.taken(window):
+            data = yield from member(data, pieces, unzstd())
         data = data or next(pieces, b"")
         if not data:
             return

@@ -17,6 +17,7 @@ import msgspec
 from fledge.errors import CorruptError, unreadable
 from fledge.report import Transfer
 from fledge.tree.digest import Digest
+from fledge.tree.regular import open_regular
 
 READ_SIZE = 1 << 20
 """Maximum bytes in one piece of a content."""
@@ -180,7 +181,7 @@ def check_digest(content: Span, actual: Digest) -> None:
 @contextmanager
 def _open(path: Path) -> Iterator[io.FileIO]:
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             yield file
     except OSError as error:
         raise unreadable(path, error) from error
@@ -200,10 +201,10 @@ def hash_file(path: Path, stop: Event | None = None, progress: Transfer | None =
     """Hash a whole file. ``progress`` is told the bytes.
 
     Setting ``stop`` ends the reading early; the blob then covers only the part that was read.
-    Raises `OSError`.
+    Raises `OSError`; the file must be regular.
     """
     sha256 = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         size = update_hash(sha256, file, stop, progress)
     return Blob(path, 0, size, Digest(sha256.hexdigest()))
 

@@ -26,9 +26,6 @@ MAX_SOURCE_STEPS = 1 << 25
 """Maximum components followed for all paths of one image or initramfs: 16 for each of two million
 entries. With `MAX_STEPS` alone, hostile paths could keep a build busy for hours."""
 
-CREATED_DIRECTORY_STEPS = 16
-"""Steps charged for each missing directory that a lookup creates, because it stays in memory."""
-
 NANOSECONDS = 1_000_000_000
 """Nanoseconds in a second."""
 
@@ -139,6 +136,8 @@ class Tree:
         self.mtime_ns = mtime_ns
         self.steps = 0
         """Components that all lookups so far have followed, a measure of their cost."""
+        self.created = 0
+        """Directories that lookups have created because they were missing."""
         self.root = Directory(mode=0o755, mtime_ns=mtime_ns)
 
     def add(self, path: bytes, node: Node) -> None:
@@ -200,16 +199,22 @@ class Tree:
 
         Paths have no leading slash; the root comes first, as ``b""``.
         """
-        pending: list[tuple[bytes, Node]] = [(b"", self.root)]
+        yield b"", self.root
+        # A path is made when it is yielded. Those of all entries that wait would be quadratic.
+        prefix = b""
+        pending = [(0, _sorted_children(self.root))]
         while pending:
-            path, node = pending.pop()
-            yield path, node
-            if isinstance(node, Directory):
-                prefix = path + b"/" if path else b""
-                pending.extend(
-                    (prefix + name, node.children[name])
-                    for name in sorted(node.children, reverse=True)
-                )
+            size, children = pending[-1]
+            prefix = prefix[:size]
+            for name, node in children:
+                path = prefix + name
+                yield path, node
+                if isinstance(node, Directory) and node.children:
+                    prefix = path + b"/"
+                    pending.append((len(prefix), _sorted_children(node)))
+                    break
+            else:
+                pending.pop()
 
     def _resolve(
         self, parts: list[bytes], *, lexical: bool = False, create: bool = False
@@ -234,7 +239,7 @@ class Tree:
             child = Directory(mode=0o755, mtime_ns=self.mtime_ns)
             trail[-1].children[name] = child
             trail.append(child)
-        self.steps += CREATED_DIRECTORY_STEPS * len(missing)
+        self.created += len(missing)
         return trail, trail[-1]
 
     def _follow(self, parts: list[bytes], lexical: bool) -> tuple[list[Directory], list[bytes]]:
@@ -276,6 +281,10 @@ class Tree:
                         raise _not_a_directory(name, parts)
                     return trail, left
         return trail, left
+
+
+def _sorted_children(directory: Directory) -> Iterator[tuple[bytes, Node]]:
+    return iter(sorted(directory.children.items()))
 
 
 def put(parent: Directory, name: bytes, node: Node) -> Node:

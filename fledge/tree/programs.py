@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-import struct
 from collections.abc import Iterator
-
-import msgspec
 
 from fledge.errors import MalformedError
 from fledge.tree import elf
@@ -110,7 +107,7 @@ def _script_problems(
 def _binary_problems(tree: Tree, path: bytes, file: File, architecture: str) -> Iterator[str]:
     shown = printable(path)
     try:
-        binary = _Binary.read(file)
+        binary = elf.read(file.content)
     except MalformedError as error:
         yield f"{shown} is a damaged program: {error}"
         return
@@ -126,7 +123,7 @@ def _binary_problems(tree: Tree, path: bytes, file: File, architecture: str) -> 
         yield from _missing_libraries(tree, path, binary)
 
 
-def _missing_libraries(tree: Tree, path: bytes, binary: _Binary) -> Iterator[str]:
+def _missing_libraries(tree: Tree, path: bytes, binary: elf.Binary) -> Iterator[str]:
     """Name each shared library that a program needs, directly or not, and that is nowhere."""
     folders = [*LIBRARY_FOLDERS, *_configured_folders(tree)]
     built_in = b"/ld-musl-" in binary.loader
@@ -151,7 +148,7 @@ def _missing_libraries(tree: Tree, path: bytes, binary: _Binary) -> Iterator[str
                     yield f"{printable(user)} needs {printable(name)}, which is missing"
                 continue
             try:
-                pending.append((found[0], _Binary.read(found[1])))
+                pending.append((found[0], elf.read(found[1].content)))
             except MalformedError:
                 continue  # a linker script, which the loader skips
 
@@ -180,109 +177,3 @@ def _configured_folders(tree: Tree) -> Iterator[bytes]:
 
 def _is_executable(node: Node | None) -> bool:
     return isinstance(node, File) and bool(node.mode & 0o111)
-
-
-class _Binary(msgspec.Struct, frozen=True):
-    """What an ELF file needs to run."""
-
-    architecture: str
-    loader: bytes = b""
-    """The path of its program interpreter; empty if it is statically linked."""
-    libraries: tuple[bytes, ...] = ()
-    folders: tuple[bytes, ...] = ()
-    """Where it has libraries looked for: DT_RUNPATH or DT_RPATH."""
-
-    def run_path(self, path: bytes) -> Iterator[bytes]:
-        """Yield these folders for the file at ``path``, which is the origin of relative ones."""
-        origin = posixpath.dirname(path)
-        for folder in self.folders:
-            yield re.sub(rb"\$(?:ORIGIN|\{ORIGIN\})", lambda _: origin, folder)
-
-    @classmethod
-    def read(cls, file: File) -> _Binary:
-        """Read an ELF file. Raises `MalformedError`."""
-        try:
-            return _read_binary(file)
-        except (struct.error, ValueError) as error:
-            raise MalformedError("it is cut short") from error
-
-
-MAX_SEGMENTS = 128
-MAX_DYNAMIC = 1 << 20
-MAX_STRING = 4096
-
-
-def _read_binary(file: File) -> _Binary:
-    content = file.content
-    header = read_range(content, 0, 64)
-    name = elf.architecture(header)
-    if name is None:
-        raise MalformedError("it is not an ELF file")
-    wide, order = header[4] == 2, ">" if header[5] == 2 else "<"
-    offset, size, count = (
-        struct.unpack_from(order + "Q14xHH", header, 32)
-        if wide
-        else struct.unpack_from(order + "I10xHH", header, 28)
-    )
-    if count > MAX_SEGMENTS or size < (56 if wide else 32):
-        raise MalformedError(f"it has {count} segments of {size} bytes")
-    table = read_range(content, offset, size * count)
-    segments = [
-        _Segment(*struct.unpack_from(order + "I4xQQ8xQQ", table, index * size))
-        if wide
-        else _Segment(*struct.unpack_from(order + "III4xII", table, index * size))
-        for index in range(count)
-    ]
-    loader, entries = b"", b""
-    for segment in segments:
-        if segment.kind == _INTERP:
-            loader = read_range(content, segment.offset, min(segment.size, MAX_STRING)).rstrip(
-                b"\0"
-            )
-        elif segment.kind == _DYNAMIC:
-            entries = read_range(content, segment.offset, min(segment.size, MAX_DYNAMIC))
-    form = order + ("qQ" if wide else "iI")
-    whole = len(entries) - len(entries) % struct.calcsize(form)
-    tags = []
-    for tag, value in struct.iter_unpack(form, entries[:whole]):
-        if tag == 0:
-            break
-        tags.append((tag, value))
-    strings = next((value for tag, value in tags if tag == _STRTAB), None)
-
-    def text(at: int) -> bytes:
-        place = next(
-            (
-                segment.offset + strings + at - segment.address
-                for segment in segments
-                if strings is not None
-                and segment.kind == _LOAD
-                and segment.address <= strings + at < segment.address + segment.size
-            ),
-            None,
-        )
-        return read_range(content, place, MAX_STRING).partition(b"\0")[0] if place else b""
-
-    paths = [text(value) for tag, value in tags if tag == _RUNPATH]
-    paths = paths or [text(value) for tag, value in tags if tag == _RPATH]
-    return _Binary(
-        architecture=name,
-        loader=loader,
-        libraries=tuple(filter(None, (text(value) for tag, value in tags if tag == _NEEDED))),
-        folders=tuple(each for path in paths for each in path.split(b":") if each),
-    )
-
-
-_LOAD, _DYNAMIC, _INTERP = 1, 2, 3
-_NEEDED, _STRTAB, _RPATH, _RUNPATH = 1, 5, 15, 29
-
-
-class _Segment(msgspec.Struct, frozen=True):
-    """The fields of a program header that matter here."""
-
-    kind: int
-    offset: int
-    address: int
-    size: int
-    """Bytes in the file."""
-    memory: int

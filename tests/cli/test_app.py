@@ -395,6 +395,42 @@ def test_interrupted(server: Server, tmp_path: Path, number: signal.Signals) -> 
     assert (tmp_path / "plugin.cpio.gz").read_bytes() == b"old"
 
 
+BETWEEN_RENAMES = """
+import os, pathlib, signal, sys
+from fledge.cli.app import main
+replace = pathlib.Path.replace
+def interrupted(self, target):
+    done = replace(self, target)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return done
+pathlib.Path.replace = interrupted
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "written"),
+    [
+        (("build", "-o", "x.gz"), "x.gz and x.gz.provenance.json were"),
+        (("lock",), "fledge.lock was"),
+    ],
+)
+def test_an_interrupt_after_the_renames_is_told_truly(
+    command: tuple[str, ...], written: str, tmp_path: Path
+) -> None:
+    project.make(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", BETWEEN_RENAMES, *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGTERM
+    assert f"error: interrupted; {written} written\n" in done.stderr
+    assert (tmp_path / written.partition(" ")[0]).exists()
+
+
 def test_nohup_is_respected(tmp_path: Path) -> None:
     project.make(tmp_path)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -504,21 +540,38 @@ def test_hostile_names_do_not_reach_the_terminal(fledge: Fledge, tmp_path: Path)
     assert "c[bold]d" in done.err
 
 
-def test_a_newline_in_a_path_makes_no_line(fledge: Fledge, tmp_path: Path) -> None:
-    project.make(tmp_path)
-    name = "x\nerror: FAKE"
+@pytest.mark.parametrize("line", ["\nerror: FAKE", "\n  error: FAKE", "\r\n    FAKE"])
+def test_a_newline_in_a_name_makes_no_line(fledge: Fledge, tmp_path: Path, line: str) -> None:
+    mapping = json.dumps({f"payload/site{line}": f"/var/www{line}"})[1:-1].replace('": ', '" = ')
+    project.make(tmp_path, project.LOCAL_AGENT, f"[mappings]\n{mapping}\n")
+    (tmp_path / "payload/site").rename(tmp_path / f"payload/site{line}")
+    assert fledge("build").code == 0
+    record = tmp_path / "plugin.cpio.gz.provenance.json"
+    statement = json.loads(record.read_text())
+    statement["predicate"]["buildDefinition"]["externalParameters"]["config"][f"a{line}"] = line
+    record.write_text(json.dumps(statement))
+    (tmp_path / "wrong.toml").write_text(f"{json.dumps('a' + line)} = 1\n")
+    name = f"x{line}"
     (tmp_path / name).write_bytes(b"neither")
     for command in (
         ("check", "-c", name),
         ("inspect", name),
         ("verify", name),
         ("diff", name, "other"),
-        ("build", "-c", "missing\nerror: FAKE"),
+        ("build", "-c", f"missing{line}"),
+        ("build", "-v", "-o", f"no{line}/where"),
+        ("verify", "plugin.cpio.gz"),
+        ("check", "-c", "wrong.toml"),
+        ("inspect", "plugin.cpio.gz", f"none{line}"),
     ):
         done = fledge(*command)
-        assert done.code in (2, 4)
+        assert done.code in (1, 2, 4)
         assert "FAKE" in done.err
-        assert "\nerror: FAKE" not in done.out + done.err
+        assert line not in done.out + done.err
+    for command in (("build", "-v"), ("inspect", "--list", "plugin.cpio.gz")):
+        done = fledge(*command)
+        assert done.code == 0
+        assert line not in done.out + done.err
 
 
 @pytest.fixture
@@ -543,7 +596,7 @@ def test_a_log_tells_of_a_long_download(fledge: Fledge, server: Server, tmp_path
     server.answers["/busybox"] = slowly
     project.make(tmp_path, *busybox_from(server.url("/busybox")))
     err = fledge("build").err
-    assert err.startswith("  … busybox\n    busybox: 0 bytes, 0 s\n")
+    assert err.startswith("  … busybox\n    busybox: 0 s\n")
     assert re.search(r"\n    busybox: 100\.0/195\.\d KiB, 0:00:00 left\n", err)
     assert "\n  … agent\n  ✓ agent " in err, err
 
@@ -560,11 +613,45 @@ def test_a_log_tells_of_long_work(fledge: Fledge, tmp_path: Path, options: str) 
     written = fledge("build", "-o", "one.img").err.split("… write\n")[1]
     assert re.search(r"\n    write: \d+\.\d/\d+\.\d MiB, 0:00:\d\d left\n", "\n" + written)
     if "mkfs" in options:
-        assert "    write: 0 s\n" in written
+        assert re.search(r"    write: \d+ s\n", written)
+        # The files are staged, and the image is hashed.
+        totals = set(re.findall(r"    write: \d+\.\d/(\d+\.\d) MiB", written))
+        assert len(totals) == 2, written
     (tmp_path / "two.img").write_bytes((tmp_path / "one.img").read_bytes())
     compared = fledge("diff", "one.img", "two.img")
     assert compared.code == 0
     assert re.search(r"    comparing: \d+\.\d/\d+\.\d MiB, 0:00:\d\d left\n", compared.err)
+    told = fledge("inspect", "one.img")
+    assert told.code == 0
+    assert re.search(r"    reading one\.img: \d+\.\d/\d+\.\d MiB, 0:00:\d\d left\n", told.err)
     verified = fledge("verify", "one.img")
     assert verified.code == 0
     assert re.search(r"    read: \d+\.\d/\d+\.\d MiB, 0:00:\d\d left\n", verified.err)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-v", "cache", "verify"),
+        ("cache", "-v", "verify"),
+        ("cache", "verify", "-v"),
+        ("-v", "cache", "prune", "--max-size", "1GiB"),
+        ("-v", "cache"),
+        ("cache", "-v"),
+    ],
+)
+def test_verbose_wherever_it_is_written(fledge: Fledge, command: tuple[str, ...]) -> None:
+    assert fledge(*command).code == 0
+
+
+@pytest.mark.usefixtures("often")
+def test_a_log_tells_how_long_an_archive_is_read(fledge: Fledge, tmp_path: Path) -> None:
+    project.make(tmp_path)
+    with (tmp_path / "payload/site/large").open("wb") as file:
+        for _ in range(64):
+            file.write(os.urandom(1 << 20))
+    assert fledge("build").code == 0
+    Path("plugin.cpio.gz.provenance.json").unlink()
+    done = fledge("inspect", "plugin.cpio.gz")
+    assert "    reading plugin.cpio.gz: 0 s\n" in done.err
+    assert done.out == fledge("inspect", "plugin.cpio.gz").out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -188,7 +189,7 @@ def test_a_missing_file(fledge: Fledge, tmp_path: Path, command: str) -> None:
     project.make(tmp_path)
     done = fledge(*command.split())
     assert done.code == 2
-    assert "nope" in done.err
+    assert re.search(r"error: nope(:| could not be read:) no such file", done.err)
 
 
 def test_help_imports_no_command(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_path_that_is_no_text(folder: Path) -> None:
     assert (folder / "out").read_bytes() == b"caf\xe9.gz\n"
 
 
-@pytest.mark.parametrize("output", ["", "-"])
+@pytest.mark.parametrize("output", ["", "-", "new/"])
 def test_outputs_that_are_no_file(fledge: Fledge, tmp_path: Path, output: str) -> None:
     project.make(tmp_path)
     before = sorted(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -28,12 +29,11 @@ PIECES = 10
 
 
 @pytest.fixture(scope="session", params=RICH)
-def rich(request: pytest.FixtureRequest) -> str:
+def rich(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with a version of rich, to go before the one that is installed."""
-    folder = Path(__file__).parents[2] / ".cache" / f"rich-{request.param}"
-    if not folder.exists():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder)]
-        subprocess.run([*pip, RICH[request.param]], check=True)
+    folder = tmp_path_factory.mktemp(f"rich-{request.param}")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder)]
+    subprocess.run([*pip, RICH[request.param]], check=True)
     return str(folder)
 
 
@@ -52,8 +52,12 @@ def slowly(body: bytes, pause: float) -> Answer:
 
 
 @pytest.fixture
-def slow_image(tmp_path: Path) -> Iterator[Path]:
-    """A project whose image has six layers, in a registry that takes its time."""
+def slow_image(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A project whose image has six layers, in a registry that takes its time.
+
+    The parameter is the name of the image.
+    """
+    name = getattr(request, "param", "six")
     layers = [
         tars.pack(tars.file(f"layer{number}", os.urandom(300_000 + 50_000 * number)))
         for number in range(LAYERS)
@@ -63,18 +67,18 @@ def slow_image(tmp_path: Path) -> Iterator[Path]:
         host = server.url("").removeprefix("http://")
         server.answers["/v2/"] = status(200, b"{}")
         head = {"Content-Type": image.media_type}
-        for name in ("latest", f"sha256:{image.sha256}"):
-            server.answers[f"/v2/six/manifests/{name}"] = status(200, image.body, head)
+        for tag in ("latest", f"sha256:{image.sha256}"):
+            server.answers[f"/v2/{name}/manifests/{tag}"] = status(200, image.body, head)
         config, *blobs = image.blobs
-        server.answers[f"/v2/six/blobs/sha256:{images.sha256(config)}"] = status(200, config)
+        server.answers[f"/v2/{name}/blobs/sha256:{images.sha256(config)}"] = status(200, config)
         for number, blob in enumerate(blobs):
-            path = f"/v2/six/blobs/sha256:{images.sha256(blob)}"
+            path = f"/v2/{name}/blobs/sha256:{images.sha256(blob)}"
             server.answers[path] = slowly(blob, 0.04 + 0.01 * number)
-        project.write(tmp_path, "kestrel", project.FILES["kestrel"])
+        project.write(tmp_path, "kestrel", b"#!/layer0 because it is there")
         project.write(
             tmp_path,
             "fledge.toml",
-            f'version = "1"\nstrategy = "oci_rootfs"\n[source]\nimage = "{host}/six"\n'
+            f'version = "1"\nstrategy = "oci_rootfs"\n[source]\nimage = "{host}/{name}"\n'
             f"{project.LOCAL_AGENT}".encode(),
         )
         yield tmp_path
@@ -124,7 +128,145 @@ def test_interrupted_in_the_middle(
     ]
 
 
+@pytest.mark.parametrize("columns", [100, 40])
+def test_inspect_shows_what_it_reads(tmp_path: Path, columns: int) -> None:
+    toml = project.make_rootfs(tmp_path)
+    toml.write_text(toml.read_text().replace("size_buffer_mb = 1", "size_buffer_mb = 512"))
+    assert (
+        subprocess.run([*FLEDGE, "build", "-o", "a.img"], cwd=tmp_path, check=False).returncode == 0
+    )
+    shown = screen.run([*FLEDGE, "inspect", "a.img"], tmp_path, columns=columns)
+    assert any(line.startswith("    reading a.img ") for each in shown.moments for line in each)
+    assert shown.lines[0] == "a.img"
+    assert shown.code == 0
+    assert shown.cursor_visible
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """A terminal, and what is on it while six layers are pulled and after Ctrl-C."""
+
+    columns: int
+    environment: dict[str, str]
+    encoding: str
+    step: str
+    """A pattern for the line of the step."""
+    transfer: str
+    """A pattern for the line of each transfer."""
+    after: list[str]
+
+
 ASCII_ONLY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+BYTES = r"[\d.]+/[\d.]+ [KM]iB"
+STEP = rf"  [⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] image     [0-5]/6 layers, {BYTES}"
+LEFT = r", \d:\d\d:\d\d left"
+TRANSFER = rf"    six layer [1-6] of 6 ━*╌* {BYTES}  [\d.]+ [KM]iB/s  \d:\d\d:\d\d"
+INTERRUPTED = [
+    "  ✗ image",
+    "error: interrupted; nothing was written",
+    "  What was downloaded is kept; the next run continues there.",
+]
+WIDE = Appearance(100, {}, "utf-8", STEP + LEFT, TRANSFER, INTERRUPTED)
+DUMB = replace(
+    WIDE,
+    environment={"TERM": "dumb"},
+    step="  … image",
+    transfer="",
+    after=["  … image", "^C  ✗ image", *INTERRUPTED[1:]],
+)
+APPEARANCES = {
+    "100 columns": WIDE,
+    "80 columns": replace(WIDE, columns=80),
+    "40 columns": replace(
+        WIDE,
+        columns=40,
+        step=STEP,
+        transfer=rf"    six layer [1-6] of 6 {BYTES}",
+        after=[
+            *INTERRUPTED[:2],
+            "  What was downloaded is kept; the next",
+            "  run continues there.",
+        ],
+    ),
+    "NO_COLOR": replace(WIDE, environment={"NO_COLOR": "1"}),
+    "C locale": replace(WIDE, environment={"LC_ALL": "C"}),
+    "ASCII": replace(
+        WIDE,
+        environment=ASCII_ONLY,
+        encoding="ascii",
+        step=(STEP + LEFT).replace("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", r"|/\\-"),
+        transfer=TRANSFER.replace("━*╌*", "#*-*"),
+        after=["  failed image", *INTERRUPTED[1:]],
+    ),
+    "dumb": DUMB,
+    "dumb, ASCII": replace(
+        DUMB,
+        environment={"TERM": "dumb", **ASCII_ONLY},
+        encoding="ascii",
+        step=r"  \.\.\. image",
+        after=["  ... image", "^C  failed image", *INTERRUPTED[1:]],
+    ),
+}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", APPEARANCES)
+def test_ctrl_c_during_a_pull(slow_image: Path, rich: str, name: str) -> None:
+    """The lowest and the newest rich, on every kind of terminal."""
+    terminal = APPEARANCES[name]
+    middle: list[str] = []
+    transfers = 4 if terminal.transfer else 0
+
+    def interrupt(lines: list[str]) -> int | None:
+        if len(lines) != 1 + transfers or not re.fullmatch(terminal.step, lines[0]):
+            return None
+        if not all(re.fullmatch(terminal.transfer, line) for line in lines[1:]):
+            return None
+        partial = (slow_image / "cache" / "partial").glob("*")
+        if not any(each.stat().st_size for each in partial):
+            return None  # on a dumb terminal nothing else tells that a transfer has begun
+        middle.extend(lines)
+        return signal.SIGINT
+
+    shown = screen.run(
+        [*FLEDGE, "build", "-o", "six.img"],
+        slow_image,
+        {
+            "PYTHONPATH": rich,
+            "FLEDGE_CACHE_DIR": str(slow_image / "cache"),
+            **terminal.environment,
+        },
+        columns=terminal.columns,
+        encoding=terminal.encoding,
+        interrupt=interrupt,
+    )
+    assert middle, shown.moments
+    assert shown.code == -signal.SIGINT
+    assert shown.lines == terminal.after
+    assert shown.cursor_visible
+    assert all(len(line) < terminal.columns for line in middle)
+    if name in ("NO_COLOR", "dumb", "dumb, ASCII"):
+        assert not re.search(r"\x1b\[[\d;]*3\d[\d;]*m", shown.text)
+    if name.startswith("dumb"):
+        assert "\x1b" not in shown.text
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("slow_image", ["a-team/with-quite-a-long-name/six"], indirect=True)
+def test_the_terminal_shows_ctrl_c_behind_a_full_line(slow_image: Path, rich: str) -> None:
+    """It would begin a new line that the display knows nothing of."""
+
+    def full(lines: list[str]) -> int | None:
+        # The longest numbers, behind a label that is cut to what they leave.
+        is_full = lines and re.fullmatch(r"    ….* \d{3}\.\d/\d{3}\.\d KiB", lines[-1])
+        return signal.SIGINT if is_full else None
+
+    command = [*FLEDGE, "build", "-o", "six.img"]
+    shown = screen.run(command, slow_image, {"PYTHONPATH": rich}, columns=40, interrupt=full)
+    assert any("^C" in line for moment in shown.moments for line in moment)
+    assert shown.lines == APPEARANCES["40 columns"].after
+    assert shown.cursor_visible
 
 
 def test_a_failure_in_colour(tmp_path: Path) -> None:

@@ -255,9 +255,9 @@ def test_xz_that_claims_much_memory(path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_many_names_in_paths(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "MAX_METADATA", 4 << 20)
+    monkeypatch.setattr("fledge.tree.budget.MIN_MEMORY", 4 << 20)
     deep = b"".join(entry(b"%d" % n + b"/d" * 2000) for n in range(9))
-    refuse(path, deep + TRAILER, "more than 4194304 bytes of metadata")
+    refuse(path, deep + TRAILER, r"more than 4\.0 MiB of memory")
 
 
 def test_symlinks_of_one_inode_keep_their_own_targets(path: Path) -> None:
@@ -297,10 +297,10 @@ def test_paths_that_symlinks_make_long(path: Path) -> None:
 
 
 def test_long_paths_of_many_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "MAX_METADATA", 8 << 20)
+    monkeypatch.setattr("fledge.tree.budget.MIN_MEMORY", 8 << 20)
     link = entry(b"l", stat.S_IFLNK, b"/".join([b"d" * 250] * 16))
     files = b"".join(entry(b"l/%d" % n) for n in range(4000))
-    refuse(path, link + files + TRAILER, "bytes of metadata")
+    refuse(path, link + files + TRAILER, "of memory")
 
 
 def test_paths_that_lead_far(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from fledge.errors import CorruptError, FledgeError
-from fledge.ext4 import directory, reader, volume
+from fledge.ext4 import directory, reader
 from fledge.ext4.constants import SUPERBLOCK_OFFSET
 from fledge.ext4.format import Ext4
 from fledge.ext4.reader import Image, read
@@ -529,8 +529,9 @@ def test_extended_attributes_that_the_kernel_does_not_show(image: Path) -> None:
 
 
 def test_memory_is_bounded(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(volume, "MAX_KEPT", 100 * reader.ENTRY_COST)
-    with pytest.raises(CorruptError, match="bytes of metadata"):
+    monkeypatch.setattr("fledge.tree.budget.MIN_MEMORY", 100 * reader.ENTRY_COST)
+    monkeypatch.setattr("fledge.tree.budget.SIZE_PER_MEMORY", 1 << 40)
+    with pytest.raises(CorruptError, match="of memory"):
         read(written)
 
 

@@ -24,11 +24,15 @@ import fledge.net.connection
 import fledge.net.fetch
 import fledge.net.transport
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
+from fledge.host.settings import Settings
 from fledge.net.fetch import Fetcher
-from fledge.net.transport import HttpStatusError, printable_url
+from fledge.net.pace import Pace
+from fledge.net.transport import HttpStatusError, Transport, printable_url
 from fledge.report import Reporter, Transfer
+from fledge.session import Session
 from fledge.store.cache import Cache
 from fledge.tree.digest import Digest
+from tests.support.files import irregular
 from tests.support.httpd import Answer, Exchange, Server, content, in_turn, redirect, status
 
 DATA = hashlib.shake_256().digest(1_000_000)
@@ -66,10 +70,9 @@ class Recorder(Reporter):
 
 
 @pytest.fixture(autouse=True)
-def no_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
 
 @pytest.fixture
@@ -89,8 +92,8 @@ def cache(tmp_path: Path) -> Cache:
 
 
 @pytest.fixture
-def fetcher(cache: Cache, reporter: Recorder) -> Fetcher:
-    return Fetcher(cache, reporter, backoff=0)
+def fetcher(cache: Cache, reporter: Recorder, tmp_path: Path) -> Fetcher:
+    return Fetcher(cache, reporter, backoff=0, _transport=Transport(None, [tmp_path / "netrc"]))
 
 
 def leave_partial(cache: Cache, left: bytes, digest: Digest = DIGEST) -> None:
@@ -362,6 +365,55 @@ def test_trickle_is_a_stall(
         with pytest.raises(NetworkError, match=r"stalled after \d+ of 1000 bytes"):
             fetcher.fetch(server.url("/file"), "file")
     assert len(server.seen) == fledge.net.fetch.MAX_TRIES
+
+
+def slow(exchange: Exchange, data: bytes, over: threading.Event) -> None:
+    """Send data, or the part that is requested, at about 400 KiB a second."""
+    start = int(exchange.headers.get("Range", "bytes=0-")[len("bytes=") : -1])
+    headers = {"Content-Length": str(len(data) - start)}
+    if start:
+        headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+    exchange.reply(206 if start else 200, headers=headers)
+    for position in range(start, len(data), 20 << 10):
+        if not over.wait(0.05):
+            exchange.wfile.write(data[position : position + (20 << 10)])
+
+
+def test_server_slower_than_the_least_speed_is_given_up(
+    server: Server, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that sends 64 KiB a minute, but faster: its tries never end for lack of progress."""
+    monkeypatch.setattr(fledge.net.connection, "READ_TIMEOUT", 0.5)
+    data = DATA * 8
+    with released() as over:
+        server.answers["/file"] = partial(slow, data=data, over=over)
+        environment = {"FLEDGE_CACHE_DIR": str(cache.root), "FLEDGE_MIN_SPEED": "4096"}
+        session = Session(Settings(environment), cache, Reporter(), backoff=0)
+        with pytest.raises(NetworkError, match="the server stalled") as caught:
+            session.fetcher.fetch(server.url("/file"), "file", Digest.of(data))
+        assert "FLEDGE_MIN_SPEED" in caught.value.hint
+        assert len(server.seen) <= 2 * fledge.net.fetch.MAX_TRIES
+
+
+@pytest.mark.parametrize("least", ["100", "0"])
+def test_slow_server_that_is_fast_enough(
+    server: Server, cache: Cache, monkeypatch: pytest.MonkeyPatch, least: str
+) -> None:
+    monkeypatch.setattr(fledge.net.connection, "READ_TIMEOUT", 0.5)
+    with released() as over:
+        server.answers["/file"] = partial(slow, data=DATA, over=over)
+        session = Session(Settings({"FLEDGE_MIN_SPEED": least}), cache, Reporter(), backoff=0)
+        assert session.fetcher.fetch(server.url("/file"), "file").digest == DIGEST
+    assert len(server.seen) == 1
+
+
+def test_downloads_at_the_same_time_share_the_least_speed() -> None:
+    pace = Pace(1000)
+    with pace.download():
+        assert pace.due(60) == 60_000
+        with pace.download():
+            assert pace.due(60) == 30_000
+    assert Pace(0).due(60) == 1
 
 
 def dribble(exchange: Exchange, start: bytes, endless: bytes, over: threading.Event) -> None:
@@ -759,6 +811,45 @@ def test_login_from_netrc(server: Server, fetcher: Fetcher, tmp_path: Path) -> N
     # The server that redirects must not choose whose login is used.
     fetcher.fetch(server.url("/there", "localhost"), "file")
     assert [request.headers["Authorization"] for request in server.seen[2:]] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "default login me password secret",
+        "machine localhost login me password secret\ndefault login me password secret",
+        "machine 127.0.0.1:80 login me password secret",
+        "machine 127.0.0.1 login",
+    ],
+)
+def test_netrc_without_an_entry_for_the_host(
+    server: Server, fetcher: Fetcher, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "netrc").write_text(text)
+    server.answers["/file"] = content(DATA)
+    fetcher.fetch(server.url("/file"), "file")
+    assert server.seen[0].headers["Authorization"] is None
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "kernel"])
+def test_netrc_and_ca_bundle_that_are_no_regular_files(
+    server: Server,
+    cache: Cache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    certificate: Path,
+) -> None:
+    path = irregular(tmp_path, kind)
+    fetcher = Fetcher(cache, Reporter(), backoff=0, _transport=Transport(None, [path]))
+    with pytest.raises(ConfigError, match="not a regular file"):
+        fetcher.fetch(server.url("/file"), "file")
+    if kind != "folder":  # OpenSSL takes a folder of certificates, too
+        for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+            session = Session(Settings({name: str(path)}), cache, Reporter(), backoff=0)
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path) if name[0] == "R" else "")
+            with Server(certificate) as secure, pytest.raises(HostError, match="not a regular"):
+                session.fetcher.fetch(secure.url("/file", "localhost"), "file")
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,15 @@ def test_compressed_archives_and_layers(tmp_path: Path, image: Image) -> None:
         )
 
 
+def test_an_archive_that_fledge_cannot_decompress(tmp_path: Path, image: Image) -> None:
+    plain = save(tmp_path / "plain.tar", image).read_bytes()
+    path = tmp_path / "saved.tar.lzma"
+    path.write_bytes(lzma.compress(plain, format=lzma.FORMAT_ALONE))
+    with pytest.raises(CorruptError, match=r"^docker-archive:.*compressed by lzma") as caught:
+        docker_archive(path)
+    assert caught.value.hint.startswith("It is not damaged")
+
+
 def test_a_tag_in_any_spelling(tmp_path: Path, image: Image) -> None:
     path = save(tmp_path / "saved.tar", image, "hello:v1", "localhost/hello:v1")
     for tag in ("hello:v1", "docker.io/library/hello:v1", "localhost/hello:v1"):
@@ -133,8 +142,13 @@ def test_another_platform(tmp_path: Path, image: Image) -> None:
 
 
 def test_what_is_no_archive(tmp_path: Path, image: Image) -> None:
-    with pytest.raises(ConfigError, match="is not a file"):
+    with pytest.raises(ConfigError, match="could not be read: it is a folder") as folder:
         docker_archive(tmp_path)
+    assert "write oci:FOLDER" in folder.value.hint
+    with pytest.raises(ConfigError, match="it is a device"):
+        docker_archive(Path("/dev/zero"))
+    with pytest.raises(ConfigError, match=r"gone\.tar could not be read: no such file or folder"):
+        docker_archive(tmp_path / "gone.tar")
     good = save(tmp_path / "saved.tar", image).read_bytes()
     with pytest.raises(ConfigError, match="is not an OCI layout"):
         oci_archive(tmp_path / "saved.tar")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fledge.errors import CorruptError
 from fledge.host.settings import Settings
-from fledge.oci import layers, tar
+from fledge.oci import layers
 from fledge.report import Reporter
 from fledge.session import Session
 from fledge.store.cache import Cache
@@ -65,6 +65,8 @@ ETC = (folder("etc", 0o770), file("/etc/passwd", b"inside"))
         ([symlink("link", "..")], "link/etc/new"),
         ([symlink("localetc", "gone/../etc")], "localetc/new"),
         ([symlink("localetc", "etc/passwd/../../etc")], "localetc/new"),
+        # A link before ".." is followed first, as in Linux.
+        ([folder("dummy"), symlink("dummy/a", "../etc/b"), symlink("x", "dummy/a/..")], "x/new"),
         ([], "/../../etc/new"),
         ([], "../../../etc/./new"),
         ([], "etc/../../etc/new"),
@@ -95,6 +97,7 @@ def test_paths_end_inside_the_tree(links: list[Entry], name: str, tmp_path: Path
 def test_hard_links_end_inside_the_tree(links: list[Entry], target: str, tmp_path: Path) -> None:
     tree = applied(tmp_path, pack(*ETC, *links, hard_link("mine", target)))
     assert tree.get(b"mine") is tree.get(b"etc/passwd") is not None
+    assert not {"gone", "upandout"} & set(listing(tree))
 
 
 def test_whiteouts_end_inside_the_tree(tmp_path: Path) -> None:
@@ -181,9 +184,52 @@ def test_sparse_maps_must_make_sense(records: dict[str, str], match: str, tmp_pa
     refused(tmp_path, pack(file("x", b"0123456789", pax=pax)), match=match)
 
 
-def test_metadata_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tar, "MAX_METADATA", 512 * 20)
-    refused(tmp_path, pack(*(file(f"f{n}") for n in range(30))), match="bytes of headers")
+TOO_MUCH = "names and metadata up to here take more than .* of memory"
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("fledge.tree.budget.MIN_MEMORY", size)
+
+
+def test_entries_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header grants a part of what its entry costs, and a content all of it."""
+    limit_memory(monkeypatch, 20_000)
+    refused(tmp_path, pack(*(file(f"f{n}") for n in range(30))), match=f"'f2.': {TOO_MUCH}")
+    full = pack(*(file(f"f{n}", bytes(2000)) for n in range(30)))
+    assert len(listing(applied(tmp_path, full))) == 30
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(folder("d"), id="folder"),
+        pytest.param(symlink("l", "t" * 4000), id="target"),
+        pytest.param(file(("p" * 250 + "/") * 6 + "p"), id="path"),
+        pytest.param(file("x", pax={f"SCHILY.xattr.user.{n}": "" for n in range(20)}), id="xattrs"),
+        pytest.param(file("x", pax={"SCHILY.xattr.user.x": "x" * 9000}), id="xattr"),
+    ],
+)
+def test_entries_that_cost_more(
+    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_memory(monkeypatch, 40_000)
+    applied(tmp_path, pack(*[file("x")] * 30))
+    refused(tmp_path, pack(*[entry] * 30), match=TOO_MUCH)
+
+
+def test_paths_below_a_long_symlink_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_memory(monkeypatch, 100_000)
+    session = Session(Settings(), Cache(tmp_path / "cache"), Reporter())
+    files = [file(f"l/{n}") for n in range(50)]
+    short, long = (
+        opened_image(opened_layer(tmp_path, pack(symlink("l", target), *files)))
+        for target in ("d", "/".join(["d" * 250] * 8))
+    )
+    layers.unpack(short, Tree(0), session)
+    with pytest.raises(CorruptError, match=f"^oci:test: {TOO_MUCH}"):
+        layers.unpack(long, Tree(0), session)
 
 
 def test_records_of_extended_headers_are_bounded(
@@ -194,8 +240,8 @@ def test_records_of_extended_headers_are_bounded(
     at_most = [block(b"pax", tiny * 16384, b"x") + block(b"f")] * 3
     assert listing(applied(tmp_path, b"".join(at_most) + END)) == {"f": "0"}
     refused(tmp_path, block(b"pax", tiny * 16385, b"x") + block(b"f") + END, match="16384 records")
-    monkeypatch.setattr(tar, "MAX_METADATA", 3 << 20)
-    refused(tmp_path, b"".join(at_most) + END, match="bytes of headers")
+    limit_memory(monkeypatch, 3_000_000)
+    refused(tmp_path, b"".join(at_most) + END, match=TOO_MUCH)
 
 
 @pytest.mark.parametrize(
@@ -234,24 +280,34 @@ def test_parents_that_nothing_describes_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A path of 4 KiB can lead through 2,000 of them."""
-    monkeypatch.setattr("fledge.tree.nodes.MAX_SOURCE_STEPS", 100_000)
+    limit_memory(monkeypatch, 10 << 20)
     entries = [file(f"{number}{'/d' * 500}") for number in range(20)]
-    refused(tmp_path, pack(*entries), match="more than 100000 names")
+    refused(tmp_path, pack(*entries), match=TOO_MUCH)
     assert listing(applied(tmp_path, pack(*entries[:5])))
 
 
-def test_layers_share_what_their_paths_may_cost(
+def test_layers_share_what_they_may_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest can list one layer thousands of times, and many that differ little."""
+    limit_memory(monkeypatch, 600_000)
+    session = Session(Settings(), Cache(tmp_path / "cache"), Reporter())
+    flat = opened_layer(tmp_path, pack(*(file(f"{n}") for n in range(200))))
+    deep = [opened_layer(tmp_path, pack(file(f"d{n}{'/d' * 100}"))) for n in range(4)]
+    layers.unpack(opened_image(flat, deep[0]), Tree(0), session)
+    for hostile in ([flat] * 4, deep):
+        with pytest.raises(CorruptError, match=rf"layer \d of 4 .*{TOO_MUCH}"):
+            layers.unpack(opened_image(*hostile), Tree(0), session)
+
+
+def test_layers_share_the_steps_of_their_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A manifest can list one layer thousands of times, and many that differ little."""
-    monkeypatch.setattr("fledge.tree.nodes.MAX_SOURCE_STEPS", 5_000)
+    monkeypatch.setattr("fledge.tree.nodes.MAX_SOURCE_STEPS", 2_000)
     session = Session(Settings(), Cache(tmp_path / "cache"), Reporter())
-    flat = opened_layer(tmp_path, pack(*(file(f"{n}") for n in range(100))))
-    deep = [opened_layer(tmp_path, pack(file(f"d{n}{'/d' * 100}"))) for n in range(4)]
-    layers.unpack(opened_image(flat, flat, deep[0]), Tree(0), session)
-    for hostile in ([flat] * 4, deep):
-        with pytest.raises(CorruptError, match=r"layer \d of 4 .*more than 5000 names"):
-            layers.unpack(opened_image(*hostile), Tree(0), session)
+    far = [folder("d"), symlink("l", "d/../" * 700), file("l/x")]
+    layers_ = [opened_layer(tmp_path, pack(*far, file(f"{n}"))) for n in range(2)]
+    layers.unpack(opened_image(layers_[0]), Tree(0), session)
+    with pytest.raises(CorruptError, match=r"layer 2 of 2 .*more than 2000 names"):
+        layers.unpack(opened_image(*layers_), Tree(0), session)
 
 
 def test_many_entries_in_changing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ from fledge.report import Reporter
 from fledge.session import Session
 from fledge.store.cache import Cache
 from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Symlink, Tree
+from fledge.tree.budget import Budget
 from fledge.tree.content import Span, Sparse, read_content
 from fledge.tree.digest import Digest
 from tests.support.compressed import zstd_frame
@@ -38,6 +39,7 @@ from tests.support.images import image, opened_image, opened_layer, write_layout
 from tests.support.tars import (
     END,
     Entry,
+    base256,
     block,
     file,
     folder,
@@ -184,7 +186,14 @@ def test_a_bomb_ends(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPat
 
 def test_a_window_that_is_too_large_is_no_damage(tmp_path: Path, cache: Cache) -> None:
     blob = zstd_frame(TAR, window=21 << 3)
-    with pytest.raises(CorruptError, match=r"^layer 1 of 1 of .* a window of 2048 M") as caught:
+    with pytest.raises(CorruptError, match=r"^layer 1 of 1 of .* a window of 2.0 G") as caught:
+        list(layers.prepare(opened_image(opened_layer(tmp_path, TAR, blob)), using(cache)))
+    assert caught.value.hint.startswith("It is not damaged")
+
+
+def test_a_layer_that_fledge_cannot_decompress_is_no_damage(tmp_path: Path, cache: Cache) -> None:
+    blob = lzma.compress(TAR, format=lzma.FORMAT_ALONE)
+    with pytest.raises(CorruptError, match=r"^layer 1 of 1 of .* by lzma, which") as caught:
         list(layers.prepare(opened_image(opened_layer(tmp_path, TAR, blob)), using(cache)))
     assert caught.value.hint.startswith("It is not damaged")
 
@@ -346,13 +355,6 @@ def test_empty_values_leave_what_the_header_says(tmp_path: Path) -> None:
     assert node and (node.uid, node.mtime_ns) == (4, 1_600_000_000_000_000_000)
 
 
-def base256(number: int, width: int = 8) -> bytes:
-    """A number as GNU tar writes those that octal digits have no room for."""
-    data = bytearray((number % (1 << 8 * width)).to_bytes(width, "big"))
-    data[0] |= 0x80
-    return bytes(data)
-
-
 @pytest.mark.parametrize(
     ("number", "owner"),
     [
@@ -438,9 +440,9 @@ def test_a_layer_that_an_image_lists_twice_is_parsed_once(
     read: list[Span] = []
     accepted = 0
 
-    def counting_read(blob: Span) -> Iterator[Parsed]:
+    def counting_read(blob: Span, budget: Budget) -> Iterator[Parsed]:
         read.append(blob)
-        return read_tar(blob)
+        return read_tar(blob, budget)
 
     monkeypatch.setattr("fledge.oci.tar.read", counting_read)
     for seed in range(40):
@@ -562,6 +564,15 @@ def test_a_prefix_is_where_the_format_has_it(
 ) -> None:
     tree = applied(tmp_path, block(b"f", b"data", magic=magic, fields=fields) + END)
     assert [name for name, node in tree.walk() if isinstance(node, File)] == [path]
+
+
+def test_what_docker_wrote_for_a_far_owner_with_a_long_path(tmp_path: Path) -> None:
+    """Docker up to 17.05: GNU's magic, for the owner, and the prefix of ustar."""
+    fields = {345: b"node_modules/" * 11 + b"lib", 108: base256(2097999)}
+    tree = applied(tmp_path, block(b"main.js", b"12345", magic=GNU, fields=fields) + END)
+    node = tree.get(b"node_modules/" * 11 + b"lib/main.js")
+    assert isinstance(node, File)
+    assert node.uid == 2097999
 
 
 @pytest.mark.parametrize(

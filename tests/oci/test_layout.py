@@ -56,6 +56,15 @@ def test_the_platform_decides(layout: Path) -> None:
         open_image(layout, None, Platform("linux", "s390x"))
 
 
+def test_a_layout_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere could not be read: no such file or folder"):
+        open_image(tmp_path / "nowhere", None, AMD64)
+    (tmp_path / "image.tar").touch()
+    with pytest.raises(ConfigError, match="not a folder, and so not an OCI layout") as caught:
+        open_image(tmp_path / "image.tar", None, AMD64)
+    assert "oci-archive:FILE" in caught.value.hint
+
+
 def test_tags(layout: Path) -> None:
     with pytest.raises(ConfigError, match="has no image 'other'") as caught:
         open_image(layout, "other", AMD64)
@@ -202,8 +211,6 @@ def test_a_list_of_very_many_images_is_refused_soon(tmp_path: Path) -> None:
 
 
 def test_what_is_no_layout(tmp_path: Path, layout: Path) -> None:
-    with pytest.raises(ConfigError, match="not a folder"):
-        open_image(tmp_path / "nothing", None, AMD64)
     with pytest.raises(ConfigError, match="is not an OCI layout"):
         open_image(tmp_path, None, AMD64)
     edit(layout / "index.json", manifests=[])

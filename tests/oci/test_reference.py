@@ -105,6 +105,31 @@ def test_what_names_nothing(text: str, message: str, hint: str) -> None:
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (
+            "Dockerfile",
+            "a recipe for an image",
+            "Build it with `docker build -t NAME -f Dockerfile",
+        ),
+        ("build/Dockerfile.dev", "a recipe for an image", "-f build/Dockerfile.dev .`"),
+        ("app.Containerfile", "a recipe for an image", "-f app.Containerfile .`"),
+        ("Layout", "that is a folder", "write oci:Layout."),
+        ("./Layout:v1", "that is a folder", "write oci:./Layout:v1."),
+        ("./saved.tar", "that is a file", "write oci-archive:./saved.tar or docker-archive:./sav"),
+        ("Saved", "must be in lower case", "Write saved."),
+    ],
+)
+def test_a_path_without_a_transport(tmp_path: Path, text: str, message: str, hint: str) -> None:
+    (tmp_path / "Layout").mkdir()
+    (tmp_path / "saved.tar").touch()
+    with pytest.raises(ConfigError) as caught:
+        parse(text, tmp_path)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
 @given(st.text(alphabet="aB1./:@-_[] \n", max_size=40))
 def test_what_is_read_is_written_the_same(text: str) -> None:
     try:

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +22,10 @@ from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, Net
 from fledge.host.settings import Settings
 from fledge.net import certificates
 from fledge.oci import credentials
-from fledge.oci.image import Image
+from fledge.oci.image import Image, ImagePin
 from fledge.oci.manifest import parse_platform
-from fledge.oci.reference import Name, parse
+from fledge.oci.pins import open_pinned
+from fledge.oci.reference import Name, RegistryReference, parse
 from fledge.oci.registry import open_image
 from fledge.report import Reporter
 from fledge.session import Session
@@ -139,6 +141,20 @@ def test_open(tag: str, open_registry: str, session: Session) -> None:
 
 
 @real
+def test_sizes_of_a_pinned_image(open_registry: str, session: Session) -> None:
+    opened = open_image(app(open_registry), AMD64, session)
+    sizes = [len(blob) for blob in OCI_IMAGE.blobs[1:]]
+    assert [layer.size for layer in opened.layers] == sizes
+    diff_ids = tuple(layer.diff_id for layer in opened.layers)
+    pin = ImagePin(opened.manifest, Digest.of(opened.config), diff_ids)
+    named = RegistryReference(app(open_registry))
+    for _ in ("the cache has the manifest", "the cache is empty"):
+        pinned = open_pinned(named, pin, AMD64, session)
+        assert [layer.size for layer in pinned.layers] == sizes
+        shutil.rmtree(session.cache.root / "blobs")
+
+
+@real
 def test_layers_are_downloaded_when_they_are_asked_for(
     open_registry: str, session: Session
 ) -> None:
@@ -185,6 +201,24 @@ def test_missing(text: str, message: str, hint: str, open_registry: str, session
         open_image(name, AMD64, session)
     assert message in caught.value.message
     assert hint in caught.value.hint
+
+
+@real
+@pytest.mark.parametrize(
+    ("tag", "hint"),
+    [
+        ("1.2.3", "Did you mean v1.2.3?"),
+        ("v1.2.4", "There are v1.2.3, v1.2.10."),
+        ("latest", "There are v1.2.10, v1.2.3."),
+    ],
+)
+def test_missing_version(tag: str, hint: str, tmp_path: Path, session: Session) -> None:
+    with registry.serve(tmp_path / "storage") as host:
+        for version in ("v1.2.3", "v1.2.10"):
+            registry.push(host, "team/versions", OCI_IMAGE, version)
+        with pytest.raises(NetworkError, match=f"team/versions has no '{tag}'") as caught:
+            open_image(Name(host, "team/versions", tag), AMD64, session)
+    assert caught.value.hint == hint
 
 
 @real
@@ -258,10 +292,42 @@ def test_login_that_is_refused(
     config = docker_config({"auths": {htpasswd: {"auth": login}}})
     with pytest.raises(NetworkError) as caught:
         open_image(app(htpasswd), AMD64, session)
-    who = f"with the login of alice in {config}" if login else "without a login"
-    assert who in caught.value.message
-    assert f"docker login {htpasswd}" in caught.value.hint
+    message = f"{htpasswd} denies access to team/app without a login"
+    hint = "Check the name; if the image is private, run"
+    if login:
+        message = f"{htpasswd} does not accept the login of alice in {config}"
+        hint = "User name or password are wrong, or have expired: run"
+    assert caught.value.message.startswith(message)
+    assert caught.value.hint.startswith(f"{hint} docker login {htpasswd}")
     assert "blunder" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("token_status", "status_with_token", "message"),
+    [
+        (401, 200, "does not accept the login of alice in"),
+        (403, 200, "denies access to team/app with the login of alice in"),
+        (200, 401, "denies access to team/app with the login of alice in"),
+    ],
+)
+def test_login_that_a_token_server_refuses(
+    token_status: int,
+    status_with_token: int,
+    message: str,
+    hostile: Registry,
+    session: Session,
+    docker_config: Callable[[object], Path],
+) -> None:
+    host = hostile.name.host
+    docker_config({"auths": {host: {"auth": WRONG_LOGIN}}})
+    wanted = challenge(f"Bearer realm=http://{host}/token,service=s")
+    hostile.answer("manifests/oci", in_turn(wanted, status(status_with_token)))
+    path = "/token?service=s&scope=repository%3Ateam%2Fapp%3Apull"
+    hostile.server.answers[path] = status(token_status, b'{"token": "t"}')
+    with pytest.raises(NetworkError) as caught:
+        open_image(hostile.name, AMD64, session)
+    assert f"{host} {message}" in caught.value.message
+    assert f"docker login {host}" in caught.value.hint
 
 
 @pytest.fixture(scope="session")
@@ -283,7 +349,7 @@ def test_token(
     with registry.serve_with_tokens(storage, tokens, "team/app") as (host, server):
         docker_config({"auths": {host: {"auth": login}}})
         if login == WRONG_LOGIN:
-            with pytest.raises(NetworkError, match="with the login of alice"):
+            with pytest.raises(NetworkError, match="does not accept the login of alice"):
                 open_image(app(host), AMD64, session)
         else:
             check(open_image(app(host), AMD64, session))
@@ -308,6 +374,35 @@ def tls(storage: Path, tmp_path: Path, authority: registry.Authority) -> Iterato
     """The host of a registry on loopback that only speaks TLS."""
     with registry.serve(storage, http={"tls": authority.issue(tmp_path)}) as host:
         yield host
+
+
+@real
+@pytest.mark.parametrize(
+    ("days", "told"),
+    [
+        ((-2, -1), ("certificate has expired", "must renew it, unless the clock of this machine")),
+        ((1, 2), ("certificate is not yet valid", "Check the clock of this machine, which says")),
+    ],
+)
+def test_certificate_out_of_date(
+    days: tuple[int, int],
+    told: tuple[str, str],
+    storage: Path,
+    tmp_path: Path,
+    authority: registry.Authority,
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    message, hint = told
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.write(tmp_path / "ca.pem")))
+    issued = authority.issue(tmp_path, *days)
+    with (
+        registry.serve(storage, http={"tls": issued}) as host,
+        pytest.raises(NetworkError, match=f"cannot be trusted: {message}") as caught,
+    ):
+        open_image(app(host), AMD64, session)
+    assert hint in caught.value.hint
+    assert "CA" not in caught.value.hint
 
 
 @real

@@ -239,7 +239,9 @@ def test_damaged(fledge: Fledge, small: Path) -> None:
 def test_files_that_claim_any_size_cost_no_time(fledge: Fledge, tmp_path: Path) -> None:
     """So many zeros would take hours to hash, and come from 84 KiB."""
     tree = Tree(mtime_ns=0)
-    tree.add(b"sbin/init", File(mode=0o755, content=Sparse(10 << 40, Path(os.devnull), ())))
+    empty = tmp_path / "empty"
+    empty.touch()
+    tree.add(b"sbin/init", File(mode=0o755, content=Sparse(10 << 40, empty, ())))
     tree.add(b"etc/small", File(mode=0o644, content=b"small"))
     image = tmp_path / "disk.img"
     image.touch()

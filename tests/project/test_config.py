@@ -56,7 +56,7 @@ def mistakes(folder: Path, text: str) -> list[tuple[int | None, str]]:
     """Return the line and the message of each problem."""
     with pytest.raises(InvalidConfig) as caught:
         load(folder, text)
-    listed = caught.value.message.splitlines()[1:]
+    listed = str(caught.value).splitlines()[1:]
     path = folder / "fledge.toml"
     assert listed == [f"  {problem.shown(path)}" for problem in caught.value.problems]
     assert caught.value.exit_code == 2
@@ -279,7 +279,7 @@ def test_version(folder: Path, line: str) -> None:
         (
             "agent = {source_strategy = 'local', path = 'empty'}",
             '[agent] path = "empty"',
-            "/empty is not a file",
+            "/empty: it is a folder, not a regular file",
         ),
         (
             f"agent = {{source_strategy = 'local', path = '{'f' * 300}'}}",
@@ -289,6 +289,21 @@ def test_version(folder: Path, line: str) -> None:
         ("agent.checksum = 'abc'", '[agent] checksum = "abc"', "64 hexadecimal digits"),
         (f"agent.checksum = '{DIGEST.hex}0'", f'[agent] checksum = "{DIGEST.hex}0"', "64 hex"),
         (f"agent.checksum = 'md5:{DIGEST.hex}'", "[agent] checksum = ", "64 hex"),
+        (
+            f"source = {{busybox_url = 'kestrel', busybox_sha256 = '{DIGEST}'}}",
+            '[source] busybox_url = "kestrel"',
+            'must be a URL and not a path; write "file:///',
+        ),
+        (
+            f"source = {{busybox_url = 'file:./kestrel', busybox_sha256 = '{DIGEST}'}}",
+            '[source] busybox_url = "file:./kestrel"',
+            'must be a URL and not a path; write "file:///',
+        ),
+        (
+            f"source = {{busybox_url = './gone', busybox_sha256 = '{DIGEST}'}}",
+            '[source] busybox_url = "./gone"',
+            'must be a URL without spaces that begins with "https://"',
+        ),
         ("source.busybox_url = 'https://h'", "[source] busybox_sha256 is missing", "busybox_url"),
         (
             f"source.busybox_sha256 = '{DIGEST}'",
@@ -577,7 +592,7 @@ def test_recorded_config_has_no_lines(folder: Path) -> None:
     with pytest.raises(InvalidConfig) as caught:
         config.parse({"version": "1", "strategy": "x", "other": 1}, folder / "fledge.toml")
     assert [problem.line for problem in caught.value.problems] == [None, None]
-    assert f"\n  {folder}/fledge.toml: other is unknown" in caught.value.message
+    assert f"\n  {folder}/fledge.toml: other is unknown" in str(caught.value)
 
 
 def test_no_terminal_obeys_a_message(folder: Path) -> None:
@@ -591,8 +606,8 @@ def test_no_terminal_obeys_a_message(folder: Path) -> None:
     )
     with pytest.raises(InvalidConfig) as caught:
         load(folder, text)
-    assert all(line.isprintable() for line in caught.value.message.splitlines())
-    assert "\\x9b" in caught.value.message
+    assert all(line.isprintable() for line in str(caught.value).splitlines())
+    assert "\\x9b" in str(caught.value)
 
 
 def test_only_sources_that_go_together(folder: Path) -> None:
@@ -662,7 +677,7 @@ def test_too_deep_or_long_for_python(folder: Path, text: str) -> None:
         (Path.mkdir, "is a folder"),
         (lambda path: path.symlink_to(path), "too many levels of symbolic links"),
         (lambda path: path.write_bytes(b"#" * (MAX_TOML_SIZE + 1)), "larger than 1048576 bytes"),
-        (lambda path: path.symlink_to("/dev/zero"), "larger than 1048576 bytes"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is a device, not a regular file"),
     ],
     ids=["missing", "folder", "loop", "large", "endless"],
 )
@@ -707,7 +722,7 @@ def test_unreadable(
     with without_rights(), pytest.raises(ConfigError) as caught:
         config.load(Path("fledge.toml"))
     (folder / hidden).chmod(0o700)
-    assert problem in caught.value.message
+    assert problem in str(caught.value)
 
 
 KEYS = [

@@ -287,7 +287,7 @@ def test_only_the_first_problems_are_shown(folder: Path, lines: list[str]) -> No
     path = project.write(folder, "fledge.toml", (TOP + "\n".join(lines)).encode())
     with pytest.raises(InvalidConfig) as caught:
         config.load(path)
-    first, *shown = caught.value.message.splitlines()
+    first, *shown = str(caught.value).splitlines()
     assert first.endswith(f"has 2000 problems, of which these are the first {MAX_PROBLEMS}:")
     assert len(shown) == MAX_PROBLEMS
     assert len(caught.value.problems) == 2000

@@ -118,7 +118,7 @@ VALUES: list[Any] = [
 
 
 FILE_PROBLEMS = re.compile(
-    "no such file|is not a file|file name too long|no mapping provides /init|is also mapped to"
+    "no such file|not a regular file|file name too long|no mapping provides /init|is also mapped to"
 )
 """Problems that the parser finds in files, which a schema cannot see."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,10 +15,11 @@ from fledge.session import Session
 from fledge.sources import agent
 from fledge.sources.agent import Agent, HttpAgent, LocalAgent, ReleaseAgent
 from fledge.tree.digest import Digest
-from tests.support import project
+from tests.support import daemons, project
 from tests.support.httpd import Answer, Server, content, redirect, status
 from tests.support.images import sha256
 from tests.support.releases import KESTREL, KESTREL_ARM64, RELEASES, publish
+from tests.support.tars import file, pack
 
 
 def fetch(what: Agent, architecture: str = "amd64", *, offline: bool = False) -> agent.FetchedAgent:
@@ -188,7 +192,26 @@ def test_answers_that_are_no_release(github: Server, body: str) -> None:
 def test_tag_is_quoted(github: Server) -> None:
     with pytest.raises(NetworkError):
         fetch(ReleaseAgent(version="../../x?y"))
-    assert asked(github) == [f"{RELEASES}/tags/..%2F..%2Fx%3Fy"]
+    assert asked(github)[0] == f"{RELEASES}/tags/..%2F..%2Fx%3Fy"
+
+
+@pytest.mark.parametrize(
+    ("tags", "hint"),
+    [
+        (["v1.3.0", "v1.2.3"], "Did you mean v1.2.3? https://github.com/"),
+        (["v1.2.4", "v1.2.2"], "There are v1.2.4, v1.2.2. https://github.com/"),
+        ([], "https://github.com/"),
+        (None, "https://github.com/"),
+        ([7], "https://github.com/"),
+    ],
+)
+def test_missing_release(github: Server, tags: list[object] | None, hint: str) -> None:
+    listed = None if tags is None else [{"tag_name": tag} for tag in tags]
+    github.answers[f"{RELEASES}?per_page=100"] = status(200, json.dumps(listed).encode())
+    with pytest.raises(NetworkError, match="kestrel has no release '1\\.2\\.3'") as caught:
+        fetch(ReleaseAgent(version="1.2.3"))
+    assert caught.value.hint.startswith(hint)
+    assert len(asked(github)) == 2
 
 
 def test_local(tmp_path: Path) -> None:
@@ -211,15 +234,44 @@ def test_http(github: Server) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "is not a program"),
-        (b"<!DOCTYPE html>", "is not a program: it begins with b'<!DOCTYPE html>'"),
+        (b"", "is not a program: it is empty"),
+        (b"<!DOCTYPE html>", "is not a program: it is a web page"),
+        (b"port: 80\n", 'is not a program: it is text that begins with "port: 80"'),
+        (b"\n  # R\xc3\xa9gles\r\n", 'is text that begins with "# Régles"'),
+        (b"x" * 39 + "é".encode(), f'is text that begins with "{"x" * 39}"'),
+        (b"\x1b]0;title\x07", "is data that begins with the bytes 1b 5d 30 3b 74 69 74 6c"),
+        (b"\xff" * 600, "is data that begins with the bytes ff ff ff ff ff ff ff ff"),
+        (gzip.compress(KESTREL, mtime=0), "is compressed with gzip; unpack it first"),
+        (pack(file("kestrel", KESTREL)), "is a tar archive; unpack it first"),
+        (b"MZ\x90\0", "is a program for Windows"),
+        (b"\xef\xbb\xbf#!/bin/sh\n", "is a script with a byte order mark"),
+        (b"#!/bin/sh\r\necho\r\n", "is a script with the line ends of Windows"),
+        (b"#! \n", "is a script that names no interpreter"),
+        (KESTREL[:10], "is only the beginning of an ELF file"),
+        (KESTREL[:16] + b"\1\0" + KESTREL[18:], "but an object file or a core dump"),
         (KESTREL_ARM64, "is for arm64, not for amd64"),
-        (project.program(183, big_endian=True), r"is for ELF machine 183"),
+        (project.program(3), "is for 386, not for amd64"),
+        (KESTREL[:4] + b"\1" + KESTREL[5:], "is for 32-bit little-endian amd64, not for amd64"),
+        (project.program(183, big_endian=True), "is for 64-bit big-endian arm64"),
+        (project.program(999), "is for ELF machine 999"),
     ],
 )
 def test_what_cannot_run_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
-    with pytest.raises(CorruptError, match=message):
+    with pytest.raises(CorruptError, match=message) as caught:
         fetch(LocalAgent(path=project.write(tmp_path, "kestrel", data)))
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.real
+def test_files_of_this_machine_as_agents(tmp_path: Path) -> None:
+    (tmp_path / "main.c").write_text("int main(void) { return 0; }")
+    compile_ = ("gcc", "-o", tmp_path / "main", tmp_path / "main.c")
+    daemons.run(*compile_)
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+    assert fetch(LocalAgent(path=tmp_path / "main"), machine)
+    daemons.run(*compile_, "-c")
+    with pytest.raises(CorruptError, match="an object file"):
+        fetch(LocalAgent(path=tmp_path / "main"), machine)
 
 
 def test_script_runs_anywhere(tmp_path: Path) -> None:

@@ -102,9 +102,9 @@ def test_install_in_a_merged_usr(tmp_path: Path, tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "not an ELF program"),
-        (b"\x7fELF", "not an ELF program"),
-        (b"#!/bin/sh\n" + MARK + b"ash\0sh\0", "not an ELF program"),
+        (b"", "not an ELF program: it is empty"),
+        (b"\x7fELF", "not an ELF program: it is only the beginning of an ELF file"),
+        (b"#!/bin/sh\n" + MARK + b"ash\0sh\0", "not an ELF program: it is a script"),
         (project.program(body=b"\0ash\0sh\0"), "no applets"),
         (project.program(body=MARK), "no applets"),
         (Path(sys.executable).read_bytes(), "no applets"),
@@ -151,7 +151,7 @@ def test_changed_since_it_was_fetched(tmp_path: Path, tree: Tree) -> None:
         (22, True, "s390x"),
         (21, False, "ppc64le"),
         (21, True, "ppc64"),
-        (183, True, "ELF machine 183"),
+        (183, True, "64-bit big-endian arm64"),
         (0x1234, True, "ELF machine 4660"),
     ],
 )

@@ -249,7 +249,6 @@ def test_folders_that_overlap_merge(folder: Path) -> None:
         ({"app": "/conf", "conf": "/"}, "app", "/conf is mapped to the same path"),
         ({"app": "/index.html", "site": "/"}, "app", "/site/index.html is mapped to the same path"),
         ({"app": "/cgi", "site": "/"}, "app", "/site/cgi is mapped to the same path"),
-        ({"app": "/home", "site": "/"}, "app", "/site/home is mapped to the same path"),
         (
             {"site/empty": "/home", "site": "/"},
             "site/empty",
@@ -483,7 +482,7 @@ def test_source_that_goes_after_the_scan(folder: Path, gone: str) -> None:
         mappings.place(Tree(mtime_ns=MTIME), placements)
 
 
-@pytest.mark.parametrize("folder", ["/usr/bin", "/etc", "/var/run", "/lib64"])
+@pytest.mark.parametrize("folder", ["/usr/bin", "/etc", "/home", "/var/run", "/lib64"])
 def test_a_file_is_not_mapped_to_a_standard_folder(folder: str, tmp_path: Path) -> None:
     """It would replace the folder, or the symlink that images have there."""
     toml = project.make(tmp_path, project.LOCAL_AGENT, f'[mappings]\n"kestrel" = "{folder}"\n')
@@ -511,8 +510,14 @@ def test_what_a_mapping_replaces_is_told(tmp_path: Path, fledge: project.Fledge)
     project.make(tmp_path, project.LOCAL_AGENT, '[mappings]\n"other" = "/bin/kestrel"\n')
     project.write(tmp_path, "other", b"#!/bin/sh\n")
     assert "a mapping replaces the agent at /bin/kestrel" in fledge("build").err
+    project.make(tmp_path, project.LOCAL_AGENT, '[mappings]\n"other" = "/bin/busybox"\n')
+    assert "a mapping replaces busybox at /bin/busybox" in fledge("build").err
     project.make(tmp_path, project.LOCAL_AGENT, '[mappings]\n"other" = "/init"\n')
     project.write(tmp_path, "other", b"#!/bin/sh\n", executable=True)
     done = fledge("build")
     assert "a mapping replaces the init at /init" in done.err
     assert "replaces the agent" not in done.err
+    config_path = "/etc/fsify-entrypoint"
+    toml = project.make_rootfs(tmp_path)
+    toml.write_text(toml.read_text().replace("/etc/webserver/config.yaml", config_path))
+    assert f"a mapping replaces the config of the image at {config_path}" in fledge("build").err

@@ -3,6 +3,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -199,6 +200,25 @@ def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     assert "FLEDGE_CACHE_DIR" in caught.value.hint
     with pytest.raises(HostError, match="not a directory"):
         cache.find(DIGEST)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to leave files of root")
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+@pytest.mark.parametrize("part", [".", "blobs", "partial"])
+def test_a_cache_that_root_owns_after_sudo(mode: int, part: str) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        Path(home).chmod(0o777)
+        root = Path(home, "cache")
+        with without_rights():
+            cache = Cache(root)
+            store(cache)
+        for path in (root / part, *(root / part).rglob("*")):
+            os.chown(path, 0, 0)
+        (root / part).chmod(mode)
+        with without_rights(), pytest.raises(HostError) as caught:
+            store(Cache(root), b"others", None)
+    assert f"`sudo chown -R 65534 {root}`" in caught.value.hint
+    assert "Set FLEDGE_CACHE_DIR" in caught.value.hint
 
 
 def test_file_that_may_not_grow(cache: Cache) -> None:

@@ -21,6 +21,7 @@ from email.message import Message
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 from types import TracebackType
 from typing import Any
 
@@ -74,6 +75,10 @@ class Exchange(BaseHTTPRequestHandler):
         pass
 
 
+class _UnixExchange(Exchange):
+    disable_nagle_algorithm = False
+
+
 Answer = Callable[[Exchange], None]
 
 
@@ -120,15 +125,20 @@ def in_turn(*answers: Answer) -> Answer:
 class Server:
     """Listens on 127.0.0.1 inside a ``with`` block; ``seen`` is what it was asked so far.
 
-    With a ``certificate``, a PEM file that includes the key, it uses TLS.
+    With a ``certificate``, a PEM file that includes the key, it uses TLS. With a ``socket``, it
+    listens on that path instead.
     """
 
     certificate: Path | None = None
+    socket: Path | None = None
     answers: dict[str, Answer] = field(default_factory=dict)
     seen: list[Request] = field(default_factory=list)
 
     def __enter__(self) -> "Server":
-        self._httpd = _Httpd(("127.0.0.1", 0), partial(Exchange, self))
+        if self.socket:
+            self._httpd: _Httpd = _UnixHttpd(self.socket, partial(_UnixExchange, self))
+        else:
+            self._httpd = _Httpd(("127.0.0.1", 0), partial(Exchange, self))
         if self.certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self.certificate)
@@ -159,3 +169,16 @@ class _Httpd(ThreadingHTTPServer):
         # Many tests expect a client to hang up or to refuse the certificate.
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, address)
+
+
+class _UnixHttpd(_Httpd):
+    address_family = socket.AF_UNIX
+
+    def __init__(self, path: Path, exchange: Callable[..., Exchange]) -> None:
+        super().__init__(str(path), exchange)  # type: ignore[arg-type]  # in the stubs, a port
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)  # HTTPServer's own asks for the name of the host
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        return super().get_request()[0], ("", 0)

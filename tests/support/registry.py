@@ -106,11 +106,18 @@ class Authority:
         path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
         return path
 
-    def issue(self, folder: Path) -> dict[str, str]:
-        """Make a certificate and key for 127.0.0.1, as docker-registry expects them."""
+    def issue(self, folder: Path, first_day: int = -1, last_day: int = 1) -> dict[str, str]:
+        """Make a certificate and key for 127.0.0.1, as docker-registry expects them.
+
+        The certificate is valid from one day to another, counted from now.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-        leaf = _certificate(name, key.public_key(), self.certificate.subject, self.key, ca=False)
+        leaf = _certificate(
+            *(name, key.public_key(), self.certificate.subject, self.key),
+            ca=False,
+            days=(first_day, last_day),
+        )
         (folder / "leaf.pem").write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
         (folder / "leaf.key").write_bytes(
             key.private_bytes(
@@ -134,6 +141,7 @@ def _certificate(
     issuer_key: ec.EllipticCurvePrivateKey,
     *,
     ca: bool,
+    days: tuple[int, int] = (-1, 1),
 ) -> x509.Certificate:
     now = datetime.now(timezone.utc)
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
@@ -143,8 +151,8 @@ def _certificate(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_before(now + timedelta(days=days[0]))
+        .not_valid_after(now + timedelta(days=days[1]))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([address]), critical=False)
         .sign(issuer_key, hashes.SHA256())

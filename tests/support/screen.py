@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -18,6 +19,9 @@ from pathlib import Path
 
 TOKEN = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|([\r\n])|([^\x1b\r\n])|(.)", re.DOTALL)
 UNFINISHED = re.compile(r"\x1b(\[[?\d;]*)?\Z")
+
+POLL_INTERVAL = 0.05
+"""Seconds between two looks at a screen that does not change."""
 
 
 @dataclass
@@ -99,19 +103,19 @@ def run(
 ) -> Shown:
     """Run a program on a terminal, standard output included.
 
-    ``interrupt`` sees every new moment of the screen, and may return a signal to send once.
+    ``interrupt`` sees the screen from time to time, and may return a signal to send once. SIGINT
+    is sent by pressing Ctrl-C, which the terminal shows as ``^C``.
     """
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     variables = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(
-        command,
+        ["setsid", "--ctty", *command],
         cwd=folder,
         stdin=child,
         stdout=child,
         stderr=child,
         env={**variables, "TERM": "xterm-256color", **(environment or {})},
-        start_new_session=True,
     )
     os.close(child)
     screen = Screen(columns)
@@ -122,7 +126,16 @@ def run(
     sent = False
     deadline = time.monotonic() + 60
     try:
-        while select.select([parent], [], [], max(0, deadline - time.monotonic()))[0]:
+        while time.monotonic() < deadline:
+            number = None if sent else interrupt(moments[-1])
+            if number:
+                sent = True
+                if number == signal.SIGINT:
+                    os.write(parent, b"\x03")
+                else:
+                    process.send_signal(number)
+            if not select.select([parent], [], [], POLL_INTERVAL)[0]:
+                continue
             try:
                 received = os.read(parent, 65536)
             except OSError:  # EIO: the program has ended
@@ -135,10 +148,6 @@ def run(
             screen.feed(piece)
             if screen.lines() != moments[-1]:
                 moments.append(screen.lines())
-            number = None if sent else interrupt(moments[-1])
-            if number:
-                sent = True
-                process.send_signal(number)
         assert not rest
         return Shown(process.wait(10), text, moments, screen.cursor_visible)
     finally:

@@ -82,6 +82,13 @@ def block(
     return bytes(header) + data + bytes(-len(data) % 512)
 
 
+def base256(number: int, width: int = 8) -> bytes:
+    """A number as GNU tar writes those that octal digits have no room for."""
+    data = bytearray((number % (1 << 8 * width)).to_bytes(width, "big"))
+    data[0] |= 0x80
+    return bytes(data)
+
+
 def span(folder: Path, data: bytes) -> Span:
     """Store data in a file, which exists as long as the folder."""
     path = folder / hashlib.sha256(data).hexdigest()

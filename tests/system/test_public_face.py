@@ -23,7 +23,7 @@ PUBLIC = {
     *("Cache", "Reporter", "Session", "Settings", "Step", "Transfer"),
     *("FORMATS", "Format", "Kind", "SOURCES", "Source"),
     *("ConfigError", "CorruptError", "FledgeError", "HostError", "InvalidConfig"),
-    *("NetworkError", "__version__"),
+    *("NetworkError", "OfflineError", "__version__"),
 }
 
 

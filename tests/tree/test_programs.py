@@ -88,29 +88,22 @@ def test_a_library_in_a_folder_of_ld_so_conf(tree: Tree) -> None:
         (b"#!/" + b"x" * 300, "the first line of /app is longer than the 256 bytes that Linux"),
         (b"echo hello\n", "/app is neither an ELF program nor a script that begins with #!"),
         (b"", "/app is neither an ELF program nor a script that begins with #!"),
-        (program(183), "/app is a damaged program: it is cut short"),
-        (program(183) + bytes(44), "/app is a damaged program: it has 0 segments of 0 bytes"),
+        (program(183)[:40], "/app is a damaged program: it is cut short"),
+        (program(183)[:54].ljust(64, b"\0"), "/app is a damaged program: it has 0 segments of 0"),
     ],
 )
 def test_scripts_and_others(content: bytes, words: str | None) -> None:
     tree = Tree(mtime_ns=0)
-    add(tree, "/bin/busybox", static_program())
+    add(tree, "/bin/busybox", program())
     tree.add(b"/bin/sh", Symlink(target=b"busybox"))
     add(tree, "/app", content)
     said = problem(tree, "/app", "amd64")
     assert said == words or (words and said and words in said), said
 
 
-def static_program(machine: int = 62) -> bytes:
-    """The header of a program without segments."""
-    header = bytearray(program(machine).ljust(64, b"\0"))
-    header[54:56] = (56).to_bytes(2, "little")
-    return bytes(header)
-
-
 def test_another_architecture() -> None:
     tree = Tree(mtime_ns=0)
-    add(tree, "/app", static_program(183))
+    add(tree, "/app", program(183))
     assert problem(tree, "/app", "arm64") is None
     assert problem(tree, "/app", "amd64") == "/app is for arm64, not for amd64"
 
@@ -162,6 +155,7 @@ def test_damage_is_no_crash(data: st.DataObject) -> None:
     assert said is None or said.startswith("/app ")
 
 
+@settings(deadline=None)
 @given(
     offset=st.integers(0, 30),
     size=st.integers(0, 30),
