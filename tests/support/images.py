@@ -9,7 +9,7 @@ import gzip
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,9 +47,16 @@ def descriptor(media_type: str, data: bytes) -> dict[str, object]:
 
 
 def image(
-    *tars: bytes, docker: bool = False, compressed: bool = True, architecture: str = "amd64"
+    *tars: bytes,
+    docker: bool = False,
+    compressed: bool = True,
+    architecture: str = "amd64",
+    config: Mapping[str, object] | None = None,
 ) -> Manifest:
-    """Make an image of these layers. Layers of Docker are always compressed."""
+    """Make an image of these layers. Layers of Docker are always compressed.
+
+    ``config`` says how to run it (OCI image-spec, config.md, ``config``).
+    """
     layers = [gzip.compress(tar, 1, mtime=0) if compressed else tar for tar in tars]
     media_type = f"{DOCKER}.image.rootfs.diff.tar" if docker else f"{OCI}.layer.v1.tar"
     if compressed:
@@ -60,6 +67,7 @@ def image(
         layers,
         docker=docker,
         architecture=architecture,
+        run=config,
     )
 
 
@@ -70,11 +78,13 @@ def manifest(
     *,
     docker: bool = False,
     architecture: str = "amd64",
+    run: Mapping[str, object] | None = None,
 ) -> Manifest:
     """Make an image from the descriptors and diff_ids of its layers; ``blobs`` are their bytes."""
     platform = {"os": "linux", "architecture": architecture}
     rootfs = {"type": "layers", "diff_ids": [f"sha256:{each}" for each in diff_ids]}
-    config = json.dumps({**platform, "rootfs": rootfs}).encode()
+    running = {} if run is None else {"config": run}
+    config = json.dumps({**platform, **running, "rootfs": rootfs}).encode()
     config_type = f"{DOCKER}.container.image.v1+json" if docker else f"{OCI}.config.v1+json"
     media_type = f"{DOCKER}.distribution.manifest.v2+json" if docker else f"{OCI}.manifest.v1+json"
     body = {
