@@ -13,6 +13,8 @@ from fledge.errors import ConfigError, CorruptError, FledgeError, unreadable
 from fledge.host.destination import Destination
 from fledge.host.files import PathLike, replacing_together
 from fledge.host.output import Hasher
+from fledge.machine import check as machine
+from fledge.machine.kconfig import KernelConfig
 from fledge.oci.manifest import Platform
 from fledge.operations.arguments import (
     ConfigLike,
@@ -21,6 +23,7 @@ from fledge.operations.arguments import (
     as_platform,
     as_session,
 )
+from fledge.operations.check import target_kernel
 from fledge.operations.outputs import check_outputs
 from fledge.project import lock, provenance
 from fledge.project.config import Config
@@ -77,6 +80,7 @@ def build(
     output = Path(output) if output else default_output(config)
     record_path = provenance.path_beside(output)
     check_outputs(config, (output, record_path))
+    kernel = target_kernel(config)
     pins = lock.load_pins(config, session.reporter, strict=locked)
     start = Assembly(
         session,
@@ -89,7 +93,19 @@ def build(
         built = build_pinned(config, pins, start, Path(file.name))
         artifact = msgspec.structs.replace(built, path=output)
         record.write(provenance.serialize(describe(config, artifact, start.epoch)))
+    if kernel:
+        _note_kernel(config, kernel, session)
     return artifact
+
+
+def _note_kernel(config: Config, kernel: KernelConfig, session: Session) -> None:
+    """Report what the kernel of ``[target]`` lacks."""
+    for each in machine.check(config.format.requirements(), kernel).findings:
+        if each.advice:
+            session.reporter.note(
+                f"{config.target.kernel}: {each.requirement.purpose} is {each.state.value}:"
+                f" {each.advice}"
+            )
 
 
 def default_output(config: Config) -> Path:

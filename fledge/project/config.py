@@ -11,6 +11,7 @@ from fledge.formats import Format
 from fledge.project import parser, rules, toml
 from fledge.project.rules import T, first_of_type
 from fledge.project.schema import schema
+from fledge.project.target import Target
 from fledge.project.toml import Document
 from fledge.sources.kinds import SOURCES
 from fledge.sources.source import Presence, Source
@@ -29,6 +30,8 @@ class Config(msgspec.Struct, frozen=True):
     """The format of the artifact, with its options."""
     sources: tuple[Source, ...]
     """In the order of `SOURCES`, in which a build lays them over the tree."""
+    target: Target = Target()
+    """Where the artifact is to run."""
     data: dict[str, Any] = msgspec.field(default_factory=dict)
     """The parsed TOML; empty if the config was not read from a file."""
 
@@ -79,4 +82,5 @@ def _config(document: Document) -> Config:
     sources = rules.apply(parsed)
     if document.has_problems or parsed.format is None:
         raise document.error()
-    return Config(document.path, parsed.format, sources, document.top.data)
+    target = first_of_type(Target, parsed.settings.values()) or Target()
+    return Config(document.path, parsed.format, sources, target, document.top.data)
