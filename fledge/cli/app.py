@@ -32,7 +32,7 @@ COMMANDS = {
     "inspect": CommandEntry("fledge.cli.inspect", "Show the content of an artifact."),
     "diff": CommandEntry("fledge.cli.diff", "Explain how two artifacts differ."),
     "check": CommandEntry(
-        "fledge.cli.check", "Validate the configuration, or check what a kernel can boot."
+        "fledge.cli.check", "Validate the configuration, and check a kernel against it."
     ),
     "schema": CommandEntry(
         "fledge.cli.schema", "Print the JSON Schema of fledge.toml, for editors."
