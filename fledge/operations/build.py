@@ -103,8 +103,7 @@ def _note_kernel(config: Config, kernel: KernelConfig, session: Session) -> None
     for each in machine.check(config.format.requirements(), kernel).findings:
         if each.advice:
             session.reporter.note(
-                f"{config.target.kernel}: {each.requirement.purpose} is {each.state.value}:"
-                f" {each.advice}"
+                f"kernel {config.target.kernel}: {each.requirement.purpose}: {each.advice}"
             )
 
 
