@@ -34,7 +34,7 @@ def find(what: str, folder: Path) -> KernelConfig:
         [source] = _SOURCE.findall(data)
         return _parse(data, PROFILES[what], f"{what}: {source.decode()}")
     path = folder / what
-    if not path.exists() and "/" not in what:
+    if "/" not in what and not _is_there(path):
         raise ConfigError(
             f"{what} is neither a known kernel ({', '.join(PROFILES)}) nor a file",
             "Name one of them, a kernel image, or the .config of a kernel.",
@@ -43,7 +43,7 @@ def find(what: str, folder: Path) -> KernelConfig:
     if found.config is not None:
         return _parse(found.config, path, str(path))
     candidates = _beside(path, found.release)
-    beside = next((each for each in candidates if each.is_file()), None)
+    beside = next(filter(_is_there, candidates), None)
     if beside is None:
         raise ConfigError(
             f"{path} is a kernel that does not hold its configuration (CONFIG_IKCONFIG), and"
@@ -63,6 +63,14 @@ def _parse(data: bytes, path: Path, source: str) -> KernelConfig:
             f"{path}: {error}",
             "Name a kernel or its whole .config; `make olddefconfig` completes one.",
         ) from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError:  # Path.exists raises some, such as that for a name that is too long
+        return False
+    return True
 
 
 def _beside(path: Path, release: str | None) -> list[Path]:

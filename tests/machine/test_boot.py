@@ -98,7 +98,7 @@ def test_a_kernel_shows_what_its_config_says(flavour: str, disk: Path, tmp_path:
     image = vm.kernel_of(flavour)
     initrd = tmp_path / "initrd"
     initrd.write_bytes(archives(image, busybox_for(flavour)))
-    console = vm.boot(initrd, image=image, disk=disk, virtio=True)
+    console = vm.boot(initrd, image=image, disk=disk, virtio=True, timeout=240)
     assert "mounted port: 80\n" in console
     assert "cannot load" not in console
     before = set(re.findall(r"^sees before (\S+)$", console, re.MULTILINE))

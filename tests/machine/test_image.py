@@ -139,6 +139,8 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         ("nothing", "neither a known kernel .* nor a file"),
         ("./nothing", "no such file"),
         (".", "not a file"),
+        ("k" * 300, "neither a known kernel .* nor a file"),
+        ("./" + "k" * 300, "file name too long"),
         ("fifo", "not a file"),
     ):
         with pytest.raises(ConfigError, match=problem):
@@ -177,6 +179,11 @@ def test_a_release_is_no_path(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(CONFIG)
     with pytest.raises(ConfigError, match="does not hold"):
         find(bzimage(gzip.compress(b"\x7fELF" + bytes(100)), release="6/../../secret"), tmp_path)
+
+
+def test_a_name_too_long_for_its_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not hold its configuration"):
+        find(vmlinux(b""), tmp_path, f"k-{'9' * 250}")
 
 
 @pytest.mark.real

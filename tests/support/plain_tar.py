@@ -127,6 +127,10 @@ class PlainTar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
         return 2 if MARK.encode() in start[:2048] else 0
 
     @staticmethod
+    def read_requirements(path: Path, folder: Path) -> Sequence[Requirement]:
+        return PlainTar().requirements()
+
+    @staticmethod
     def read(path: Path, folder: Path, only: bytes | None) -> TarContents:
         tree = Tree(mtime_ns=0)
         positions: dict[Node, int] = {}
@@ -153,10 +157,6 @@ class PlainTar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
 
 def _text(path: bytes) -> str:
     return os.fsdecode(path)
-
-    @staticmethod
-    def read_requirements(path: Path, folder: Path) -> Sequence[Requirement]:
-        return PlainTar().requirements()
 
 
 def _info(path: bytes, node: Node) -> tarfile.TarInfo:
