@@ -31,12 +31,15 @@ if TYPE_CHECKING:
     from fledge.formats import FORMATS, Format, Opened, open_artifact
     from fledge.host.process import tune_for_builds
     from fledge.host.settings import Settings
+    from fledge.machine.check import Finding, KernelCheck
+    from fledge.machine.kconfig import KernelConfig, State
     from fledge.oci.manifest import Platform
     from fledge.operations.build import Artifact, build
     from fledge.operations.check import check
     from fledge.operations.diff import Change, Detail, Difference, diff
     from fledge.operations.fetch import fetch
     from fledge.operations.inspect import Program, Summary, inspect
+    from fledge.operations.kernel import check_kernel, check_target
     from fledge.operations.lock import lock
     from fledge.operations.manifest import manifest
     from fledge.operations.verify import Verification, verify
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from fledge.store.cache import Cache
     from fledge.tree import Tree
     from fledge.tree.digest import Digest
+    from fledge.tree.kernel import Requirement
 
 _PUBLIC_NAMES = {
     "fledge.errors": (
@@ -61,9 +65,12 @@ _PUBLIC_NAMES = {
     "fledge.formats": ("FORMATS", "Format", "Opened", "open_artifact"),
     "fledge.host.process": ("tune_for_builds",),
     "fledge.host.settings": ("Settings",),
+    "fledge.machine.check": ("Finding", "KernelCheck"),
+    "fledge.machine.kconfig": ("KernelConfig", "State"),
     "fledge.oci.manifest": ("Platform",),
     "fledge.operations.build": ("Artifact", "build"),
     "fledge.operations.check": ("check",),
+    "fledge.operations.kernel": ("check_kernel", "check_target"),
     "fledge.operations.diff": ("Change", "Detail", "Difference", "diff"),
     "fledge.operations.fetch": ("fetch",),
     "fledge.operations.inspect": ("Program", "Summary", "inspect"),
@@ -82,6 +89,7 @@ _PUBLIC_NAMES = {
     "fledge.store.cache": ("Cache",),
     "fledge.tree": ("Tree",),
     "fledge.tree.digest": ("Digest",),
+    "fledge.tree.kernel": ("Requirement",),
 }
 """The public names by the module that defines them."""
 
@@ -97,11 +105,14 @@ __all__ = [
     "Detail",
     "Difference",
     "Digest",
+    "Finding",
     "FledgeError",
     "Format",
     "HostError",
     "Input",
     "InvalidConfig",
+    "KernelCheck",
+    "KernelConfig",
     "Kind",
     "NetworkError",
     "OfflineError",
@@ -110,9 +121,11 @@ __all__ = [
     "PluginManifest",
     "Program",
     "Reporter",
+    "Requirement",
     "Session",
     "Settings",
     "Source",
+    "State",
     "Step",
     "Summary",
     "Transfer",
@@ -121,6 +134,8 @@ __all__ = [
     "__version__",
     "build",
     "check",
+    "check_kernel",
+    "check_target",
     "diff",
     "fetch",
     "inspect",

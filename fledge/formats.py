@@ -26,6 +26,7 @@ from fledge.loopfs.format import Btrfs, Xfs
 from fledge.tree import Node, Tree
 from fledge.tree.digest import Digest
 from fledge.tree.features import Feature
+from fledge.tree.kernel import Requirement
 from fledge.tree.regular import check_regular
 
 START_SIZE = (1 << 16) + 4096
@@ -127,6 +128,9 @@ class Format(Protocol):
         read; `OSError` if the artifact cannot be written.
         """
 
+    def requirements(self) -> Sequence[Requirement]:
+        """Return what a kernel must be able to do to boot what `write` writes."""
+
     @staticmethod
     def recognize(start: bytes) -> int:
         """Rate the evidence that a file that begins with ``start`` has this format.
@@ -141,6 +145,13 @@ class Format(Protocol):
         ``only`` limits what the caller needs to one path in the artifact: the nodes that lead
         there and, if it is a directory, its entries. None: the caller needs everything. Raises
         `CorruptError` if the artifact is damaged or hostile, `FledgeError` if it cannot be read.
+        """
+
+    @staticmethod
+    def read_requirements(path: Path, folder: Path) -> Sequence[Requirement]:
+        """Return what a kernel must be able to do to boot the artifact at ``path``.
+
+        Reads no more of it than that needs. ``folder`` and errors are as in `read`.
         """
 
 
@@ -172,6 +183,24 @@ def open_artifact(path: PathLike, only: bytes | None = None) -> Iterator[Opened]
     unknown format; `FledgeError` if it cannot be read.
     """
     path = Path(path)
+    format_, size = _find_format(path)
+    with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
+        yield Opened(path, size, format_, format_.read(path, Path(folder), only))
+
+
+def artifact_requirements(path: PathLike) -> Sequence[Requirement]:
+    """Return what a kernel must be able to do to boot the artifact at ``path``.
+
+    Raises what `open_artifact` raises.
+    """
+    path = Path(path)
+    format_, _ = _find_format(path)
+    with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
+        return format_.read_requirements(path, Path(folder))
+
+
+def _find_format(path: Path) -> tuple[type[Format], int]:
+    """Return the format of the artifact at ``path``, and its size in bytes."""
     try:
         if not path.is_block_device():
             check_regular(path)
@@ -187,5 +216,4 @@ def open_artifact(path: PathLike, only: bytes | None = None) -> Iterator[Opened]
             f"{path} is not in a known format ({names})",
             "Mount an image of another format to read it; of a whole disk, name one partition.",
         )
-    with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
-        yield Opened(path, size, best, best.read(path, Path(folder), only))
+    return best, size

@@ -30,7 +30,9 @@ COMMANDS = {
     "verify": CommandEntry("fledge.cli.verify", "Build an artifact again and compare the two."),
     "inspect": CommandEntry("fledge.cli.inspect", "Show the content of an artifact."),
     "diff": CommandEntry("fledge.cli.diff", "Explain how two artifacts differ."),
-    "check": CommandEntry("fledge.cli.check", "Validate the configuration and the files it names."),
+    "check": CommandEntry(
+        "fledge.cli.check", "Validate the configuration, and check a kernel against it."
+    ),
     "schema": CommandEntry(
         "fledge.cli.schema", "Print the JSON Schema of fledge.toml, for editors."
     ),

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 from stat import filemode
 
 from fledge.formats import Opened
+from fledge.machine.check import KernelCheck
 from fledge.operations.diff import Difference
 from fledge.operations.inspect import Program, Summary
 from fledge.report import counted, human_size
@@ -75,6 +76,27 @@ def _program(found: Program | None, note: str | None) -> str:
 
 def _names(counts: Mapping[str, int]) -> str:
     return ", ".join(counted(count, kind) for kind, count in counts.items() if count)
+
+
+def kernel_lines(found: KernelCheck) -> Iterator[str]:
+    """Yield what an artifact needs of a kernel, whether that has it, and what to change.
+
+    Names in it are not escaped.
+    """
+    kernel = found.kernel
+    version = f"Linux {kernel.version[0]}.{kernel.version[1]}" if kernel.version else None
+    facts = ", ".join(filter(None, (version, kernel.architecture)))
+    yield f"{kernel.source}{f' ({facts})' if facts else ''}"
+    width = max(len(each.requirement.purpose) for each in found.findings)
+    for each in found.findings:
+        yield f"  {each.state.value:<9} {each.requirement.purpose:<{width}}  {each.reason}".rstrip()
+    if found.boots:
+        yield "this kernel boots the artifact"
+    else:
+        yield "this kernel does not boot the artifact by itself"
+    for each in found.findings:
+        if each.advice:
+            yield f"  {each.requirement.purpose}: {each.advice}"
 
 
 def difference_lines(found: Difference, max_lines: int | None = None) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +20,7 @@ from fledge.tree import File, Tree
 from fledge.tree.content import content_size
 from fledge.tree.digest import Digest
 from fledge.tree.features import Feature
+from fledge.tree.kernel import GUEST, Requirement
 
 
 class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
@@ -65,6 +66,10 @@ class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
             output.finish(position)
         return Digest(archive.hexdigest())
 
+    def requirements(self) -> Sequence[Requirement]:
+        """Return what unpacking the archive needs, and what every guest needs."""
+        return _requirements(["gzip"])
+
     @staticmethod
     def recognize(start: bytes) -> int:
         """Look for the magic number of an archive or a compression, possibly after zeros."""
@@ -76,6 +81,23 @@ class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
     def read(path: Path, folder: Path, only: bytes | None) -> InitramfsContents:
         """Read the whole file: an archive has no index. Raises what `reader.read` raises."""
         return InitramfsContents(path, reader.read(path, folder))
+
+    @staticmethod
+    def read_requirements(path: Path, folder: Path) -> Sequence[Requirement]:
+        """Return the same for an initramfs, by the compression of each of its archives."""
+        archives = reader.read(path, folder).archives
+        return _requirements(archive.compression for archive in archives)
+
+
+def _requirements(compressions: Iterable[str | None]) -> Sequence[Requirement]:
+    names = dict.fromkeys(name for name in compressions if name)
+    return (
+        Requirement(
+            "initramfs", ("BLK_DEV_INITRD",), instead='build a disk: strategy = "oci_rootfs"'
+        ),
+        *(Requirement(f"{name} initramfs", (f"RD_{name.upper()}",)) for name in names),
+        *GUEST,
+    )
 
 
 def _observed(

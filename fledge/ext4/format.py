@@ -10,6 +10,7 @@ when an image is written or read.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -22,6 +23,7 @@ from fledge.host.destination import Destination
 from fledge.host.settings import Settings
 from fledge.tree import NANOSECONDS, Directory, Tree
 from fledge.tree.features import Feature
+from fledge.tree.kernel import Requirement
 from fledge.tree.limits import DISK_INIT_PATHS, check_fits
 from fledge.tree.space import Preallocate, SizeBuffer
 
@@ -94,6 +96,12 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, size)
 
+    def requirements(self) -> Sequence[Requirement]:
+        """Return the driver of ext4, its features, and what every disk needs."""
+        from fledge.ext4 import kernel  # noqa: PLC0415
+
+        return kernel.written()
+
     @staticmethod
     def recognize(start: bytes) -> int:
         """By the superblock's magic number; ext2 and ext3 have it too."""
@@ -106,6 +114,13 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
         from fledge.ext4 import contents, reader  # noqa: PLC0415
 
         return contents.Ext4Contents(reader.read(path, only))
+
+    @staticmethod
+    def read_requirements(path: Path, folder: Path) -> Sequence[Requirement]:
+        """Return the same for an image, by the features in its superblock."""
+        from fledge.ext4 import kernel  # noqa: PLC0415
+
+        return kernel.read(path)
 
 
 def _with_lost_and_found(tree: Tree) -> Tree:

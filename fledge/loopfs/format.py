@@ -6,6 +6,7 @@ and the kernel writes the current time and generation numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
@@ -17,6 +18,7 @@ from fledge.host.settings import Settings
 from fledge.loopfs import writer
 from fledge.tree import Tree
 from fledge.tree.features import Feature
+from fledge.tree.kernel import DISK, Requirement, filesystem
 from fledge.tree.limits import DISK_INIT_PATHS
 from fledge.tree.space import Preallocate, SizeBuffer
 
@@ -25,6 +27,8 @@ class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
     """The options and methods that xfs and btrfs share."""
 
     name: ClassVar[str]
+    driver: ClassVar[str]
+    """The option of the kernel's configuration that has the driver of the filesystem."""
     strategy: ClassVar[str] = "oci_rootfs"
     lacks: ClassVar[frozenset[Feature]] = frozenset()
     own_paths: ClassVar[frozenset[bytes]] = frozenset()
@@ -57,6 +61,15 @@ class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
         with destination.reporter.work("hashing") as progress:
             destination.hasher.update_file(destination.path, progress)
 
+    def requirements(self) -> Sequence[Requirement]:
+        """Return the driver of the filesystem, and what every disk needs."""
+        return (filesystem(self.name, self.driver), *DISK)
+
+    @classmethod
+    def read_requirements(cls, path: Path, folder: Path) -> Sequence[Requirement]:
+        """Return the same for an image; its features are not read."""
+        return cls().requirements()
+
     @classmethod
     def read(cls, path: Path, folder: Path, only: bytes | None) -> NoReturn:
         """Raise `CorruptError`: fledge cannot read these filesystems."""
@@ -70,6 +83,7 @@ class Xfs(_LoopFormat, frozen=True, tag="xfs"):
     """An xfs image. It needs root, and its bytes are not reproducible."""
 
     name: ClassVar[str] = "xfs"
+    driver: ClassVar[str] = "XFS_FS"
 
     @staticmethod
     def recognize(start: bytes) -> int:
@@ -81,6 +95,7 @@ class Btrfs(_LoopFormat, frozen=True, tag="btrfs"):
     """A btrfs image. It needs root, and its bytes are not reproducible."""
 
     name: ClassVar[str] = "btrfs"
+    driver: ClassVar[str] = "BTRFS_FS"
 
     @staticmethod
     def recognize(start: bytes) -> int:

@@ -13,6 +13,8 @@ from fledge.errors import CorruptError, FledgeError, unreadable
 from fledge.host.destination import Destination
 from fledge.host.files import PathLike, replacing_together
 from fledge.host.output import Hasher
+from fledge.machine import check as machine
+from fledge.machine.kconfig import KernelConfig
 from fledge.oci.manifest import Platform
 from fledge.operations import boots
 from fledge.operations import manifest as plugin
@@ -23,6 +25,7 @@ from fledge.operations.arguments import (
     as_platform,
     as_session,
 )
+from fledge.operations.kernel import target_kernel
 from fledge.operations.manifest import Place
 from fledge.operations.outputs import check_outputs
 from fledge.project import lock, provenance
@@ -90,6 +93,7 @@ def build(
         place = plugin.place(config.manifest, base_url, output)
         outputs.append(path_beside(output))
     check_outputs(config, outputs)
+    kernel = target_kernel(config)
     pins = lock.load_pins(config, session.reporter, strict=locked)
     start = Assembly(
         session,
@@ -104,7 +108,18 @@ def build(
         record.write(provenance.serialize(describe(config, artifact, start.epoch)))
         if artifact.manifest:
             rest[0].write(serialize(artifact.manifest))
+    if kernel:
+        _note_kernel(config, kernel, session)
     return artifact
+
+
+def _note_kernel(config: Config, kernel: KernelConfig, session: Session) -> None:
+    """Report what the kernel of ``[target]`` lacks."""
+    for each in machine.check(config.format.requirements(), kernel).findings:
+        if each.advice:
+            session.reporter.note(
+                f"kernel {config.target.kernel}: {each.requirement.purpose}: {each.advice}"
+            )
 
 
 def default_output(config: Config) -> Path:

@@ -1,4 +1,4 @@
-"""Validates a fledge.toml and the files that it names."""
+"""Validates a fledge.toml and the files that it names, and checks what a kernel can boot."""
 
 from __future__ import annotations
 

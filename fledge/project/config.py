@@ -15,6 +15,7 @@ from fledge.project import parser, rules, toml
 from fledge.project.manifest import Settings
 from fledge.project.rules import T, first_of_type
 from fledge.project.schema import check_fields, schema
+from fledge.project.target import Target
 from fledge.project.toml import Document, Table
 from fledge.sources.kinds import SOURCES
 from fledge.sources.source import Presence, Source
@@ -34,6 +35,8 @@ class Config(msgspec.Struct, frozen=True):
     """The format of the artifact, with its options."""
     sources: tuple[Source, ...]
     """In the order of `SOURCES`, in which a build lays them over the tree."""
+    target: Target = Target()
+    """Where the artifact is to run."""
     data: dict[str, Any] = msgspec.field(default_factory=dict)
     """The parsed TOML, with the settings of manifest.toml as a table ``manifest``; empty if the
     config was not read from a file."""
@@ -103,7 +106,8 @@ def _config(document: Document) -> Config:
         manifest = _read_manifest(document.top.table(plugin.TABLE))
     if document.has_problems or parsed.format is None:
         raise document.error()
-    return Config(document.path, parsed.format, sources, document.top.data, manifest)
+    target = first_of_type(Target, parsed.settings.values()) or Target()
+    return Config(document.path, parsed.format, sources, target, document.top.data, manifest)
 
 
 def _read_manifest(table: Table) -> Settings | None:

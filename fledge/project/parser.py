@@ -24,6 +24,8 @@ class Parsed(msgspec.Struct, frozen=True):
     """None if it has a problem."""
     sources: tuple[Source, ...]
     """In the order of the schema."""
+    settings: Mapping[str, msgspec.Struct]
+    """The tables of `SETTINGS` that are given, by name."""
     tables: Mapping[str, Table]
     """All tables of the schema, by name. A table that the document lacks is empty."""
 
@@ -54,7 +56,10 @@ def parse(document: Document, schema: Schema) -> Parsed:
     if format_ is None and formats is not None and not document.has_problems:
         format_ = formats.variants[0].type()  # a format without options has no table
     sources = (built.get(id(group)) for group in schema.sources)
-    return Parsed(strategy, format_, tuple(each for each in sources if each is not None), tables)
+    settings = {each.table: built[id(each)] for each in schema.settings if id(each) in built}
+    return Parsed(
+        strategy, format_, tuple(each for each in sources if each is not None), settings, tables
+    )
 
 
 class _TableReader:

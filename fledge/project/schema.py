@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from fledge.formats import FORMATS
 from fledge.project import toml
+from fledge.project.target import Target
 from fledge.project.values import Choice, Entries, Value, declared, literal
 from fledge.sources.kinds import SOURCES
 from fledge.sources.source import Presence
@@ -26,6 +27,9 @@ FORMAT_TABLE = "filesystem"
 
 TOP = "at the top of the file, above every [table]"
 """Where the keys of the top-level table belong."""
+SETTINGS: dict[str, type[msgspec.Struct]] = {"target": Target}
+"""The tables that change no artifact, for every strategy: the class of each, whose keys all have
+defaults."""
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -149,6 +153,8 @@ class Schema(msgspec.Struct, frozen=True):
     """The groups of the sources, in the order of `SOURCES`."""
     formats: Mapping[str, Group]
     """The groups of the formats, by strategy."""
+    settings: tuple[Group, ...]
+    """The groups of `SETTINGS`, in the same order."""
 
     @property
     def strategies(self) -> tuple[str, ...]:
@@ -164,6 +170,8 @@ class Schema(msgspec.Struct, frozen=True):
         for group in self.formats.values():
             if len(group.variants) > 1 or group.variants[0].keys:
                 found.setdefault(group.table, []).append(group)
+        for group in self.settings:
+            found.setdefault(group.table, []).append(group)
         return tuple(Table(name, tuple(groups)) for name, groups in found.items())
 
     def places(self) -> dict[str, str]:
@@ -208,7 +216,9 @@ def schema() -> Schema:
         description="The kind of artifact to build.",
         options={name: _strategy_description(group) for name, group in formats.items()},
     )
-    return Schema((*keys_of(_Top), strategy), sources, formats)
+    every = dict.fromkeys(formats, Presence.IF_GIVEN)
+    settings = tuple(_make_group(table, (each,), every, "") for table, each in SETTINGS.items())
+    return Schema((*keys_of(_Top), strategy), sources, formats, settings)
 
 
 @cache

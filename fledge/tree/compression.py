@@ -1,7 +1,7 @@
-"""Decompresses untrusted gzip, zstd, xz and bzip2 data in bounded memory.
+"""Decompresses untrusted gzip, zstd, xz, lzma, lz4 and bzip2 data in bounded memory.
 
-RFC 1952 (gzip), RFC 8878 (zstd), the .xz file format of tukaani.org, and bzip2, which has no
-specification but its program.
+RFC 1952 (gzip), RFC 8878 (zstd), the .xz and .lzma file formats of tukaani.org, the legacy frame of
+lz4_Frame_format.md, and bzip2, which has no specification but its program.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from bz2 import BZ2Decompressor
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
-from lzma import FORMAT_XZ, LZMADecompressor, LZMAError
+from lzma import FORMAT_ALONE, FORMAT_XZ, LZMADecompressor, LZMAError
 from typing import Protocol
 
+import lz4.block
 from isal import igzip_lib
 from pyzstd import DParameter, ZstdDecompressor, ZstdError
 
@@ -24,6 +25,8 @@ from fledge.report import human_size
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 XZ_MAGIC = b"\xfd7zXZ\0"
+LZ4_MAGIC = b"\x02!L\x18"
+"""The magic number of a legacy frame, which is the one that Linux takes."""
 SKIPPABLE_MAGIC = tuple(bytes([0x50 + n, 0x2A, 0x4D, 0x18]) for n in range(16))
 """The magic numbers of zstd's skippable frames (RFC 8878 section 3.1.2). A blob may begin with
 such frames."""
@@ -70,6 +73,9 @@ MAX_XZ_MEMORY = 96 << 20
 
 MAX_MEMORY = 1 << MAX_WINDOW_LOG
 """Maximum bytes of memory that the zstd frames and xz streams of all threads take together."""
+
+LZ4_BLOCK_SIZE = 8 << 20
+"""Maximum bytes in an uncompressed block of a legacy lz4 frame."""
 
 SMALLER_WINDOW = "It is not damaged: compress it again with a smaller window or dictionary."
 
@@ -136,9 +142,47 @@ def unxz() -> Decompressor:
     return LZMADecompressor(FORMAT_XZ, MAX_XZ_MEMORY)
 
 
+def unlzma() -> Decompressor:
+    """Make a decompressor for one lzma stream."""
+    return LZMADecompressor(FORMAT_ALONE, MAX_XZ_MEMORY)
+
+
 def unbzip2() -> Decompressor:
     """Make a decompressor for one bzip2 stream."""
     return BZ2Decompressor()
+
+
+def lz4_blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Decompress a sequence of legacy lz4 frames, up to the end of the data.
+
+    The last 4 bytes may be the size of it all, which the build of a kernel appends. Raises
+    `CorruptError` if a block is damaged or truncated.
+    """
+    most = LZ4_BLOCK_SIZE + LZ4_BLOCK_SIZE // 255 + 16
+    data = bytearray()
+
+    def fill(size: int) -> bool:
+        while len(data) < size and (piece := next(pieces, b"")):
+            data.extend(piece)
+        return len(data) >= size
+
+    while fill(4):
+        if data.startswith(LZ4_MAGIC):
+            del data[:4]
+            continue
+        size = int.from_bytes(data[:4], "little")
+        if size > most and not fill(5):
+            return
+        if size > most or not fill(4 + size):
+            raise CorruptError("it is truncated or damaged: an lz4 block is too long")
+        try:
+            block = lz4.block.decompress(bytes(data[4 : 4 + size]), LZ4_BLOCK_SIZE)
+        except (lz4.block.LZ4BlockError, ValueError) as error:
+            raise CorruptError(f"it cannot be decompressed: {error}") from error
+        del data[: 4 + size]
+        yield block
+    if data:
+        raise CorruptError("it is truncated: the compressed data ends too early")
 
 
 def find_decompression(start: bytes) -> Callable[[Iterator[bytes]], Iterator[bytes]] | None:

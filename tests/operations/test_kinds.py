@@ -104,6 +104,16 @@ def test_the_options_of_a_format_are_its_own(tmp_path: Path) -> None:
     assert "written into the archive" in json.dumps(json_schema())
 
 
+@pytest.mark.usefixtures("plain_tar")
+def test_a_format_says_what_it_needs_of_a_kernel(tmp_path: Path, fledge_run: Fledge) -> None:
+    toml = tar_project(tmp_path / "tar")
+    artifact = fledge.build(toml, tmp_path / "x.tar", platform=AMD64)
+    for arguments in (("-c", toml), (artifact.path,)):
+        done = fledge_run("check", *arguments, "--kernel", "volant")
+        assert done.code == 1
+        assert "missing   tar filesystem  CONFIG_TAR_FS\n" in done.out
+
+
 def test_without_it_the_type_is_unknown(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r'type = "tar"'):
         fledge.check(tar_project(tmp_path))

@@ -471,7 +471,7 @@ def test_wrong_values(folder: Path, context: str, key: str, values: list[str], r
         (
             "[zzz]",
             "zzz is unknown: known here:"
-            " agent, filesystem, init, mappings, source, strategy, version",
+            " agent, filesystem, init, mappings, source, strategy, target, version",
         ),
         ("agent.check_sum = 1", "[agent] check_sum is unknown: did you mean checksum?"),
         ("agent.sha = 1", "[agent] sha is unknown: known here: checksum, path, "),

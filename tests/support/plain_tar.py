@@ -29,6 +29,7 @@ from fledge.tree import (
 from fledge.tree.content import Span, content_size, read_content
 from fledge.tree.digest import Digest
 from fledge.tree.features import Feature
+from fledge.tree.kernel import Requirement
 
 MARK = "fledge.tests.plain"
 """A record in the header of the root, by which the format is recognized."""
@@ -119,9 +120,16 @@ class PlainTar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
                     first.setdefault(node, path)
         destination.hasher.update_file(destination.path)
 
+    def requirements(self) -> Sequence[Requirement]:
+        return (Requirement("tar filesystem", ("TAR_FS",)),)
+
     @staticmethod
     def recognize(start: bytes) -> int:
         return 2 if MARK.encode() in start[:2048] else 0
+
+    @staticmethod
+    def read_requirements(path: Path, folder: Path) -> Sequence[Requirement]:
+        return PlainTar().requirements()
 
     @staticmethod
     def read(path: Path, folder: Path, only: bytes | None) -> TarContents:

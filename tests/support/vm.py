@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-_KERNELS = Path(__file__).parents[2] / ".cache" / "kernel"
+_CACHE = Path(__file__).parents[2] / ".cache"
 
 # By the architecture that ends a kernel's name: QEMU, its options, and the console device. Most of
 # a boot on arm64 would be pointer authentication; pauth-impdef chooses QEMU's own fast algorithm.
@@ -18,29 +18,71 @@ _MACHINES = {
 
 def kernel() -> Path:
     """Return the kernel image. Its modules are in `../lib/modules` beside it."""
-    found = sorted(_KERNELS.glob("boot/vmlinuz-*"))
+    return _image(_CACHE / "kernel")
+
+
+def kernel_of(flavour: str) -> Path:
+    """Return Debian's kernel of a flavour: cloud, generic or rt, for this machine. It is like
+    `kernel()`, or, for other, the cloud kernel of the other architecture.
+    """
+    if flavour == "cloud":
+        return kernel()
+    native = kernel().name.rpartition("-")[2]
+    other = "amd64" if native == "arm64" else "arm64"
+    name = f"{other}-cloud" if flavour == "other" else f"{native}-{flavour}"
+    return _image(_CACHE / "kernels" / name)
+
+
+def _image(folder: Path) -> Path:
+    found = sorted(folder.glob("boot/vmlinuz-*"))
     if not found:
         pytest.skip("no kernel to boot: run scripts/test-tools")
     return found[-1]
 
 
-def boot(initrd: Path, *, cmdline: str = "", timeout: float = 120, disk: Path | None = None) -> str:
+def configs() -> list[Path]:
+    """Return the compressed configs of all flavours of Debian's kernel, on two architectures."""
+    found = sorted(_CACHE.glob("kernels/config-*/usr/src/linux-config-*/config.*.xz"))
+    if not found:
+        pytest.skip("no kernel configs: run scripts/test-tools")
+    return found
+
+
+def other_busybox() -> Path:
+    """Return the static busybox of the architecture that this machine has not."""
+    found = sorted(_CACHE.glob("kernels/*-busybox/**/bin/busybox"))
+    if not found:
+        pytest.skip("no busybox of the other architecture: run scripts/test-tools")
+    return found[0]
+
+
+def boot(
+    initrd: Path | None,
+    *,
+    cmdline: str = "",
+    timeout: float = 120,
+    disk: Path | None = None,
+    image: Path | None = None,
+    virtio: bool = False,
+) -> str:
     """Boot, wait until the guest powers off, panics or reboots, and return what its console said.
 
     The guest sees `disk` as /dev/nvme0n1, which it may write to: unlike virtio_blk, the driver
-    is built into the kernel.
+    is built into the kernel. With `virtio`, it is /dev/vda. `image` is a kernel; None: `kernel()`.
     """
-    image = kernel()
+    image = image or kernel()
     qemu, machine, console_device = _MACHINES[image.name.rpartition("-")[2]]
     if shutil.which(qemu) is None:
         pytest.skip(f"no {qemu}: run scripts/test-tools")
     command = [qemu, *machine, "-accel", "tcg", "-m", "2G", "-no-reboot"]
     command += ["-nodefaults", "-display", "none", "-serial", "stdio"]
-    command += ["-kernel", str(image), "-initrd", str(initrd)]
+    command += ["-kernel", str(image)]
+    command += ["-initrd", str(initrd)] if initrd else []
     command += ["-append", f"console={console_device} panic=-1 quiet {cmdline}"]
     if disk is not None:
         command += ["-blockdev", f"driver=raw,node-name=disk,file.driver=file,file.filename={disk}"]
-        command += ["-device", "nvme,drive=disk,serial=disk"]
+        device = "virtio-blk-pci,drive=disk" if virtio else "nvme,drive=disk,serial=disk"
+        command += ["-device", device]
     try:
         qemu_run = subprocess.run(
             command,

@@ -16,9 +16,21 @@ from tests.support import project, typed_use
 README = Path(__file__).parents[2] / "README.md"
 
 PUBLIC = {
-    *("build", "check", "diff", "fetch", "inspect", "json_schema", "lock", "open_artifact"),
+    *(
+        "build",
+        "check",
+        "check_kernel",
+        "check_target",
+        "diff",
+        "fetch",
+        "inspect",
+        "json_schema",
+        "lock",
+        "open_artifact",
+    ),
     *("verify", "tune_for_builds"),
     *("Artifact", "Change", "Detail", "Difference", "Opened", "Program", "Summary"),
+    *("Finding", "KernelCheck", "KernelConfig", "Requirement", "State"),
     *("Verification", "Config", "Digest", "Input", "Platform", "Tree"),
     *("Cache", "Reporter", "Session", "Settings", "Step", "Transfer"),
     *("FORMATS", "Format", "Kind", "SOURCES", "Source"),

@@ -1,0 +1,55 @@
+"""What an artifact needs of the kernel that boots it, as options of the kernel's configuration."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Requirement(msgspec.Struct, frozen=True):
+    """Something that a kernel must be able to do."""
+
+    purpose: str
+    """What it is for: ``ext4 filesystem``."""
+    options: tuple[str, ...] = ()
+    """The options of the configuration, without ``CONFIG_``, of which any one is enough. Empty: the
+    version of Linux decides."""
+    since: tuple[int, int] | None = None
+    """The first version of Linux that can do it. None: any that has one of the options; if there
+    are none, no version can."""
+    essential: bool = True
+    """Whether the artifact does not boot without it. Otherwise it only lacks ``purpose``."""
+    instead: str = ""
+    """What to change in fledge.toml, if not the kernel. Empty: there is no other way."""
+
+
+GUEST = (
+    Requirement("programs", ("BINFMT_ELF",)),
+    Requirement("scripts", ("BINFMT_SCRIPT",)),
+    Requirement("/proc", ("PROC_FS",)),
+    Requirement("/sys", ("SYSFS",)),
+    Requirement("/dev", ("DEVTMPFS",)),
+    Requirement("files in memory", ("TMPFS",)),
+    Requirement("terminals in /dev/pts", ("UNIX98_PTYS",), essential=False),
+    Requirement(
+        "console",
+        ("SERIAL_8250_CONSOLE", "SERIAL_AMBA_PL011_CONSOLE", "VIRTIO_CONSOLE"),
+        essential=False,
+    ),
+)
+"""What init and the agent need, in whatever format they are."""
+
+DISK = (
+    Requirement("virtio disk", ("VIRTIO_BLK",)),
+    Requirement("virtio bus", ("VIRTIO_PCI", "VIRTIO_MMIO")),
+    Requirement("overlayfs", ("OVERLAY_FS",), essential=False),
+    *GUEST,
+)
+"""What a disk needs besides the driver of its filesystem. A virtual machine has its virtio devices
+on one of the two buses."""
+
+
+def filesystem(name: str, option: str) -> Requirement:
+    """Return the requirement of the driver of a disk's filesystem."""
+    return Requirement(
+        f"{name} filesystem", (option,), instead="choose another type in [filesystem]"
+    )
