@@ -119,6 +119,12 @@ class Format(Protocol):
     def check(self, settings: Settings) -> None:
         """Raise `HostError` if this machine or user cannot write the format."""
 
+    def free_space(self, content_size: int) -> int | None:
+        """Return the bytes that a guest can write to an artifact with so many bytes of content.
+
+        None: it has no limit of its own.
+        """
+
     def write(self, tree: Tree, destination: Destination) -> Digest | None:
         """Write the whole tree, without changing it.
 

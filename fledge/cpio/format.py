@@ -42,6 +42,9 @@ class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
     def check(self, settings: Settings) -> None:
         """Do nothing: every machine and user can write an initramfs."""
 
+    def free_space(self, content_size: int) -> None:
+        """Return None: the guest unpacks the archive into its memory."""
+
     def write(self, tree: Tree, destination: Destination) -> Digest:
         """Write the archive and return its uncompressed digest. Raises what `newc.write` raises."""
         nodes = {node for _, node in tree.walk()}

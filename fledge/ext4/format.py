@@ -25,7 +25,7 @@ from fledge.tree import NANOSECONDS, Directory, Tree
 from fledge.tree.features import Feature
 from fledge.tree.kernel import Requirement
 from fledge.tree.limits import DISK_INIT_PATHS, check_fits
-from fledge.tree.space import Preallocate, SizeBuffer
+from fledge.tree.space import Preallocate, SizeBuffer, free_space
 
 if TYPE_CHECKING:
     from fledge.ext4.contents import Ext4Contents
@@ -65,6 +65,10 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
             from fledge.ext4 import mkfs  # noqa: PLC0415
 
             mkfs.check(settings)
+
+    def free_space(self, content_size: int) -> int:
+        """Return what ``size_buffer_mb`` asks for."""
+        return free_space(self.size_buffer_mb, content_size)
 
     def write(self, tree: Tree, destination: Destination) -> None:
         """Write the image, which has a /lost+found; the tree need not.

@@ -20,7 +20,7 @@ from fledge.tree import Tree
 from fledge.tree.features import Feature
 from fledge.tree.kernel import DISK, Requirement, filesystem
 from fledge.tree.limits import DISK_INIT_PATHS
-from fledge.tree.space import Preallocate, SizeBuffer
+from fledge.tree.space import Preallocate, SizeBuffer, free_space
 
 
 class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
@@ -47,6 +47,10 @@ class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
     def check(self, settings: Settings) -> None:
         """Raise `HostError` if this machine or user cannot write the filesystem."""
         writer.check(self.name, settings)
+
+    def free_space(self, content_size: int) -> int:
+        """Return what ``size_buffer_mb`` asks for."""
+        return free_space(self.size_buffer_mb, content_size)
 
     def write(self, tree: Tree, destination: Destination) -> None:
         """Write the image. Raises what `writer.write` raises."""

@@ -25,7 +25,7 @@ from fledge.operations.arguments import (
     as_platform,
     as_session,
 )
-from fledge.operations.kernel import target_kernel
+from fledge.operations.kernel import DEFAULT_KERNEL, target_kernel
 from fledge.operations.manifest import Place
 from fledge.operations.outputs import check_outputs
 from fledge.project import lock, provenance
@@ -108,18 +108,16 @@ def build(
         record.write(provenance.serialize(describe(config, artifact, start.epoch)))
         if artifact.manifest:
             rest[0].write(serialize(artifact.manifest))
-    if kernel:
-        _note_kernel(config, kernel, session)
+    _note_kernel(config, kernel, session)
     return artifact
 
 
 def _note_kernel(config: Config, kernel: KernelConfig, session: Session) -> None:
-    """Report what the kernel of ``[target]`` lacks."""
+    """Report what the kernel that is to boot the artifact lacks."""
+    name = config.target.kernel or DEFAULT_KERNEL
     for each in machine.check(config.format.requirements(), kernel).findings:
         if each.advice:
-            session.reporter.note(
-                f"kernel {config.target.kernel}: {each.requirement.purpose}: {each.advice}"
-            )
+            session.reporter.note(f"kernel {name}: {each.requirement.purpose}: {each.advice}")
 
 
 def default_output(config: Config) -> Path:

@@ -14,6 +14,9 @@ from fledge.machine.kconfig import KernelConfig
 from fledge.operations.arguments import ConfigLike, as_config
 from fledge.project.config import Config
 
+DEFAULT_KERNEL = "volant"
+"""The kernel that a build has in mind if the config names none."""
+
 
 def check_kernel(kernel: PathLike, artifact: PathLike) -> KernelCheck:
     """Check whether a kernel can boot an artifact, whoever made it.
@@ -32,18 +35,18 @@ def check_target(config: ConfigLike, kernel: PathLike | None = None) -> KernelCh
     returns None. Raises what `check_kernel` raises, and `InvalidConfig`.
     """
     config = as_config(config)
+    if kernel is None and config.target.kernel is None:
+        return None
     found = kernels.find(str(kernel), Path()) if kernel else target_kernel(config)
-    return machine.check(config.format.requirements(), found) if found else None
+    return machine.check(config.format.requirements(), found)
 
 
-def target_kernel(config: Config) -> KernelConfig | None:
-    """Return the kernel that ``[target]`` names; None if it names none.
+def target_kernel(config: Config) -> KernelConfig:
+    """Return the kernel that ``[target]`` names, or else Volant's.
 
     Raises `ConfigError`, with the key, if it cannot be found.
     """
-    if config.target.kernel is None:
-        return None
     try:
-        return kernels.find(config.target.kernel, config.path.parent)
+        return kernels.find(config.target.kernel or DEFAULT_KERNEL, config.path.parent)
     except ConfigError as error:
         raise ConfigError(f"{config.path}: target.kernel: {error.message}", error.hint) from error

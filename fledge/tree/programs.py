@@ -58,7 +58,8 @@ def find(tree: Tree, name: str, search_path: str, folder: str) -> str | None:
 def problem(tree: Tree, path: str, architecture: str) -> str | None:
     """Say why Linux cannot run the program at ``path``; None if nothing stands against it.
 
-    ``architecture`` is the one of the artifact (OCI name). The text names the missing file.
+    ``architecture`` is the one of the artifact (OCI name; empty: any). The text names the missing
+    file.
     """
     return next(_problems(tree, path.encode(), architecture, MAX_INTERPRETERS), None)
 
@@ -111,10 +112,8 @@ def _binary_problems(tree: Tree, path: bytes, file: File, architecture: str) -> 
     except MalformedError as error:
         yield f"{shown} is a damaged program: {error}"
         return
-    if (
-        binary.architecture != architecture
-        and (architecture, binary.architecture) not in COMPATIBLE
-    ):
+    runs_here = architecture in ("", binary.architecture)
+    if not runs_here and (architecture, binary.architecture) not in COMPATIBLE:
         yield f"{shown} is for {binary.architecture}, not for {architecture}"
     if binary.loader:
         loader = tree.get(binary.loader, follow=True)

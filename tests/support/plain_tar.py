@@ -97,6 +97,9 @@ class PlainTar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
     def check(self, settings: Settings) -> None:
         """Do nothing: every machine can write it."""
 
+    def free_space(self, content_size: int) -> None:
+        """A tar is not written to."""
+
     def write(self, tree: Tree, destination: Destination) -> None:
         first: dict[Node, bytes] = {}
         with tarfile.open(destination.path, "w", format=tarfile.PAX_FORMAT) as tar:
