@@ -27,8 +27,8 @@ from fledge.oci.reference import full_name
 from fledge.report import human_size
 from fledge.session import Session
 from fledge.tree import File, Symlink
-from fledge.tree.compression import MAX_START, find_decompression
 from fledge.tree.budget import Budget
+from fledge.tree.compression import MAX_START, find_decompression
 from fledge.tree.content import Blob, Span, read_content
 from fledge.tree.names import printable
 

@@ -25,6 +25,9 @@ from fledge.sources.source import Assembly
 from fledge.tree.content import hash_file
 from fledge.tree.digest import Digest
 
+MAX_PATHS_SIZE = 64 << 20
+"""Maximum characters of the paths of all values in a provenance: one long name can be in all."""
+
 _VERSIONS = "predicate.runDetails.builder.version."
 _DEPENDENCIES = "predicate.buildDefinition.resolvedDependencies"
 
@@ -155,8 +158,21 @@ def _false_claims(claimed: Mapping[str, Any], here: Mapping[str, Any]) -> Iterat
 
 
 def _flat(document: object) -> dict[str, object]:
-    """Return every value in a JSON document by its path; dependencies by name and URI."""
-    return dict(_walk(document, ""))
+    """Return every value in a JSON document by its path; dependencies by name and URI.
+
+    Raises `CorruptError` if the paths are longer together than `MAX_PATHS_SIZE`.
+    """
+    flat: dict[str, object] = {}
+    size = 0
+    for path, value in _walk(document, ""):
+        flat[path] = value
+        size += len(path)
+        if size > MAX_PATHS_SIZE:
+            raise CorruptError(
+                "the provenance cannot be compared: the names in it are too long",
+                provenance.PROVENANCE_HINT,
+            )
+    return flat
 
 
 def _walk(value: object, path: str) -> Iterator[tuple[str, object]]:

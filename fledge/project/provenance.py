@@ -29,8 +29,12 @@ CODECS = ("crc32c", "deflate", "isal", "pyzstd")
 
 PROVENANCE_HINT = "Get the original file from where you got the artifact."
 
-MAX_STATEMENT_SIZE = 64 << 20
-"""Maximum size of a statement in bytes, enough for 200,000 mapped files."""
+MAX_STATEMENT_SIZE = 24 << 20
+"""Maximum size of a statement in bytes, enough for 70,000 mapped files."""
+
+MAX_VALUES = 1 << 19
+"""Maximum values in a statement, each of which takes up to 200 bytes of memory; a mapped file has
+seven."""
 
 
 class Provenance(msgspec.Struct, frozen=True):
@@ -116,6 +120,9 @@ def read_statement(artifact: Path) -> tuple[dict[str, Any], Provenance]:
     try:
         if len(text) > MAX_STATEMENT_SIZE:
             raise MalformedError(f"it is larger than {MAX_STATEMENT_SIZE} bytes")
+        # Counts too much if texts have such characters, and never too little.
+        if sum(map(text.count, (b",", b"[", b"{"))) > MAX_VALUES:
+            raise MalformedError(f"it has more than {MAX_VALUES} values")
         top = _JsonValue("", json.loads(text))
         return top.table(), _parse(top, artifact.name)
     except (MalformedError, ValueError, RecursionError) as error:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from fledge.errors import CorruptError, FledgeError
-from fledge.ext4 import directory, reader, volume
+from fledge.ext4 import directory, reader
 from fledge.ext4.constants import SUPERBLOCK_OFFSET
 from fledge.ext4.format import Ext4
 from fledge.ext4.reader import Image, read

@@ -283,9 +283,7 @@ def test_parents_that_nothing_describes_are_counted(
     assert listing(applied(tmp_path, pack(*entries[:5])))
 
 
-def test_layers_share_what_they_may_cost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_share_what_they_may_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A manifest can list one layer thousands of times, and many that differ little."""
     limit_memory(monkeypatch, 600_000)
     session = Session(Settings(), Cache(tmp_path / "cache"), Reporter())
@@ -295,6 +293,16 @@ def test_layers_share_what_they_may_cost(
     for hostile in ([flat] * 4, deep):
         with pytest.raises(CorruptError, match=rf"layer \d of 4 .*{TOO_MUCH}"):
             layers.unpack(opened_image(*hostile), Tree(0), session)
+
+
+def test_layers_that_are_listed_again_do_not_multiply_their_files(tmp_path: Path) -> None:
+    """Each time the symlink leads elsewhere."""
+    session = Session(Settings(), Cache(tmp_path / "cache"), Reporter())
+    content = opened_layer(tmp_path, pack(file("l/x", bytes(99_000))))
+    links = [opened_layer(tmp_path, pack(symlink("l", f"d{n}"))) for n in range(2)]
+    layers.unpack(opened_image(links[0], content, content), Tree(0), session)
+    with pytest.raises(CorruptError, match="lists layers several times"):
+        layers.unpack(opened_image(links[0], content, links[1], content), Tree(0), session)
 
 
 def test_layers_share_the_steps_of_their_paths(

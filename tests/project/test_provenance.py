@@ -223,7 +223,8 @@ def test_another_version_is_told(tmp_path: Path) -> None:
     ("old", "new", "words"),
     [
         ("", "", "not the provenance of a fledge build: Expecting"),
-        ("{", "[" * 100_000, "recursion"),
+        ("{", "[" * 10_000, "recursion"),
+        ('"_type"', f'"x": [{"[]," * 300_000} 0], "_type"', "more than 524288 values"),
         ("in-toto.io/Statement/v1", "in-toto.io/Statement/v0.1", "_type is"),
         ('"sha256": "', '"sha256": "x', "not a sha256 digest"),
         ('"diff_ids": [', '"diff": [', "diff_ids"),
@@ -241,6 +242,19 @@ def test_a_damaged_one_is_told(tmp_path: Path, old: str, new: str, words: str) -
     path = provenance.path_beside(artifact.path)
     path.write_text(path.read_text().replace(old, new) if old else "nothing")
     with pytest.raises(CorruptError, match=words):
+        again(artifact.path, toml)
+
+
+def test_a_long_name_of_many_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of each value would have it."""
+    monkeypatch.setattr("fledge.operations.verify.MAX_PATHS_SIZE", 1 << 20)
+    toml = project.make_rootfs(tmp_path)
+    artifact = make(toml, tmp_path / "x.img")
+    path = provenance.path_beside(artifact.path)
+    statement = json.loads(path.read_text())
+    statement["predicate"]["n" * 100_000] = [0] * 100
+    path.write_text(json.dumps(statement))
+    with pytest.raises(CorruptError, match="names in it are too long"):
         again(artifact.path, toml)
 
 
