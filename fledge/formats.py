@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from fledge.cpio.format import Initramfs
-from fledge.errors import CorruptError, unreadable_argument
+from fledge.errors import CorruptError, explained_memory, unreadable_argument
 from fledge.ext4.format import Ext4
 from fledge.host.destination import Destination
 from fledge.host.files import PathLike
@@ -185,5 +185,8 @@ def open_artifact(path: PathLike, only: bytes | None = None) -> Iterator[Opened]
             f"{path} is not in a known format ({names})",
             "Mount an image of another format to read it; of a whole disk, name one partition.",
         )
-    with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
+    with (
+        explained_memory(str(path)),
+        tempfile.TemporaryDirectory(prefix="fledge-") as folder,
+    ):
         yield Opened(path, size, best, best.read(path, Path(folder), only))

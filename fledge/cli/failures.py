@@ -11,7 +11,7 @@ import typer
 from fledge.cli.interrupts import end_interrupted
 from fledge.cli.messages import print_error
 from fledge.cli.streams import OutputError
-from fledge.errors import FledgeError
+from fledge.errors import FledgeError, explained_memory
 from fledge.tree.names import printable
 
 
@@ -22,7 +22,8 @@ def explained(verbose: bool) -> Iterator[None]:
     With ``verbose``, also print the traceback of a failure of fledge itself, and its causes.
     """
     try:
-        yield
+        with explained_memory("this command"):
+            yield
     except KeyboardInterrupt as interrupt:
         end_interrupted(interrupt)
     except OutputError:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from fledge.errors import ConfigError, CorruptError, FledgeError, unreadable
+from fledge.errors import ConfigError, CorruptError, FledgeError, explained_memory, unreadable
 from fledge.host.destination import Destination
 from fledge.host.files import PathLike, replacing_together
 from fledge.host.output import Hasher
@@ -119,13 +119,14 @@ def build_pinned(config: Config, pins: PinFinder, start: Assembly, output: Path)
 
 
 def _build_once(config: Config, pins: PinFinder, assembly: Assembly, output: Path) -> Artifact:
-    lay_sources(config.sources, pins, assembly)
-    check_boots(config, assembly)
-    with assembly.session.reporter.step("write") as step:
-        artifact = _write(config, assembly, output)
-        entries = counted(artifact.entries, "entry")
-        step.detail = f"{entries}, {human_size(artifact.content_size)}"
-    return artifact
+    with explained_memory(f"the artifact of {config.path}"):
+        lay_sources(config.sources, pins, assembly)
+        check_boots(config, assembly)
+        with assembly.session.reporter.step("write") as step:
+            artifact = _write(config, assembly, output)
+            entries = counted(artifact.entries, "entry")
+            step.detail = f"{entries}, {human_size(artifact.content_size)}"
+        return artifact
 
 
 def lay_sources(sources: Iterable[Source], pins: PinFinder, assembly: Assembly) -> None:
