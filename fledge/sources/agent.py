@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ from fledge.sources.source import (
     Url,
 )
 from fledge.tree import File, Tree, elf
-from fledge.tree.content import Blob, hash_file
+from fledge.tree.content import Blob, hash_file, open_content
 from fledge.tree.digest import Digest
 
 REPOSITORY = "volantvm/volant"
@@ -385,8 +386,8 @@ def _release_error(error: HttpStatusError, url: str, version: str) -> FledgeErro
 def _check_program(agent: FetchedAgent, architecture: str) -> None:
     """Check that the kernel can run the agent, because a failure at boot is hard to diagnose."""
     where = agent.url or agent.content.path
-    with agent.content.path.open("rb") as file:
-        start = file.read(elf.ELF_HEADER_SIZE)
+    with open_content(agent.content) as file:
+        start = os.pread(file, elf.ELF_HEADER_SIZE, 0)
     machine = elf.architecture(start)
     if machine is None and not start.startswith(b"#!"):
         raise CorruptError(
