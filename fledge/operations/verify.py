@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from fledge.errors import ConfigError, CorruptError, FledgeError, unreadable_argument
-from fledge.host.files import PathLike
+from fledge.host.files import NewFile, PathLike
+from fledge.host.work import temporary_folder
 from fledge.oci.manifest import parse_platform
 from fledge.operations import build
 from fledge.operations.arguments import ConfigLike, as_config, as_session
@@ -77,11 +78,12 @@ def verify(
         with session.reporter.work("reading") as progress:
             digest = _digest(artifact, progress)
         step.detail = f"sha256 {digest.hex}"
-    with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
-        rebuilt_path = Path(folder, artifact.name)
-        rebuilt_path.touch()
+    with temporary_folder() as (path, folder):
+        new = NewFile(folder.descriptor, artifact.name)
+        os.close(new.create())
+        rebuilt_path = path / artifact.name
         try:
-            rebuilt = _rebuild(record, claimed, config, rebuilt_path, session)
+            rebuilt = _rebuild(record, claimed, config, new, rebuilt_path, session)
         except (ConfigError, CorruptError) as error:
             return Verification(digest, record.digest, None, (), (), problem=error.message)
         difference, problem = None, ""
@@ -123,10 +125,10 @@ def _check_comparable(record: Provenance, config: Config, artifact: Path) -> Non
 
 
 def _rebuild(
-    record: Provenance, claimed: Lock, config: Config, output: Path, session: Session
+    record: Provenance, claimed: Lock, config: Config, new: NewFile, path: Path, session: Session
 ) -> build.Artifact:
     """Build from the recorded inputs, which ``claimed`` pins, and the files of the project."""
-    pins = PinFinder(config, output, claimed, False, Reporter())
+    pins = PinFinder(config, path, claimed, False, Reporter())
     start = Assembly(
         session,
         parse_platform(record.platform),
@@ -135,7 +137,7 @@ def _rebuild(
         is_platform_given=True,
         trusts_pins=False,
     )
-    return build.build_pinned(config, pins, start, output)
+    return build.build_pinned(config, pins, start, new, path)
 
 
 def _digest(artifact: Path, progress: Transfer) -> Digest:
