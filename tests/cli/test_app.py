@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from fledge import __version__
-from fledge.cli import interrupts
+from fledge.cli import failures
 from fledge.cli.failures import explained
 from tests.support import project
 from tests.support.httpd import Exchange, Server, content, in_turn, status
@@ -38,7 +38,7 @@ def server() -> Iterator[Server]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob("*.partial")]
+    return [path.name for path in folder.rglob(".fledge-*")]
 
 
 def test_build(fledge: Fledge, tmp_path: Path) -> None:
@@ -423,7 +423,7 @@ def test_interrupted_while_writing(tmp_path: Path) -> None:
 
 def test_interrupted_while_a_block_is_entered(monkeypatch: pytest.MonkeyPatch) -> None:
     events = []
-    monkeypatch.setattr(interrupts, "die_of", lambda number: events.append("died"))
+    monkeypatch.setattr(failures, "die_of", lambda number: events.append("died"))
 
     @contextmanager
     def block() -> Iterator[None]:
