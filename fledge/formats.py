@@ -8,7 +8,6 @@ with a class that implements `Format`, and put the class into `FORMATS`. The key
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from fledge.ext4.format import Ext4
 from fledge.host.destination import Destination
 from fledge.host.files import PathLike
 from fledge.host.settings import Settings
+from fledge.host.work import temporary_folder
 from fledge.loopfs.format import Btrfs, Xfs
 from fledge.tree import Node, Tree
 from fledge.tree.digest import Digest
@@ -185,8 +185,5 @@ def open_artifact(path: PathLike, only: bytes | None = None) -> Iterator[Opened]
             f"{path} is not in a known format ({names})",
             "Mount an image of another format to read it; of a whole disk, name one partition.",
         )
-    with (
-        explained_memory(str(path)),
-        tempfile.TemporaryDirectory(prefix="fledge-") as folder,
-    ):
-        yield Opened(path, size, best, best.read(path, Path(folder), only))
+    with explained_memory(str(path)), temporary_folder() as (folder, _):
+        yield Opened(path, size, best, best.read(path, folder, only))

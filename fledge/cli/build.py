@@ -21,6 +21,7 @@ from fledge.cli.options import (
 )
 from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
+from fledge.host.signals import written
 from fledge.operations.build import Artifact, build
 from fledge.report import counted, human_size
 from fledge.session import Session
@@ -74,12 +75,13 @@ def run(
             locked=locked,
             session=Session.default(reporter=None if quiet else reporter, offline=offline),
         )
-        if verbose:
-            _print_inputs(reporter, artifact)
-        if not quiet:
-            # On a terminal the path that is printed below is in sight already.
-            _print_summary(reporter, artifact, with_path=as_json or not sys.stdout.isatty())
-        print(json.dumps(_as_json(artifact), indent=2) if as_json else path_text(artifact.path))
+        with written(artifact.path):
+            if verbose:
+                _print_inputs(reporter, artifact)
+            if not quiet:
+                # On a terminal the path that is printed below is in sight already.
+                _print_summary(reporter, artifact, with_path=as_json or not sys.stdout.isatty())
+            print(json.dumps(_as_json(artifact), indent=2) if as_json else path_text(artifact.path))
 
 
 def _print_inputs(reporter: LineReporter, artifact: Artifact) -> None:

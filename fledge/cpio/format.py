@@ -63,7 +63,7 @@ class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
         archive = hashlib.sha256()
         position = 0
         with (
-            destination.path.open("r+b", buffering=0) as file,
+            destination.file.open() as file,
             closing(Output(file.fileno(), destination.hasher)) as output,
             destination.reporter.work("writing") as transfer,
         ):

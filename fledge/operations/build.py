@@ -11,7 +11,7 @@ import msgspec
 
 from fledge.errors import ConfigError, CorruptError, FledgeError, explained_memory, unreadable
 from fledge.host.destination import Destination
-from fledge.host.files import PathLike, replacing_together
+from fledge.host.files import NewFile, PathLike, replacing_together
 from fledge.host.output import Hasher
 from fledge.oci.manifest import Platform
 from fledge.operations.arguments import (
@@ -87,10 +87,10 @@ def build(
         session.settings.epoch,
         is_platform_given=platform is not None,
     )
-    with replacing_together(output, record_path) as [file, record]:
-        built = build_pinned(config, pins, start, Path(file.name))
-        artifact = msgspec.structs.replace(built, path=output)
-        record.write(provenance.serialize(describe(config, artifact, start.epoch)))
+    with replacing_together(output, record_path) as [new, new_record]:
+        artifact = build_pinned(config, pins, start, new, output)
+        with new_record.open() as record:
+            record.write(provenance.serialize(describe(config, artifact, start.epoch)))
     return artifact
 
 
@@ -100,30 +100,34 @@ def default_output(config: Config) -> Path:
     return Path(config.format.default_output(next(filter(None, names), None)))
 
 
-def build_pinned(config: Config, pins: PinFinder, start: Assembly, output: Path) -> Artifact:
+def build_pinned(
+    config: Config, pins: PinFinder, start: Assembly, new: NewFile, output: Path
+) -> Artifact:
     """Build an artifact from pinned inputs, and build it again if a cached layer was damaged.
 
     Cached layers are verified in the background while they are in use, because they are rarely
-    damaged. ``output`` is an empty file that is worth nothing before this returns, and ``start`` an
-    empty assembly. Raises `FledgeError`.
+    damaged. ``new`` is an empty file that is worth nothing before this returns, ``output`` the path
+    that it will get, and ``start`` an empty assembly. Raises `FledgeError`.
     """
     config.format.check(start.session.settings)
     with closing(BackgroundVerifier(start.session.cache)) as verification:
         try:
-            return _build_once(config, pins, start.empty_copy(verification), output)
+            return _build_once(config, pins, start.empty_copy(verification), new, output)
         except FledgeError:
             if verification.passes():
                 raise
     start.session.reporter.note("a layer in the cache is damaged: building again without it")
-    return _build_once(config, pins, start.empty_copy(None), output)
+    return _build_once(config, pins, start.empty_copy(None), new, output)
 
 
-def _build_once(config: Config, pins: PinFinder, assembly: Assembly, output: Path) -> Artifact:
+def _build_once(
+    config: Config, pins: PinFinder, assembly: Assembly, new: NewFile, output: Path
+) -> Artifact:
     with explained_memory(f"the artifact of {config.path}"):
         lay_sources(config.sources, pins, assembly)
         check_boots(config, assembly)
         with assembly.session.reporter.step("write") as step:
-            artifact = _write(config, assembly, output)
+            artifact = _write(config, assembly, new, output)
             entries = counted(artifact.entries, "entry")
             step.detail = f"{entries}, {human_size(artifact.content_size)}"
         return artifact
@@ -177,14 +181,15 @@ def check_boots(config: Config, assembly: Assembly) -> None:
     )
 
 
-def _write(config: Config, assembly: Assembly, output: Path) -> Artifact:
+def _write(config: Config, assembly: Assembly, new: NewFile, output: Path) -> Artifact:
     session, tree = assembly.session, assembly.tree
-    os.truncate(output, 0)  # whatever a build that found a damaged layer has left
-    with closing(Hasher()) as hasher:
+    with new.open() as file, closing(Hasher()) as hasher:
+        if file.seek(0, os.SEEK_END):
+            file.truncate(0)  # what a build that found a damaged layer has left
         uncompressed = config.format.write(
-            tree, Destination(output, hasher, session.reporter, session.settings)
+            tree, Destination(new, hasher, session.reporter, session.settings)
         )
-        size = output.stat().st_size
+        size = os.fstat(file.fileno()).st_size
         nodes = [node for _, node in tree.walk()]
         total = _content_size(nodes)
         if assembly.verification and not assembly.verification.passes():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
@@ -18,7 +18,8 @@ from fledge.errors import (
     NetworkError,
     unreadable_argument,
 )
-from fledge.host.files import PathLike
+from fledge.host.files import NewFile, PathLike
+from fledge.host.work import temporary_folder
 from fledge.oci.manifest import parse_platform
 from fledge.operations import build
 from fledge.operations.arguments import ConfigLike, as_config, as_session
@@ -102,14 +103,15 @@ def verify(
         with session.reporter.work("reading") as progress:
             digest = _digest(artifact, progress)
         step.detail = f"sha256 {digest.hex}"
-    with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
-        rebuilt_path = Path(folder, artifact.name)
-        rebuilt_path.touch()
+    with temporary_folder() as (path, folder):
+        new = NewFile(folder.descriptor, artifact.name)
+        os.close(new.create())
+        rebuilt_path = path / artifact.name
         try:
-            rebuilt = _rebuild(record, claimed, config, rebuilt_path, session)
+            rebuilt = _rebuild(record, claimed, config, new, rebuilt_path, session)
         except (ConfigError, CorruptError, NetworkError) as error:
             session.reporter.note("cannot be built as recorded; building the project as it is")
-            claims = _nearest_claims(statement, record, config, rebuilt_path, session)
+            claims = _nearest_claims(statement, record, config, new, rebuilt_path, session)
             if isinstance(error, NetworkError) and not claims:
                 raise
             return Verification(digest, record.digest, None, claims, (), problem=error.message)
@@ -152,10 +154,10 @@ def _check_comparable(record: Provenance, config: Config, artifact: Path) -> Non
 
 
 def _rebuild(
-    record: Provenance, claimed: Lock, config: Config, output: Path, session: Session
+    record: Provenance, claimed: Lock, config: Config, new: NewFile, path: Path, session: Session
 ) -> build.Artifact:
     """Build from the recorded inputs, which ``claimed`` pins, and the files of the project."""
-    pins = PinFinder(config, output, claimed, False, Reporter())
+    pins = PinFinder(config, path, claimed, False, Reporter())
     start = Assembly(
         session,
         parse_platform(record.platform),
@@ -164,11 +166,16 @@ def _rebuild(
         is_platform_given=True,
         trusts_pins=False,
     )
-    return build.build_pinned(config, pins, start, output)
+    return build.build_pinned(config, pins, start, new, path)
 
 
 def _nearest_claims(
-    statement: Mapping[str, Any], record: Provenance, config: Config, output: Path, session: Session
+    statement: Mapping[str, Any],
+    record: Provenance,
+    config: Config,
+    new: NewFile,
+    path: Path,
+    session: Session,
 ) -> tuple[str, ...]:
     """Describe every field that the project as it is contradicts; none if it cannot be built.
 
@@ -181,7 +188,7 @@ def _nearest_claims(
         with suppress(FledgeError):
             pins = lock.load_pins(config, Reporter(), strict=False)
             start = Assembly(session, parse_platform(platform), config.path.parent, record.epoch)
-            built = build.build_pinned(config, pins, start, output)
+            built = build.build_pinned(config, pins, start, new, path)
             found.append(tuple(_false_claims(statement, config, built, record.epoch)))
     return min(found, key=len, default=())
 

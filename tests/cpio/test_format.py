@@ -10,6 +10,7 @@ import pytest
 from fledge.cpio.format import MAX_HOLES, Initramfs
 from fledge.errors import CorruptError
 from fledge.host.destination import Destination
+from fledge.host.files import replacing
 from fledge.host.output import Hasher
 from fledge.host.settings import Settings
 from fledge.report import Reporter
@@ -18,9 +19,8 @@ from fledge.tree.content import DataExtent, Sparse
 
 
 def write(tree: Tree, path: Path) -> None:
-    path.touch()
-    with closing(Hasher()) as hasher:
-        Initramfs().write(tree, Destination(path, hasher, Reporter(), Settings()))
+    with replacing(path) as new, closing(Hasher()) as hasher:
+        Initramfs().write(tree, Destination(new, hasher, Reporter(), Settings()))
 
 
 def test_holes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +34,7 @@ def test_holes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(CorruptError, match=r"^/b is sparse, .* at most 1\.0 GiB") as caught:
         write(tree, tmp_path / "x.cpio.gz")
     assert "oci_rootfs" in caught.value.hint
-    assert not (tmp_path / "x.cpio.gz").stat().st_size
+    assert not (tmp_path / "x.cpio.gz").exists()
     monkeypatch.setattr("fledge.cpio.format.MAX_HOLES", 2000)
     few = Tree(mtime_ns=0)
     node = File(mode=0o644, content=Sparse(1500, data, ()))
