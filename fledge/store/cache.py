@@ -157,8 +157,8 @@ class Cache(msgspec.Struct, frozen=True):
             except FileNotFoundError:
                 return None
             except OSError as error:
-                if error.errno == errno.ELOOP:  # a symlink, which `add` will replace
-                    return None
+                if error.errno in (errno.ELOOP, errno.ENXIO):
+                    return None  # a symlink or a socket, which `add` will replace
                 raise
             status = os.fstat(opened.descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -421,8 +421,10 @@ def _explained(root: Path) -> Iterator[None]:
 
 def _hint(error: OSError, root: Path) -> str:
     """Return what to do if the cache cannot be used: most often root owns a part, after sudo."""
-    named = [Path(name) for name in (error.filename, error.filename2) if name]
-    if os.geteuid() != 0 and any(_is_of_root(path, root) for path in named):
+    folders = [root, root / "blobs", root / "blobs" / "sha256", root / "partial"]
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, str)]
+    parts = [*folders, *(folder / name for folder in folders for name in names)]
+    if os.geteuid() != 0 and any(map(_is_of_root, parts)):
         return (
             f"root owns a part of it, perhaps since fledge was run with sudo: run `sudo chown -R"
             f" {os.geteuid()} {shlex.quote(str(root))}`. {CHOOSE_FOLDER}"
@@ -430,13 +432,9 @@ def _hint(error: OSError, root: Path) -> str:
     return CHOOSE_FOLDER
 
 
-def _is_of_root(path: Path, root: Path) -> bool:
-    """Return whether ``path`` is in the cache ``root`` and belongs to the user root.
-
-    If it is missing, that is asked of the folder that it would be in.
-    """
-    while path.is_relative_to(root):
-        with suppress(OSError):  # it is missing, or in a folder that this user may not enter
-            return path.stat().st_uid == 0
-        path = path.parent
-    return False
+def _is_of_root(path: Path) -> bool:
+    """Return whether a path belongs to the user root. False if it cannot be seen."""
+    try:
+        return path.stat().st_uid == 0
+    except OSError:
+        return False

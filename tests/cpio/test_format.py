@@ -10,7 +10,7 @@ import pytest
 from fledge.cpio.format import MAX_HOLES, Initramfs
 from fledge.errors import CorruptError
 from fledge.host.destination import Destination
-from fledge.host.files import replacing
+from fledge.host.files import replacing_together
 from fledge.host.output import Hasher
 from fledge.host.settings import Settings
 from fledge.report import Reporter
@@ -19,7 +19,7 @@ from fledge.tree.content import DataExtent, Sparse
 
 
 def write(tree: Tree, path: Path) -> None:
-    with replacing(path) as new, closing(Hasher()) as hasher:
+    with replacing_together(path) as [new], closing(Hasher()) as hasher:
         Initramfs().write(tree, Destination(new, hasher, Reporter(), Settings()))
 
 
