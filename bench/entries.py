@@ -19,6 +19,7 @@ from pathlib import Path
 from contextlib import closing
 from fledge.ext4.format import Ext4
 from fledge.host.destination import Destination
+from fledge.host.files import replacing_together
 from fledge.host.output import Hasher
 from fledge.host.settings import Settings
 from fledge.report import Reporter
@@ -36,12 +37,10 @@ for number in range(count):
         tree.add(b"%d" % number, parent)
     parent.children[b"file-%d" % number] = File(mode=0o644, content=content)
 if len(sys.argv) > 3:
-    path = Path("image")
-    path.touch()
-    with closing(Hasher()) as hasher:
-        destination = Destination(path, hasher, Reporter(), Settings.from_environment())
+    with replacing_together(Path("image")) as [new], closing(Hasher()) as hasher:
+        destination = Destination(new, hasher, Reporter(), Settings.from_environment())
         Ext4(size_buffer_mb=64).write(tree, destination)
-    path.unlink()
+    Path("image").unlink()
 """
 
 

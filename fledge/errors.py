@@ -17,7 +17,8 @@ says what to do about it. ``str()`` returns all of them. The command line exits 
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -76,6 +77,22 @@ class MalformedError(Exception):
     Parsers raise it and say what is wrong. The caller, which knows the file, layer or URL, turns
     it into a `CorruptError` or `ConfigError`.
     """
+
+
+@contextmanager
+def explained_memory(what: str) -> Iterator[None]:
+    """Turn a failure to get memory in the context into a `CorruptError`. ``what`` needs it."""
+    try:
+        yield
+    except (MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+            raise
+        # The frames of the traceback would keep everything that has filled the memory.
+        cause = error.with_traceback(None)
+        raise CorruptError(
+            f"{what} needs more memory than fledge can get",
+            "If you trust where it comes from, let fledge have more memory.",
+        ) from cause
 
 
 def reason(error: OSError) -> str:

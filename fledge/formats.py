@@ -8,7 +8,6 @@ with a class that implements `Format`, and put the class into `FORMATS`. The key
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +16,12 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from fledge.cpio.format import Initramfs
-from fledge.errors import CorruptError, unreadable_argument
+from fledge.errors import CorruptError, explained_memory, unreadable_argument
 from fledge.ext4.format import Ext4
 from fledge.host.destination import Destination
 from fledge.host.files import PathLike
 from fledge.host.settings import Settings
+from fledge.host.work import temporary_folder
 from fledge.loopfs.format import Btrfs, Xfs
 from fledge.tree import Node, Tree
 from fledge.tree.digest import Digest
@@ -190,8 +190,8 @@ def open_artifact(path: PathLike, only: bytes | None = None) -> Iterator[Opened]
     """
     path = Path(path)
     format_, size = _find_format(path)
-    with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
-        yield Opened(path, size, format_, format_.read(path, Path(folder), only))
+    with explained_memory(str(path)), temporary_folder() as (folder, _):
+        yield Opened(path, size, format_, format_.read(path, folder, only))
 
 
 def artifact_requirements(path: PathLike) -> Sequence[Requirement]:
@@ -201,8 +201,8 @@ def artifact_requirements(path: PathLike) -> Sequence[Requirement]:
     """
     path = Path(path)
     format_, _ = _find_format(path)
-    with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
-        return format_.read_requirements(path, Path(folder))
+    with explained_memory(str(path)), temporary_folder() as (folder, _):
+        return format_.read_requirements(path, folder)
 
 
 def _find_format(path: Path) -> tuple[type[Format], int]:

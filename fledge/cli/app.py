@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from typer.main import get_command
 
-from fledge.cli.interrupts import end_interrupted, end_unwritable, install_handlers
+from fledge.cli.interrupts import end_unwritable
 from fledge.cli.options import EXIT_CODES, Group
 from fledge.cli.streams import OutputError, prepare_streams
 from fledge.host.process import tune_for_builds
@@ -56,12 +56,7 @@ class CommandGroup(Group):
         """Import a command. None if no command has that name."""
         if cmd_name not in COMMANDS:
             return None
-        try:
-            module = import_module(COMMANDS[cmd_name].module)
-        except KeyboardInterrupt as interrupt:
-            end_interrupted(interrupt)
-            raise
-        return get_command(module.app)
+        return get_command(import_module(COMMANDS[cmd_name].module).app)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the section of the help that lists the commands."""
@@ -86,7 +81,6 @@ app = CommandGroup(
 
 def main() -> None:
     """Run the command line with the arguments of this process, and exit."""
-    install_handlers()
     prepare_streams()
     tune_for_builds()
     try:

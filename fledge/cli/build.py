@@ -23,6 +23,7 @@ from fledge.cli.options import (
 )
 from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
+from fledge.host.signals import written
 from fledge.operations.build import Artifact, build
 from fledge.project.manifest import path_beside
 from fledge.report import counted, human_size
@@ -81,12 +82,13 @@ def run(
             base_url=base_url,
             session=Session.default(reporter=None if quiet else reporter, offline=offline),
         )
-        if verbose:
-            _print_inputs(reporter, artifact)
-        if not quiet:
-            # On a terminal the path that is printed below is in sight already.
-            _print_summary(reporter, artifact, with_path=as_json or not sys.stdout.isatty())
-        print(json.dumps(_as_json(artifact), indent=2) if as_json else path_text(artifact.path))
+        with written(artifact.path):
+            if verbose:
+                _print_inputs(reporter, artifact)
+            if not quiet:
+                # On a terminal the path that is printed below is in sight already.
+                _print_summary(reporter, artifact, with_path=as_json or not sys.stdout.isatty())
+            print(json.dumps(_as_json(artifact), indent=2) if as_json else path_text(artifact.path))
 
 
 def _print_inputs(reporter: LineReporter, artifact: Artifact) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +14,7 @@ from fledge.cli.options import EXIT_CODES, Command, VerboseOption, new_app
 from fledge.cli.reporters import reported
 from fledge.cli.units import parse_duration, parse_size, path_text
 from fledge.host.settings import Settings
+from fledge.host.work import open_folder, remove_abandoned
 from fledge.report import counted, human_size
 from fledge.store import housekeeping
 from fledge.store.cache import Cache
@@ -60,7 +64,8 @@ def prune(
 ) -> None:
     """Remove files from the cache.
 
-    Files that a running build uses are kept.
+    Files that a running build uses are kept. What killed builds have left in the working directory
+    and in the folder for temporary files is removed, too.
     """
     if older_than is None and max_size is None:
         raise typer.BadParameter("give --older-than, --max-size or both")
@@ -74,6 +79,20 @@ def prune(
         if pruned.in_use.files:
             print(f"in use: {_amount_text(pruned.in_use)}")
         print(f"left: {_amount_text(pruned.left)}")
+        if abandoned := _remove_abandoned(Path(), Path(tempfile.gettempdir())):
+            print(f"of killed builds: {counted(abandoned, 'folder')} removed")
+
+
+def _remove_abandoned(*places: Path) -> int:
+    """Remove what killed builds have left in these folders, and return how many there were."""
+    removed = 0
+    for place in places:
+        folder = open_folder(place)
+        try:
+            removed += remove_abandoned(folder)
+        finally:
+            os.close(folder)
+    return removed
 
 
 def _cache() -> Cache:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
 
-from fledge.cli.interrupts import end_interrupted
+from fledge.cli.interrupts import die_of, interruptible
 from fledge.cli.messages import print_error
 from fledge.cli.streams import OutputError
-from fledge.errors import FledgeError
+from fledge.errors import FledgeError, explained_memory
+from fledge.host.signals import LateInterrupt
 from fledge.tree.names import printable
 
 
@@ -21,8 +24,14 @@ def explained(verbose: bool) -> Iterator[None]:
 
     With ``verbose``, also print the traceback of a failure of fledge itself, and its causes.
     """
+    with interruptible():
+        yield from _explained(verbose)
+
+
+def _explained(verbose: bool) -> Iterator[None]:
     try:
-        yield
+        with explained_memory("this command"):
+            yield
     except KeyboardInterrupt as interrupt:
         end_interrupted(interrupt)
     except OutputError:
@@ -38,6 +47,17 @@ def explained(verbose: bool) -> Iterator[None]:
         message = f"internal error: {type(error).__name__}: {error}"
         _print_error(message, "Run the command again with -v and report its output.")
         raise typer.Exit(1) from error
+
+
+def end_interrupted(interrupt: KeyboardInterrupt, hint: str = "") -> None:
+    """Say what was written, and die of the signal that interrupted fledge."""
+    # Runs the clean-up of blocks that were interrupted on entry or exit.
+    traceback.clear_frames(interrupt.__traceback__)
+    if isinstance(interrupt, LateInterrupt):
+        print_error(f"interrupted; {printable(os.fsencode(interrupt.output))} is written")
+    else:
+        print_error("interrupted; nothing was written", *([hint] if hint else []))
+    die_of(interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 
 def _print_error(message: str, hint: str, details: Sequence[str] = ()) -> None:

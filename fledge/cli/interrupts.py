@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import os
 import signal
-import traceback
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 from fledge.cli.messages import print_error
+from fledge.host.signals import SIGNALS
 
 
-def install_handlers() -> None:
-    """Turn SIGTERM and SIGHUP into `KeyboardInterrupt`, as Python does with SIGINT."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # Keep ignoring a signal that nohup made this process ignore.
-        if signal.getsignal(number) != signal.SIG_IGN:
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGHUP into `KeyboardInterrupt` in the block, which cleans up.
+
+    In a thread other than the main one, where Python handles no signals, nothing changes.
+    """
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    # Keep ignoring a signal that nohup made this process ignore.
+    handled = {number: each for number, each in handlers.items() if each != signal.SIG_IGN}
+    try:
+        for number in handled:
             signal.signal(number, _interrupt)
+        yield
+    finally:
+        for number, handler in handled.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt(number)
-
-
-def end_interrupted(interrupt: KeyboardInterrupt, hint: str = "") -> None:
-    """Say what was written, and die of the signal that interrupted fledge."""
-    # Runs the clean-up of blocks that were interrupted on entry or exit.
-    traceback.clear_frames(interrupt.__traceback__)
-    # Imported late, because `--help` loads this module too.
-    from fledge.host.files import replaced  # noqa: PLC0415
-    from fledge.tree.names import printable  # noqa: PLC0415
-
-    written = " and ".join(printable(str(path)) for path in replaced) or "nothing"
-    verb = "were" if len(replaced) > 1 else "was"
-    print_error(f"interrupted; {written} {verb} written", *([hint] if hint else []))
-    die_of(interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 
 def end_unwritable(error: Exception) -> None:

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fledge.cli.failures import explained
-from fledge.cli.interrupts import end_interrupted
+from fledge.cli.failures import end_interrupted, explained
 from fledge.cli.lines import LineReporter
 from fledge.host.settings import Settings
 

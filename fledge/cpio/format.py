@@ -12,15 +12,21 @@ import msgspec
 
 from fledge.cpio import gzip, newc, reader
 from fledge.cpio.contents import InitramfsContents
+from fledge.errors import CorruptError
 from fledge.host.destination import Destination
 from fledge.host.output import Output
 from fledge.host.settings import Settings
-from fledge.report import Transfer
+from fledge.report import Transfer, human_size
 from fledge.tree import File, Tree
-from fledge.tree.content import content_size
+from fledge.tree.content import Sparse, content_size
 from fledge.tree.digest import Digest
 from fledge.tree.features import Feature
 from fledge.tree.kernel import GUEST, Requirement
+from fledge.tree.names import printable
+
+MAX_HOLES = 1 << 30
+"""Maximum bytes of holes in all files of an initramfs, which are written as zeros. A few hundred
+bytes of an image can claim terabytes of them."""
 
 
 class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
@@ -46,7 +52,11 @@ class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
         """Return None: the guest unpacks the archive into its memory."""
 
     def write(self, tree: Tree, destination: Destination) -> Digest:
-        """Write the archive and return its uncompressed digest. Raises what `newc.write` raises."""
+        """Write the archive and return its uncompressed digest.
+
+        Raises `CorruptError` if files have more than `MAX_HOLES`, and what `newc.write` raises.
+        """
+        _check_holes(tree)
         nodes = {node for _, node in tree.walk()}
         lost = sum(bool(node.xattrs) for node in nodes)
         if lost:
@@ -58,7 +68,7 @@ class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
         archive = hashlib.sha256()
         position = 0
         with (
-            destination.path.open("r+b", buffering=0) as file,
+            destination.file.open() as file,
             closing(Output(file.fileno(), destination.hasher)) as output,
             destination.reporter.work("writing") as transfer,
         ):
@@ -101,6 +111,26 @@ def _requirements(compressions: Iterable[str | None]) -> Sequence[Requirement]:
         *(Requirement(f"{name} initramfs", (f"RD_{name.upper()}",)) for name in names),
         *GUEST,
     )
+
+
+def _check_holes(tree: Tree) -> None:
+    """Raise `CorruptError`, with the path, at the file with which holes exceed `MAX_HOLES`."""
+    sparse: set[File] = set()
+    holes = 0
+    for path, node in tree.walk():
+        if not isinstance(node, File) or not isinstance(content := node.content, Sparse):
+            continue
+        if node in sparse:
+            continue
+        sparse.add(node)
+        holes += content.size - sum(extent.length for extent in content.extents)
+        if holes > MAX_HOLES:
+            raise CorruptError(
+                f"/{printable(path)} is sparse, and an initramfs stores holes as zeros: up to here"
+                f" files have {human_size(holes)} of them, and fledge writes at most"
+                f" {human_size(MAX_HOLES)}",
+                'Leave the file out, or build a disk image with strategy = "oci_rootfs".',
+            )
 
 
 def _observed(

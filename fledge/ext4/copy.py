@@ -19,6 +19,7 @@ from fledge.host.output import Output
 from fledge.tree import File
 from fledge.tree.content import (
     DataExtent,
+    Span,
     Sparse,
     changed,
     check_digest,
@@ -27,7 +28,7 @@ from fledge.tree.content import (
 from fledge.tree.digest import Digest
 
 MAX_OPEN = 64
-"""Files that are kept open at once. Few images have more layers."""
+"""Files that are kept open at once, of those that contents do not hold open."""
 
 
 class Copier:
@@ -52,12 +53,12 @@ class Copier:
         elif isinstance(content, Sparse):
             for data in _data_in(content, offset, length):
                 goal = position + data.offset - offset
-                self._move(content.path, data.source, goal, data.length)
+                self._move(content, data.source, goal, data.length)
         elif content.digest is None:
-            self._move(content.path, content.offset + offset, position, length)
+            self._move(content, content.offset + offset, position, length)
         else:
             digest = self._digests.setdefault(file, hashlib.sha256())
-            self._move(content.path, content.offset + offset, position, length, digest)
+            self._move(content, content.offset + offset, position, length, digest)
             if offset + length == content.size:
                 check_digest(content, Digest(digest.hexdigest()))
                 del self._digests[file]
@@ -70,23 +71,23 @@ class Copier:
 
     def _move(
         self,
-        path: Path,
+        content: Span | Sparse,
         start: int,
         position: int,
         length: int,
         digest: hashlib._Hash | None = None,
     ) -> None:
-        """Copy ``length`` bytes from ``start`` of a file to ``position`` in the image."""
-        source = self._open(path)
+        """Copy ``length`` bytes from ``start`` of the file that a content is in."""
+        source = content.opened.descriptor if content.opened else self._open(content.path)
         for piece in self._output.space(position, length):
             left = piece
             while left:
                 try:
                     count = os.preadv(source, [left], start)
                 except OSError as error:
-                    raise unreadable(path, error) from error
+                    raise unreadable(content.path, error) from error
                 if not count:
-                    raise changed(path)
+                    raise changed(content.path)
                 start, left = start + count, left[count:]
             if digest:
                 digest.update(piece)

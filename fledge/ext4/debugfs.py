@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from typing import BinaryIO
 
 from fledge.errors import CorruptError, FledgeError
 from fledge.ext4 import xattr
@@ -26,7 +26,9 @@ from fledge.ext4.structures import (
     pack_time,
 )
 from fledge.host import programs
+from fledge.host.files import NewFile
 from fledge.host.settings import Settings
+from fledge.host.work import PrivateFolder
 from fledge.tree import BlockDevice, Device, Directory, Node, Symlink, Tree
 from fledge.tree.names import printable
 
@@ -46,20 +48,20 @@ def clock(epoch: int) -> dict[str, str]:
     return {"E2FSPROGS_FAKE_TIME": str(epoch), "SOURCE_DATE_EPOCH": str(epoch)}
 
 
-def finish(tree: Tree, work: Path, epoch: int, settings: Settings) -> None:
-    """Complete ``work/image``, which mke2fs has made from the staged tree.
+def finish(tree: Tree, file: NewFile, work: PrivateFolder, epoch: int, settings: Settings) -> None:
+    """Complete ``file``, which is ``image`` in ``work`` and which mke2fs has made.
 
     Raises `FledgeError` if debugfs fails at any of it.
     """
     inodes = _staged_inodes(tree)
-    _check_numbering(work / "image", max(inodes.values()))
-    (work / "values").mkdir()
-    with (work / "script").open("wb") as script:
-        for command in _commands(tree, inodes, work / "values"):
+    with file.open() as image:
+        _check_numbering(image, max(inodes.values()))
+    with work.create("script") as script:
+        for command in _commands(tree, inodes, work):
             script.write(command + b"\n")
     output = programs.run(
         *("debugfs", "-w", "-f", "script", "image"),
-        folder=work,
+        folder=work.descriptor,
         settings=settings,
         environment=clock(epoch),
     )
@@ -118,11 +120,10 @@ def _xattr_problem(node: Node) -> str | None:
     return None
 
 
-def _check_numbering(image: Path, last: int) -> None:
+def _check_numbering(image: BinaryIO, last: int) -> None:
     """Raise `FledgeError` if mke2fs has not used exactly the inodes up to ``last``."""
-    with image.open("rb") as file:
-        file.seek(SUPERBLOCK_OFFSET)
-        superblock = Superblock.unpack(file.read(SUPERBLOCK_SIZE))
+    image.seek(SUPERBLOCK_OFFSET)
+    superblock = Superblock.unpack(image.read(SUPERBLOCK_SIZE))
     made = superblock.inodes_count - superblock.free_inodes_count
     if made != last:
         raise FledgeError(
@@ -131,7 +132,7 @@ def _check_numbering(image: Path, last: int) -> None:
         )
 
 
-def _commands(tree: Tree, inodes: dict[Node, int], values: Path) -> Iterator[bytes]:
+def _commands(tree: Tree, inodes: dict[Node, int], work: PrivateFolder) -> Iterator[bytes]:
     yield from _add_unstaged(tree, inodes)
     files: dict[bytes, bytes] = {}
     # In the order of the inode table, for debugfs caches its blocks.
@@ -140,8 +141,10 @@ def _commands(tree: Tree, inodes: dict[Node, int], values: Path) -> Iterator[byt
             yield b"sif <%d> %s %s" % (inode, field, value)
         for name, value in sorted(node.xattrs.items()):
             if value not in files:
-                files[value] = b"values/%d" % len(files)
-                (values / str(len(files) - 1)).write_bytes(value)
+                name_of_value = f"value-{len(files)}"
+                with work.create(name_of_value) as file:
+                    file.write(value)
+                files[value] = name_of_value.encode()
             yield b"ea_set -f %s <%d> %s" % (files[value], inode, _quoted(name))
 
 

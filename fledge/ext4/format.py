@@ -85,19 +85,21 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
         check_fits(complete)
         epoch = tree.mtime_ns // NANOSECONDS
         layout = plan.make_plan(complete, self.size_buffer_mb, epoch)
-        path, hasher = destination.path, destination.hasher
+        hasher = destination.hasher
         size = layout.geometry.blocks * structures.BLOCK_SIZE
-        if self.builder == "mkfs":
-            reporter = destination.reporter
-            mkfs.write(complete, layout, path, epoch, destination.settings, reporter)
-            with reporter.work("hashing") as progress:
-                hasher.update_file(path, progress)
-        else:
-            with destination.reporter.work("writing") as progress:
-                progress.restart(0, size)
-                writer.write(layout, path, epoch, hasher, progress)
-        if self.preallocate:
-            with path.open("r+b") as file:
+        with destination.file.open() as file:
+            if self.builder == "mkfs":
+                reporter = destination.reporter
+                mkfs.write(
+                    complete, layout, destination.file, epoch, destination.settings, reporter
+                )
+                with reporter.work("hashing") as progress:
+                    hasher.update_file(file, progress)
+            else:
+                with destination.reporter.work("writing") as progress:
+                    progress.restart(0, size)
+                    writer.write(layout, file, epoch, hasher, progress)
+            if self.preallocate:
                 os.posix_fallocate(file.fileno(), 0, size)
 
     def requirements(self) -> Sequence[Requirement]:

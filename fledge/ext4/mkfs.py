@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from fledge.ext4 import debugfs
 from fledge.ext4.plan import GROUPS_PER_FLEX, Plan
 from fledge.ext4.structures import BLOCK_SIZE, INODE_SIZE
 from fledge.host import folder, programs
+from fledge.host.files import NewFile
 from fledge.host.settings import Settings
+from fledge.host.work import PrivateFolder, private_folder
 from fledge.report import Reporter
 from fledge.tree import Tree
 
@@ -43,37 +43,32 @@ def check(settings: Settings) -> None:
 
 
 def write(
-    tree: Tree, plan: Plan, path: Path, epoch: int, settings: Settings, reporter: Reporter
+    tree: Tree, plan: Plan, file: NewFile, epoch: int, settings: Settings, reporter: Reporter
 ) -> None:
-    """Write the tree as a filesystem into the file at ``path``, with the geometry of the plan.
+    """Write the tree as a filesystem into ``file``, with the geometry of the plan.
 
-    The tree is staged in the folder of ``path``, which needs room for its contents twice. Raises
+    The tree is staged in the folder of ``file``, which needs room for its contents twice. Raises
     as `fledge.ext4.write` does.
     """
     check(settings)
     debugfs.check_fits(tree)
-    with TemporaryDirectory(prefix=".fledge-", dir=path.parent) as work_folder:
-        work = Path(work_folder)
+    with private_folder(file.folder) as work:
         # e2fsprogs take the part of a name after ? for options. This link has none.
-        (work / "image").symlink_to(Path("..", path.name))
-        (work / "mke2fs.conf").write_text(CONFIG)
-        (work / "tree").mkdir(mode=0o700)
-        root = os.open(work / "tree", os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            with reporter.work("staging") as progress:
-                unstaged = debugfs.unstaged(tree)
-                folder.populate(tree, root, leaving_out=unstaged, progress=progress)
-            _mkfs(plan, work, epoch, settings)
-        finally:
-            folder.remove(tree, root)
-            os.close(root)
-        debugfs.finish(tree, work, epoch, settings)
+        os.symlink(f"../{file.name}", "image", dir_fd=work.descriptor)
+        with work.create("mke2fs.conf") as config:
+            config.write(CONFIG.encode())
+        with work.make_folder("tree") as root, reporter.work("staging") as progress:
+            unstaged = debugfs.unstaged(tree)
+            folder.populate(tree, root, leaving_out=unstaged, progress=progress)
+        _mkfs(plan, file, work, epoch, settings)
+        debugfs.finish(tree, file, work, epoch, settings)
 
 
-def _mkfs(plan: Plan, work: Path, epoch: int, settings: Settings) -> None:
+def _mkfs(plan: Plan, file: NewFile, work: PrivateFolder, epoch: int, settings: Settings) -> None:
     geometry = plan.geometry
-    os.truncate(work / "image", 0)
-    os.truncate(work / "image", geometry.blocks * BLOCK_SIZE)
+    with file.open() as image:
+        image.truncate(0)
+        image.truncate(geometry.blocks * BLOCK_SIZE)
     programs.run(
         "mkfs.ext4",
         *("-q", "-F", "-T", "default", "-d", "tree", "-m", "0"),
@@ -83,7 +78,7 @@ def _mkfs(plan: Plan, work: Path, epoch: int, settings: Settings) -> None:
         *("-E", f"{OPTIONS},hash_seed={uuid.UUID(bytes=plan.hash_seed)}"),
         "image",
         f"{geometry.blocks * BLOCK_SIZE // 1024}k",
-        folder=work,
+        folder=work.descriptor,
         settings=settings,
         environment={"MKE2FS_CONFIG": "mke2fs.conf", **debugfs.clock(epoch)},
     )

@@ -10,8 +10,8 @@ from contextlib import closing
 from functools import partial
 from itertools import islice
 from operator import itemgetter
-from pathlib import Path
 from stat import S_IFREG
+from typing import BinaryIO
 
 from fledge.ext4 import directory, structures, xattr
 from fledge.ext4.constants import MAGIC, SUPERBLOCK_OFFSET
@@ -58,24 +58,23 @@ pointers."""
 
 def write(
     plan: Plan,
-    path: Path,
+    file: BinaryIO,
     epoch: int,
     hasher: Hasher | None = None,
     progress: Transfer | None = None,
 ) -> None:
-    """Make the file at ``path`` what is planned; ``hasher`` is handed all of it.
+    """Make the open file what is planned; ``hasher`` is handed all of it.
 
     ``epoch`` is the time of the filesystem in seconds since 1970. ``progress`` is told the bytes.
     Raises `FledgeError` if a content cannot be read, `OSError` if the disk refuses.
     """
-    with path.open("r+b", buffering=0) as file:
-        # Truncating an empty file would make closing it wait for the disk.
-        if file.seek(0, os.SEEK_END):
-            file.truncate(0)
-        output = Output(file.fileno(), hasher, progress)
-        with closing(output), closing(Copier(output)) as copier:
-            _Writer(plan, output, copier, epoch).write()
-            output.finish(plan.geometry.blocks * BLOCK_SIZE)
+    # Truncating an empty file would make closing it wait for the disk.
+    if file.seek(0, os.SEEK_END):
+        file.truncate(0)
+    output = Output(file.fileno(), hasher, progress)
+    with closing(output), closing(Copier(output)) as copier:
+        _Writer(plan, output, copier, epoch).write()
+        output.finish(plan.geometry.blocks * BLOCK_SIZE)
 
 
 _Job = tuple[int, Callable[[], None]]

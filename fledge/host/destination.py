@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 
+from fledge.host.files import NewFile
 from fledge.host.output import Hasher
 from fledge.host.settings import Settings
 from fledge.report import Reporter
@@ -14,8 +13,8 @@ from fledge.report import Reporter
 class Destination(msgspec.Struct, frozen=True):
     """An empty file that becomes an artifact, with the helpers that a format needs to write it."""
 
-    path: Path
-    """The file. A format may put temporary files named ``.fledge-*`` into its folder."""
+    file: NewFile
+    """The file. A format may make private folders in its folder, and no other user can."""
     hasher: Hasher
     """The format must pass it every byte of the artifact, in order."""
     reporter: Reporter

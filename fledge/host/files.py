@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+
+import msgspec
 
 from fledge.errors import ConfigError, FledgeError, HostError, reason
-from fledge.host.signals import uninterrupted
+from fledge.host.signals import uninterrupted, written
+from fledge.host.work import open_folder, private_folder, remove_abandoned
 
 PathLike = str | os.PathLike[str]
 """What callers may give in place of a `Path`."""
-
-replaced: list[Path] = []
-"""The outputs that this process has replaced. Whoever is told of an interrupt must know of them."""
 
 
 def check_output(output: Path) -> None:
@@ -47,76 +46,81 @@ def check_output(output: Path) -> None:
 
 
 @contextmanager
-def replacing(output: Path) -> Iterator[BinaryIO]:
+def replacing(output: Path) -> Iterator[io.BufferedRandom]:
     """Open a new file that replaces ``output``, as `replacing_together` does with several."""
-    with replacing_together(output) as [file]:
+    with replacing_together(output) as [new], new.open() as file:
         yield file
 
 
 @contextmanager
-def replacing_together(*outputs: Path) -> Iterator[Sequence[BinaryIO]]:
-    """Open a new file for each output; they replace the outputs when the block ends well.
+def replacing_together(*outputs: Path) -> Iterator[Sequence[NewFile]]:
+    """Make a new file for each output; they replace the outputs when the block ends well.
 
-    The new files are written to the same folders. When all of them are synced they are renamed, one
-    right after the other and without an interrupt in between, so other programs see old files or
-    complete new ones. An output keeps its permissions. If it is a symlink, its target is replaced.
-    Raises `FledgeError` if the disk is full, `HostError` if a file cannot be written.
+    The outputs are in one folder. The new files are in a private folder beside them. When all of
+    them are synced they are renamed, one right after the other and without an interrupt in between,
+    so other programs see old files or complete new ones. An output keeps its permissions. One that
+    is a symlink is replaced itself, and its target stays as it is. Raises `FledgeError` if the disk
+    is full, `HostError` if a file cannot be written.
     """
     try:
-        targets = [_target(output) for output in outputs]
-        partials = [each.with_name(f".fledge-{secrets.token_hex(8)}.partial") for each in targets]
+        parent = open_folder(outputs[0].parent)
         try:
-            with ExitStack() as opened:
-                files = [opened.enter_context(partial.open("xb")) for partial in partials]
-                yield files
-                for file, target in zip(files, targets, strict=True):
-                    file.flush()
-                    _keep_permissions(file, target)
-                    os.fsync(file.fileno())
-            with uninterrupted():
-                _rename_all(partials, targets, outputs)
-                replaced.extend(outputs)
+            remove_abandoned(parent)
+            with private_folder(parent) as folder:
+                new = [NewFile(folder.descriptor, f"output-{n}") for n in range(len(outputs))]
+                for each in new:
+                    os.close(each.create())
+                yield new
+                for each, output in zip(new, outputs, strict=True):
+                    _finish(each, output.name, parent)
+                with written(outputs[0]), uninterrupted():
+                    _rename_all(new, outputs, parent)
+                    _sync_folder(parent)
         finally:
-            for partial in partials:
-                partial.unlink(missing_ok=True)
-        for folder in dict.fromkeys(target.parent for target in targets):
-            _sync_folder(folder)
+            os.close(parent)
     except OSError as error:
         raise _write_error(error, outputs[0]) from error
 
 
-def _target(output: Path) -> Path:
-    """Return the file that is replaced: the target of a symlink.
+class NewFile(msgspec.Struct, frozen=True):
+    """A file in a private folder, which becomes an output."""
 
-    Raises `HostError` for a symlink that another user has put into a folder that everyone may write
-    to, as the kernel does with fs.protected_symlinks (proc_sys_fs(5)).
-    """
-    if not output.is_symlink():
-        return output
-    owner, folder = output.lstat().st_uid, output.parent.stat()
-    shared = bool(folder.st_mode & stat.S_IWOTH) and bool(folder.st_mode & stat.S_ISVTX)
-    if shared and owner not in (os.geteuid(), folder.st_uid):
-        raise HostError(
-            f"{output} is a symlink of another user, in a folder that everyone may write to",
-            "Remove it, or choose another file with -o FILE.",
-        )
-    return output.resolve()
+    folder: int
+    """The open private folder. Temporary files may go there, too."""
+    name: str
 
+    def create(self) -> int:
+        """Create the file, which must not exist, and return its descriptor. Raises `OSError`."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(self.name, flags, 0o666, dir_fd=self.folder)
 
-def _keep_permissions(file: BinaryIO, target: Path) -> None:
-    with suppress(FileNotFoundError):
-        os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode) & 0o777)
+    def open(self) -> io.BufferedRandom:
+        """Open the file to read and write it. Raises `OSError`."""
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self.name, flags, dir_fd=self.folder)
+        return io.BufferedRandom(io.FileIO(descriptor, "r+b"))
 
 
-def _rename_all(partials: list[Path], targets: list[Path], outputs: Sequence[Path]) -> None:
-    for number, (partial, target) in enumerate(zip(partials, targets, strict=True)):
+def _finish(new: NewFile, name: str, parent: int) -> None:
+    """Give a new file the permissions of the one that it replaces, and sync it."""
+    with new.open() as file:
+        with suppress(FileNotFoundError):
+            old = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            # Nobody else decides who may write to the output.
+            if stat.S_ISREG(old.st_mode) and old.st_uid == os.geteuid():
+                os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode) & 0o777)
+        os.fsync(file.fileno())
+
+
+def _rename_all(new: Sequence[NewFile], outputs: Sequence[Path], parent: int) -> None:
+    for number, (each, output) in enumerate(zip(new, outputs, strict=True)):
         try:
-            partial.replace(target)
+            os.replace(each.name, output.name, src_dir_fd=each.folder, dst_dir_fd=parent)
         except OSError as error:
             if number == 0:
                 raise
             raise HostError(
-                f"{outputs[0]} is new, but {outputs[number]} could not be written: {reason(error)}",
+                f"{outputs[0]} is new, but {output} could not be written: {reason(error)}",
                 "Run the command again, for the two belong together.",
             ) from error
 
@@ -139,9 +143,9 @@ def _write_error(error: OSError, output: Path) -> FledgeError:
     return HostError(message, "Choose another file with -o FILE.")
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(folder: int) -> None:
     with suppress(PermissionError):  # a user may have write access to a folder but no read access
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
         try:
             os.fsync(descriptor)
         finally:

@@ -1,4 +1,4 @@
-"""Writes a tree as real files into a folder of the host, and removes them again.
+"""Writes a tree as real files into a folder of the host.
 
 Every path is resolved relative to the open folder. The folder must be empty and used by nobody
 else: then every parent is a directory made here, and no symlink of the tree is ever followed.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Container
-from contextlib import suppress
 
 from fledge.errors import CorruptError
 from fledge.host.files import pwrite
@@ -88,16 +87,6 @@ def set_metadata(tree: Tree, root: int) -> None:
                 ) from error
         times = (node.mtime_ns, node.mtime_ns)
         os.utime(path, ns=times, dir_fd=root, follow_symlinks=False)
-
-
-def remove(tree: Tree, root: int) -> None:
-    """Remove the nodes that `populate` created, even if it failed halfway. Raises `OSError`."""
-    for path, node in reversed(list(tree.walk())):
-        with suppress(FileNotFoundError, NotADirectoryError):
-            if not isinstance(node, Directory):
-                os.unlink(path, dir_fd=root)
-            elif path:
-                os.rmdir(path, dir_fd=root)
 
 
 def _make(path: bytes, node: Node, root: int) -> None:

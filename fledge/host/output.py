@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from mmap import mmap
-from pathlib import Path
 
 import msgspec
 
@@ -58,19 +58,16 @@ class Hasher:
         """Add ``count`` bytes of zeros."""
         self._thread.submit(self._hash_zeros, count)
 
-    def update_file(self, path: Path, progress: Transfer | None = None) -> None:
-        """Add a whole file and wait until it is read. Raises `OSError`."""
+    def update_file(self, file: io.BufferedRandom, progress: Transfer | None = None) -> None:
+        """Add a whole open file and wait until it is read. Raises `OSError`."""
         progress = progress or Transfer()
-        progress.restart(0, path.stat().st_size)
-        self._thread.submit(self._hash_file, path, progress).result()
+        progress.restart(0, os.fstat(file.fileno()).st_size)
+        file.seek(0)
+        self._thread.submit(update_hash, self._sha256, file, self._stop, progress).result()
 
     def digest(self) -> Digest:
         """Wait until all data so far is hashed and return its digest."""
         return Digest(self._thread.submit(self._sha256.hexdigest).result())
-
-    def _hash_file(self, path: Path, progress: Transfer) -> None:
-        with path.open("rb", buffering=0) as file:
-            update_hash(self._sha256, file, self._stop, progress)
 
     def _hash_zeros(self, count: int) -> None:
         while count and not self._stop.is_set():

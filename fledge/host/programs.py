@@ -46,23 +46,23 @@ def find(program: str, settings: Settings) -> str:
 def run(
     program: str,
     *arguments: str,
-    folder: Path | str,
+    folder: int,
     settings: Settings,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Run a program in ``folder``, wait for it, and return its standard error.
+    """Run a program in the open ``folder``, wait for it, and return its standard error.
 
-    The only variable it gets from the user's environment is PATH; ``environment`` adds others.
-    Raises `HostError` if the program is not installed, `FledgeError` that quotes its standard
-    error if it fails.
+    It is killed if the thread that calls this dies. The only variable it gets from the user's
+    environment is PATH; ``environment`` adds others. Raises `HostError` if the program is not
+    installed, `FledgeError` that quotes its standard error if it fails.
     """
-    command = [find(program, settings), *arguments]
+    command = [*_dying_with_parent(settings), find(program, settings), *arguments]
     variables = {"LC_ALL": "C", "TZ": "UTC", "PATH": _search_path(settings), **(environment or {})}
     # In a session of its own, so that Ctrl-C on the terminal reaches only fledge, which then
     # cleans up in order.
     done = subprocess.run(
         command,
-        cwd=folder,
+        cwd=f"/proc/self/fd/{folder}",
         env=variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -79,6 +79,18 @@ def run(
 def failed(program: str, output: str) -> FledgeError:
     """Return the error for a program that failed with this error output."""
     return FledgeError(f"{program} failed: {output[:MAX_QUOTED]}")
+
+
+def _dying_with_parent(settings: Settings) -> list[str]:
+    """Return the command that lets the program after it die with this thread (prctl(2)).
+
+    It is of util-linux, and empty where only another setpriv is installed: programs of a killed
+    build then run to their end.
+    """
+    path = shutil.which("setpriv", path=_search_path(settings))
+    if path is None or Path(path).resolve().name != "setpriv":  # busybox's knows no such option
+        return []
+    return [path, "--pdeathsig", "KILL", "--"]
 
 
 def _search_path(settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""Holds back the signals that end fledge."""
+"""Holds back the signals that end fledge, and knows what was written before one came."""
 
 from __future__ import annotations
 
@@ -6,8 +6,29 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end fledge in order."""
+
+
+class LateInterrupt(KeyboardInterrupt):
+    """An interrupt that came when the output was complete. ``output`` is its path."""
+
+    def __init__(self, output: Path, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.output = output
+
+
+@contextmanager
+def written(output: Path) -> Iterator[None]:
+    """Turn an interrupt of the block into a `LateInterrupt`."""
+    try:
+        yield
+    except LateInterrupt:
+        raise
+    except KeyboardInterrupt as interrupt:
+        raise LateInterrupt(output, *interrupt.args) from interrupt
 
 
 @contextmanager
@@ -20,7 +41,7 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     held: list[int] = []
-    handlers = {each: signal.getsignal(each) for each in _ENDING_SIGNALS}
+    handlers = {each: signal.getsignal(each) for each in SIGNALS}
     # One without a handler of Python's is ignored, or ends the process as it should.
     handled = {each: handler for each, handler in handlers.items() if callable(handler)}
     for each in handled:

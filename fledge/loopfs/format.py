@@ -56,14 +56,14 @@ class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
         """Write the image. Raises what `writer.write` raises."""
         writer.write(
             tree,
-            destination.path,
+            destination.file,
             self.name,
             size_buffer_mb=self.size_buffer_mb,
             preallocate=self.preallocate,
             settings=destination.settings,
         )
-        with destination.reporter.work("hashing") as progress:
-            destination.hasher.update_file(destination.path, progress)
+        with destination.file.open() as file, destination.reporter.work("hashing") as progress:
+            destination.hasher.update_file(file, progress)
 
     def requirements(self) -> Sequence[Requirement]:
         """Return the driver of the filesystem, and what every disk needs."""

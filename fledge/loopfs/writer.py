@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from fledge.errors import FledgeError, HostError
 from fledge.host import folder, programs
+from fledge.host.files import NewFile
 from fledge.host.settings import Settings
+from fledge.host.work import PrivateFolder, private_folder
 from fledge.tree import File, Tree
 from fledge.tree.content import content_size
 from fledge.tree.limits import check_fits
@@ -24,6 +27,12 @@ OVERHEAD = {"xfs": 80 * MIB, "btrfs": 128 * MIB}
 
 MIN_SIZE = 320 * MIB
 """Bytes of the smallest image. mkfs.xfs refuses less than 300 MiB."""
+
+CLONE_NEWNS = 0x20000
+"""The flag for a new mount namespace (unshare(2))."""
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+"""The C library, for unshare, which Python has since 3.12 only."""
 
 
 def check(filesystem: str, settings: Settings) -> None:
@@ -39,14 +48,14 @@ def check(filesystem: str, settings: Settings) -> None:
 
 def write(
     tree: Tree,
-    path: Path,
+    file: NewFile,
     filesystem: str,
     *,
     size_buffer_mb: int = 0,
     preallocate: bool = False,
     settings: Settings,
 ) -> None:
-    """Write an image of the tree to the file at ``path``. ``filesystem`` is xfs or btrfs.
+    """Write an image of the tree to ``file``. ``filesystem`` is xfs or btrfs.
 
     At least ``free_space(size_buffer_mb, …)`` bytes stay free. Nothing stays mounted, even if
     this process is killed. Raises `HostError` if root, a tool, a loop device or a kernel module
@@ -56,24 +65,19 @@ def write(
     check(filesystem, settings)
     check_fits(tree)
     size = _image_size(tree, filesystem, size_buffer_mb)
-    with TemporaryDirectory(prefix=".fledge-", dir=path.parent) as work_folder:
-        work = Path(work_folder)
-        (work / "image").symlink_to(Path("..", path.name))
-        (work / "mount").mkdir(mode=0o700)
-        os.truncate(path, 0)
-        os.truncate(path, size)
+    with file.open() as image:
+        image.truncate(0)
+        image.truncate(size)
         if preallocate:
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
-        # -K: do not discard blocks, because that would undo the preallocation.
-        programs.run(f"mkfs.{filesystem}", "-q", "-K", "image", folder=work, settings=settings)
-        with _mounted(work, filesystem, settings) as root:
-            folder.populate(tree, root)
-            folder.set_metadata(tree, root)
-            # Reports writes that failed because the disk below the image is full.
-            programs.run(
-                "sync", "--file-system", ".", folder=f"/proc/self/fd/{root}", settings=settings
-            )
+            os.posix_fallocate(image.fileno(), 0, size)
+    # -K: do not discard blocks, because that would undo the preallocation.
+    arguments = ("-q", "-K", file.name)
+    programs.run(f"mkfs.{filesystem}", *arguments, folder=file.folder, settings=settings)
+    with _mounted(file, filesystem, settings) as root:
+        folder.populate(tree, root)
+        folder.set_metadata(tree, root)
+        # Reports writes that failed because the disk below the image is full.
+        programs.run("sync", "--file-system", ".", folder=root, settings=settings)
 
 
 def _image_size(tree: Tree, filesystem: str, size_buffer_mb: int) -> int:
@@ -85,32 +89,69 @@ def _image_size(tree: Tree, filesystem: str, size_buffer_mb: int) -> int:
 
 
 @contextmanager
-def _mounted(work: Path, filesystem: str, settings: Settings) -> Iterator[int]:
-    """Mount ``work/image`` and return a descriptor of its root directory.
+def _mounted(file: NewFile, filesystem: str, settings: Settings) -> Iterator[int]:
+    """Mount an image and return a descriptor of its root directory.
 
-    The mount is detached at once, so that only the descriptor keeps it alive. When this process
-    ends, for whatever reason, the kernel unmounts the image and frees the loop device.
+    The mount is detached at once, so that only the descriptor keeps it alive. Until then it is in a
+    mount namespace of a thread. So when this process ends, at whatever moment, the kernel unmounts
+    the image and frees the loop device.
     """
-    try:
-        _mount(work, filesystem, settings)
-        root = os.open(work / "mount", os.O_RDONLY | os.O_DIRECTORY)
-    finally:
-        if os.path.ismount(work / "mount"):
-            programs.run("umount", "--lazy", "mount", folder=work, settings=settings)
-    try:
-        yield root
-    finally:
-        os.close(root)
+    with private_folder(file.folder) as work, work.make_folder("mount"):
+        thread = ThreadPoolExecutor(1)
+        mounting = thread.submit(_mount_detached, file, work, filesystem, settings)
+        try:
+            yield mounting.result()
+        finally:
+            thread.shutdown()
+            if not mounting.exception():
+                os.close(mounting.result())
 
 
-def _mount(work: Path, filesystem: str, settings: Settings) -> None:
+def _mount_detached(file: NewFile, work: PrivateFolder, filesystem: str, settings: Settings) -> int:
+    """Mount an image and return a descriptor of its root directory, the only thing that keeps it.
+
+    The calling thread is left in a mount namespace of its own.
+    """
+    if _LIBC.unshare(CLONE_NEWNS):
+        problem = os.strerror(ctypes.get_errno()).lower()
+        raise HostError(
+            f"no mount namespace can be made: {problem}",
+            'Run fledge with CAP_SYS_ADMIN, or use type = "ext4", which needs no privileges.',
+        )
+    # Otherwise the mount would propagate to the namespaces of other processes.
+    programs.run("mount", "--make-rprivate", "/", folder=work.descriptor, settings=settings)
+    os.symlink(f"../{file.name}", "image", dir_fd=work.descriptor)
+    here = _open_again(work.descriptor)
+    try:
+        _mount(here, filesystem, settings)
+        root = os.open("mount", os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        try:
+            programs.run("umount", "--lazy", "mount", folder=here, settings=settings)
+        except BaseException:
+            os.close(root)
+            raise
+    finally:
+        os.close(here)
+    return root
+
+
+def _open_again(folder: int) -> int:
+    """Open a folder in the namespace of the calling thread, where mounts in it can be seen."""
+    again = os.open(os.readlink(f"/proc/self/fd/{folder}"), os.O_RDONLY | os.O_DIRECTORY)
+    if not os.path.sameopenfile(folder, again):
+        os.close(again)
+        raise HostError("the folder of the image was moved while it was mounted")
+    return again
+
+
+def _mount(folder: int, filesystem: str, settings: Settings) -> None:
     options = "loop,nosuid,nodev,noexec"
     try:
-        arguments = ("-t", filesystem, "-o", options, "image", "mount")
-        programs.run("mount", *arguments, folder=work, settings=settings)
+        arguments = ("-n", "-t", filesystem, "-o", options, "image", "mount")
+        programs.run("mount", *arguments, folder=folder, settings=settings)
     except FledgeError as error:
         try:
-            programs.run("losetup", "--find", folder=work, settings=settings)
+            programs.run("losetup", "--find", folder=folder, settings=settings)
         except FledgeError:
             raise HostError(
                 f"no loop device is free: {error.message}",

@@ -24,7 +24,7 @@ from fledge.store.cache import BackgroundVerifier
 from fledge.tree import Directory, File, Node, Symlink, Tree, TreeError, put
 from fledge.tree.budget import DIRECTORY_COST, Budget
 from fledge.tree.compression import MAX_DECOMPRESSED_SIZE, find_decompression
-from fledge.tree.content import Blob, Span, read_content
+from fledge.tree.content import Blob, Span, Sparse, content_size, read_content
 from fledge.tree.digest import Digest
 from fledge.tree.names import MAX_SHOWN, printable, split_path
 
@@ -67,12 +67,14 @@ def unpack(
     """
     uses = Counter(layer.diff_id for layer in image.layers)
     parsed: dict[Digest, list[tar.Entry]] = {}
+    sizes: dict[Digest, int] = {}
     budget = Budget()
     since = tree.steps
     with closing(prepare(image, session, verifier)) as blobs:
         for number, (layer, blob) in enumerate(zip(image.layers, blobs, strict=True), start=1):
             try:
-                if layer.diff_id not in parsed:
+                if layer.diff_id not in sizes:
+                    sizes[layer.diff_id] = blob.size
                     budget.grow(blob.size)
                 if uses[layer.diff_id] == 1:
                     _apply(tree, tar.read(blob, budget), budget, since)
@@ -86,6 +88,23 @@ def unpack(
         budget.charge_paths(tree)
     except MalformedError as error:
         raise CorruptError(f"{image.uri}: {error}", UNSOUND) from error
+    if len(uses) < len(image.layers) and _data_size(tree) > (size := sum(sizes.values())):
+        raise CorruptError(
+            f"{image.uri}: lists layers several times, which makes its files larger than the"
+            f" {human_size(size)} of its layers",
+            UNSOUND,
+        )
+
+
+def _data_size(tree: Tree) -> int:
+    """Return the bytes of data in all files of an image, without holes."""
+    contents = {node: node.content for _, node in tree.walk() if isinstance(node, File)}
+    return sum(
+        sum(extent.length for extent in content.extents)
+        if isinstance(content, Sparse)
+        else content_size(content)
+        for content in contents.values()
+    )
 
 
 def prepare(

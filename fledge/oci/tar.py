@@ -10,7 +10,6 @@ containerd and umoci use that.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import struct
@@ -23,7 +22,7 @@ import msgspec
 from fledge.errors import CorruptError, MalformedError, unreadable
 from fledge.tree import NANOSECONDS, BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink
 from fledge.tree.budget import DIRECTORY_COST, NODE_COST, Budget, xattrs_cost
-from fledge.tree.content import Content, DataExtent, Span, Sparse
+from fledge.tree.content import Content, DataExtent, Span, Sparse, open_content
 from fledge.tree.limits import (
     MAX_ID,
     MAX_MAJOR,
@@ -137,11 +136,11 @@ Entry = tuple[bytes, Node | HardLink]
 class _BlockReader:
     """Reads an archive's blocks in order."""
 
-    def __init__(self, file: io.FileIO, tar: Span, budget: Budget) -> None:
+    def __init__(self, file: int, tar: Span, budget: Budget) -> None:
         self.position = tar.offset
         self.end = tar.offset + tar.size
         self.budget = budget
-        self._descriptor = file.fileno()
+        self._descriptor = file
 
     def take(self, size: int) -> bytes:
         """Read ``size`` bytes of headers and skip their padding."""
@@ -201,7 +200,7 @@ def read(tar: Span, budget: Budget) -> Iterator[Entry]:
     budget, `FledgeError` if it cannot be read.
     """
     try:
-        with tar.path.open("rb", buffering=0) as file:
+        with open_content(tar) as file:
             blocks = _BlockReader(file, tar, budget)
             while True:
                 start, name = blocks.position - tar.offset, b""
@@ -343,7 +342,7 @@ def _content(header: _Header, blocks: _BlockReader, tar: Span) -> Content:
             texts = records.get(b"GNU.sparse.map", b"").split(b",")
             numbers = [_decimal(number) for number in texts if number]
     else:
-        content = Span(tar.path, blocks.position, header.size, None, tar.digest)
+        content = Span(tar.path, blocks.position, header.size, None, tar.digest, tar.opened)
         blocks.skip(header.size)
         return content
     start, stored = blocks.position, after - blocks.position
@@ -351,7 +350,7 @@ def _content(header: _Header, blocks: _BlockReader, tar: Span) -> Content:
         raise MalformedError("its sparse map is longer than its data")
     blocks.skip(stored)
     blocks.budget.charge(EXTENT_COST * len(numbers) // 2)
-    return Sparse(size, tar.path, _extents(numbers, size, start, stored), tar.digest)
+    return Sparse(size, tar.path, _extents(numbers, size, start, stored), tar.digest, tar.opened)
 
 
 def _sparse_version(records: dict[bytes, bytes]) -> tuple[bytes, bytes] | None:

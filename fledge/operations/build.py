@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from fledge.errors import CorruptError, FledgeError, unreadable
+from fledge.errors import CorruptError, FledgeError, explained_memory, unreadable
 from fledge.host.destination import Destination
-from fledge.host.files import PathLike, replacing_together
+from fledge.host.files import NewFile, PathLike, replacing_together
 from fledge.host.output import Hasher
 from fledge.machine import check as machine
 from fledge.machine.kconfig import KernelConfig
@@ -26,7 +26,6 @@ from fledge.operations.arguments import (
     as_session,
 )
 from fledge.operations.kernel import DEFAULT_KERNEL, target_kernel
-from fledge.operations.manifest import Place
 from fledge.operations.outputs import check_outputs
 from fledge.project import lock, provenance
 from fledge.project.config import Config
@@ -88,9 +87,9 @@ def build(
     config, session = as_config(config, manifest), as_session(session)
     output = Path(output) if output else default_output(config)
     outputs = [output, provenance.path_beside(output)]
-    place = None
+    url = None
     if config.manifest:
-        place = plugin.place(config.manifest, base_url, output)
+        url = plugin.artifact_url(config.manifest, base_url, output)
         outputs.append(path_beside(output))
     check_outputs(config, outputs)
     kernel = target_kernel(config)
@@ -102,12 +101,13 @@ def build(
         session.settings.epoch,
         is_platform_given=platform is not None,
     )
-    with replacing_together(*outputs) as [file, record, *rest]:
-        built = build_pinned(config, pins, start, Path(file.name), place)
-        artifact = msgspec.structs.replace(built, path=output)
-        record.write(provenance.serialize(describe(config, artifact, start.epoch)))
+    with replacing_together(*outputs) as [new, new_record, *rest]:
+        artifact = build_pinned(config, pins, start, new, output, url)
+        with new_record.open() as record:
+            record.write(provenance.serialize(describe(config, artifact, start.epoch)))
         if artifact.manifest:
-            rest[0].write(serialize(artifact.manifest))
+            with rest[0].open() as file:
+                file.write(serialize(artifact.manifest))
     _note_kernel(config, kernel, session)
     return artifact
 
@@ -127,38 +127,50 @@ def default_output(config: Config) -> Path:
 
 
 def build_pinned(
-    config: Config, pins: PinFinder, start: Assembly, output: Path, place: Place | None
+    config: Config,
+    pins: PinFinder,
+    start: Assembly,
+    new: NewFile,
+    output: Path,
+    url: str | None,
 ) -> Artifact:
     """Build an artifact from pinned inputs, and build it again if a cached layer was damaged.
 
     Cached layers are verified in the background while they are in use, because they are rarely
-    damaged. ``output`` is an empty file that is worth nothing before this returns, ``start`` an
-    empty assembly, and ``place`` where the artifact will be, for a manifest. Raises `FledgeError`.
+    damaged. ``new`` is an empty file that is worth nothing before this returns, ``output`` the path
+    that it will get, ``start`` an empty assembly, and ``url`` where the plugin manifest says that
+    the artifact is; None: without a manifest. Raises `FledgeError`.
     """
     config.format.check(start.session.settings)
     with closing(BackgroundVerifier(start.session.cache)) as verification:
         try:
-            return _build_once(config, pins, start.empty_copy(verification), output, place)
+            return _build_once(config, pins, start.empty_copy(verification), new, output, url)
         except FledgeError:
             if verification.passes():
                 raise
     start.session.reporter.note("a layer in the cache is damaged: building again without it")
-    return _build_once(config, pins, start.empty_copy(None), output, place)
+    return _build_once(config, pins, start.empty_copy(None), new, output, url)
 
 
 def _build_once(
-    config: Config, pins: PinFinder, assembly: Assembly, output: Path, place: Place | None
+    config: Config,
+    pins: PinFinder,
+    assembly: Assembly,
+    new: NewFile,
+    output: Path,
+    url: str | None,
 ) -> Artifact:
-    lay_sources(config.sources, pins, assembly)
-    boots.check(config, assembly)
-    manifest = plugin.draft(config, assembly, place) if place else None
-    with assembly.session.reporter.step("write") as step:
-        artifact = _write(config, assembly, output)
-        entries = counted(artifact.entries, "entry")
-        step.detail = f"{entries}, {human_size(artifact.content_size)}"
-    if manifest:
-        manifest = plugin.sealed(manifest, artifact.digest)
-    return msgspec.structs.replace(artifact, manifest=manifest)
+    with explained_memory(f"the artifact of {config.path}"):
+        lay_sources(config.sources, pins, assembly)
+        boots.check(config, assembly)
+        manifest = plugin.draft(config, assembly, output, url) if url else None
+        with assembly.session.reporter.step("write") as step:
+            artifact = _write(config, assembly, new, output)
+            entries = counted(artifact.entries, "entry")
+            step.detail = f"{entries}, {human_size(artifact.content_size)}"
+        if manifest:
+            manifest = plugin.sealed(manifest, artifact.digest)
+        return msgspec.structs.replace(artifact, manifest=manifest)
 
 
 def lay_sources(sources: Iterable[Source], pins: PinFinder, assembly: Assembly) -> None:
@@ -182,14 +194,15 @@ def laying(source: Source, assembly: Assembly) -> Iterator[Step]:
             raise unreadable(Path(error.filename or source.role), error) from error
 
 
-def _write(config: Config, assembly: Assembly, output: Path) -> Artifact:
+def _write(config: Config, assembly: Assembly, new: NewFile, output: Path) -> Artifact:
     session, tree = assembly.session, assembly.tree
-    os.truncate(output, 0)  # whatever a build that found a damaged layer has left
-    with closing(Hasher()) as hasher:
+    with new.open() as file, closing(Hasher()) as hasher:
+        if file.seek(0, os.SEEK_END):
+            file.truncate(0)  # what a build that found a damaged layer has left
         uncompressed = config.format.write(
-            tree, Destination(output, hasher, session.reporter, session.settings)
+            tree, Destination(new, hasher, session.reporter, session.settings)
         )
-        size = output.stat().st_size
+        size = os.fstat(file.fileno()).st_size
         nodes = [node for _, node in tree.walk()]
         total = _content_size(nodes)
         if assembly.verification and not assembly.verification.passes():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
-from itertools import islice, zip_longest
+from itertools import groupby, islice, zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -243,7 +244,9 @@ def compare(
     nodes = [dict(tree.walk()) for tree in (before, after)]
     first_paths = [_first_names(each) for each in nodes]
     contents: dict[tuple[Node, Node], _ContentDifference] = {}
-    for path in sorted(nodes[0].keys() | nodes[1].keys(), key=lambda path: path.split(b"/")):
+    # Both are in that order already.
+    merged = heapq.merge(*nodes, key=lambda path: path.split(b"/"))
+    for path, _ in groupby(merged):
         old, new = nodes[0].get(path), nodes[1].get(path)
         if path in own_paths and _is_empty(old) and _is_empty(new):
             continue

@@ -38,20 +38,11 @@ UNKNOWN = Digest("0" * 64)
 """Stands for the digest of an artifact that is not written yet."""
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where an artifact will be, as its manifest says it."""
-
-    file_name: str
-    url: str
-    """A URL or an absolute path."""
-
-
-def place(settings: Settings, base_url: str | None, artifact: Path) -> Place:
-    """Return the place of an artifact: below ``base_url``, at the URL of the project, or here."""
-    url = settings.url or str(artifact.absolute())
+def artifact_url(settings: Settings, base_url: str | None, artifact: Path) -> str:
+    """Return where an artifact will be: below ``base_url``, at the URL of the project, or here."""
     if base_url:
-        url = f"{base_url.rstrip('/')}/{artifact.name}"
-    return Place(artifact.name, url)
+        return f"{base_url.rstrip('/')}/{artifact.name}"
+    return settings.url or str(artifact.absolute())
 
 
 def manifest(
@@ -84,25 +75,25 @@ def manifest(
             provenance.load(artifact).inputs if provenance.path_beside(artifact).exists() else ()
         )
         image = next((each for each in inputs if each.role == Image.role), None)
-        where = place(config.manifest, base_url, artifact)
-        filled, notes = fill(config, opened.tree, image, where)
+        url = artifact_url(config.manifest, base_url, artifact)
+        filled, notes = fill(config, opened.tree, image, artifact, url)
     return sealed(filled, hash_file(artifact).digest), notes
 
 
-def draft(config: Config, assembly: Assembly, place: Place) -> PluginManifest:
+def draft(config: Config, assembly: Assembly, artifact: Path, url: str) -> PluginManifest:
     """Make the manifest of an artifact that is not written yet: only its digest is missing.
 
     What the image asks for and Volant does not do is a note. Raises as `fill`.
     """
     image = next((each for each in assembly.inputs if each.role == Image.role), None)
-    filled, notes = fill(config, assembly.tree, image, place)
+    filled, notes = fill(config, assembly.tree, image, artifact, url)
     for note in notes:
         assembly.session.reporter.note(note)
     return filled
 
 
 def fill(
-    config: Config, tree: Tree, image: Input | None, place: Place
+    config: Config, tree: Tree, image: Input | None, artifact: Path, url: str
 ) -> tuple[PluginManifest, list[str]]:
     """Make a manifest without a digest, and notes about what Volant does not do for the image.
 
@@ -112,12 +103,12 @@ def fill(
     the config of the image is malformed.
     """
     settings, found = config.manifest or Settings({}), image_runtime(tree)
-    name = settings.keys.get("name") or plugin.plain_name(place.file_name)
+    name = settings.keys.get("name") or plugin.plain_name(artifact.name)
     known: dict[str, Any] = {
         "name": name,
         "runtime": name,
         "workload": _workload(found),
-        config.format.manifest_key: {"url": place.url, "checksum": str(UNKNOWN)},
+        config.format.manifest_key: {"url": url, "checksum": str(UNKNOWN)},
     }
     if image:
         known |= _origin(image, found)

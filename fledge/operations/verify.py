@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
@@ -19,12 +19,12 @@ from fledge.errors import (
     reason,
     unreadable_argument,
 )
-from fledge.host.files import PathLike
+from fledge.host.files import NewFile, PathLike
+from fledge.host.work import temporary_folder
 from fledge.oci.manifest import parse_platform
 from fledge.operations import build
 from fledge.operations.arguments import ConfigLike, as_config, as_session
 from fledge.operations.diff import Difference, diff
-from fledge.operations.manifest import Place
 from fledge.project import lock, manifest, provenance
 from fledge.project.config import Config
 from fledge.project.lock import Lock, PinFinder
@@ -104,14 +104,15 @@ def verify(
         with session.reporter.work("reading") as progress:
             digest = _digest(artifact, progress)
         step.detail = f"sha256 {digest.hex}"
-    with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
-        rebuilt_path = Path(folder, artifact.name)
-        rebuilt_path.touch()
+    with temporary_folder() as (path, folder):
+        new = NewFile(folder.descriptor, artifact.name)
+        os.close(new.create())
+        rebuilt_path = path / artifact.name
         try:
-            rebuilt = _rebuild(record, claimed, config, rebuilt_path, session)
+            rebuilt = _rebuild(record, claimed, config, new, rebuilt_path, session)
         except (ConfigError, CorruptError, NetworkError) as error:
             session.reporter.note("cannot be built as recorded; building the project as it is")
-            claims = _nearest_claims(statement, record, config, rebuilt_path, session)
+            claims = _nearest_claims(statement, record, config, new, rebuilt_path, session)
             if isinstance(error, NetworkError) and not claims:
                 raise
             return Verification(digest, record.digest, None, claims, (), problem=error.message)
@@ -155,10 +156,10 @@ def _check_comparable(record: Provenance, config: Config, artifact: Path) -> Non
 
 
 def _rebuild(
-    record: Provenance, claimed: Lock, config: Config, output: Path, session: Session
+    record: Provenance, claimed: Lock, config: Config, new: NewFile, path: Path, session: Session
 ) -> build.Artifact:
     """Build from the recorded inputs, which ``claimed`` pins, and the files of the project."""
-    pins = PinFinder(config, output, claimed, False, Reporter())
+    pins = PinFinder(config, path, claimed, False, Reporter())
     start = Assembly(
         session,
         parse_platform(record.platform),
@@ -167,12 +168,12 @@ def _rebuild(
         is_platform_given=True,
         trusts_pins=False,
     )
-    return build.build_pinned(config, pins, start, output, _place(record, config, output))
+    return build.build_pinned(config, pins, start, new, path, _url(record, config))
 
 
-def _place(record: Provenance, config: Config, output: Path) -> Place | None:
-    """Return what the manifest says about the place of the artifact; None without a manifest."""
-    return Place(output.name, record.url or "/") if config.manifest else None
+def _url(record: Provenance, config: Config) -> str | None:
+    """Return where the manifest says that the artifact is; None: without a manifest."""
+    return record.url or "/" if config.manifest else None
 
 
 def _manifest_claims(record: Provenance, artifact: Path) -> Iterator[str]:
@@ -190,7 +191,12 @@ def _manifest_claims(record: Provenance, artifact: Path) -> Iterator[str]:
 
 
 def _nearest_claims(
-    statement: Mapping[str, Any], record: Provenance, config: Config, output: Path, session: Session
+    statement: Mapping[str, Any],
+    record: Provenance,
+    config: Config,
+    new: NewFile,
+    path: Path,
+    session: Session,
 ) -> tuple[str, ...]:
     """Describe every field that the project as it is contradicts; none if it cannot be built.
 
@@ -203,7 +209,8 @@ def _nearest_claims(
         with suppress(FledgeError):
             pins = lock.load_pins(config, Reporter(), strict=False)
             start = Assembly(session, parse_platform(platform), config.path.parent, record.epoch)
-            built = build.build_pinned(config, pins, start, output, _place(record, config, output))
+            url = _url(record, config)
+            built = build.build_pinned(config, pins, start, new, path, url)
             found.append(tuple(_false_claims(statement, config, built, record.epoch)))
     return min(found, key=len, default=())
 

@@ -32,11 +32,12 @@ CODECS = ("crc32c", "deflate", "isal", "pyzstd")
 
 PROVENANCE_HINT = "Get the original file from where you got the artifact."
 
-MAX_STATEMENT_SIZE = 64 << 20
-"""Maximum size of a statement in bytes, enough for 200,000 mapped files."""
+MAX_STATEMENT_SIZE = 24 << 20
+"""Maximum size of a statement in bytes, enough for 70,000 mapped files."""
 
-MAX_STATEMENT_VALUES = 2_000_000
-"""Maximum values in a statement, which bounds the memory for it; a mapped file has five."""
+MAX_STATEMENT_VALUES = 1 << 19
+"""Maximum values in a statement, each of which takes up to 200 bytes of memory; a mapped file has
+seven."""
 
 MAX_NESTING = 64
 """Maximum depth of values in a statement."""

@@ -18,7 +18,7 @@ from fledge.project.positions import Keys, positions
 from fledge.project.syntax import explain
 from fledge.project.values import Text, Value, close_match, literal, quoted_key
 from fledge.tree.names import printable
-from fledge.tree.regular import read_regular
+from fledge.tree.regular import IrregularFileError, read_regular
 
 MAX_TOML_SIZE = 1 << 20
 """Maximum size of a file in bytes."""
@@ -214,15 +214,15 @@ class Table:
 def read(path: Path, if_missing: str) -> Document:
     """Read a file.
 
-    ``if_missing`` is the hint if the file does not exist. Raises `InvalidConfig` if it is not valid
+    ``if_missing`` is the hint if there is no such file. Raises `InvalidConfig` if it is not valid
     TOML, `ConfigError` if it cannot be read.
     """
     try:
         raw = read_regular(path, MAX_TOML_SIZE + 1)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file", if_missing) from error
-    except IsADirectoryError as error:
-        raise ConfigError(f"{path} is a folder", if_missing) from error
+    except IrregularFileError as error:
+        raise ConfigError(f"{path}: {reason(error)}", if_missing) from error
     except OSError as error:
         raise ConfigError(f"{path}: {reason(error)}") from error
     if len(raw) > MAX_TOML_SIZE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ from fledge.sources.source import (
     Url,
 )
 from fledge.tree import File, Tree
-from fledge.tree.content import Blob, hash_file
+from fledge.tree.content import Blob, hash_file, open_content
 from fledge.tree.digest import Digest
 from fledge.tree.names import suggestion
 
@@ -405,6 +406,6 @@ def _release_error(error: HttpStatusError, url: str, version: str, known: list[s
 
 def _check_program(agent: FetchedAgent, architecture: str) -> None:
     where = agent.url or agent.content.path
-    with agent.content.path.open("rb") as file:
-        start = file.read(programs.START_SIZE)
+    with open_content(agent.content) as file:
+        start = os.pread(file, programs.START_SIZE, 0)
     programs.check_program(start, f"the agent from {where}", architecture)

@@ -6,6 +6,11 @@
 
 Builds that run at the same time share the cache. A killed build leaves at worst an incomplete
 blob: the kernel drops its locks, and the next build that needs the blob continues the download.
+
+A blob that a build uses stays open, so what was verified is what is read, whatever comes to its
+path. That also serves a build in a cache that it may only read, or whose filesystem has no locks
+for single bytes: there `Cache.remove` does not know that the blob is in use, and the build is not
+disturbed.
 """
 
 from __future__ import annotations
@@ -28,11 +33,20 @@ from pathlib import Path
 import msgspec
 
 from fledge.errors import FledgeError, HostError, MalformedError
-from fledge.tree.content import Blob, hash_file, update_hash
+from fledge.tree.content import Blob, OpenFile, is_intact, update_hash
 from fledge.tree.digest import Digest
-from fledge.tree.regular import problem_of
 
 CHOOSE_FOLDER = "Set FLEDGE_CACHE_DIR to a folder that you can write to."
+
+UNPINNED = "unpinned-"
+"""The prefix of the names of incomplete blobs whose digests are not known yet."""
+
+NO_LOCKS = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Errors of filesystems and kernels that lack a kind of lock."""
+
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Flags for all files of the cache. No symlink is followed, and no fifo makes a build wait."""
 
 
 class Partial:
@@ -96,11 +110,14 @@ class _UseLocks:
         self._opening = threading.Lock()
 
     def add(self, path: Path, digest: Digest) -> None:
-        """Keep `Cache.remove` from removing the blob, which need not exist yet."""
+        """Keep `Cache.remove` from removing the blob, which need not exist yet.
+
+        Raises `OSError`.
+        """
         with self._opening:
             if self._file is None:
                 # A shared lock needs only read access, so the cache may belong to another user.
-                self._file = io.FileIO(path, opener=_open_to_read)
+                self._file = _open_file(path, os.O_RDONLY | os.O_CREAT)
         _lock_byte(self._file, fcntl.F_OFD_SETLKW, fcntl.F_RDLCK, digest)
 
 
@@ -126,8 +143,8 @@ class Cache(msgspec.Struct, frozen=True):
         removing it could remove a good one that another build just put there.
         """
         found = self.claim(digest)
-        with _explained(self.root), suppress(FileNotFoundError):
-            if found and hash_file(found.path) == found:
+        with _explained(self.root):
+            if found and is_intact(found):
                 return found
         return None
 
@@ -136,15 +153,20 @@ class Cache(msgspec.Struct, frozen=True):
         path = self.path(digest)
         with _explained(self.root):
             try:
-                self._use(digest)
-                status = path.stat()
+                opened = OpenFile(os.open(path, os.O_RDONLY | _FILE))
             except FileNotFoundError:
                 return None
-            if problem_of(status):
-                return None  # nobody's blob: a good one replaces it, as it does a damaged one
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENXIO):
+                    return None  # a symlink or a socket, which `add` will replace
+                raise
+            status = os.fstat(opened.descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            self._use(digest)
             with suppress(OSError):  # a user who may only read a cache cannot prune it either
-                os.utime(path)
-        return Blob(path, 0, status.st_size, digest)
+                os.utime(opened.descriptor)
+        return Blob(path, 0, status.st_size, digest, opened=opened)
 
     @contextmanager
     def partial(self, digest: Digest | None, waiting: Callable[[], None]) -> Iterator[Partial]:
@@ -154,35 +176,41 @@ class Cache(msgspec.Struct, frozen=True):
         before this one waits. If the digest is not known yet (None), the blob starts empty, and
         is removed at the end unless `add` completed it.
         """
-        name = digest.hex if digest else f"unpinned-{secrets.token_hex(8)}"
-        path = self.root / "partial" / name
-        with _explained(self.root):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = _open_locked(path, waiting)
-        with file:
-            partial = Partial(self.root, path, file)
+        name = digest.hex if digest else UNPINNED + secrets.token_hex(8)
+        with _explained(self.root), self._folder("partial") as folder:
+            if digest is None:
+                self._remove_abandoned()
+            file = _open_locked(folder, name, self.root, waiting)
+        with _closing(file, self.root):
+            partial = Partial(self.root, self.root / "partial" / name, file)
             try:
                 yield partial
             finally:
                 resumable = digest and partial.size > 0
-                if not resumable and _is_at(file, path):
-                    path.unlink()
+                with _explained(self.root), self._folder("partial") as folder:
+                    if not resumable and _is_at(file, folder, name):
+                        os.unlink(name, dir_fd=folder)
 
     def add(self, partial: Partial) -> Blob:
         """Complete an incomplete blob: move it to its place in the cache, under its digest."""
         digest = partial.digest
-        path = self.path(digest)
-        with _explained(self.root):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            _explained(self.root),
+            self._folder("partial") as partials,
+            self._folder("blobs", "sha256") as blobs,
+        ):
             self._use(digest)
             # Not synced: if a crash loses data, the digest will not match.
-            partial.path.rename(path)
+            os.rename(partial.path.name, digest.hex, src_dir_fd=partials, dst_dir_fd=blobs)
             # Only after the rename: a read-only file that is still partial could not be continued.
             os.fchmod(partial.file.fileno(), 0o444)
-        return Blob(path, 0, partial.size, digest)
+            opened = OpenFile(os.dup(partial.file.fileno()))
+        return Blob(self.path(digest), 0, partial.size, digest, opened=opened)
 
     def store(self, data: bytes) -> Blob:
-        """Add a blob from memory."""
+        """Add a blob from memory, unless the cache has it."""
+        if blob := self.find(Digest.of(data)):
+            return blob
         with self.partial(None, lambda: None) as partial:
             partial.write(data)
             return self.add(partial)
@@ -209,12 +237,16 @@ class Cache(msgspec.Struct, frozen=True):
         with _explained(self.root), ExitStack() as opened:
             try:
                 if entry.digest:
-                    uses = opened.enter_context(self._in_use.open("a+b", buffering=0))
-                    _lock_byte(uses, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, entry.digest)
+                    uses = opened.enter_context(_open_file(self._in_use, os.O_RDWR | os.O_CREAT))
+                    try:
+                        _lock_byte(uses, fcntl.F_OFD_SETLK, fcntl.F_WRLCK, entry.digest)
+                    except OSError as error:
+                        if error.errno not in NO_LOCKS:
+                            raise
                 else:
-                    file = opened.enter_context(entry.path.open("rb"))
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                now = entry.path.stat()
+                    file = opened.enter_context(_open_file(entry.path, os.O_RDONLY))
+                    _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, self.root)
+                now = entry.path.lstat()
                 if _is_unchanged(entry.status, now):
                     entry.path.unlink()
                     return True
@@ -222,12 +254,35 @@ class Cache(msgspec.Struct, frozen=True):
                 pass
             return False
 
+    def _remove_abandoned(self) -> None:
+        """Remove incomplete blobs that killed builds have left and no build can continue."""
+        for entry in self.entries():
+            if entry.path.name.startswith(UNPINNED):
+                self.remove(entry)
+
     @property
     def _in_use(self) -> Path:
         return self.root / "in-use"
 
     def _use(self, digest: Digest) -> None:
-        self._locks.add(self._in_use, digest)
+        # Without the lock the blob may be removed, and the build goes on with the open file.
+        with suppress(OSError):
+            self._locks.add(self._in_use, digest)
+
+    @contextmanager
+    def _folder(self, *names: str) -> Iterator[int]:
+        """Open a folder of the cache, and create it for this user only. Raises `OSError`."""
+        self.root.mkdir(0o700, parents=True, exist_ok=True)
+        folder = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in names:
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=folder)
+                parent, folder = folder, os.open(name, _FOLDER, dir_fd=folder)
+                os.close(parent)
+            yield folder
+        finally:
+            os.close(folder)
 
 
 class BackgroundVerifier:
@@ -260,8 +315,8 @@ class BackgroundVerifier:
 
     def _is_intact(self, blob: Blob) -> bool:
         try:
-            return hash_file(blob.path, self._stop) == blob
-        except OSError:
+            return is_intact(blob, self._stop)
+        except FledgeError:
             return False
 
 
@@ -273,8 +328,10 @@ def _digest_of_name(name: str) -> Digest | None:
         return None
 
 
-def _open_to_read(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT, 0o666)
+def _open_file(path: Path, flags: int) -> io.FileIO:
+    """Open a file of the cache, or create it. Raises `OSError`."""
+    mode = "r" if flags & os.O_ACCMODE == os.O_RDONLY else "r+"
+    return io.FileIO(os.open(path, flags | _FILE, 0o666), mode)
 
 
 def _lock_byte(file: io.FileIO, command: int, kind: int, digest: Digest) -> None:
@@ -289,28 +346,55 @@ def _is_unchanged(before: os.stat_result, now: os.stat_result) -> bool:
     return os.path.samestat(before, now) and before.st_mtime_ns == now.st_mtime_ns
 
 
-def _open_locked(path: Path, waiting: Callable[[], None]) -> io.FileIO:
+def _open_locked(folder: int, name: str, root: Path, waiting: Callable[[], None]) -> io.FileIO:
     """Open a file for appending, create it if it is missing, and lock it until it is closed."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | _FILE
     while True:
         with ExitStack() as opened:
-            file = opened.enter_context(path.open("a+b", buffering=0))
+            file = io.FileIO(os.open(name, flags, 0o666, dir_fd=folder), "r+")
+            opened.enter_context(file)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, root)
             except BlockingIOError:
                 waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
+                _flock(file, fcntl.LOCK_EX, root)
             # The previous owner of the lock may have renamed or removed the file.
-            if _is_at(file, path):
+            if _is_at(file, folder, name):
                 opened.pop_all()
                 return file
 
 
-def _is_at(file: io.FileIO, path: Path) -> bool:
-    """Return whether ``path`` still names the open file."""
+def _flock(file: io.FileIO, operation: int, root: Path) -> None:
+    """Lock or unlock a file. Raises `OSError`, or `HostError` without locks in the filesystem."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        fcntl.flock(file, operation)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise HostError(
+            f"the cache in {root} cannot be used: its filesystem has no locks for files",
+            "Set FLEDGE_CACHE_DIR to a folder on a local disk.",
+        ) from error
+
+
+@contextmanager
+def _closing(file: io.FileIO, root: Path) -> Iterator[None]:
+    """Unlock and close an incomplete blob at the end of the block."""
+    try:
+        yield
+    finally:
+        # A network filesystem may report only now that it could not store the data.
+        with _explained(root), file:
+            fcntl.flock(file, fcntl.LOCK_UN)  # the blob made of it may stay open
+
+
+def _is_at(file: io.FileIO, folder: int, name: str) -> bool:
+    """Return whether ``name`` in an open folder is the open file."""
+    try:
+        at_name = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return False
+    return os.path.samestat(os.fstat(file.fileno()), at_name)
 
 
 @contextmanager
@@ -325,6 +409,11 @@ def _explained(root: Path) -> Iterator[None]:
                 "Free some space, or set FLEDGE_CACHE_DIR to a folder on another disk.",
             ) from error
         reason = (error.strerror or str(error)).lower()
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise FledgeError(
+                f"the cache in {root} cannot be used: {reason}",
+                "Raise the limit with ulimit -n: every layer of an image takes one.",
+            ) from error
         raise HostError(
             f"the cache in {root} cannot be used: {reason}", _hint(error, root)
         ) from error
@@ -332,8 +421,10 @@ def _explained(root: Path) -> Iterator[None]:
 
 def _hint(error: OSError, root: Path) -> str:
     """Return what to do if the cache cannot be used: most often root owns a part, after sudo."""
-    named = [Path(name) for name in (error.filename, error.filename2) if name]
-    if os.geteuid() != 0 and any(_is_of_root(path, root) for path in named):
+    folders = [root, root / "blobs", root / "blobs" / "sha256", root / "partial"]
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, str)]
+    parts = [*folders, *(folder / name for folder in folders for name in names)]
+    if os.geteuid() != 0 and any(map(_is_of_root, parts)):
         return (
             f"root owns a part of it, perhaps since fledge was run with sudo: run `sudo chown -R"
             f" {os.geteuid()} {shlex.quote(str(root))}`. {CHOOSE_FOLDER}"
@@ -341,13 +432,9 @@ def _hint(error: OSError, root: Path) -> str:
     return CHOOSE_FOLDER
 
 
-def _is_of_root(path: Path, root: Path) -> bool:
-    """Return whether ``path`` is in the cache ``root`` and belongs to the user root.
-
-    If it is missing, that is asked of the folder that it would be in.
-    """
-    while path.is_relative_to(root):
-        with suppress(OSError):  # it is missing, or in a folder that this user may not enter
-            return path.stat().st_uid == 0
-        path = path.parent
-    return False
+def _is_of_root(path: Path) -> bool:
+    """Return whether a path belongs to the user root. False if it cannot be seen."""
+    try:
+        return path.stat().st_uid == 0
+    except OSError:
+        return False

@@ -27,12 +27,29 @@ HASH_SIZE = 4 << 20
 interpreter's lock after each one."""
 
 
+class OpenFile:
+    """A file that is open for reading as long as this object lives.
+
+    Whatever comes to its path meanwhile, all contents that hold this object are of this one file.
+    """
+
+    __slots__ = ("descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        """``descriptor`` will be closed by this object."""
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
 class Span(msgspec.Struct, frozen=True):
     """``size`` bytes at ``offset`` of a file on disk.
 
     If ``digest`` is set, every complete read verifies the bytes: an artifact matches the digests
     of its inputs even if somebody writes to the file during the build. ``file_digest`` is the
-    digest of the whole file; None if it is unknown.
+    digest of the whole file; None if it is unknown. ``opened`` is the file itself; if it is None,
+    every read opens the file at ``path``.
     """
 
     path: Path
@@ -40,6 +57,7 @@ class Span(msgspec.Struct, frozen=True):
     size: int
     digest: Digest | None = None
     file_digest: Digest | None = None
+    opened: OpenFile | None = None
 
 
 class Blob(Span, frozen=True):
@@ -62,7 +80,7 @@ class DataExtent(NamedTuple):
 class Sparse:
     """``size`` bytes of which some are stored in a file; the rest are holes, which read as zeros.
 
-    ``file_digest`` is the digest of the whole file; None if it is unknown.
+    ``file_digest`` and ``opened`` are as in `Span`.
     """
 
     size: int
@@ -71,6 +89,7 @@ class Sparse:
     extents: tuple[DataExtent, ...]
     """All data, in the order of its offsets and without overlap."""
     file_digest: Digest | None = None
+    opened: OpenFile | None = None
 
 
 Content = bytes | Span | Sparse
@@ -109,11 +128,12 @@ def read_range(content: Content, offset: int, size: int) -> bytes:
     if isinstance(content, bytes):
         return content[offset : offset + size]
     if isinstance(content, Span):
-        with _open(content.path) as file:
-            return b"".join(_pieces(file, content.path, content.offset + offset, size))
+        extents: tuple[DataExtent, ...] = (DataExtent(0, content.offset, content.size),)
+    else:
+        extents = content.extents
     found = bytearray(size)
-    with _open(content.path) as file:
-        for extent in content.extents:
+    with open_content(content) as file:
+        for extent in extents:
             start = max(extent.offset, offset)
             end = min(extent.offset + extent.length, offset + size)
             if start < end:
@@ -141,7 +161,7 @@ def read_extents(content: Sparse) -> Iterator[tuple[int, bytes]]:
 
     Raises the errors of `read_content`.
     """
-    with _open(content.path) as file:
+    with open_content(content) as file:
         for extent in content.extents:
             position = extent.offset
             for piece in _pieces(file, content.path, extent.source, extent.length):
@@ -159,7 +179,7 @@ def _zeros(count: int) -> Iterator[bytes]:
 
 def _read_span(content: Span) -> Iterator[bytes]:
     sha256 = hashlib.sha256() if content.digest else None
-    with _open(content.path) as file:
+    with open_content(content) as file:
         for piece in _pieces(file, content.path, content.offset, content.size):
             if sha256:
                 sha256.update(piece)
@@ -179,17 +199,24 @@ def check_digest(content: Span, actual: Digest) -> None:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[io.FileIO]:
+def open_content(content: Span | Sparse) -> Iterator[int]:
+    """Yield a descriptor of the file that a content is in, to read at positions only.
+
+    An `OSError` in the block becomes the `FledgeError` that the file cannot be read.
+    """
     try:
-        with open_regular(path) as file:
-            yield file
+        if content.opened:
+            yield content.opened.descriptor
+        else:
+            with open_regular(content.path) as file:
+                yield file.fileno()
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable(content.path, error) from error
 
 
-def _pieces(file: io.FileIO, path: Path, offset: int, size: int) -> Iterator[bytes]:
+def _pieces(file: int, path: Path, offset: int, size: int) -> Iterator[bytes]:
     while size:
-        piece = os.pread(file.fileno(), min(size, READ_SIZE), offset)
+        piece = os.pread(file, min(size, READ_SIZE), offset)
         if not piece:
             raise changed(path)
         offset += len(piece)
@@ -221,7 +248,7 @@ _buffer = _Buffer()
 
 def update_hash(
     sha256: hashlib._Hash,
-    file: io.FileIO,
+    file: io.FileIO | io.BufferedRandom,
     stop: Event | None = None,
     progress: Transfer | None = None,
 ) -> int:
@@ -237,6 +264,21 @@ def update_hash(
         if progress:
             progress.advance(count)
     return total
+
+
+def is_intact(blob: Blob, stop: Event | None = None) -> bool:
+    """Read a whole blob, and return whether it has its digest.
+
+    Setting ``stop`` ends the reading early, and it counts as damaged. Raises `FledgeError`.
+    """
+    sha256 = hashlib.sha256()
+    buffer = _buffer.memory
+    position = 0
+    with open_content(blob) as file:
+        while not (stop and stop.is_set()) and (count := os.preadv(file, [buffer], position)):
+            sha256.update(buffer[:count])
+            position += count
+    return sha256.hexdigest() == blob.digest.hex
 
 
 def changed(path: Path) -> CorruptError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -31,6 +32,7 @@ START = {
     "fledge.cli.streams",
     "fledge.host",
     "fledge.host.process",
+    "fledge.host.signals",
 }
 """The modules of fledge that every command loads."""
 
@@ -250,17 +252,23 @@ def test_only_what_touches_a_disk_loads_its_format(tmp_path: Path) -> None:
     assert "crc32c" in loaded(tmp_path, "build", "-o", "disk.img")
 
 
-def test_an_interrupt_while_a_command_is_loaded() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "module", ["fledge.cli.app", "typer.core", "fledge.cli.build", "fledge.operations", "msgspec"]
+)
+def test_a_signal_while_modules_are_loaded(
+    tmp_path: Path, module: str, number: signal.Signals
+) -> None:
     code = (
-        "import sys\n"
+        "import os, sys\n"
         "class Interrupting:\n"
         "    def find_spec(self, name, path, target=None):\n"
-        "        if name == 'fledge.operations': raise KeyboardInterrupt\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), {int(number)})\n"
         "sys.meta_path.insert(0, Interrupting())\n"
         "sys.argv = ['fledge', 'build']\n"
-        "from fledge.cli.app import main\n"
+        "from fledge.__main__ import main\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (-2, "")
-    assert done.stderr == "error: interrupted; nothing was written\n"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-number, "", "")

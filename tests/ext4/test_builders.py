@@ -121,16 +121,15 @@ from pathlib import Path
 from contextlib import closing
 from fledge.ext4.format import Ext4
 from fledge.host.destination import Destination
+from fledge.host.files import replacing_together
 from fledge.host.output import Hasher
 from fledge.host.settings import Settings
 from fledge.report import Reporter
-path = Path("image")
-path.touch()
 tree = pickle.load(open("tree", "rb"))
 tree.mtime_ns = {EPOCH} * 10**9
-with closing(Hasher()) as hasher:
+with replacing_together(Path("image")) as [new], closing(Hasher()) as hasher:
     settings = Settings.from_environment()
-    destination = Destination(path, hasher, Reporter(), settings)
+    destination = Destination(new, hasher, Reporter(), settings)
     Ext4(1, {builder!r}).write(tree, destination)
 """
     with nobody() as user:

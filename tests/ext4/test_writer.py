@@ -62,8 +62,8 @@ def write(tree: Tree, image: Path, *, size_buffer_mb: int = 1, builder: Builder 
 def write_large(tree: Tree, image: Path, size_buffer_mb: int) -> Path:
     """Write an image without its digest, because hashing hundreds of GiB takes minutes."""
     tree.add(b"lost+found", Directory(mode=0o700))
-    image.touch()
-    writer.write(make_plan(tree, size_buffer_mb, EPOCH), image, EPOCH)
+    with image.open("w+b", buffering=0) as file:
+        writer.write(make_plan(tree, size_buffer_mb, EPOCH), file, EPOCH)
     return image
 
 

@@ -8,11 +8,13 @@ import resource
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fledge.errors import ConfigError, FledgeError, HostError
-from fledge.host.files import check_output, replacing, replacing_together
+from fledge.host.files import NewFile, check_output, replacing, replacing_together
+from fledge.host.signals import LateInterrupt
 from tests.support.rights import without_rights
 
 
@@ -190,28 +192,66 @@ def test_folder_that_can_be_written_but_not_listed(folder: Path) -> None:
     assert names(folder / "blind") == ["out"]
 
 
-def test_symlink_stays_one(tmp_path: Path) -> None:
-    (tmp_path / "real").write_bytes(b"old")
-    link = tmp_path / "link"
-    link.symlink_to("real")
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_symlink_is_replaced_and_never_followed(tmp_path: Path, shared: bool) -> None:
+    folder, secret = tmp_path / "folder", tmp_path / "secret"
+    folder.mkdir()
+    folder.chmod(0o1777 if shared else 0o755)
+    secret.write_bytes(b"secret")
+    link = folder / "out"
+    link.symlink_to(secret)
+    if shared and os.geteuid() == 0:
+        os.lchown(link, 65534, 65534)
     with replacing(link) as file:
         file.write(b"new")
-    assert link.is_symlink()
-    assert (tmp_path / "real").read_bytes() == b"new"
+    assert not link.is_symlink()
+    assert link.read_bytes() == b"new"
+    assert secret.read_bytes() == b"secret"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of another user")
+def test_nobody_else_decides_who_may_write_to_the_output(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.touch()
+    output.chmod(0o666)
+    os.chown(output, 65534, 65534)
+    with replacing(output):
+        pass
+    assert output.stat().st_mode & 0o7777 == 0o644
+    assert output.stat().st_uid == 0
+
+
+def test_a_file_that_was_planted_for_the_new_one_is_an_error(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    with (
+        pytest.raises(HostError, match="could not be written"),
+        replacing_together(tmp_path / "out") as [new],
+    ):
+        os.unlink(new.name, dir_fd=new.folder)
+        os.symlink(secret, new.name, dir_fd=new.folder)
+        new.open()
+    assert secret.read_bytes() == b"secret"
+    assert names(tmp_path) == ["secret"]
+
+
+def write(new: NewFile, data: bytes) -> None:
+    with new.open() as file:
+        file.write(data)
 
 
 def test_several_files_are_replaced_together(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_bytes(b"old")
     with replacing_together(one, two) as [first, second]:
-        first.write(b"1")
-        second.write(b"2")
+        write(first, b"1")
+        write(second, b"2")
         assert one.read_bytes() == b"old"
         assert not two.exists()
     assert (one.read_bytes(), two.read_bytes()) == (b"1", b"2")
     assert names(tmp_path) == ["one", "two"]
     with pytest.raises(ZeroDivisionError), replacing_together(one, two) as [first, second]:
-        first.write(b"3")
+        write(first, b"3")
         raise ZeroDivisionError
     assert (one.read_bytes(), two.read_bytes()) == (b"1", b"2")
     assert names(tmp_path) == ["one", "two"]
@@ -221,37 +261,29 @@ def test_a_signal_between_the_two_comes_after_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    replace = Path.replace
+    replace = os.replace
 
-    def interrupted(self: Path, target: Path) -> Path:
-        done = replace(self, target)
+    def interrupted(*arguments: Any, **more: Any) -> None:
+        replace(*arguments, **more)
         os.kill(os.getpid(), signal.SIGINT)
-        return done
 
-    monkeypatch.setattr(Path, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt), replacing_together(one, two) as [first, second]:
-        first.write(b"1")
-        second.write(b"2")
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(LateInterrupt) as caught, replacing_together(one, two) as [first, second]:
+        write(first, b"1")
+        write(second, b"2")
+    assert caught.value.output == one
     assert (one.read_bytes(), two.read_bytes()) == (b"1", b"2")
+    assert names(tmp_path) == ["one", "two"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_if_only_one_could_be_replaced_that_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_if_only_one_could_be_replaced_that_is_said(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    replace = Path.replace
-
-    def broken(self: Path, target: Path) -> Path:
-        if target.name == "two":
-            raise OSError(errno.EIO, "Input/output error")
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", broken)
+    two.mkdir()
     half_done = pytest.raises(HostError, match=r"one is new, but .*two could not be written")
     with half_done, replacing_together(one, two):
         pass
-    assert names(tmp_path) == ["one"]
+    assert names(tmp_path) == ["one", "two"]
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o755])
@@ -262,20 +294,3 @@ def test_the_permissions_of_the_old_file_stay(tmp_path: Path, mode: int) -> None
     with replacing(output) as file:
         file.write(b"new")
     assert output.stat().st_mode & 0o7777 == mode
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link of another user")
-def test_a_link_that_another_user_planted_is_not_followed(tmp_path: Path) -> None:
-    shared, secret, link = tmp_path / "shared", tmp_path / "secret", tmp_path / "shared" / "out"
-    shared.mkdir()
-    shared.chmod(0o1777)
-    secret.write_bytes(b"secret")
-    link.symlink_to(secret)
-    os.lchown(link, 65534, 65534)
-    with pytest.raises(HostError, match="is a symlink of another user"), replacing(link) as file:
-        file.write(b"overwritten")
-    assert secret.read_bytes() == b"secret"
-    os.lchown(link, 0, 0)
-    with replacing(link) as file:
-        file.write(b"mine")
-    assert secret.read_bytes() == b"mine"

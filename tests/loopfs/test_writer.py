@@ -13,11 +13,19 @@ import pytest
 
 from fledge.errors import CorruptError, FledgeError, HostError
 from fledge.host import programs
+from fledge.host.files import replacing_together
 from fledge.host.settings import Settings
 from fledge.loopfs import writer as loop
 from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink, Tree
 from fledge.tree.content import DataExtent, Span, Sparse
-from tests.support.mounted import list_image, list_tree, mounted, writable, writable_size
+from tests.support.mounted import (
+    list_image,
+    list_tree,
+    loop_devices,
+    mounted,
+    writable,
+    writable_size,
+)
 from tests.support.samples import CAPABILITIES
 
 MIB = 1 << 20
@@ -52,12 +60,28 @@ def sample(folder: Path) -> Tree:
     return tree
 
 
+def write(
+    tree: Tree,
+    image: Path,
+    filesystem_type: str,
+    *,
+    size_buffer_mb: int = 0,
+    preallocate: bool = False,
+) -> None:
+    with replacing_together(image) as [new]:
+        loop.write(
+            tree,
+            new,
+            filesystem_type,
+            size_buffer_mb=size_buffer_mb,
+            preallocate=preallocate,
+            settings=SETTINGS,
+        )
+
+
 def nothing_is_left(folder: Path) -> bool:
     """Check that no image in the folder is mounted or has a loop device."""
-    backing = Path("/sys/block").glob("loop*/loop/backing_file")
-    used = [path.read_text() for path in backing if path.exists()]
-    mounts = Path("/proc/mounts").read_text()
-    return str(folder) not in mounts and not any(str(folder) in name for name in used)
+    return str(folder) not in Path("/proc/mounts").read_text() and not loop_devices(folder)
 
 
 def mkfs_or_skip(filesystem_type: str) -> None:
@@ -76,7 +100,7 @@ def test_the_kernel_sees_the_tree(tmp_path: Path, filesystem_type: str) -> None:
     image = tmp_path / "out" / "image"
     image.parent.mkdir()
     image.touch()
-    loop.write(tree, image, filesystem_type, size_buffer_mb=400, settings=SETTINGS)
+    write(tree, image, filesystem_type, size_buffer_mb=400)
     assert list_image(image) == list_tree(tree)
     with mounted(image) as folder:
         assert os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize >= 400 * MIB
@@ -96,8 +120,7 @@ def test_what_is_asked_for_can_be_written(tmp_path: Path, filesystem_type: str) 
         content = Span(tmp_path / "data", number * 100_000, 100_000)
         tree.add(b"f%d" % number, File(mode=0o644, content=content))
     image = tmp_path / "image"
-    image.touch()
-    loop.write(tree, image, filesystem_type, size_buffer_mb=300, settings=SETTINGS)
+    write(tree, image, filesystem_type, size_buffer_mb=300)
     with writable(image) as root:
         for uid in (0, 1000):
             assert writable_size(root, uid) >= 300 * MIB
@@ -108,10 +131,7 @@ def test_what_is_asked_for_can_be_written(tmp_path: Path, filesystem_type: str) 
 def test_preallocate_leaves_no_holes(tmp_path: Path) -> None:
     mkfs_or_skip("xfs")
     image = tmp_path / "image"
-    image.touch()
-    loop.write(
-        Tree(mtime_ns=0), image, "xfs", size_buffer_mb=1, preallocate=True, settings=SETTINGS
-    )
+    write(Tree(mtime_ns=0), image, "xfs", size_buffer_mb=1, preallocate=True)
     assert image.stat().st_blocks * 512 >= image.stat().st_size
 
 
@@ -125,7 +145,7 @@ def test_a_failure_releases_all(tmp_path: Path, filesystem_type: str) -> None:
     image = tmp_path / "image"
     image.touch()
     with pytest.raises(FledgeError, match="gone"):
-        loop.write(tree, image, filesystem_type, settings=SETTINGS)
+        write(tree, image, filesystem_type)
     assert os.listdir(tmp_path) == ["image"]
     assert nothing_is_left(tmp_path)
 
@@ -138,7 +158,7 @@ def test_what_the_filesystem_cannot_hold_is_named(tmp_path: Path) -> None:
     tree.add(b"dev/x", BlockDevice(mode=0, major=4095, minor=1))
     (tmp_path / "image").touch()
     with pytest.raises(CorruptError, match="/dev/x does not fit"):
-        loop.write(tree, tmp_path / "image", "xfs", settings=SETTINGS)
+        write(tree, tmp_path / "image", "xfs")
 
 
 @pytest.mark.real
@@ -148,26 +168,29 @@ def test_a_signal_releases_all(tmp_path: Path, kind: signal.Signals) -> None:
     mkfs_or_skip("xfs")
     image = tmp_path / "image"
     image.touch()
-    # The content is a fifo, so the build blocks while it fills the mount.
-    os.mkfifo(tmp_path / "endless")
+    # The build waits where it would fill the mount.
     script = f"""
+import time
 from pathlib import Path
 from fledge.loopfs import writer as loop
+from fledge.host.files import replacing_together
 from fledge.host.settings import Settings
-from fledge.tree.content import Span
-from fledge.tree import File, Tree
-folder = Path({str(tmp_path)!r})
-tree = Tree(mtime_ns=0)
-tree.add(b"f", File(mode=0, content=Span(folder / "endless", 0, 1)))
-loop.write(tree, folder / "image", "xfs", settings=Settings.from_environment())
+from fledge.tree import Tree
+def wait(tree, root):
+    print("mounted", flush=True)
+    time.sleep(60)
+loop.folder.populate = wait
+with replacing_together(Path({str(tmp_path)!r}) / "image") as [new]:
+    loop.write(Tree(mtime_ns=0), new, "xfs", settings=Settings.from_environment())
 """
-    build = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", script]
+    build = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert build.stdout
     try:
-        # Opening returns once the build has opened the other end.
-        with (tmp_path / "endless").open("wb"):
-            assert not nothing_is_left(tmp_path)
-            build.send_signal(kind)
-            build.wait(30)
+        assert build.stdout.readline() == b"mounted\n"
+        assert not nothing_is_left(tmp_path)
+        build.send_signal(kind)
+        build.wait(30)
     finally:
         build.kill()
         build.wait()
@@ -178,7 +201,7 @@ loop.write(tree, folder / "image", "xfs", settings=Settings.from_environment())
         time.sleep(0.1)
     assert nothing_is_left(tmp_path)
     if kind == signal.SIGINT:
-        assert sorted(os.listdir(tmp_path)) == ["endless", "image"]
+        assert os.listdir(tmp_path) == ["image"]
 
 
 def test_root_is_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,11 +233,13 @@ def test_missing_loop_devices_are_explained(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from fledge.loopfs import writer as loop
+from fledge.host.files import replacing_together
 from fledge.host.settings import Settings
 from fledge.errors import HostError
 from fledge.tree import Tree
 try:
-    loop.write(Tree(mtime_ns=0), Path("image"), "xfs", settings=Settings.from_environment())
+    with replacing_together(Path("image")) as [new]:
+        loop.write(Tree(mtime_ns=0), new, "xfs", settings=Settings.from_environment())
 except HostError as error:
     print(error.message)
 """

@@ -298,6 +298,16 @@ def test_layers_share_what_they_may_cost(tmp_path: Path, monkeypatch: pytest.Mon
             layers.unpack(opened_image(*hostile), Tree(0), session)
 
 
+def test_layers_that_are_listed_again_do_not_multiply_their_files(tmp_path: Path) -> None:
+    """Each time the symlink leads elsewhere."""
+    session = Session(Settings(), Cache(tmp_path / "cache"), Reporter())
+    content = opened_layer(tmp_path, pack(file("l/x", bytes(99_000))))
+    links = [opened_layer(tmp_path, pack(symlink("l", f"d{n}"))) for n in range(2)]
+    layers.unpack(opened_image(links[0], content, content), Tree(0), session)
+    with pytest.raises(CorruptError, match="lists layers several times"):
+        layers.unpack(opened_image(links[0], content, links[1], content), Tree(0), session)
+
+
 def test_layers_share_the_steps_of_their_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

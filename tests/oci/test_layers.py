@@ -109,7 +109,9 @@ def test_what_is_in_the_cache_is_not_fetched_again(tmp_path: Path, cache: Cache)
     def fetch() -> Span:
         raise NetworkError("fetched again")
 
-    assert list(layers.prepare(opened_image(Layer(first[0].digest, fetch)), using(cache))) == first
+    image = opened_image(Layer(first[0].digest, fetch))
+    [again] = layers.prepare(image, using(cache))
+    assert again.path == first[0].path
 
 
 def test_one_layer_can_stand_several_times_in_an_image(tmp_path: Path, cache: Cache) -> None:

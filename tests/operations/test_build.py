@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +20,18 @@ import pytest
 from fledge.cpio import reader
 from fledge.errors import ConfigError, CorruptError
 from fledge.operations import build
-from fledge.report import Reporter
+from fledge.report import Reporter, Step
 from fledge.session import Session
 from fledge.tree import CharDevice, Directory, File, Symlink, Tree
 from fledge.tree.content import read_content
 from tests.support import golden, project
+from tests.support import tars as tars_support
+from tests.support.images import image as image_of
+from tests.support.images import write_layout
+from tests.support.layouts import make_layout
+from tests.support.mounted import list_image
 from tests.support.pythons import nobody, pythons, venv_with_fledge
+from tests.support.rights import without_rights
 
 
 class Kind(NamedTuple):
@@ -297,3 +305,132 @@ def test_same_as_an_unprivileged_user(kind: Kind) -> None:
         assert json.loads(done.stdout)["sha256"] == kind.golden
         if os.geteuid() == 0:
             assert (user.home / "artifact").stat().st_uid != 0
+
+
+DISK_TABLES = {
+    "ext4": "",
+    "mkfs": 'builder = "mkfs"',
+    "xfs": 'type = "xfs"',
+    "btrfs": 'type = "btrfs"',
+}
+
+
+def make_with_image(folder: Path, format_name: str) -> Path:
+    """Write a project with an image, for an initramfs or a disk."""
+    if format_name == "initramfs":
+        make_layout(folder / "layout")
+        toml, before, after = (
+            project.make(folder),
+            "[source]",
+            '[source]\nimage = "oci:layout:hello"',
+        )
+    else:
+        toml, before = project.make_rootfs(folder), "[filesystem]"
+        after = f"[filesystem]\n{DISK_TABLES[format_name]}"
+    text = toml.read_text()
+    assert before in text
+    toml.write_text(text.replace(before, after))
+    return toml
+
+
+class Swapping(Reporter):
+    """Puts other bytes in the place of every blob of the cache, just before the tree is written."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Step]:
+        if title == "write":
+            for entry in Session.default().cache.entries():
+                other = entry.path.with_name("other")
+                other.write_bytes(bytes(b ^ 0xFF for b in entry.path.read_bytes()))
+                other.replace(entry.path)
+        with super().step(title) as step:
+            yield step
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+real = pytest.mark.real
+
+
+@pytest.mark.parametrize(
+    "format_name",
+    ["initramfs", "ext4", *(pytest.param(each, marks=real) for each in ("mkfs", "xfs", "btrfs"))],
+)
+def test_a_blob_that_is_swapped_after_its_check_changes_nothing(
+    tmp_path: Path, format_name: str
+) -> None:
+    toml = make_with_image(tmp_path, format_name)
+    sound = build.build(toml, tmp_path / "sound")
+    for blob in ("cached", "new"):
+        if blob == "new":
+            shutil.rmtree(Session.default().cache.root)
+        reporter = Swapping()
+        swapped = build.build(toml, tmp_path / "out", session=Session.default(reporter=reporter))
+        assert not [note for note in reporter.notes if "damaged" in note]
+        if format_name in ("xfs", "btrfs"):
+            assert list_image(swapped.path) == list_image(sound.path)
+        else:
+            assert swapped.digest == sound.digest
+        shutil.rmtree(Session.default().cache.root)
+        build.build(toml, tmp_path / "out")
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that everybody may enter, as nobody may not enter the parents of ``tmp_path``."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+def test_a_cache_that_may_only_be_read_is_enough(
+    public_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toml = make_with_image(public_folder, "ext4")
+    cache = public_folder / "cache"
+    monkeypatch.setenv("FLEDGE_CACHE_DIR", str(cache))
+    sound = build.build(toml, public_folder / "sound.img")
+    (cache / "in-use").unlink()
+    for folder in (cache, *(path for path in cache.rglob("*") if path.is_dir())):
+        folder.chmod(0o555)
+    with without_rights():
+        assert build.build(toml, public_folder / "out.img").digest == sound.digest
+    for folder in (cache, *(path for path in cache.rglob("*") if path.is_dir())):
+        folder.chmod(0o755)
+
+
+@pytest.mark.real
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.parametrize("has_locks", [False, True])
+def test_a_cache_on_a_read_only_filesystem_is_enough(tmp_path: Path, has_locks: bool) -> None:
+    toml = make_with_image(tmp_path, "ext4")
+    sound = build.build(toml, tmp_path / "sound.img")
+    cache = Session.default().cache.root
+    if not has_locks:
+        (cache / "in-use").unlink()
+    subprocess.run(["mount", "--bind", cache, cache], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", cache], check=True)
+        assert build.build(toml, tmp_path / "out.img").digest == sound.digest
+    finally:
+        subprocess.run(["umount", cache], check=True)
+
+
+@pytest.mark.parametrize("hard", [128, 2048])
+def test_an_image_of_more_layers_than_files_may_be_open(tmp_path: Path, hard: int) -> None:
+    toml = make_with_image(tmp_path, "ext4")
+    tars = [tars_support.pack(tars_support.file(f"file-{n}", b"%d" % n)) for n in range(300)]
+    write_layout(tmp_path / "layout", image_of(*tars), "hello")
+    limits = f'ulimit -Sn 128 && ulimit -Hn {hard} && exec "$@"'
+    command = ["sh", "-c", limits, "sh", sys.executable, "-m", "fledge", "build"]
+    done = subprocess.run(command, cwd=toml.parent, capture_output=True, text=True, check=False)
+    if hard == 128:
+        assert done.returncode == 1
+        assert "too many open files" in done.stderr
+        assert "ulimit -n" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr

@@ -160,7 +160,7 @@ def test_a_folder_as_lock(fledge: Fledge, tmp_path: Path) -> None:
     (tmp_path / "fledge.lock").mkdir()
     done = fledge("build")
     assert done.code == 2
-    assert "fledge.lock is a folder\n  Restore it from version control" in done.err
+    assert "fledge.lock: it is a folder, not a regular file\n  Restore it from" in done.err
 
 
 @pytest.mark.parametrize(

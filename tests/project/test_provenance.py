@@ -223,7 +223,8 @@ def test_another_version_is_told(tmp_path: Path) -> None:
     ("old", "new", "words"),
     [
         ("", "", "not the provenance of a fledge build: Expecting"),
-        ("{", "[" * 50_000, "recursion"),
+        ("{", "[" * 10_000, "recursion"),
+        ('"_type"', f'"x": [{"[]," * 300_000} 0], "_type"', "more than 524288 values"),
         ('"sha256": "', '"sha256": "x', "not a sha256 digest"),
         ('"diff_ids": [', '"diff": [', "diff_ids"),
         ('"sha256:', '"sha256:../', "not a sha256 digest"),
@@ -232,7 +233,6 @@ def test_another_version_is_told(tmp_path: Path) -> None:
         ("1704067200", "true", "not a whole number"),
         ("1704067200", str(1 << 32), "SOURCE_DATE_EPOCH is missing or not a whole number of at"),
         ('"subject": [', '"x": ' + "[" * 70 + "]" * 70 + ', "subject": [', "nested more than 64"),
-        ('"subject": [', '"x": [' + "{}," * 2_000_000 + '1], "subject": [', "2000000 values"),
         ('"resolvedDependencies": [', '"resolvedDependencies": [7,', "missing"),
         ('"subject": [', '"subject": {}, "x": [', "not a list"),
     ],

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.errors import FledgeError, HostError
-from fledge.store.cache import Cache
-from fledge.tree.content import Blob, read_content
+from fledge.store.cache import BackgroundVerifier, Cache
+from fledge.tree.content import Blob, Span, read_content
 from fledge.tree.digest import Digest
 from tests.support.rights import without_rights
 
@@ -44,8 +44,8 @@ def cache(tmp_path: Path) -> Cache:
 
 def test_what_is_added_is_found(cache: Cache) -> None:
     blob = store(cache)
-    assert blob == Blob(cache.root / "blobs/sha256" / DIGEST.hex, 0, len(DATA), DIGEST)
-    assert cache.find(DIGEST) == blob
+    assert (blob.path, blob.size) == (cache.root / "blobs/sha256" / DIGEST.hex, len(DATA))
+    assert cache.find(DIGEST)
     assert b"".join(read_content(blob)) == DATA
     assert blob.path.stat().st_mode & 0o777 == 0o444
     assert unfinished(cache) == []
@@ -56,7 +56,7 @@ def test_a_blob_is_named_by_what_it_holds(cache: Cache) -> None:
 
 
 def test_adding_twice(cache: Cache) -> None:
-    assert store(cache) == store(cache)
+    assert store(cache).path == store(cache).path
 
 
 def test_a_cache_of_another_user_can_be_read(
@@ -65,9 +65,12 @@ def test_a_cache_of_another_user_can_be_read(
     tmp_path.chmod(0o755)
     monkeypatch.chdir(tmp_path)  # the user nobody cannot enter the parents of tmp_path
     blob = store(Cache(Path("cache")))
-    (tmp_path / "cache").chmod(0o555)
+    for folder in ("cache", "cache/blobs", "cache/blobs/sha256"):
+        Path(folder).chmod(0o555)
     with without_rights():
-        assert Cache(Path("cache")).find(DIGEST) == blob
+        found = Cache(Path("cache")).find(DIGEST)
+    assert found
+    assert found.path == blob.path
 
 
 def test_looking_for_a_blob_makes_no_folder(cache: Cache) -> None:
@@ -111,8 +114,8 @@ def test_nothing_stays_of_a_partial_without_digest(cache: Cache) -> None:
 
 def test_empty_blob(cache: Cache) -> None:
     empty = Digest.of(b"")
-    blob = store(cache, b"", empty)
-    assert cache.find(empty) == blob
+    store(cache, b"", empty)
+    assert cache.find(empty)
     assert unfinished(cache) == []
 
 
@@ -241,3 +244,119 @@ def test_disk_full(cache: Cache) -> None:
             partial.write(DATA)
     assert e.value.exit_code == 1
     assert "FLEDGE_CACHE_DIR" in e.value.hint
+
+
+def test_a_close_that_fails_is_told_as_what_it_is(cache: Cache) -> None:
+    failing = pytest.raises(HostError, match=f"the cache in {cache.root} cannot be used: bad file")
+    with failing, cache.partial(DIGEST, nobody_waits) as partial:
+        partial.write(DATA)
+        cache.add(partial)
+        os.close(partial.file.fileno())
+
+
+@pytest.mark.parametrize("umask", [0, 0o002, 0o022, 0o077])
+def test_nobody_else_enters_its_folders(cache: Cache, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        store(cache)
+    finally:
+        os.umask(before)
+    for folder in ("", "partial", "blobs", "blobs/sha256"):
+        assert (cache.root / folder).stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    "planted", ["in-use", f"partial/{DIGEST.hex}", f"blobs/sha256/{DIGEST.hex}"]
+)
+def test_a_planted_link_is_not_followed(cache: Cache, tmp_path: Path, planted: str) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    link = cache.root / planted
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "secret")
+    assert cache.find(DIGEST) is None
+    if planted.startswith("partial"):
+        with pytest.raises(HostError, match="too many levels of symbolic links"):
+            store(cache)
+    else:
+        assert store(cache).size == len(DATA)
+        assert cache.find(DIGEST)
+    assert (tmp_path / "secret").read_bytes() == b"secret"
+
+
+@pytest.mark.parametrize("planted", ["partial", "blobs", "blobs/sha256"])
+def test_a_planted_folder_is_not_entered(cache: Cache, tmp_path: Path, planted: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = cache.root / planted
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(HostError, match="not a directory"):
+        store(cache)
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_a_fifo_in_place_of_a_blob_is_no_blob(cache: Cache) -> None:
+    cache.path(DIGEST).parent.mkdir(parents=True)
+    os.mkfifo(cache.path(DIGEST))
+    assert cache.find(DIGEST) is None
+    store(cache)
+    assert cache.find(DIGEST)
+
+
+@pytest.mark.parametrize("how", ["added", "found", "claimed"])
+def test_what_was_verified_is_what_is_read(cache: Cache, tmp_path: Path, how: str) -> None:
+    blob: Blob | None = store(cache)
+    if how == "found":
+        blob = cache.find(DIGEST)
+    elif how == "claimed":
+        verifier = BackgroundVerifier(cache)
+        blob = verifier.claim(DIGEST)
+    assert blob
+    (tmp_path / "other").write_bytes(DATA.swapcase())
+    (tmp_path / "other").replace(blob.path)
+    if how == "claimed":
+        assert verifier.passes()
+        verifier.close()
+    part = Span(blob.path, 4, 5, None, DIGEST, blob.opened)
+    assert b"".join(read_content(part)) == DATA[4:9]
+
+
+def test_what_a_killed_build_left_without_a_digest_goes(cache: Cache) -> None:
+    abandoned = cache.root / "partial" / "unpinned-0123456789abcdef"
+    abandoned.parent.mkdir(parents=True)
+    abandoned.write_bytes(b"half")
+    with cache.partial(None, nobody_waits) as first, cache.partial(None, nobody_waits) as second:
+        assert unfinished(cache) == sorted([first.path.name, second.path.name])
+
+
+@pytest.mark.parametrize("missing", ["fcntl", "flock"])
+def test_a_kernel_without_such_locks(cache: Cache, missing: str) -> None:
+    """The kernel refuses the calls, in a process of their own."""
+    store(cache)
+    script = f"""
+import sys
+from pathlib import Path
+from tests.support.refusal import refuse
+from fledge.errors import HostError
+from fledge.store.cache import Cache
+from fledge.store.housekeeping import prune
+from fledge.tree.digest import Digest
+refuse({missing!r})
+cache = Cache(Path(sys.argv[1]))
+assert cache.find(Digest({DIGEST.hex!r}))
+try:
+    print(cache.store(b"other").size, prune(cache, None, 0).left.files)
+except HostError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(cache.root)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    if missing == "fcntl":
+        assert done.stdout == "5 0\n"
+    else:
+        assert "its filesystem has no locks for files" in done.stdout
+        assert "FLEDGE_CACHE_DIR" in done.stdout

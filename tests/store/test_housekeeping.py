@@ -238,3 +238,11 @@ def test_prune_wants_to_know_what(fledge: Fledge) -> None:
     done = fledge("cache", "prune", "--older-than", "1y")
     assert done.code == 2
     assert "'1y' is not a duration" in done.err
+
+
+def test_prune_removes_what_killed_builds_have_left(fledge: Fledge, tmp_path: Path) -> None:
+    (tmp_path / ".fledge-dead" / "tree").mkdir(parents=True)
+    done = fledge("cache", "prune", "--max-size", "1GiB")
+    assert done.code == 0
+    assert "of killed builds: 1 folder removed" in done.out
+    assert os.listdir(tmp_path) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 from fledge.ext4.format import Ext4
 from fledge.formats import Format
 from fledge.host.destination import Destination
+from fledge.host.files import replacing_together
 from fledge.host.output import Hasher
 from fledge.host.settings import Settings
 from fledge.report import Reporter
@@ -17,9 +18,8 @@ from fledge.tree.digest import Digest
 
 def write(tree: Tree, path: Path, options: Format) -> Digest:
     """Write a tree in a format, and return the digest that the build would record."""
-    path.touch()
-    with closing(Hasher()) as hasher:
-        options.write(tree, Destination(path, hasher, Reporter(), Settings.from_environment()))
+    with replacing_together(path) as [new], closing(Hasher()) as hasher:
+        options.write(tree, Destination(new, hasher, Reporter(), Settings.from_environment()))
         return hasher.digest()
 
 

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,6 +136,16 @@ def writable_size(folder: Path, uid: int) -> int:
     path.unlink()
     os.sync()
     return size
+
+
+def loop_devices(folder: Path) -> list[str]:
+    """Return the files below a folder that loop devices use."""
+    used = []
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):  # released meanwhile
+            used.append(path.read_text().strip())
+    # A file in another mount namespace is named from the root of its filesystem.
+    return [name for name in used if folder.name in Path(name).parts]
 
 
 def list_image(image: Path) -> Listing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 from collections import Counter
@@ -102,7 +103,10 @@ class PlainTar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
 
     def write(self, tree: Tree, destination: Destination) -> None:
         first: dict[Node, bytes] = {}
-        with tarfile.open(destination.path, "w", format=tarfile.PAX_FORMAT) as tar:
+        with (
+            destination.file.open() as output,
+            tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
             for path, node in tree.walk():
                 info = _info(path, node)
                 if not path:
@@ -112,16 +116,13 @@ class PlainTar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
                     info.size = 0
                     tar.addfile(info)
                 elif isinstance(node, File):
-                    content = destination.path.with_name(".fledge-content")
-                    content.write_bytes(b"".join(read_content(node.content)))
-                    with content.open("rb") as file:
-                        tar.addfile(info, file)
-                    content.unlink()
+                    tar.addfile(info, io.BytesIO(b"".join(read_content(node.content))))
                 else:
                     tar.addfile(info)
                 if not isinstance(node, Directory):
                     first.setdefault(node, path)
-        destination.hasher.update_file(destination.path)
+        with destination.file.open() as output:
+            destination.hasher.update_file(output)
 
     def requirements(self) -> Sequence[Requirement]:
         return (Requirement("tar filesystem", ("TAR_FS",)),)

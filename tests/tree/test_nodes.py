@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -241,6 +242,17 @@ def test_walk_sorts_by_component() -> None:
         *(b"", b"B", b"a", b"a/b", b"a/b/c", b"a/b.c", b"a/z"),
         *(b"a b", b"a-", b"a.b", b"aa", b"\xff"),
     ]
+
+
+def test_walk_keeps_one_path() -> None:
+    """Ten thousand names below a path of 4 KiB would be 40 MiB of paths."""
+    parent = Directory(mode=0o755, children={b"%d" % n: file() for n in range(10_000)})
+    tree = tree_of({b"/".join([b"d" * 255] * 16): parent})
+    tracemalloc.start()
+    assert sum(1 for _ in tree.walk()) == 1 + 16 + 10_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 def test_depth_is_no_problem() -> None:
