@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fledge.project import rules
+from fledge.project import manifest, rules
 from fledge.project.schema import Group, Key, Schema, Table, Variant, schema
 from fledge.project.values import literal
 from fledge.sources.source import Presence
@@ -33,6 +33,7 @@ def json_schema() -> Json:
             properties[table.name]["allOf"] = [first]
             for tables in conditions.values():
                 del tables[table.name]
+    properties[manifest.TABLE], definitions = manifest.settings_schema()
     return {
         "$schema": DIALECT,
         "title": "fledge.toml",
@@ -53,6 +54,7 @@ def json_schema() -> Json:
             ),
             *rules.json_schema(),
         ],
+        "$defs": definitions,
     }
 
 

@@ -166,26 +166,46 @@ class Devices(_Part, frozen=True, kw_only=True):
 class PluginManifest(_Part, frozen=True, kw_only=True):
     """A whole manifest, as Volant installs it."""
 
-    schema_version: str = ""
-    name: Name
-    version: Name
-    runtime: Name
-    enabled: bool = False
-    """False: Volant makes no VM of it."""
-    image: str = ""
-    image_digest: str = ""
-    openapi: str = ""
-    labels: dict[str, str] = {}
-    resources: Resources
-    workload: Workload
+    schema_version: Annotated[str, Meta(description="The version of the manifest's format.")] = ""
+    name: Annotated[Name, Meta(description="The plugin. By default the name of the artifact.")]
+    version: Annotated[
+        Name, Meta(description="By default that of the image: its label, or its tag.")
+    ]
+    runtime: Annotated[Name, Meta(description="By default the name.")]
+    enabled: Annotated[
+        bool, Meta(description="Whether Volant makes VMs of it; by default true.")
+    ] = False
+    image: Annotated[str, Meta(description="The image that it was made from.")] = ""
+    image_digest: Annotated[str, Meta(description="The digest of that image's manifest.")] = ""
+    openapi: Annotated[str, Meta(description="Where its API is described.")] = ""
+    labels: Annotated[dict[str, str], Meta(description="Labels of the plugin.")] = {}
+    resources: Annotated[
+        Resources, Meta(description="What a VM gets: by default one CPU and 512 MiB.")
+    ]
+    workload: Annotated[
+        Workload,
+        Meta(
+            description="The program to run. By default entrypoint, env and workdir are those of"
+            " the image, and base_url has its first TCP port. exec and grpc need Volant v0.6.6."
+        ),
+    ]
     rootfs: RootFilesystem | None = None
     initramfs: Initramfs | None = None
-    disks: list[Disk] = []
-    health_check: HealthCheck | None = None
-    actions: dict[str, Action] = {}
-    cloud_init: CloudInit | None = None
-    network: Network | None = None
-    devices: Devices | None = None
+    disks: Annotated[list[Disk], Meta(description="Further disks.")] = []
+    health_check: Annotated[
+        HealthCheck | None, Meta(description="Where the workload says that it is well.")
+    ] = None
+    actions: Annotated[dict[str, Action], Meta(description="Calls that the plugin offers.")] = {}
+    cloud_init: Annotated[
+        CloudInit | None, Meta(description="What cloud-init in the guest gets.")
+    ] = None
+    network: Annotated[
+        Network | None,
+        Meta(description="How a VM is connected. expose needs Volant v0.6.6."),
+    ] = None
+    devices: Annotated[Devices | None, Meta(description="Devices of the host that a VM gets.")] = (
+        None
+    )
 
     def __post_init__(self) -> None:
         if (self.rootfs is None) == (self.initramfs is None):
@@ -292,6 +312,41 @@ def serialize(manifest: PluginManifest) -> bytes:
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a manifest."""
     return msgspec.json.schema(PluginManifest)
+
+
+def settings_schema() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the JSON Schema of the settings, and the definitions that it refers to.
+
+    It has the keys of a manifest, of which none is required, and those that `settings` adds.
+    """
+    _, definitions = msgspec.json.schema_components([PluginManifest], ref_template="#/$defs/{name}")
+    found = definitions.pop("PluginManifest")
+    for each in (found, definitions["Workload"], definitions["Resources"]):
+        del each["required"]
+    for key in ("rootfs", "initramfs"):
+        del found["properties"][key]
+    del definitions["RootFilesystem"], definitions["Initramfs"]
+    workload = definitions["Workload"]["properties"]
+    workload["entrypoint"] = {"anyOf": [workload["entrypoint"], {"type": "string"}]}
+    workload["args"] = {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "Arguments of an entrypoint that is text.",
+    }
+    found["properties"] |= {
+        "env": {**workload["env"], "description": "The same as workload.env."},
+        "url": {
+            "type": "string",
+            "pattern": LOCATION,
+            "description": "Where Volant finds the artifact. By default its path.",
+        },
+    }
+    found["title"] = TABLE
+    found["description"] = (
+        "The plugin manifest, which Volant needs to install the artifact. It is a file beside it:"
+        " NAME.manifest.json. The keys may as well be in a file manifest.toml beside fledge.toml."
+    )
+    return found, definitions
 
 
 _AT = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<inside>key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
+from fledge.project import manifest
 from fledge.project.schema import Key, Table, schema
 from fledge.project.values import Choice, Entries, literal
 from fledge.sources.source import Presence
@@ -28,7 +30,8 @@ which `fledge schema` prints, or name it in the first line of `fledge.toml`:
 def reference_page() -> str:
     """Return the page, for all registered kinds."""
     declared = schema()
-    links = [f"[`[{table.name}]`](#{table.name})" for table in declared.tables]
+    names = [*(table.name for table in declared.tables), manifest.TABLE]
+    links = [f"[`[{name}]`](#{name})" for name in names]
     parts = [INTRODUCTION, f"The tables: {', '.join(links)}.\n"]
     for key in declared.keys:
         facts = [] if key.options else [("Type", key.value.describe())]
@@ -36,6 +39,7 @@ def reference_page() -> str:
         parts += _key_lines(f"## `{key.name}`", key, [*facts, ("Required", "yes")], example)
     for table in declared.tables:
         parts += _table_lines(table, declared.strategies)
+    parts += _manifest_lines()
     return "\n".join(parts)
 
 
@@ -63,6 +67,25 @@ def _table_lines(table: Table, strategies: tuple[str, ...]) -> Iterator[str]:
         elif key.default is not None:
             facts.append(("Default", f"`{literal(key.default)}`"))
         yield from _key_lines(f"### `{name}`", key, facts, _example(table, name))
+
+
+def _manifest_lines() -> Iterator[str]:
+    """Describe the table of the plugin manifest, whose keys have tables in them."""
+    found, definitions = manifest.settings_schema()
+    yield f"## `[{manifest.TABLE}]`\n"
+    yield found["description"] + "\n"
+    lines = []
+    for name, key in found["properties"].items():
+        inside = [each for each in definitions if f'"#/$defs/{each}"' in json.dumps(key)]
+        keys = [f"`{each}`" for part in inside for each in definitions[part]["properties"]]
+        lines.append(
+            f"- `{name}`: {key['description']}" + (f" Keys: {', '.join(keys)}." if keys else "")
+        )
+    yield "\n".join(lines) + "\n"
+    yield _code_block(
+        f'[{manifest.TABLE}]\nname = "web"\nresources = {{cpu_cores = 1, memory_mb = 256}}\n'
+        f'workload.base_url = "http://127.0.0.1:8080"'
+    )
 
 
 def _key_lines(title: str, key: Key, facts: list[tuple[str, str]], example: str) -> Iterator[str]:

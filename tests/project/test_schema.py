@@ -95,6 +95,9 @@ RIGHT: list[dict[str, Any]] = [
     ROOTFS | {"filesystem": {"type": "btrfs", "preallocate": False}},
     ROOTFS | {"agent": {"source_strategy": "local", "path": "kestrel"}},
     ROOTFS | {"source": {"image": "docker-archive:image.tar:nginx:alpine"}},
+    ROOTFS | {"manifest": {}},
+    ROOTFS | {"manifest": {"name": "web", "url": "/web.img", "resources": {"memory_mb": 64}}},
+    INITRAMFS | {"manifest": {"workload": {"entrypoint": "/app", "args": ["-v"]}, "env": {}}},
 ]
 
 TABLES = ["agent", "init", "source", "filesystem", "mappings"]
