@@ -110,7 +110,7 @@ def fill(
     known: dict[str, Any] = {
         "name": name,
         "runtime": name,
-        "workload": _workload(found),
+        "workload": _workload(found) | _answers_at(settings),
         config.format.manifest_key: {"url": url, "checksum": str(UNKNOWN)},
     }
     if image:
@@ -185,6 +185,13 @@ def _workload(found: Runtime) -> dict[str, Any]:
     if port := next((each for each in found.ports if not each.endswith("/udp")), None):
         keys["base_url"] = f"http://127.0.0.1:{port.partition('/')[0]}"
     return keys
+
+
+def _answers_at(settings: Settings) -> dict[str, str]:
+    """The URL of the first TCP port that the project exposes; empty if it exposes none."""
+    network = settings.keys.get("network", {})
+    ports = [each for each in network.get("expose", ()) if each.get("protocol", "tcp") == "tcp"]
+    return {"base_url": f"http://127.0.0.1:{ports[0]['port']}"} if ports else {}
 
 
 def _find_program(tree: Tree, workload: Workload) -> str:

@@ -14,8 +14,8 @@ import pytest
 
 from fledge.cpio import gzip, lz4, zstd
 from fledge.tree.compression import LZ4_BLOCK_SIZE, LZ4_MAGIC, zstd_window
-from tests.cpio.test_gzip import MEBIBYTE, noise, text
 from tests.support import golden
+from tests.support.payloads import MEBIBYTE, noise, text
 
 Codec = Callable[..., Iterator[bytes]]
 
