@@ -7,10 +7,34 @@ TESTABLE = .venv/.testable-$(KEY)
 # Without compiled modules every process that the tests start compiles fledge again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: hello test test-fast lint bench clean
+PREFIX ?= $(HOME)/.local
+
+.PHONY: hello build install fmt vet test test-fast lint bench clean
 
 hello: $(INSTALLED)
 	@scripts/hello
+
+# A wheel in dist/.
+build: $(INSTALLED)
+	rm -rf dist
+	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+# The command fledge, in an environment of its own.
+install: build
+	$(PYTHON) -m venv --clear $(PREFIX)/share/fledge
+	$(PREFIX)/share/fledge/bin/python -m pip install --quiet dist/*.whl
+	mkdir -p $(PREFIX)/bin
+	ln -sfn ../share/fledge/bin/fledge $(PREFIX)/bin/fledge
+	@$(PREFIX)/bin/fledge version
+
+fmt: $(TESTABLE)
+	.venv/bin/ruff format
+
+vet: $(TESTABLE)
+	.venv/bin/ruff check
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache --no-logo
 
 # Where tests skip there is less coverage, so only .ci/run, where none may, asks for all of it.
 test: $(TESTABLE)
@@ -20,11 +44,8 @@ test: $(TESTABLE)
 test-fast: $(TESTABLE)
 	.venv/bin/python -m pytest -n 2 -m "not real"
 
-lint: $(TESTABLE)
-	.venv/bin/ruff check
+lint: vet
 	.venv/bin/ruff format --check
-	.venv/bin/mypy
-	.venv/bin/lint-imports --no-cache --no-logo
 
 bench: $(TESTABLE)
 	scripts/test-tools
@@ -41,4 +62,4 @@ $(TESTABLE): $(INSTALLED)
 	@touch $@
 
 clean:
-	rm -rf .venv .cache build
+	rm -rf .venv .cache build dist

@@ -3,6 +3,8 @@
 The classic pipeline compiles an init with ``gcc -static``, copies everything to a staging folder
 and runs ``find | cpio -o -H newc | gzip -n -9``. The payload consists of programs and libraries of
 this machine, so compare only the figures of one run.
+
+With --compressions, compare the compressions of fledge with each other instead.
 """
 
 from __future__ import annotations
@@ -20,6 +22,12 @@ from measure import Run, measure, mib
 
 PAYLOAD_SIZE = 50 << 20
 RUNS = 5
+
+COMPRESSIONS = (
+    *(("gzip", 9), ("gzip", 12), ("zstd", 3), ("zstd", 9), ("zstd", 19), ("lz4", 9), ("lz4", 12)),
+    ("none", None),
+)
+"""Each with a level."""
 
 INIT = r"""
 #include <sys/mount.h>
@@ -56,6 +64,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _prepare(folder)
+        if "--compressions" in sys.argv:
+            _compare_compressions(folder)
+            return
         sides: dict[str, tuple[Callable[[], Run], Path]] = {
             "fledge build": (lambda: _fledge(folder), folder / "fledge.cpio.gz"),
             "gcc, find, cpio, gzip": (lambda: _classic(folder), folder / "classic.cpio.gz"),
@@ -80,6 +91,21 @@ def main() -> None:
         )
         sizes = [output.stat().st_size for _run, output in sides.values()]
         print(f"| ratio | {ratio:.2f} | | {sizes[0] / sizes[1]:.3f} |")
+
+
+def _compare_compressions(folder: Path) -> None:
+    config = folder / "fledge.toml"
+    text = config.read_text()
+    print(f"| one run of each, {os.cpu_count()} cores | time | peak memory | size |")
+    print("| --- | ---: | ---: | ---: |")
+    for compression, level in COMPRESSIONS:
+        table = f'[archive]\ncompression = "{compression}"\n'
+        table += f"level = {level}\n" if level else ""
+        config.write_text(text + table)
+        run = _fledge(folder)
+        size = (folder / "fledge.cpio.gz").stat().st_size
+        name = f"{compression} {level or ''}".rstrip()
+        print(f"| {name} | {run.seconds:.2f} s | {mib(run.peak_memory)} | {mib(size)} |")
 
 
 def _prepare(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Defines the interface of an artifact format, and lists the formats.
 
 A format knows the tree, but not fledge.toml, images or other formats. To add one, write a folder
-with a class that implements `Format`, and put the class into `FORMATS`. The key
-``[filesystem] type`` and all operations then support it.
+with a class that implements `Format`, and put the class into `FORMATS`. The table of its strategy
+and all operations then support it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from fledge.cpio.format import Initramfs
+from fledge.cpio.format import GzipInitramfs, Lz4Initramfs, PlainInitramfs, ZstdInitramfs
 from fledge.errors import CorruptError, explained_memory, unreadable_argument
 from fledge.ext4.format import Ext4
 from fledge.host.destination import Destination
@@ -90,14 +90,15 @@ class Format(Protocol):
     """A format of artifacts. An instance carries the options of one build.
 
     An implementation is a frozen `msgspec.Struct`. Its fields are the options: the annotations
-    declare type, bounds, default and description, and ``[filesystem]`` in fledge.toml, its
-    reference and the JSON Schema are derived from them. Its tag is ``name``.
+    declare type, bounds, default and description, and the table of its strategy in fledge.toml,
+    its reference and the JSON Schema are derived from them. Its tag is the value that chooses it
+    there, its ``tag_field`` the key. All formats of a strategy have the same ``tag_field``.
     """
 
     name: ClassVar[str]
-    """The value of ``[filesystem] type``, and the ``kind`` that `inspect` shows."""
+    """The ``kind`` that `inspect` shows."""
     strategy: ClassVar[str]
-    """The ``strategy`` in fledge.toml that builds this format."""
+    """The ``strategy`` in fledge.toml that builds this format: one of `STRATEGIES`."""
     lacks: ClassVar[frozenset[Feature]]
     """The features of a tree that the format cannot store. A build reports their loss."""
     own_paths: ClassVar[frozenset[bytes]]
@@ -110,6 +111,8 @@ class Format(Protocol):
     """Whether the artifact can boot only with an executable at one of ``init_paths``."""
     manifest_key: ClassVar[str]
     """The key of Volant's plugin manifest for the artifact: ``rootfs`` or ``initramfs``."""
+    in_memory: ClassVar[bool]
+    """Whether the kernel unpacks the whole artifact into memory."""
 
     def default_output(self, image_name: str | None) -> str:
         """Return the default file name. ``image_name`` is the name of the image in the artifact;
@@ -161,7 +164,34 @@ class Format(Protocol):
         """
 
 
-FORMATS: list[type[Format]] = [Initramfs, Ext4, Xfs, Btrfs]
+class Strategy(msgspec.Struct, frozen=True):
+    """A value of ``strategy`` in fledge.toml: a choice of formats."""
+
+    description: str
+    """What it builds."""
+    table: str
+    """The table of fledge.toml that chooses one of its formats and sets the options."""
+    table_description: str
+
+
+STRATEGIES = {
+    "initramfs": Strategy(
+        "A cpio archive that the kernel unpacks into memory.",
+        "archive",
+        "How the archive is compressed.",
+    ),
+    "oci_rootfs": Strategy(
+        "A disk image with the filesystem that is set in [filesystem].",
+        "filesystem",
+        "The filesystem of the image.",
+    ),
+}
+"""All strategies, by name."""
+
+FORMATS: list[type[Format]] = [
+    *(GzipInitramfs, ZstdInitramfs, Lz4Initramfs, PlainInitramfs),
+    *(Ext4, Xfs, Btrfs),
+]
 """All formats. If several rate a file equally, the first one reads it."""
 
 
@@ -217,7 +247,7 @@ def _find_format(path: Path) -> tuple[type[Format], int]:
         raise unreadable_argument(path, error) from error
     best = max(FORMATS, key=lambda each: each.recognize(start))
     if not best.recognize(start):
-        names = ", ".join(each.name for each in FORMATS)
+        names = ", ".join(dict.fromkeys(each.name for each in FORMATS))
         raise CorruptError(
             f"{path} is not in a known format ({names})",
             "Mount an image of another format to read it; of a whole disk, name one partition.",

@@ -43,6 +43,13 @@ COMMANDS = {
 """All commands, in the order of ``fledge --help``."""
 
 
+FOREIGN = {
+    "serve": "fledge has no server; run fledge build on each request, or call fledge.build() in"
+    " Python",
+}
+"""Commands of the original fledge that this one has not, and what to do instead."""
+
+
 class CommandGroup(Group):
     """The group of all `COMMANDS`. Listing them does not import their modules."""
 
@@ -53,7 +60,12 @@ class CommandGroup(Group):
         return super().parse_args(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import a command. None if no command has that name."""
+        """Import a command. None if no command has that name.
+
+        One that only the original fledge has is a usage error.
+        """
+        if cmd_name in FOREIGN:
+            ctx.fail(FOREIGN[cmd_name])
         if cmd_name not in COMMANDS:
             return None
         return get_command(import_module(COMMANDS[cmd_name].module).app)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,14 +26,36 @@ from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
 from fledge.host.signals import written
 from fledge.operations.build import Artifact, build
+from fledge.project.foreign import DOCKERFILE
 from fledge.project.manifest import path_beside
 from fledge.report import counted, human_size
 from fledge.session import Session
 
 app = new_app()
 
+DOCKERFILE_OPTIONS = frozenset(
+    ("--dockerfile", "--context", "--target", "--build-arg", "--output-initramfs")
+)
+"""The options of the original fledge for a Dockerfile."""
 
-@app.command(cls=Command, epilog=EXIT_CODES)
+
+class BuildCommand(Command):
+    """The command, with an answer to what it is asked for in the original fledge."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments."""
+        if any(each.partition("=")[0] in DOCKERFILE_OPTIONS for each in args):
+            ctx.fail(DOCKERFILE)
+        _, arguments, _ = self.make_parser(ctx).parse_args(args=list(args))
+        for each in arguments:
+            if re.search("(docker|container)file", Path(each).name, re.IGNORECASE):
+                ctx.fail(DOCKERFILE)
+            if each.endswith(".toml"):
+                ctx.fail(f"write -c {each} to name the configuration")
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=BuildCommand, epilog=EXIT_CODES)
 def run(
     config: ConfigOption = DEFAULT_CONFIG,
     output: Annotated[
@@ -42,7 +65,7 @@ def run(
             "-o",
             metavar="FILE",
             help="Where to write the artifact.",
-            show_default="plugin.cpio.gz or IMAGE.img",
+            show_default="plugin.cpio with the suffix of its compression, or IMAGE.img",
         ),
     ] = None,
     platform: PlatformOption = None,

@@ -1,1 +1,1 @@
-"""Writes and reads initramfs: newc archives compressed with gzip."""
+"""Writes and reads initramfs: newc archives, compressed or not."""

@@ -1,4 +1,4 @@
-"""The initramfs format: a newc archive compressed with gzip."""
+"""The initramfs formats: a newc archive, compressed with gzip, zstd or LZ4 or not at all."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
+from msgspec import Meta
 
-from fledge.cpio import gzip, newc, reader
+from fledge.cpio import gzip, lz4, newc, reader, zstd
 from fledge.cpio.contents import InitramfsContents
 from fledge.errors import CorruptError
 from fledge.host.destination import Destination
@@ -29,8 +30,19 @@ MAX_HOLES = 1 << 30
 bytes of an image can claim terabytes of them."""
 
 
-class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
-    """A cpio archive, compressed with gzip, that the kernel unpacks into memory."""
+def _level(maximum: int) -> Meta:
+    """Declare the key ``level``."""
+    return Meta(
+        ge=1,
+        le=maximum,
+        description="How hard to compress, from 1 to 12 with gzip and lz4, to 19 with zstd. Higher"
+        " levels give smaller artifacts and take longer.",
+        examples=[maximum],
+    )
+
+
+class _Initramfs(msgspec.Struct, frozen=True, tag_field="compression"):
+    """A cpio archive that the kernel unpacks into memory: what all compressions share."""
 
     name: ClassVar[str] = "initramfs"
     strategy: ClassVar[str] = "initramfs"
@@ -40,10 +52,16 @@ class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
     init_paths: ClassVar[tuple[bytes, ...]] = (b"/init",)
     needs_init: ClassVar[bool] = True
     manifest_key: ClassVar[str] = "initramfs"
+    in_memory: ClassVar[bool] = True
+
+    codec: ClassVar[str | None]
+    """The compression, in the kernel's words; None if the archive is not compressed."""
+    suffix: ClassVar[str]
+    """The end of the default file name."""
 
     def default_output(self, image_name: str | None) -> str:
-        """Return ``plugin.cpio.gz``, with or without an image."""
-        return "plugin.cpio.gz"
+        """Return ``plugin.cpio`` and the suffix of the compression, with or without an image."""
+        return f"plugin.cpio{self.suffix}"
 
     def check(self, settings: Settings) -> None:
         """Do nothing: every machine and user can write an initramfs."""
@@ -51,8 +69,12 @@ class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
     def free_space(self, content_size: int) -> None:
         """Return None: the guest unpacks the archive into its memory."""
 
-    def write(self, tree: Tree, destination: Destination) -> Digest:
-        """Write the archive and return its uncompressed digest.
+    def compress(self, pieces: Iterable[bytes]) -> Iterable[bytes]:
+        """Compress an archive."""
+        raise NotImplementedError
+
+    def write(self, tree: Tree, destination: Destination) -> Digest | None:
+        """Write the archive and return its uncompressed digest; None if it is not compressed.
 
         Raises `CorruptError` if files have more than `MAX_HOLES`, and what `newc.write` raises.
         """
@@ -73,15 +95,15 @@ class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
             destination.reporter.work("writing") as transfer,
         ):
             transfer.restart(0, total)
-            for block in gzip.compress(_observed(newc.write(tree), transfer, archive)):
+            for block in self.compress(_observed(newc.write(tree), transfer, archive)):
                 output.write(block, position)
                 position += len(block)
             output.finish(position)
-        return Digest(archive.hexdigest())
+        return Digest(archive.hexdigest()) if self.codec else None
 
     def requirements(self) -> Sequence[Requirement]:
         """Return what unpacking the archive needs, and what every guest needs."""
-        return _requirements(["gzip"])
+        return _requirements([self.codec])
 
     @staticmethod
     def recognize(start: bytes) -> int:
@@ -102,13 +124,70 @@ class Initramfs(msgspec.Struct, frozen=True, tag="initramfs", tag_field="type"):
         return _requirements(archive.compression for archive in archives)
 
 
+class GzipInitramfs(_Initramfs, frozen=True, tag="gzip"):
+    """The archive is compressed with gzip, which every kernel can unpack."""
+
+    codec: ClassVar[str | None] = "gzip"
+    suffix: ClassVar[str] = ".gz"
+
+    level: Annotated[int, _level(12)] = gzip.LEVEL
+
+    def compress(self, pieces: Iterable[bytes]) -> Iterable[bytes]:
+        """Compress an archive to one gzip member."""
+        return gzip.compress(pieces, self.level)
+
+
+class ZstdInitramfs(_Initramfs, frozen=True, tag="zstd"):
+    """The archive is compressed with zstd: the smallest, and quick to unpack."""
+
+    codec: ClassVar[str | None] = "zstd"
+    suffix: ClassVar[str] = ".zst"
+
+    level: Annotated[int, _level(19)] = zstd.LEVEL
+
+    def compress(self, pieces: Iterable[bytes]) -> Iterable[bytes]:
+        """Compress an archive to one zstd frame."""
+        return zstd.compress(pieces, self.level)
+
+
+class Lz4Initramfs(_Initramfs, frozen=True, tag="lz4"):
+    """The archive is compressed with LZ4: the quickest to unpack. No other archive can follow."""
+
+    codec: ClassVar[str | None] = "lz4"
+    suffix: ClassVar[str] = ".lz4"
+
+    level: Annotated[int, _level(12)] = lz4.LEVEL
+
+    def compress(self, pieces: Iterable[bytes]) -> Iterable[bytes]:
+        """Compress an archive to one legacy LZ4 frame."""
+        return lz4.compress(pieces, self.level)
+
+
+class PlainInitramfs(_Initramfs, frozen=True, tag="none"):
+    """The archive is not compressed."""
+
+    codec: ClassVar[str | None] = None
+    suffix: ClassVar[str] = ""
+
+    def compress(self, pieces: Iterable[bytes]) -> Iterable[bytes]:
+        """Return the archive as it is."""
+        return pieces
+
+
 def _requirements(compressions: Iterable[str | None]) -> Sequence[Requirement]:
     names = dict.fromkeys(name for name in compressions if name)
     return (
         Requirement(
             "initramfs", ("BLK_DEV_INITRD",), instead='build a disk: strategy = "oci_rootfs"'
         ),
-        *(Requirement(f"{name} initramfs", (f"RD_{name.upper()}",)) for name in names),
+        *(
+            Requirement(
+                f"{name} initramfs",
+                (f"RD_{name.upper()}",),
+                instead="choose another compression in [archive]",
+            )
+            for name in names
+        ),
         *GUEST,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from binascii import unhexlify
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK
@@ -37,11 +37,13 @@ from fledge.tree.budget import Budget
 from fledge.tree.compression import (
     GZIP_MAGIC,
     INPUT_SIZE,
+    LZ4_MAGIC,
     MAX_DECOMPRESSED_SIZE,
     XZ_MAGIC,
     ZSTD_MAGIC,
     Decompressor,
     gunzip,
+    lz4_blocks,
     member,
     unxz,
     unzstd,
@@ -53,19 +55,27 @@ from fledge.tree.names import MAX_SHOWN, printable, split_path
 MAGIC_WITH_CHECKSUM = b"070702"
 _HEADER_FIELDS = struct.Struct(f">{len(FIELDS)}I")
 
-COMPRESSIONS: tuple[tuple[str, bytes, Callable[[], Decompressor]], ...] = (
-    ("gzip", GZIP_MAGIC, gunzip),
-    ("zstd", ZSTD_MAGIC, unzstd),
-    ("xz", XZ_MAGIC, unxz),
+Decompress = Callable[[bytes, Iterator[bytes]], Generator[bytes, None, bytes]]
+"""Decompresses the first bytes and the pieces that follow, as `member` does."""
+
+
+def _member_by(new: Callable[[], Decompressor]) -> Decompress:
+    return lambda start, pieces: member(start, pieces, new())
+
+
+COMPRESSIONS: tuple[tuple[str, bytes, Decompress], ...] = (
+    ("gzip", GZIP_MAGIC, _member_by(gunzip)),
+    ("zstd", ZSTD_MAGIC, _member_by(unzstd)),
+    ("xz", XZ_MAGIC, _member_by(unxz)),
+    ("lz4", LZ4_MAGIC, lz4_blocks),
 )
 UNSUPPORTED_COMPRESSIONS = {
     b"BZh": "bzip2",
     b"]\0\0": "lzma",
     b"\x89LZO": "lzo",
-    b"\x02!L\x18": "lz4",
-    b'\x04"M\x18': "lz4",
+    b'\x04"M\x18': "lz4 without -l, which no kernel can read,",
 }
-"""Other compressions that a kernel may support, by magic number (lib/decompress.c)."""
+"""Other compressions, by magic number. A kernel may support them (lib/decompress.c)."""
 
 ENTRY_COST = 800
 """Bytes of memory that an entry takes, or a directory without one."""
@@ -177,10 +187,10 @@ class _Reader:
         start = self._file.read(INPUT_SIZE)
         if start.startswith(b"0"):
             return self._read_archive(self._file, self._path, position)
-        for name, magic, new in COMPRESSIONS:
+        for name, magic, decompress in COMPRESSIONS:
             if start.startswith(magic):
                 try:
-                    begin, end = self._decompress(start, new())
+                    begin, end = self._decompress(start, decompress)
                     self._read_member(begin, name, position)
                 except (MalformedError, CorruptError) as error:
                     problem = error.message if isinstance(error, CorruptError) else error
@@ -199,7 +209,7 @@ class _Reader:
             f"neither a cpio archive nor compressed data begins at byte {position}"
         )
 
-    def _decompress(self, start: bytes, decompressor: Decompressor) -> tuple[int, int]:
+    def _decompress(self, start: bytes, decompress: Decompress) -> tuple[int, int]:
         """Decompress one member. Return where its output begins, and where the member ends."""
         output = self._output
         begin = output.seek(0, os.SEEK_END)
@@ -209,7 +219,7 @@ class _Reader:
         def pieces() -> Iterator[bytes]:
             nonlocal rest
             source = iter(partial(self._file.read, INPUT_SIZE), b"")
-            rest = yield from member(start, source, decompressor)
+            rest = yield from decompress(start, source)
 
         for piece in pieces():
             output.write(piece)

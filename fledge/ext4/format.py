@@ -47,6 +47,7 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
     init_paths: ClassVar[tuple[bytes, ...]] = DISK_INIT_PATHS
     needs_init: ClassVar[bool] = False
     manifest_key: ClassVar[str] = "rootfs"
+    in_memory: ClassVar[bool] = False
 
     size_buffer_mb: SizeBuffer = 0
     builder: Annotated[

@@ -36,6 +36,7 @@ class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
     init_paths: ClassVar[tuple[bytes, ...]] = DISK_INIT_PATHS
     needs_init: ClassVar[bool] = False
     manifest_key: ClassVar[str] = "rootfs"
+    in_memory: ClassVar[bool] = False
 
     size_buffer_mb: SizeBuffer = 0
     preallocate: Preallocate = False

@@ -19,7 +19,7 @@ from fledge.project import manifest as plugin
 from fledge.project import provenance
 from fledge.project.config import Config
 from fledge.project.manifest import PluginManifest, Settings, Workload
-from fledge.report import counted
+from fledge.report import counted, human_size
 from fledge.sources import paths
 from fledge.sources.image import Image
 from fledge.sources.inputs import Input
@@ -33,6 +33,9 @@ VERSION_LABEL = "org.opencontainers.image.version"
 
 MAX_CONFIG_SIZE = 4 << 20
 """Maximum bytes of an image's config: the limit of registries for a manifest."""
+
+PAGE = 4096
+"""Bytes in a page of memory. A file takes whole pages."""
 
 UNKNOWN = Digest("0" * 64)
 """Stands for the digest of an artifact that is not written yet."""
@@ -107,7 +110,7 @@ def fill(
     known: dict[str, Any] = {
         "name": name,
         "runtime": name,
-        "workload": _workload(found),
+        "workload": _workload(found) | _answers_at(settings),
         config.format.manifest_key: {"url": url, "checksum": str(UNKNOWN)},
     }
     if image:
@@ -126,7 +129,10 @@ def fill(
             f" kernel's command line, which ends at {plugin.MAX_COMMAND_LINE} bytes",
             "Shorten [manifest.workload] env or entrypoint, for instance with a script.",
         )
-    return filled, list(_notes(found, filled))
+    notes = list(_notes(found, filled))
+    if config.format.in_memory:
+        notes += _memory_notes(tree, filled.resources.memory_mb)
+    return filled, notes
 
 
 def sealed(drafted: PluginManifest, digest: Digest) -> PluginManifest:
@@ -181,6 +187,13 @@ def _workload(found: Runtime) -> dict[str, Any]:
     return keys
 
 
+def _answers_at(settings: Settings) -> dict[str, str]:
+    """The URL of the first TCP port that the project exposes; empty if it exposes none."""
+    network = settings.keys.get("network", {})
+    ports = [each for each in network.get("expose", ()) if each.get("protocol", "tcp") == "tcp"]
+    return {"base_url": f"http://127.0.0.1:{ports[0]['port']}"} if ports else {}
+
+
 def _find_program(tree: Tree, workload: Workload) -> str:
     """Return the path of the entrypoint. The agent looks in a PATH of its own, so it is absolute.
 
@@ -221,6 +234,20 @@ def _notes(found: Runtime, filled: PluginManifest) -> Iterator[str]:
         yield "Volant leaves out the empty arguments of the entrypoint"
     if filled.workload.type != "http" or (filled.network and filled.network.expose):
         yield "workload types exec and grpc, and network.expose, need Volant v0.6.6"
+
+
+def _memory_notes(tree: Tree, memory_mb: int) -> Iterator[str]:
+    """Say whether a tree is too large to be unpacked into the memory of a VM.
+
+    The kernel unpacks into a tmpfs, which takes at most half of the memory (tmpfs(5), size).
+    """
+    files = {node for _, node in tree.walk() if isinstance(node, File)}
+    size = sum(content_size(node.content) + -content_size(node.content) % PAGE for node in files)
+    if size > memory_mb << 19:
+        yield (
+            f"the files take {human_size(size)} of memory, over half of the {memory_mb} MiB of"
+            " [manifest.resources] memory_mb: the kernel may not be able to unpack them"
+        )
 
 
 def _hint(error: MalformedError) -> str:

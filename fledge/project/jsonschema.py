@@ -133,7 +133,7 @@ def _group_conditions(group: Group, strategy: str, table: Table) -> list[Json]:
         parts += (
             # A key that is false counts as absent.
             {
-                "if": {"properties": {key.name: {"const": False}}},
+                "if": _has_value(key.name, False),
                 "else": {"not": {"required": [key.name, key.contradicts]}},
             }
             for key in variant.keys
@@ -158,10 +158,26 @@ def _variant_conditions(variant: Variant, group: Group, table: Table) -> Json:
     }
     needs = {name: [other for other, _ in variant.needs(frozenset({name}))] for name in mine}
     return _without_empty(
+        allOf=[
+            # A key with its default value says nothing new.
+            {
+                "if": _has_value(name, mine[name].default),
+                "else": {"dependentRequired": {name: others}},
+            }
+            for name, others in needs.items()
+            if others and mine[name].default is not None
+        ],
         properties=dict.fromkeys(refused, False) | ambiguous,
         required=[key.name for key in variant.keys if key.required],
-        dependentRequired={name: others for name, others in needs.items() if others},
+        dependentRequired={
+            name: others for name, others in needs.items() if others and mine[name].default is None
+        },
     )
+
+
+def _has_value(name: str, value: object) -> Json:
+    """Return the schema of a table whose key, if it is there, has that value."""
+    return {"properties": {name: {"const": value}}}
 
 
 def _required_tables(strategy: str, declared: Schema) -> list[str]:

@@ -448,8 +448,12 @@ def excess(manifest: PluginManifest) -> int:
 
 def plain_name(file_name: str) -> str:
     """Return the name of an artifact without its suffixes: ``nginx`` of ``nginx.img``."""
-    name = re.sub(r"\.(?:gz|zst|lz4|xz)$", "", file_name)
-    return re.sub(r"(?<=.)\.[A-Za-z0-9]+$", "", name)
+    return re.sub(r"(?<=.)\.[A-Za-z0-9]+$", "", uncompressed_name(file_name))
+
+
+def uncompressed_name(file_name: str) -> str:
+    """Return a file name without the suffix of a compression: ``x.cpio`` of ``x.cpio.zst``."""
+    return re.sub(r"\.(?:gz|zst|lz4|xz)$", "", file_name)
 
 
 def path_beside(artifact: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from fledge.formats import Format
-from fledge.project import manifest
+from fledge.project import foreign, manifest
 from fledge.project.schema import TOP, Group, Key, Schema, Variant
 from fledge.project.toml import Document, Table
 from fledge.project.values import Entries, literal
@@ -47,7 +47,10 @@ def parse(document: Document, schema: Schema) -> Parsed:
     for declared in schema.tables:
         tables[declared.name] = table = top.table(declared.name)
         moved = [name for name, (where, _) in below.items() if where == declared.name]
-        table = table.without(moved)
+        answered = foreign.answers(declared.name, table.data, top.data.get("mappings"))
+        for name, answer in answered.items():
+            table.report_value(name, answer)
+        table = table.without((*moved, *answered))
         reading = _TableReader(table, declared.groups, strategy, schema.strategies, places)
         for group, value in reading.read():
             built[id(group)] = value
@@ -160,9 +163,12 @@ class _TableReader:
             if key.contradicts in given and values.get(key.name):
                 table.report_value(key.name, f"contradicts {key.contradicts}; keep one of the two")
                 complete = False
-        for name, why in chosen.needs(given):
-            table.report_missing(name, why)
-            complete = False
+        # A key with its default value says nothing new.
+        changed = {key.name for key in chosen.keys if table.data.get(key.name) != key.default}
+        for name, why in chosen.needs(given & changed):
+            if name not in given:
+                table.report_missing(name, why)
+                complete = False
         if not complete:
             return None
         fields = {key.field: values[key.name] for key in chosen.keys if key.name in given}

@@ -27,7 +27,7 @@ PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "https://github.com/volantvm/fledge/blob/main/README.md#provenance"
 BUILDER = "https://github.com/volantvm/fledge"
 
-CODECS = ("crc32c", "deflate", "isal", "pyzstd")
+CODECS = ("crc32c", "deflate", "isal", "lz4", "pyzstd", "zstandard")
 """The packages whose versions are recorded: they compress, decompress or compute checksums."""
 
 PROVENANCE_HINT = "Get the original file from where you got the artifact."
@@ -86,7 +86,8 @@ def statement(record: Provenance) -> dict[str, Any]:
     """Return the in-toto statement as a JSON object."""
     subject = [_subject(record.name, record.digest)]
     if record.uncompressed:
-        subject.append(_subject(record.name.removesuffix(".gz"), record.uncompressed))
+        name = manifests.uncompressed_name(record.name)
+        subject.append(_subject(name, record.uncompressed))
     parameters = {
         "config": record.config,
         "platform": record.platform,

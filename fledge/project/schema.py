@@ -14,16 +14,13 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from fledge.formats import FORMATS
+from fledge.formats import FORMATS, STRATEGIES
 from fledge.project import toml
 from fledge.project.target import Target
 from fledge.project.values import Choice, Entries, Value, declared, literal
 from fledge.sources.kinds import SOURCES
 from fledge.sources.source import Presence
 from fledge.tree.digest import Digest
-
-FORMAT_TABLE = "filesystem"
-"""The table that selects a format and sets its options."""
 
 TOP = "at the top of the file, above every [table]"
 """Where the keys of the top-level table belong."""
@@ -200,12 +197,12 @@ def schema() -> Schema:
     )
     formats = {
         strategy: _make_group(
-            FORMAT_TABLE,
+            facts.table,
             tuple(each for each in FORMATS if each.strategy == strategy),
             {strategy: Presence.ALWAYS},
-            "The filesystem of the image.",
+            facts.table_description,
         )
-        for strategy in dict.fromkeys(each.strategy for each in FORMATS)
+        for strategy, facts in STRATEGIES.items()
     }
     strategy = Key(
         name="strategy",
@@ -214,7 +211,7 @@ def schema() -> Schema:
         required=True,
         default=None,
         description="The kind of artifact to build.",
-        options={name: _strategy_description(group) for name, group in formats.items()},
+        options={name: facts.description for name, facts in STRATEGIES.items()},
     )
     every = dict.fromkeys(formats, Presence.IF_GIVEN)
     settings = tuple(_make_group(table, (each,), every, "") for table, each in SETTINGS.items())
@@ -287,14 +284,6 @@ def record_data(record: msgspec.Struct) -> dict[str, object]:
         elif value is not None:
             found[field.encode_name] = value
     return found
-
-
-def _strategy_description(formats: Group) -> str:
-    """Describe what a strategy builds."""
-    names = [str(each.choice) for each in formats.variants]
-    if len(names) == 1:
-        return formats.variants[0].description
-    return f"An image of type {', '.join(names[:-1])} or {names[-1]}, set in [{formats.table}]."
 
 
 def _make_group(

@@ -47,7 +47,7 @@ class Busybox(Source, frozen=True):
     url: Annotated[
         Url,
         Meta(
-            description="The URL of busybox. It requires busybox_sha256.",
+            description="The URL of busybox. It requires busybox_sha256, unless it is the default.",
             examples=["https://example.org/busybox"],
         ),
     ] = msgspec.field(name="busybox_url", default=DEFAULT_URL)

@@ -26,7 +26,8 @@ from fledge.tree.regular import problem_of
 
 EXECUTABLE_FOLDERS = (
     *(b"/bin/", b"/sbin/", b"/usr/bin/", b"/usr/sbin/", b"/usr/local/bin/", b"/usr/local/sbin/"),
-    *(b"/opt/bin/", b"/lib/", b"/lib64/", b"/usr/lib/", b"/usr/lib64/"),
+    *(b"/opt/bin/", b"/opt/sbin/", b"/lib/", b"/lib64/", b"/usr/lib/", b"/usr/lib64/"),
+    *(b"/usr/local/lib/", b"/usr/local/lib64/"),
 )
 """Files mapped below these directories get mode 0755, whatever their mode on the host."""
 

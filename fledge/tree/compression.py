@@ -152,37 +152,40 @@ def unbzip2() -> Decompressor:
     return BZ2Decompressor()
 
 
-def lz4_blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Decompress a sequence of legacy lz4 frames, up to the end of the data.
+def lz4_blocks(data: bytes, pieces: Iterator[bytes]) -> Generator[bytes, None, bytes]:
+    """Decompress a sequence of legacy lz4 frames: ``data``, then ``pieces``.
 
-    The last 4 bytes may be the size of it all, which the build of a kernel appends. Raises
-    `CorruptError` if a block is damaged or truncated.
+    Only the end of the data, or a zero where the size of a block should be, ends it. The last 4
+    bytes may be the size of it all, which the build of a kernel appends. Returns the bytes after
+    the end that were already taken from ``pieces``. Raises `CorruptError` if a block is damaged or
+    truncated.
     """
     most = LZ4_BLOCK_SIZE + LZ4_BLOCK_SIZE // 255 + 16
-    data = bytearray()
+    taken = bytearray(data)
 
     def fill(size: int) -> bool:
-        while len(data) < size and (piece := next(pieces, b"")):
-            data.extend(piece)
-        return len(data) >= size
+        while len(taken) < size and (piece := next(pieces, b"")):
+            taken.extend(piece)
+        return len(taken) >= size
 
     while fill(4):
-        if data.startswith(LZ4_MAGIC):
-            del data[:4]
+        if taken.startswith(LZ4_MAGIC):
+            del taken[:4]
             continue
-        size = int.from_bytes(data[:4], "little")
-        if size > most and not fill(5):
-            return
+        size = int.from_bytes(taken[:4], "little")
+        if size == 0 or (size > most and not fill(5)):
+            return bytes(taken) if size == 0 else b""
         if size > most or not fill(4 + size):
             raise CorruptError("it is truncated or damaged: an lz4 block is too long")
         try:
-            block = lz4.block.decompress(bytes(data[4 : 4 + size]), LZ4_BLOCK_SIZE)
+            block = lz4.block.decompress(bytes(taken[4 : 4 + size]), LZ4_BLOCK_SIZE)
         except (lz4.block.LZ4BlockError, ValueError) as error:
             raise CorruptError(f"it cannot be decompressed: {error}") from error
-        del data[: 4 + size]
+        del taken[: 4 + size]
         yield block
-    if data:
+    if taken.strip(b"\0"):
         raise CorruptError("it is truncated: the compressed data ends too early")
+    return bytes(taken)
 
 
 def find_decompression(start: bytes) -> Callable[[Iterator[bytes]], Iterator[bytes]] | None:
@@ -248,7 +251,7 @@ def zstd_frames(pieces: Iterator[bytes]) -> Generator[bytes, None, None]:
     while True:
         while len(data) < MAX_START and (piece := next(pieces, b"")):
             data += piece
-        window = _zstd_window(data)
+        window = zstd_window(data)
         if window > 1 << MAX_WINDOW_LOG:
             raise CorruptError(
                 f"it is compressed by zstd with a window of {human_size(window)}, and fledge takes"
@@ -262,7 +265,7 @@ def zstd_frames(pieces: Iterator[bytes]) -> Generator[bytes, None, None]:
             return
 
 
-def _zstd_window(frame: bytes) -> int:
+def zstd_window(frame: bytes) -> int:
     """Return the size of a frame's window (RFC 8878 section 3.1.1.1); 0 if it has no whole header.
 
     A skippable frame has no window.

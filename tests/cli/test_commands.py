@@ -40,7 +40,8 @@ COSTLY = {"docker", "oras", "rich"}
 """Libraries that a command loads only when it needs them."""
 
 LIBRARIES = COSTLY | {
-    *("crc32c", "deflate", "isal", "msgspec", "pyzstd", "requests", "tomli", "tomli_w", "urllib3"),
+    *("crc32c", "deflate", "isal", "lz4", "msgspec", "pyzstd", "requests", "tomli"),
+    *("tomli_w", "urllib3", "zstandard"),
     *("asyncio", "http.client", "ssl"),
 }
 """All modules that are slow to import."""

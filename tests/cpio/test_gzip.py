@@ -6,8 +6,6 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
-from operator import and_
 from pathlib import Path
 
 import deflate
@@ -17,8 +15,7 @@ from hypothesis import strategies as st
 
 from fledge.cpio import deflate_stream, gzip
 from tests.support import golden
-
-MEBIBYTE = 1 << 20
+from tests.support.payloads import MEBIBYTE, noise, text
 
 # The default deadline of an example is too short on a busy machine.
 few = settings(deadline=None, max_examples=60)
@@ -44,18 +41,6 @@ def inflate(data: bytes) -> bytes:
     assert inflater.eof
     assert inflater.unused_data == b""
     return output
-
-
-def noise(size: int) -> bytes:
-    return hashlib.shake_128(b"noise").digest(size)
-
-
-@cache
-def text(size: int) -> bytes:
-    """Words, some of them frequent."""
-    words = [hashlib.shake_128(b"%d" % n).hexdigest(2 + n % 8).encode() + b" " for n in range(256)]
-    picks = noise(size // 2 + 4)
-    return b"".join(words[n] for n in map(and_, picks[::2], picks[1::2]))[:size]
 
 
 @pytest.mark.parametrize("make", [noise, text, bytes])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fledge.cpio.format import Initramfs
+from fledge.cpio.format import GzipInitramfs
 from fledge.errors import ConfigError
 from fledge.ext4.format import Ext4
 from fledge.loopfs.format import Btrfs
@@ -92,7 +92,7 @@ def test_everything_of_an_initramfs(folder: Path) -> None:
     loaded = load(folder, text)
     assert loaded.path == folder / "fledge.toml"
     assert loaded.strategy == "initramfs"
-    assert loaded.format == Initramfs()
+    assert loaded.format == GzipInitramfs()
     assert loaded.sources == (
         Image(NGINX),
         Busybox("https://example.org/busybox", DIGEST),
@@ -140,7 +140,7 @@ def test_everything_of_a_rootfs(folder: Path) -> None:
 @pytest.mark.parametrize("tables", ["", "[agent]\n[init]\n[source]\n[mappings]\n"])
 def test_defaults_of_an_initramfs(folder: Path, tables: str) -> None:
     loaded = load(folder, INITRAMFS + tables)
-    assert loaded.format == Initramfs()
+    assert loaded.format == GzipInitramfs()
     assert loaded.sources == (Busybox(), Init(), ReleaseAgent(version="latest"), Mappings())
 
 
@@ -470,8 +470,8 @@ def test_wrong_values(folder: Path, context: str, key: str, values: list[str], r
         ("mapping.x = '/x'", "mapping is unknown: did you mean mappings?"),
         (
             "[zzz]",
-            "zzz is unknown: known here:"
-            " agent, filesystem, init, mappings, source, strategy, target, version",
+            "zzz is unknown: known here: agent, archive, filesystem, init, manifest, mappings,"
+            " source, strategy, target, version",
         ),
         ("agent.check_sum = 1", "[agent] check_sum is unknown: did you mean checksum?"),
         ("agent.sha = 1", "[agent] sha is unknown: known here: checksum, path, "),
@@ -617,10 +617,10 @@ def test_only_sources_that_go_together(folder: Path) -> None:
         (Ext4(), (image, Init()), "does not accept Init"),
         (Ext4(), (image, Busybox()), "does not accept Busybox"),
         (Ext4(), (agent,), "needs Image"),
-        (Initramfs(), (Busybox(), Busybox()), "one of each kind"),
-        (Initramfs(), (agent, LocalAgent(path=folder / "kestrel")), "one of each kind"),
-        (Initramfs(), (Init(), Busybox()), "not in order"),
-        (Initramfs(), (Source(),), "does not accept Source"),
+        (GzipInitramfs(), (Busybox(), Busybox()), "one of each kind"),
+        (GzipInitramfs(), (agent, LocalAgent(path=folder / "kestrel")), "one of each kind"),
+        (GzipInitramfs(), (Init(), Busybox()), "not in order"),
+        (GzipInitramfs(), (Source(),), "does not accept Source"),
     ):
         with pytest.raises(ValueError, match=problem):
             Config(path, target, sources)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fledge.cpio.format import Initramfs
+from fledge.cpio.format import GzipInitramfs
 from fledge.ext4.format import Ext4
 from fledge.loopfs.format import Xfs
 from fledge.oci import reference
@@ -343,10 +343,10 @@ NGINX = Image(reference.Name("docker.io", "library/nginx", "alpine"))
         (Ext4(builder="cp"), NGINX, "builder = 'cp': must be"),  # type: ignore[arg-type]
         (Ext4(preallocate=1), NGINX, "preallocate = 1: must be true"),  # type: ignore[arg-type]
         (Ext4(), Image("nginx"), "reference = 'nginx': must be an image"),  # type: ignore[arg-type]
-        (Initramfs(), LocalAgent(path="x"), "path = 'x': must be the path"),  # type: ignore[arg-type]
-        (Initramfs(), HttpAgent(url="x"), "url = 'x': must be a URL"),
-        (Initramfs(), ReleaseAgent(version=" "), "version = ' ': must be text"),
-        (Initramfs(), ReleaseAgent(checksum="a"), "checksum = 'a': must be a"),  # type: ignore[arg-type]
+        (GzipInitramfs(), LocalAgent(path="x"), "path = 'x': must be the path"),  # type: ignore[arg-type]
+        (GzipInitramfs(), HttpAgent(url="x"), "url = 'x': must be a URL"),
+        (GzipInitramfs(), ReleaseAgent(version=" "), "version = ' ': must be text"),
+        (GzipInitramfs(), ReleaseAgent(checksum="a"), "checksum = 'a': must be a"),  # type: ignore[arg-type]
     ],
 )
 def test_a_config_holds_only_what_a_file_can_say(

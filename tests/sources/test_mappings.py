@@ -166,13 +166,14 @@ def test_permissions(folder: Path) -> None:
         f"{path}/{below}"
         for path in (
             *("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"),
-            *("/opt/bin", "/lib", "/lib64", "/usr/lib", "/usr/lib64"),
+            *("/opt/bin", "/opt/sbin", "/lib", "/lib64", "/usr/lib", "/usr/lib64"),
+            *("/usr/local/lib", "/usr/local/lib64"),
         )
         for below in ("", "x", "deep/er/x")
     }
     plain = {
         *("/x", "/etc/bin/x", "/opt/x", "/opt/lib/x", "/lib32/x", "/libx", "/usr/x"),
-        *("/usr/libexec/x", "/binary/x", "/usr/local/lib/x", "/usr/bin-old/x"),
+        *("/usr/libexec/x", "/binary/x", "/usr/local/libexec/x", "/usr/bin-old/x"),
     }
     for source, mode in (("app", 0o755), ("conf", 0o644)):
         everywhere = executable | plain

@@ -18,3 +18,9 @@ GZIP = "5bf08efe8d5592411379a78d2cfe09ab7d25866e629a25570de6bbde92208d45"
 
 # tests/oci/test_layout.py: the manifest for linux/amd64 of the image in fixtures/image.
 FIXTURE_MANIFEST = "82b288f0f92a1ab559dbcd821e6d6b0f5d7c322e7baa0e1805f8a09b93e08909"
+
+# tests/cpio/test_codecs.py: the same of zstd and LZ4, which depend on zstandard and lz4.
+CODECS = {
+    "zstd": "ba2119c6f62da6127ff7ab4298112da40a954abc413c05da4cf43ed789312ad9",
+    "lz4": "b311d07b4810371641054f89fdd85947abb2fc4116f0cba3d7c02bfd597d9198",
+}

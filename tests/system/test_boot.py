@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,7 @@ while read -r device folder type options; do echo "mounted $type on $folder"; do
 for file in /init /bin/kestrel /usr/bin/tool /etc/app/app.conf /srv /srv/data /srv/link /tmp; do
     stat -c "found %n %a %u:%g %F" "$file" 2>&1
 done
+[ ! -f /srv/large ] || echo "srv/large is $(sha256sum /srv/large)"
 echo "tool says $(/usr/bin/tool)"
 echo "console $(test -t 0 && tty)"
 poweroff -f
@@ -80,6 +82,22 @@ def test_built_in_init_starts_the_agent(folder: Path) -> None:
     assert "found /tmp 1777 0:0 directory\n" in console
     assert "tool says mapped files\n" in console
     assert "console /dev/console\n" in console
+    assert "Power down" in console
+
+
+@pytest.mark.parametrize(
+    "archive",
+    ['"gzip"\nlevel = 12', '"zstd"', '"zstd"\nlevel = 19', '"lz4"', '"lz4"\nlevel = 1', '"none"'],
+)
+def test_every_compression_boots(archive: str, folder: Path) -> None:
+    # More than the window of zstd, and than a block of LZ4.
+    project.write(folder, "srv/large", hashlib.shake_128(b"noise").digest(6 << 20) * 3)
+    agent = '[agent]\nsource_strategy = "local"\npath = "report"\n'
+    console = boot(folder, agent, MAPPINGS, f"[archive]\ncompression = {archive}\n")
+    assert FOUND in console
+    assert (
+        f"srv/large is {hashlib.sha256((folder / 'srv/large').read_bytes()).hexdigest()}" in console
+    )
     assert "Power down" in console
 
 

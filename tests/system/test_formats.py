@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fledge.cpio.format import Initramfs
+from fledge.cpio.format import GzipInitramfs, Lz4Initramfs, PlainInitramfs, ZstdInitramfs
 from fledge.ext4.format import Ext4
-from fledge.formats import FORMATS, Format, open_artifact
+from fledge.formats import FORMATS, STRATEGIES, Format, open_artifact
 from fledge.host.settings import Settings
 from fledge.operations.diff import compare
 from fledge.tree import TYPE_NAMES, Node, Tree
@@ -17,11 +17,14 @@ from fledge.tree.names import printable
 from tests.support import disks
 from tests.support.samples import sample
 
-WRITERS = [
-    Initramfs(),
-    Ext4(size_buffer_mb=1),
-    pytest.param(Ext4(size_buffer_mb=1, builder="mkfs"), marks=pytest.mark.real),
+ARCHIVES = [
+    pytest.param(GzipInitramfs(), id="gzip"),
+    pytest.param(ZstdInitramfs(), id="zstd"),
+    pytest.param(Lz4Initramfs(), id="lz4"),
+    pytest.param(PlainInitramfs(), id="none"),
 ]
+NATIVE = pytest.param(Ext4(size_buffer_mb=1), id="ext4")
+MKFS = pytest.param(Ext4(size_buffer_mb=1, builder="mkfs"), id="mkfs", marks=pytest.mark.real)
 
 
 def state(tree: Tree) -> list[tuple[bytes, Node, object]]:
@@ -32,7 +35,7 @@ def state(tree: Tree) -> list[tuple[bytes, Node, object]]:
     ]
 
 
-@pytest.mark.parametrize("options", WRITERS, ids=["initramfs", "ext4", "mkfs"])
+@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE, MKFS])
 def test_writing_leaves_the_tree_as_it_was(options: Format, tmp_path: Path) -> None:
     tree = sample()
     before = state(tree)
@@ -40,7 +43,7 @@ def test_writing_leaves_the_tree_as_it_was(options: Format, tmp_path: Path) -> N
     assert state(tree) == before
 
 
-@pytest.mark.parametrize("options", WRITERS[1:], ids=["ext4", "mkfs"])
+@pytest.mark.parametrize("options", [NATIVE, MKFS])
 def test_what_is_written_is_read_back(options: Format, tmp_path: Path) -> None:
     tree = sample()
     disks.write(tree, tmp_path / "artifact", options)
@@ -56,7 +59,7 @@ def test_what_is_written_is_read_back(options: Format, tmp_path: Path) -> None:
             assert node.file_type in TYPE_NAMES
 
 
-@pytest.mark.parametrize("options", WRITERS[:2], ids=["initramfs", "ext4"])
+@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE])
 def test_what_is_hashed_is_what_is_written(options: Format, tmp_path: Path) -> None:
     digest = disks.write(sample(), tmp_path / "artifact", options)
     with open_artifact(tmp_path / "artifact") as opened:
@@ -64,14 +67,17 @@ def test_what_is_hashed_is_what_is_written(options: Format, tmp_path: Path) -> N
     assert digest == type(digest).of((tmp_path / "artifact").read_bytes())
 
 
-@pytest.mark.parametrize("kind", FORMATS, ids=[kind.name for kind in FORMATS])
+@pytest.mark.parametrize("kind", FORMATS, ids=[kind.__name__ for kind in FORMATS])
 def test_a_format_offers_what_the_type_asks_for(kind: type[Format]) -> None:
     asked = {name for name in vars(Format) if not name.startswith("_")} | set(
         Format.__annotations__
     )
     assert asked <= set(dir(kind))
     assert inspect.getdoc(kind)
-    assert kind.name == getattr(kind, "__struct_config__").tag  # noqa: B009
+    assert kind.strategy in STRATEGIES
+    settings = getattr(kind, "__struct_config__")  # noqa: B009
+    same = [each for each in FORMATS if each.strategy == kind.strategy]
+    assert {getattr(each, "__struct_config__").tag_field for each in same} == {settings.tag_field}  # noqa: B009
 
 
 def test_no_format_takes_an_unknown_file_for_its_own() -> None:
@@ -81,5 +87,5 @@ def test_no_format_takes_an_unknown_file_for_its_own() -> None:
 
 def test_what_a_format_needs_of_the_machine() -> None:
     nothing = Settings({"PATH": "/nowhere"})
-    Initramfs().check(nothing)
+    GzipInitramfs().check(nothing)
     Ext4().check(nothing)

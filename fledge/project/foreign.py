@@ -1,0 +1,49 @@
+"""Answers to what the original fledge has and this one has not, or has in another way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+DOCKERFILE = (
+    "fledge builds no Dockerfile; build it with docker build -t NAME or podman build -t NAME, and"
+    ' write image = "NAME" in [source]'
+)
+
+_KEYS: Mapping[tuple[str, str], str] = {
+    ("source", "dockerfile"): DOCKERFILE,
+    ("source", "context"): "it is an argument of docker build; remove it",
+    ("source", "target"): "it is the option --target of docker build; remove it",
+    ("source", "build_args"): "they are options --build-arg of docker build; remove them",
+    ("filesystem", "compression_level"): "only squashfs has it; remove it",
+    ("filesystem", "overlay_size"): "only squashfs has it; size_buffer_mb is the free space",
+}
+"""By table and key."""
+
+_VALUES: Mapping[tuple[str, str, object], str] = {
+    (
+        "filesystem",
+        "type",
+        "squashfs",
+    ): 'fledge writes no squashfs, and Volant\'s kernel has no driver for it; write "ext4"',
+}
+"""By table, key and value."""
+
+
+def answers(table: str, data: Mapping[str, Any], mappings: object) -> dict[str, str]:
+    """Return what to say about the keys of a table, by key. ``mappings`` is the table of that name,
+    as it was written.
+    """
+    found = {key: _KEYS[table, key] for key in data if (table, key) in _KEYS}
+    for key, value in data.items():
+        if isinstance(value, str) and (table, key, value) in _VALUES:
+            found[key] = _VALUES[table, key, value]
+    path = data.get("path")
+    if table == "init" and isinstance(path, str) and isinstance(mappings, dict):
+        source = next((each for each, where in mappings.items() if where == path), None)
+        if source is not None:
+            found["path"] = (
+                "it is a path in the artifact, and must be one of the project; write path ="
+                f' "{source}". The file becomes /init and starts with nothing mounted'
+            )
+    return found
