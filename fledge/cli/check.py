@@ -51,7 +51,7 @@ def run(
     platform: PlatformOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Validate the configuration and the files it names, and check a kernel against it.
+    """Validate the configuration, and check a kernel against it.
 
     Finds all that a build would find wrong with files of this machine. Downloads nothing, and
     writes nothing but the cache. With an artifact, checks the kernel against that and reads no

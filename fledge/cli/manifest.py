@@ -32,7 +32,11 @@ def run(
     base_url: BaseUrlOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Print the plugin manifest of an artifact, with which Volant installs it."""
+    """Print the plugin manifest of an artifact.
+
+    Volant needs it to install the artifact. What it says comes from the configuration, the
+    artifact and its provenance.
+    """
     with explained(verbose):
         filled, notes = operation.manifest(artifact, config, manifest=manifest, base_url=base_url)
         for note in notes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.cpio.format import MAX_HOLES, Initramfs
+from fledge.cpio.format import MAX_HOLES, GzipInitramfs
 from fledge.errors import CorruptError
 from fledge.host.destination import Destination
 from fledge.host.files import replacing_together
@@ -20,7 +20,7 @@ from fledge.tree.content import DataExtent, Sparse
 
 def write(tree: Tree, path: Path) -> None:
     with replacing_together(path) as [new], closing(Hasher()) as hasher:
-        Initramfs().write(tree, Destination(new, hasher, Reporter(), Settings()))
+        GzipInitramfs().write(tree, Destination(new, hasher, Reporter(), Settings()))
 
 
 def test_holes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from tests.support import project, typed_use
 README = Path(__file__).parents[2] / "README.md"
 
 PUBLIC = {
+    *("PluginManifest", "manifest"),
     *(
         "build",
         "check",
