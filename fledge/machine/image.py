@@ -44,6 +44,7 @@ from fledge.tree.compression import (
     unzstd,
 )
 from fledge.tree.elf import ELF_MAGIC
+from fledge.tree.elf import architecture as elf_architecture
 
 MAX_KERNEL_SIZE = 1 << 30
 """Maximum bytes of an uncompressed kernel that are searched."""
@@ -77,6 +78,7 @@ class _SetupHeader(NamedTuple):
     header: Annotated[bytes, octets(0x202, 4)]
     version: Annotated[int, u16(0x206)]
     kernel_version: Annotated[int, u16(0x20E)]
+    xloadflags: Annotated[int, u16(0x236)]
     payload_offset: Annotated[int, u32(0x248)]
     payload_length: Annotated[int, u32(0x24C)]
 
@@ -88,12 +90,20 @@ class _ZbootHeader(NamedTuple):
     image_type: Annotated[bytes, octets(0x4, 4)]
     payload_offset: Annotated[int, u32(0x8)]
     payload_size: Annotated[int, u32(0xC)]
+    pe_offset: Annotated[int, u32(0x3C)]
 
 
 _SETUP_HEADER = Layout(_SetupHeader, size=0x250)
 _ZBOOT_HEADER = Layout(_ZbootHeader, size=0x40)
 _OLDEST_PROTOCOL = 0x208
 """The first version of the boot protocol that says where the payload is (Linux 2.6.26)."""
+
+
+_LOADS_64_BIT = 1
+"""The flag XLF_KERNEL_64 of ``xloadflags``."""
+
+_PE_MACHINES = {0x8664: "amd64", 0xAA64: "arm64"}
+"""Architectures (OCI names) by the field Machine of a PE header (PE format, COFF File Header)."""
 
 
 class KernelFile(msgspec.Struct, frozen=True):
@@ -123,6 +133,54 @@ def read(path: Path) -> KernelFile:
         raise ConfigError(f"{path}: {error}", "Name the .config of the kernel instead.") from error
     except CorruptError as error:
         raise CorruptError(f"{path}: {error.message}", "Build or copy it again.") from error
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What the beginning of a kernel image says about it."""
+
+    architecture: str
+    """The architecture (OCI name)."""
+    release: str | None
+    """The release, such as 6.1.0-56-cloud-amd64. None: only the rest of the file has it."""
+
+
+def identify(path: Path) -> Identity:
+    """Read only the beginning of a kernel image.
+
+    Raises `ConfigError` if the file is no kernel image or does not exist, `FledgeError` if it
+    cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_SIZE)
+            file.seek(0)
+            if unpacked := _decompress(_pieces(file, MAX_KERNEL_SIZE)):
+                head = next(unpacked, b"")
+    except OSError as error:
+        raise unreadable_argument(path, error) from error
+    except (MalformedError, CorruptError):
+        head = b""
+    architecture = _architecture(head)
+    if architecture is None:
+        raise ConfigError(
+            f"{path} is not a kernel image",
+            "Name a bzImage, a vmlinux or an Image, such as /boot/vmlinuz-VERSION.",
+        )
+    return Identity(architecture, _setup_release(head) if len(head) >= _SETUP_HEADER.size else None)
+
+
+def _architecture(head: bytes) -> str | None:
+    """Return the architecture of the kernel image that begins with ``head``; None if it is none."""
+    if len(head) < _SETUP_HEADER.size:
+        return None
+    setup, zboot = _SETUP_HEADER.unpack_from(head), _ZBOOT_HEADER.unpack_from(head)
+    if setup.boot_flag == 0xAA55 and setup.header == b"HdrS":
+        return "amd64" if setup.xloadflags & _LOADS_64_BIT else "386"
+    if head[0x38:0x3C] == b"ARM\x64":
+        return "arm64"
+    if zboot.magic == b"MZ" and zboot.image_type == b"zimg":
+        return _PE_MACHINES.get(int.from_bytes(head[zboot.pe_offset + 4 :][:2], "little"))
+    return elf_architecture(head)
 
 
 def _read(file: BinaryIO) -> KernelFile:
@@ -191,7 +249,7 @@ def _decompress(pieces: Iterator[bytes]) -> Iterator[bytes] | None:
     """Decompress data up to the end of its first member; None if it is not compressed."""
     start = next(pieces, b"")
     if start.startswith(LZ4_MAGIC):
-        return lz4_blocks(start, pieces)
+        return lz4_blocks(chain([start], pieces))
     if start.startswith(_LZO_MAGIC):
         raise MalformedError("it is compressed with LZO, which fledge cannot read")
     for magic, new in _MEMBERS.items():

@@ -30,7 +30,9 @@ def riscv_image(data: bytes) -> bytes:
     return b"MZ\0\0".ljust(0x38, b"\0") + b"RSC\x05" + bytes(1000) + data
 
 
-def bzimage(payload: bytes, *, version: int = 0x20F, release: str = RELEASE) -> bytes:
+def bzimage(
+    payload: bytes, *, version: int = 0x20F, release: str = RELEASE, loads_64_bit: bool = True
+) -> bytes:
     """Return a bzImage with 3 sectors of setup code, and 300 bytes before the payload."""
     setup = bytearray(4 * 512)
     setup[0x1F1] = 3
@@ -38,6 +40,7 @@ def bzimage(payload: bytes, *, version: int = 0x20F, release: str = RELEASE) -> 
     setup[0x202:0x206] = b"HdrS"
     struct.pack_into("<H", setup, 0x206, version)
     struct.pack_into("<H", setup, 0x20E, 0x300)
+    struct.pack_into("<H", setup, 0x236, int(loads_64_bit))
     struct.pack_into("<II", setup, 0x248, 300, len(payload))
     text = f"{release} (builder@host)\0".encode()
     setup[0x500 : 0x500 + len(text)] = text
