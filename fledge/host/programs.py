@@ -24,6 +24,9 @@ PACKAGES = {
     "losetup": "mount",
     "sync": "coreutils",
     "ssh": "openssh-client",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-aarch64": "qemu-system-arm",
+    "busybox": "busybox-static",
 }
 """The Debian package of every program that fledge runs."""
 

@@ -1,0 +1,214 @@
+"""Runs QEMU, watches the console of its guest, and ends it."""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import shutil
+import subprocess
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from enum import Enum
+from typing import IO
+
+import msgspec
+
+from fledge.host import programs
+from fledge.host.signals import uninterrupted
+from fledge.machine.diagnosis import DEATHS
+
+MAX_LINE = 4096
+"""Bytes after which a line of the console is cut in two."""
+
+LAST_LINES = 40
+"""Lines of the console that are kept."""
+
+PIECE = 1 << 16
+INTERVAL = 0.2
+"""Seconds between two looks at what else can end a guest."""
+
+AFTER_DEATH = 10
+"""Seconds that a guest has to end after it died: the command line says that it reboots in one."""
+
+ESCAPE = b"\x01"
+"""Ctrl-A, which begins a command on the keyboard, as in QEMU: Ctrl-A X ends the guest."""
+
+
+class Ending(Enum):
+    """How the run of a guest ended."""
+
+    SEEN = "all that was expected was seen"
+    ENDED = "the guest ended"
+    DIED = "the guest died"
+    TIMED_OUT = "the time was over"
+    QUIT = "Ctrl-A X ended the guest"
+
+
+class Watch:
+    """What is expected on a console, line by line, and its last lines."""
+
+    def __init__(self, patterns: Sequence[re.Pattern[str]]) -> None:
+        self.missing = list(patterns)
+        """The patterns that no line has matched yet."""
+        self.lines: deque[str] = deque(maxlen=LAST_LINES)
+        """The last lines, without control characters at their ends."""
+        self.died = False
+        """Whether a line says that the guest died."""
+        self.ended = False
+        """Whether `lines` has that line: a trace of calls follows, which is of no use."""
+        self._partial = b""
+
+    def feed(self, data: bytes) -> None:
+        """Look at more output. The last line counts although it may go on."""
+        *whole, self._partial = (self._partial + data).split(b"\n")
+        while len(self._partial) > MAX_LINE:
+            whole.append(self._partial[:MAX_LINE])
+            self._partial = self._partial[MAX_LINE:]
+        for line in whole:
+            self._look(line)
+            if not self.ended:
+                self.lines.append(_text(line))
+                self.ended = self.died
+        self._look(self._partial)
+
+    def tail(self) -> list[str]:
+        """Return the last lines, also one that is not complete. If the guest died, up to there."""
+        partial = [_text(self._partial)] if self._partial and not self.ended else []
+        return [*self.lines, *partial]
+
+    def _look(self, line: bytes) -> None:
+        for start in range(0, len(line), MAX_LINE):
+            text = _text(line[start : start + MAX_LINE])
+            self.missing = [each for each in self.missing if not each.search(text)]
+            self.died = self.died or bool(DEATHS.search(text))
+
+
+def _text(line: bytes) -> str:
+    return line[:MAX_LINE].decode(errors="replace").strip("\r\n")
+
+
+class Guest(msgspec.Struct):
+    """A running guest."""
+
+    process: subprocess.Popen[bytes]
+    keyboard: IO[bytes]
+    """Standard input of QEMU, which the guest reads from its console."""
+    console: IO[bytes]
+    """Standard output of QEMU, to which the guest writes on its console."""
+    errors: IO[bytes]
+    """The file that has the standard error of QEMU."""
+
+    def wait(self) -> None:
+        """Wait for QEMU. Raises `FledgeError` if it failed."""
+        if status := self.process.wait():
+            said = os.pread(self.errors.fileno(), PIECE, 0).decode(errors="replace").strip()
+            raise programs.failed("QEMU", said or f"exit status {status}")
+
+
+@contextmanager
+def running(command: Sequence[str], files: Sequence[int], path: str) -> Iterator[Guest]:
+    """Run QEMU while the block runs; kill it at the end. ``files`` stay open for it.
+
+    In a session of its own, so that Ctrl-C reaches only fledge, which ends it. If fledge itself is
+    killed, QEMU is too, where setpriv(1) is installed.
+    """
+    if setpriv := shutil.which("setpriv", path=path):
+        command = [setpriv, "--pdeathsig", "KILL", *command]
+    variables = {"LC_ALL": "C", "PATH": path, "TMPDIR": tempfile.gettempdir()}
+    process = None
+    with tempfile.TemporaryFile() as errors:
+        try:
+            with uninterrupted():
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    pass_fds=tuple(files),
+                    env=variables,
+                    start_new_session=True,
+                    bufsize=0,
+                )
+            if process.stdin and process.stdout:
+                yield Guest(process, process.stdin, process.stdout, errors)
+        finally:
+            if process:
+                with process:  # closes the pipes, and waits
+                    process.kill()  # nothing of a guest is to be kept
+
+
+def attend(
+    guest: Guest,
+    watch: Watch,
+    *,
+    deadline: float | None,
+    satisfied: Callable[[], bool],
+    output: Callable[[bytes], None],
+    keyboard: int | None,
+) -> Ending:
+    """Pass the console on until the guest ends, and return why it ended.
+
+    ``deadline`` is a time of `time.monotonic`. ``satisfied`` returns whether the guest has
+    done what it is run for; it is asked often. ``keyboard`` is a descriptor to read keys
+    from; None: there are no keys. Raises `FledgeError` if QEMU fails.
+    """
+    keys = _Keys(guest.keyboard.fileno())
+    died_at = None
+    with selectors.DefaultSelector() as selector:
+        selector.register(guest.console, selectors.EVENT_READ)
+        if keyboard is not None:
+            selector.register(keyboard, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select(INTERVAL):
+                data = os.read(key.fd, PIECE)
+                if key.fd == keyboard:
+                    if not data:
+                        selector.unregister(keyboard)
+                    elif keys.press(data):
+                        return Ending.QUIT
+                elif data:
+                    output(data)
+                    watch.feed(data)
+                else:
+                    guest.wait()
+                    return Ending.DIED if watch.died else Ending.ENDED
+            now = time.monotonic()
+            if watch.died:
+                died_at = died_at or now
+                if now > died_at + AFTER_DEATH:
+                    return Ending.DIED
+            elif satisfied():
+                return Ending.SEEN
+            elif deadline is not None and now > deadline:
+                return Ending.TIMED_OUT
+
+
+class _Keys:
+    """Passes keys on to a guest, and finds the command to quit among them."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._escaped = False
+        os.set_blocking(descriptor, False)
+
+    def press(self, data: bytes) -> bool:
+        """Pass keys on; return whether they say to quit."""
+        passed = bytearray()
+        for number in data:
+            key = bytes([number])
+            if self._escaped:
+                self._escaped = False
+                if key in b"xX":
+                    return True
+                passed += key if key == ESCAPE else ESCAPE + key
+            elif key == ESCAPE:
+                self._escaped = True
+            else:
+                passed += key
+        with suppress(BlockingIOError, BrokenPipeError):  # a guest that does not read, or has ended
+            os.write(self._descriptor, passed)
+        return False

@@ -1,0 +1,77 @@
+"""Asks a server in a guest until it answers."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from urllib.parse import SplitResult, urlsplit
+
+from fledge.errors import ConfigError
+
+PAUSE = 0.5
+"""Seconds between two requests."""
+
+PATIENCE = 10
+"""Seconds to wait for an answer: an emulated guest is slow."""
+
+
+def parse(url: str) -> SplitResult:
+    """Parse the URL of a server in a guest. Raises `ConfigError`."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme == "http" and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or any(not 0x20 < ord(each) < 0x7F for each in url):
+        raise ConfigError(
+            f"{url!r} is not a URL that can be probed",
+            "Write an http URL with a published port, such as http://127.0.0.1:8080/.",
+        )
+    return parts
+
+
+class Probe:
+    """Requests a URL, again and again in the background, until the answer is 2xx or 3xx.
+
+    Redirects are not followed: where they lead is the guest's word.
+    """
+
+    def __init__(self, url: SplitResult) -> None:
+        self._url = url
+        self._stop = threading.Event()
+        self.answer = ""
+        """The last answer, or why there was none."""
+        self.succeeded = False
+
+    def __enter__(self) -> Probe:
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Not joined: a request may wait for its answer, and nothing depends on it any more.
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(PAUSE):
+            try:
+                status = self._request()
+            except (OSError, http.client.HTTPException) as error:
+                self.answer = str(error) or type(error).__name__
+                continue
+            self.answer = f"status {status}"
+            if 200 <= status < 400:
+                self.succeeded = True
+                return
+
+    def _request(self) -> int:
+        """Return the status of an answer. Reads no body, which may have no end."""
+        connection = http.client.HTTPConnection(
+            self._url.hostname or "", self._url.port, timeout=PATIENCE
+        )
+        try:
+            target = self._url._replace(scheme="", netloc="", fragment="").geturl() or "/"
+            connection.request("GET", target)
+            return connection.getresponse().status
+        finally:
+            connection.close()

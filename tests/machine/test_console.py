@@ -1,0 +1,97 @@
+"""What is looked for on the console of a guest, and which keys it gets."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+
+import pytest
+
+from fledge.errors import FledgeError
+from fledge.machine import console
+from fledge.machine.console import Ending, Watch, attend, running
+
+PANIC = b"[ 3.9] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\r\n"
+
+
+def watch(*patterns: str) -> Watch:
+    return Watch([re.compile(each) for each in patterns])
+
+
+def test_lines_in_pieces() -> None:
+    found = watch("^login: $", "ready$", "^never")
+    for piece in (b"rea", b"d", b"y\r\nnot nev", b"er\nlogin", b": "):
+        found.feed(piece)
+    assert [each.pattern for each in found.missing] == ["^never"]
+    assert found.tail() == ["ready", "not never", "login: "]
+
+
+def test_a_flood_is_bounded() -> None:
+    found = watch("end")
+    for _ in range(100):
+        found.feed(b"x" * 100_000)
+    found.feed(b"end\n" + b"line\n" * 1000)
+    assert found.missing == []
+    assert len(found.tail()) == console.LAST_LINES
+    assert max(map(len, found.tail())) <= console.MAX_LINE
+
+
+def test_the_last_lines_end_where_the_guest_died() -> None:
+    found = watch("x")
+    found.feed(b"cause\r\n" + PANIC + b"Call Trace:\r\n" * 100)
+    assert found.died
+    assert found.tail() == ["cause", PANIC.decode().strip()]
+
+
+def guest(script: str, *patterns: str, keys: bytes = b"", seconds: float = 60) -> Ending:
+    """Attend to a program in place of QEMU. Without patterns nothing is expected."""
+    found = watch(*patterns)
+    keyboard, writing = os.pipe()
+    os.write(writing, keys)
+    os.close(writing)
+    with running([sys.executable, "-c", script], [], os.defpath) as running_guest:
+        return attend(
+            running_guest,
+            found,
+            deadline=time.monotonic() + seconds,
+            satisfied=lambda: bool(patterns) and not found.missing,
+            output=lambda _: None,
+            keyboard=keyboard,
+        )
+
+
+ECHO = "import os\nwhile True: os.write(1, b'<%s>\\n' % os.read(0, 100))"
+
+
+@pytest.mark.parametrize(
+    ("keys", "ending", "pattern"),
+    [
+        (b"ls\r", Ending.SEEN, "^<ls"),
+        (b"a\x01\x01b", Ending.SEEN, "^<a\x01b>"),
+        (b"a\x01b", Ending.SEEN, "^<a\x01b>"),
+        (b"a\x01x", Ending.QUIT, "^never"),
+        (b"\x01X", Ending.QUIT, "^never"),
+    ],
+)
+def test_keys(keys: bytes, ending: Ending, pattern: str) -> None:
+    assert guest(ECHO, pattern, keys=keys) is ending
+
+
+def test_endings() -> None:
+    assert guest("print('done')") is Ending.ENDED
+    assert guest("print('done')", "done") is Ending.SEEN
+    assert guest(f"import os; os.write(1, {PANIC!r})") is Ending.DIED
+    assert guest("import time; time.sleep(100)", seconds=0.1) is Ending.TIMED_OUT
+
+
+def test_a_dead_guest_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "AFTER_DEATH", 0.1)
+    script = f"import os, time; os.write(1, {PANIC!r}); time.sleep(100)"
+    assert guest(script) is Ending.DIED
+
+
+def test_an_emulator_that_fails() -> None:
+    with pytest.raises(FledgeError, match="QEMU failed: no such machine"):
+        guest("import sys; sys.exit('no such machine')")

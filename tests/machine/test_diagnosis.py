@@ -1,0 +1,73 @@
+"""Why a guest died, by lines that real guests wrote before they did."""
+
+from __future__ import annotations
+
+import pytest
+
+from fledge.machine.diagnosis import DEATHS, diagnose
+
+KILLED = "[    3.9] Kernel panic - not syncing: Attempted to kill init! exitcode=0x{}"
+NO_ROOT = "[ 2.8] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block({})"
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (["x", KILLED.format("00000100")], "the first process ended, with exit status 1"),
+        (["x", KILLED.format("0000000b")], "the first process was killed by signal 11"),
+        (["x", KILLED.format("0000008b")], "the first process was killed by signal 11"),
+        ([NO_ROOT.format("0,0")], "no init found: the artifact has no program /init"),
+        ([NO_ROOT.format("254,0")], "no driver for the filesystem of the disk (device 254,0)"),
+        (
+            [
+                "[ 2.9] Failed to execute /init (error -8)",
+                "[ 2.9] Kernel panic - not syncing: No working init found.  Try passing init=",
+            ],
+            "/init is not a program for this kernel (exec format error)",
+        ),
+        (
+            ["env: can't execute '/init': No such file or directory", KILLED.format("00007f00")],
+            "/init is missing, or the interpreter or loader that it names",
+        ),
+        (["[ 2] Failed to execute /init (error -2)", NO_ROOT.format("0,0")], "/init is missing"),
+        (["env: can't execute '/init': Permission denied"], "/init is not executable"),
+        (["/bin/app: Exec format error"], "/bin/app is not a program for this kernel"),
+        (["[ 2] Kernel panic - not syncing: No working init found."], "no init found"),
+        (
+            [
+                "[    2.9] EXT4-fs (vda): bad geometry: block count 2620 exceeds size of device"
+                " (768 blocks)",
+                "mount: mounting /dev/vda on /mnt failed: Invalid argument",
+                KILLED.format("00007f00"),
+            ],
+            "the disk is shorter than its filesystem: it is truncated",
+        ),
+        (["[ 3] EXT4-fs (vda): VFS: Can't find ext4 filesystem"], "the disk has no ext4"),
+        (["kestrel: copy self failed: no space left on device"], "the disk is full"),
+        (["cp: write error: No space left on device"], "the disk is full"),
+        (["fledge: the disk has no agent /bin/kestrel"], "the disk has no agent"),
+        (["[ 1] Initramfs unpacking failed: write error", NO_ROOT.format("0,0")], "little memory"),
+        (
+            ["[ 1] Initramfs unpacking failed: compression method zstd not configured"],
+            "this kernel cannot decompress the artifact: it lacks zstd",
+        ),
+        (["[ 1] Initramfs unpacking failed: junk within compressed archive"], "could not unpack"),
+        (["fledge: /bin/kestrel did not start, powering off"], "could not be started"),
+        (["[ 1] Kernel panic - not syncing: Fatal exception"], "the kernel panicked"),
+    ],
+)
+def test_what_a_guest_said(lines: list[str], problem: str) -> None:
+    assert problem in diagnose(lines).problem
+
+
+def test_what_the_artifact_shows_counts_more_than_a_failed_start() -> None:
+    lines = ["env: can't execute '/init': No such file or directory"]
+    assert diagnose(lines, "/init needs /bin/x, which is missing").problem.startswith("/init needs")
+    full = ["cp: write error: No space left on device"]
+    assert "full" in diagnose(full, "/bin/app is for arm64").problem
+
+
+def test_what_is_a_death() -> None:
+    assert DEATHS.search(KILLED)
+    assert DEATHS.search("fledge: /bin/kestrel did not start, powering off")
+    assert not DEATHS.search("reboot: Power down")
