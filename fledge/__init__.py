@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fledge.errors import (
         ConfigError,
         CorruptError,
+        ExpectationError,
         FledgeError,
         HostError,
         NetworkError,
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
     from fledge.host.process import tune_for_builds
     from fledge.host.settings import Settings
     from fledge.machine.check import Finding, KernelCheck
+    from fledge.machine.console import Ending
     from fledge.machine.kconfig import KernelConfig, State
     from fledge.oci.manifest import Platform
+    from fledge.operations.boot import Console, Gate, Machine, boot, boot_command
     from fledge.operations.build import Artifact, build
     from fledge.operations.check import check
     from fledge.operations.diff import Change, Detail, Difference, diff
@@ -59,8 +62,8 @@ if TYPE_CHECKING:
 
 _PUBLIC_NAMES = {
     "fledge.errors": (
-        *("ConfigError", "CorruptError", "FledgeError", "HostError", "NetworkError"),
-        "OfflineError",
+        *("ConfigError", "CorruptError", "ExpectationError", "FledgeError", "HostError"),
+        *("NetworkError", "OfflineError"),
     ),
     "fledge.formats": ("FORMATS", "Format", "Opened", "open_artifact"),
     "fledge.host.process": ("tune_for_builds",),
@@ -68,6 +71,8 @@ _PUBLIC_NAMES = {
     "fledge.machine.check": ("Finding", "KernelCheck"),
     "fledge.machine.kconfig": ("KernelConfig", "State"),
     "fledge.oci.manifest": ("Platform",),
+    "fledge.machine.console": ("Ending",),
+    "fledge.operations.boot": ("Console", "Gate", "Machine", "boot", "boot_command"),
     "fledge.operations.build": ("Artifact", "build"),
     "fledge.operations.check": ("check",),
     "fledge.operations.kernel": ("check_kernel", "check_target"),
@@ -101,19 +106,24 @@ __all__ = [
     "Change",
     "Config",
     "ConfigError",
+    "Console",
     "CorruptError",
     "Detail",
     "Difference",
     "Digest",
+    "Ending",
+    "ExpectationError",
     "Finding",
     "FledgeError",
     "Format",
+    "Gate",
     "HostError",
     "Input",
     "InvalidConfig",
     "KernelCheck",
     "KernelConfig",
     "Kind",
+    "Machine",
     "NetworkError",
     "OfflineError",
     "Opened",
@@ -132,6 +142,8 @@ __all__ = [
     "Tree",
     "Verification",
     "__version__",
+    "boot",
+    "boot_command",
     "build",
     "check",
     "check_kernel",

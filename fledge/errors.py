@@ -6,7 +6,8 @@
     ├── NetworkError                  3: a server is unreachable, or refuses or fails a request
     │   └── OfflineError              3: something is missing, and the session is offline
     ├── CorruptError                  4: an input is damaged, or does not match its checksum
-    └── HostError                     5: this machine lacks a tool or a privilege
+    ├── HostError                     5: this machine lacks a tool or a privilege
+    └── ExpectationError              6: a guest did not do what was expected of it
 
 The ``message`` of an exception says what happened and where: file and key, URL, or path in the
 image. Its ``details`` are further lines, such as one for each problem of a file, and its ``hint``
@@ -69,6 +70,12 @@ class HostError(FledgeError):
     """This machine lacks a tool or a privilege."""
 
     exit_code = 5
+
+
+class ExpectationError(FledgeError):
+    """A guest ended, or its time was over, before it did all that was expected of it."""
+
+    exit_code = 6
 
 
 class MalformedError(Exception):

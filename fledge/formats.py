@@ -219,7 +219,7 @@ def open_artifact(path: PathLike, only: bytes | None = None) -> Iterator[Opened]
     unknown format; `FledgeError` if it cannot be read.
     """
     path = Path(path)
-    format_, size = _find_format(path)
+    format_, size = find_format(path)
     with explained_memory(str(path)), temporary_folder() as (folder, _):
         yield Opened(path, size, format_, format_.read(path, folder, only))
 
@@ -230,13 +230,17 @@ def artifact_requirements(path: PathLike) -> Sequence[Requirement]:
     Raises what `open_artifact` raises.
     """
     path = Path(path)
-    format_, _ = _find_format(path)
+    format_, _ = find_format(path)
     with explained_memory(str(path)), temporary_folder() as (folder, _):
         return format_.read_requirements(path, folder)
 
 
-def _find_format(path: Path) -> tuple[type[Format], int]:
-    """Return the format of the artifact at ``path``, and its size in bytes."""
+def find_format(path: Path) -> tuple[type[Format], int]:
+    """Return the format of the artifact at ``path``, and its size in bytes.
+
+    Raises `ConfigError` if there is no such file, `CorruptError` if its format is unknown,
+    `FledgeError` if it cannot be read.
+    """
     try:
         if not path.is_block_device():
             check_regular(path)

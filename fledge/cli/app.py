@@ -38,6 +38,7 @@ COMMANDS = {
     ),
     "version": CommandEntry("fledge.cli.version", "Print the version."),
     "manifest": CommandEntry("fledge.cli.manifest", "Print the plugin manifest of an artifact."),
+    "boot": CommandEntry("fledge.cli.boot", "Boot an artifact in QEMU, as Volant does."),
     "cache": CommandEntry("fledge.cli.cache", "Show, verify or prune the cache."),
 }
 """All commands, in the order of ``fledge --help``."""

@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 other failure, 2 usage or config, 3 network,"
-    " 4 checksum or corrupt input, 5 missing tool or privilege."
+    " 4 checksum or corrupt input, 5 missing tool or privilege, 6 not as expected (boot)."
 )
 """The end of the help of every command."""
 

@@ -121,6 +121,12 @@ class Settings(msgspec.Struct, frozen=True):
         return self._text("GITHUB_TOKEN")
 
     @property
+    def kernel(self) -> Path | None:
+        """``$FLEDGE_KERNEL``, the kernel image that boots artifacts; None if it is unset."""
+        text = self._text("FLEDGE_KERNEL")
+        return Path(text) if text else None
+
+    @property
     def min_speed(self) -> int:
         """Bytes per second below which a download is given up, ``$FLEDGE_MIN_SPEED`` KiB or
         `DEFAULT_MIN_SPEED`. 0: none is too slow.

@@ -249,7 +249,7 @@ def _decompress(pieces: Iterator[bytes]) -> Iterator[bytes] | None:
     """Decompress data up to the end of its first member; None if it is not compressed."""
     start = next(pieces, b"")
     if start.startswith(LZ4_MAGIC):
-        return lz4_blocks(chain([start], pieces))
+        return lz4_blocks(start, pieces)
     if start.startswith(_LZO_MAGIC):
         raise MalformedError("it is compressed with LZO, which fledge cannot read")
     for magic, new in _MEMBERS.items():

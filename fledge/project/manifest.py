@@ -422,23 +422,30 @@ def command_line(manifest: PluginManifest, address: Address | None) -> str:
 
     Without an ``address`` the VM has no network (mode vsock).
     """
-    ip = []
+    return boot_parameters(manifest, address, disk=bool(manifest.rootfs))
+
+
+def boot_parameters(manifest: PluginManifest | None, address: Address | None, *, disk: bool) -> str:
+    """Return the command line for a disk or an initramfs.
+
+    Without a manifest it is as Volant's would be, but for what the manifest says.
+    """
+    parameters = ["console=ttyS0", "reboot=k", "panic=1", "quiet", "loglevel=1"]
     if address:
-        ip = [f"ip={address.ip}::{address.gateway}:{address.netmask}:{address.host}:eth0:off"]
-    api = address.gateway if address else "127.0.0.1"
-    disk = ["volant.rootfs_device=vda", "volant.rootfs_fstype=ext4"] if manifest.rootfs else []
-    return " ".join(
-        (
-            *("console=ttyS0", "reboot=k", "panic=1", "quiet", "loglevel=1"),
-            *ip,
+        where = f"{address.ip}::{address.gateway}:{address.netmask}:{address.host}"
+        parameters.append(f"ip={where}:eth0:off")
+    if manifest:
+        parameters += [
             f"volant.runtime={manifest.runtime}",
             f"volant.plugin={manifest.name}",
-            f"volant.api_host={api}",
+            f"volant.api_host={address.gateway if address else '127.0.0.1'}",
             "volant.api_port=7777",
-            *disk,
-            f"volant.manifest={encode(manifest)}",
-        )
-    )
+        ]
+    if disk:
+        parameters += ["volant.rootfs_device=vda", "volant.rootfs_fstype=ext4"]
+    if manifest:
+        parameters.append(f"volant.manifest={encode(manifest)}")
+    return " ".join(parameters)
 
 
 def excess(manifest: PluginManifest) -> int:

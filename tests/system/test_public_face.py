@@ -18,6 +18,8 @@ README = Path(__file__).parents[2] / "README.md"
 PUBLIC = {
     *("PluginManifest", "manifest"),
     *(
+        "boot",
+        "boot_command",
         "build",
         "check",
         "check_kernel",
@@ -30,6 +32,7 @@ PUBLIC = {
         "open_artifact",
     ),
     *("verify", "tune_for_builds"),
+    *("Console", "Ending", "ExpectationError", "Gate", "Machine"),
     *("Artifact", "Change", "Detail", "Difference", "Opened", "Program", "Summary"),
     *("Finding", "KernelCheck", "KernelConfig", "Requirement", "State"),
     *("Verification", "Config", "Digest", "Input", "Platform", "Tree"),
