@@ -74,7 +74,7 @@ def slow_image(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
         for number, blob in enumerate(blobs):
             path = f"/v2/{name}/blobs/sha256:{images.sha256(blob)}"
             server.answers[path] = slowly(blob, 0.04 + 0.01 * number)
-        project.write(tmp_path, "kestrel", b"#!/layer0 because it is there")
+        project.write(tmp_path, "kestrel", project.program())
         project.write(
             tmp_path,
             "fledge.toml",
