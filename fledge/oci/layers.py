@@ -272,7 +272,9 @@ def _at(path: bytes, error: Exception) -> CorruptError:
 def _copy(node: Node | tar.HardLink) -> Node | tar.HardLink:
     if isinstance(node, tar.HardLink):
         return node
-    return replace(node, children={}) if isinstance(node, Directory) else replace(node)
+    if isinstance(node, Directory):
+        return replace(node, children={})
+    return replace(node, xattrs=node.xattrs.copy())  # `_update` changes them
 
 
 class _LayerApplier:
@@ -389,12 +391,11 @@ def _update(node: Node, link: tar.HardLink) -> None:
     node.uid, node.gid, node.mtime_ns = link.uid, link.gid, link.mtime_ns
     if not isinstance(node, Symlink):
         node.mode = link.mode
-    if node.xattrs or link.xattrs:
-        kept = {name: value for name, value in node.xattrs.items() if name != CAPABILITY}
-        new = link.xattrs.items()
-        is_file = isinstance(node, File)
-        kept |= {name: value for name, value in new if is_file or not name.startswith(USER)}
-        node.xattrs = kept
+    # In place: thousands of links to one node may each add an attribute.
+    node.xattrs.pop(CAPABILITY, None)
+    for name, value in link.xattrs.items():
+        if isinstance(node, File) or not name.startswith(USER):
+            node.xattrs[name] = value
 
 
 def decompress(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -51,7 +51,7 @@ RECORD_COST = 64
 MAX_EXTENTS = 1 << 16
 """Maximum runs of data in one sparse file, which limits the time and memory to write it."""
 
-EXTENT_COST = 512
+EXTENT_COST = 800
 """Bytes of memory that one run of data in a sparse file takes at the peak of a build."""
 
 MAX_FILE_SIZE = 1 << 44

@@ -20,6 +20,7 @@ from fledge.session import Session
 from fledge.store.cache import Cache
 from fledge.tree import File, Tree
 from fledge.tree.content import Span
+from tests.support.bounded import in_a_child
 from tests.support.images import opened_image, opened_layer
 from tests.support.tars import (
     END,
@@ -284,6 +285,35 @@ def test_parents_that_nothing_describes_are_counted(
     entries = [file(f"{number}{'/d' * 500}") for number in range(20)]
     refused(tmp_path, pack(*entries), match=TOO_MUCH)
     assert listing(applied(tmp_path, pack(*entries[:5])))
+
+
+def test_hard_links_that_each_add_an_attribute_do_not_cost_much(tmp_path: Path) -> None:
+    """A copy of all attributes for each link would take minutes."""
+    links = [
+        Entry(f"{n}", tarfile.LNKTYPE, linkname="file", pax={f"SCHILY.xattr.user.{n}": "1"})
+        for n in range(40_000)
+    ]
+    data = pack(file("file"), *links)
+
+    def count() -> int:
+        node = applied(tmp_path, data).get(b"file")
+        assert node
+        return len(node.xattrs)
+
+    assert in_a_child(count, seconds=20)[0] == 40_000
+
+
+def test_attributes_of_a_hard_link_stay_in_their_layer(tmp_path: Path) -> None:
+    """A layer that is listed twice is parsed once, but its nodes are not shared."""
+    session = Session(Settings(), Cache(tmp_path / "cache"), Reporter())
+    plain = opened_layer(tmp_path, pack(file("file")))
+    link = Entry("link", tarfile.LNKTYPE, linkname="file", pax={"SCHILY.xattr.user.a": "1"})
+    tree = Tree(0)
+    layers.unpack(opened_image(plain, opened_layer(tmp_path, pack(link)), plain), tree, session)
+    old, new = tree.get(b"link"), tree.get(b"file")
+    assert old and new
+    assert old.xattrs == {b"user.a": b"1"}
+    assert not new.xattrs
 
 
 def test_layers_share_what_they_may_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

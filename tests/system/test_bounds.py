@@ -71,6 +71,17 @@ def many_records() -> bytes:
     )
 
 
+def many_holes() -> bytes:
+    """300,000 runs of data."""
+    count = 10_000
+    lines = (b"%d\n" % count, *(b"%d\n1\n" % (n * 8192) for n in range(count)))
+    sparse_map = b"".join(lines)
+    data = sparse_map + bytes(-len(sparse_map) % 512) + b"x" * count
+    version = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+    version += b"32 GNU.sparse.realsize=%08d\n" % (count * 8192)
+    return b"".join(block(b"pax", version, b"x") + block(b"%d" % n, data) for n in range(30)) + END
+
+
 Command = Callable[..., tuple[int, str]]
 
 
@@ -109,6 +120,7 @@ def write_project(folder: Path, image_name: str = "oci:layout") -> None:
         pytest.param(lambda: [below_a_long_symlink()], "names and metadata", id="symlink"),
         pytest.param(lambda: [many_xattrs()], "names and metadata", id="xattrs"),
         pytest.param(lambda: [many_records()], "names and metadata", id="records"),
+        pytest.param(lambda: [many_holes()], "names and metadata", id="holes"),
     ],
 )
 def test_hostile_images(
