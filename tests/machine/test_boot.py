@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fledge.cpio import newc
+from fledge.ext4.format import Ext4
 from fledge.formats import FORMATS
 from fledge.machine import kernels
 from fledge.machine.check import check
@@ -122,7 +123,7 @@ def test_a_kernel_shows_what_its_config_says(flavour: str, disk: Path, tmp_path:
 def test_a_disk_whose_driver_is_a_module_does_not_boot_by_itself(disk: Path) -> None:
     """The test above mounts it, once the modules are loaded."""
     image = vm.kernel()
-    found = check(FORMATS[1]().requirements(), kernels.find(str(image), Path()))
+    found = check(Ext4().requirements(), kernels.find(str(image), Path()))
     assert not found.boots
     console = vm.boot(None, image=image, disk=disk, virtio=True, cmdline="root=/dev/vda")
     assert "Unable to mount root fs" in console
