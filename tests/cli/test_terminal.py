@@ -95,15 +95,14 @@ def test_several_layers_at_once(slow_image: Path, rich: str, columns: int) -> No
     assert [line for line in shown.lines if "━" in line or "/6 layers" in line] == []
     bar = re.compile(r"    \S.* [\d.]+/[\d.]+ (MiB|KiB)")
     bars = [sum(bool(bar.match(line)) for line in moment) for moment in shown.moments]
-    assert max(bars) == 4, shown.moments[5:9]
+    assert 2 <= max(bars) <= 4, shown.moments[5:9]
     whole = re.compile(r"^  . image     (\d)/6 layers, ([\d.]+)/([\d.]+) MiB")
     seen = [[match for line in moment if (match := whole.match(line))] for moment in shown.moments]
     assert max(map(len, seen)) == 1
     progress = [(int(each[0][1]), float(each[0][2])) for each in seen if each]
     # How many moments are drawn depends on the load of the machine.
     assert progress == sorted(progress)
-    assert progress[0][0] == 0 < progress[-1][0]
-    assert len({size for _, size in progress}) >= 4
+    assert progress[0] < progress[-1]
     assert all(len(line) < columns for moment in shown.moments for line in moment if "/6" in line)
 
 
