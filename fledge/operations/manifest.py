@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -42,10 +44,26 @@ UNKNOWN = Digest("0" * 64)
 
 
 def artifact_url(settings: Settings, base_url: str | None, artifact: Path) -> str:
-    """Return where an artifact will be: below ``base_url``, at the URL of the project, or here."""
+    """Return where an artifact will be: below ``base_url``, at the URL of the project, or here.
+
+    Raises `ConfigError` if ``base_url`` is no http or https URL, or the path here is not UTF-8.
+    """
     if base_url:
-        return f"{base_url.rstrip('/')}/{artifact.name}"
-    return settings.url or str(artifact.absolute())
+        if not re.match(plugin.LOCATION, base_url) or base_url.startswith("/"):
+            raise ConfigError(
+                f"{base_url} is not an http or https URL, as Volant needs it for an artifact",
+                "Name the folder of the artifact, such as https://plugins.example.org.",
+            )
+        return f"{base_url.rstrip('/')}/{quote(os.fsencode(artifact.name))}"
+    if settings.url:
+        return settings.url
+    try:
+        return os.fsencode(artifact.absolute()).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{artifact} is not UTF-8, so a plugin manifest cannot name it",
+            "Choose another path, or set [manifest] url.",
+        ) from error
 
 
 def manifest(
@@ -182,9 +200,15 @@ def _workload(found: Runtime) -> dict[str, Any]:
         keys["entrypoint"] = list(found.arguments)
     if found.folder:
         keys["workdir"] = found.folder
-    if port := next((each for each in found.ports if not each.endswith("/udp")), None):
-        keys["base_url"] = f"http://127.0.0.1:{port.partition('/')[0]}"
+    if ports := list(filter(None, map(_tcp_port, found.ports))):
+        keys["base_url"] = f"http://127.0.0.1:{ports[0]}"
     return keys
+
+
+def _tcp_port(exposed: str) -> int | None:
+    """Return the number in ``80/tcp`` or ``80``; None if it is not one TCP port."""
+    number = exposed.removesuffix("/tcp")
+    return int(number) if re.fullmatch("[1-9][0-9]{0,4}", number) and int(number) < 65536 else None
 
 
 def _answers_at(settings: Settings) -> dict[str, str]:
@@ -220,7 +244,9 @@ def _notes(found: Runtime, filled: PluginManifest) -> Iterator[str]:
             " [manifest.health_check] names an endpoint instead"
         )
     ports = [
-        each for each in found.ports if f":{each.partition('/')[0]}" not in filled.workload.base_url
+        each
+        for each in found.ports
+        if not re.search(rf":{re.escape(each.partition('/')[0])}\b", filled.workload.base_url)
     ]
     if ports and not (filled.network and filled.network.expose):
         yield (
