@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -56,6 +55,7 @@ from fledge.tree import File, elf
 from fledge.tree.content import Content, Span, content_size, hash_file, read_content, read_range
 from fledge.tree.elf import ELF_MAGIC
 from fledge.tree.programs import problem
+from fledge.tree.regular import read_regular
 
 DEFAULT_MEMORY = 512
 """MiB, without a manifest: the default of a manifest."""
@@ -127,6 +127,10 @@ def boot(
     """
     machine, gate, console = machine or Machine(), gate or Gate(), console or Console()
     session = as_session(session)
+    if gate.timeout is not None and not gate.timeout > 0:  # nan is not greater either
+        raise ConfigError(
+            f"a timeout of {gate.timeout} is no time to wait", "Write seconds, such as 60."
+        )
     watch = Watch([_pattern(each) for each in gate.expect])
     url = probes.parse(gate.probe) if gate.probe else None
     plan = _plan(Path(artifact), machine, session)
@@ -311,9 +315,7 @@ def _manifest(artifact: Path, given: PathLike | None, session: Session) -> Plugi
         session.reporter.note(f"{path} does not exist, so the agent gets no manifest")
         return None
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_MANIFEST_SIZE)
-        manifest = plugin.parse(json.loads(data))
+        manifest = plugin.parse(msgspec.json.decode(read_regular(path, MAX_MANIFEST_SIZE)))
     except OSError as error:
         raise unreadable_argument(path, error) from error
     except (ValueError, RecursionError, MalformedError) as error:
