@@ -239,9 +239,12 @@ def _initrd_file(plan: _Plan) -> Iterator[IO[bytes] | None]:
 def _check_published(url: SplitResult, forwards: Sequence[Forward]) -> None:
     """Raise `ConfigError` if no port of the guest is where the URL leads."""
     port = url.port or 80
-    if url.hostname in (network.LOOPBACK, "localhost") and port not in [
-        each.host for each in forwards
-    ]:
+    if url.hostname not in (network.LOOPBACK, "localhost"):
+        raise ConfigError(
+            f"{url.geturl()} is not in the guest: its ports are published at {network.LOOPBACK}",
+            f"Write http://{network.LOOPBACK}:{port}/ and --publish {port}:PORT.",
+        )
+    if port not in [each.host for each in forwards]:
         raise ConfigError(
             f"no port of the guest is published as {port}, so {url.geturl()} cannot be probed",
             f"Add --publish {port}:PORT with the port of the guest.",

@@ -81,10 +81,7 @@ def manifest(
     """
     artifact, config = Path(artifact), as_config(config, manifest)
     if config.manifest is None:
-        raise ConfigError(
-            f"{config.path} says nothing about a plugin manifest",
-            "Add a table [manifest], or a file manifest.toml beside it.",
-        )
+        raise no_settings(config)
     with open_artifact(artifact) as opened:
         if opened.format.manifest_key != config.format.manifest_key:
             raise ConfigError(
@@ -99,6 +96,14 @@ def manifest(
         url = artifact_url(config.manifest, base_url, artifact)
         filled, notes = fill(config, opened.tree, image, artifact, url)
     return sealed(filled, hash_file(artifact).digest), notes
+
+
+def no_settings(config: Config) -> ConfigError:
+    """Make the error for a config that has no manifest."""
+    return ConfigError(
+        f"{config.path} says nothing about a plugin manifest",
+        "Add a table [manifest], or a file manifest.toml beside it.",
+    )
 
 
 def draft(config: Config, assembly: Assembly, artifact: Path, url: str) -> PluginManifest:

@@ -251,6 +251,7 @@ def test_other_hypervisors(kernel: Path, tmp_path: Path, fledge: Fledge) -> None
         (("--expect", "("), 2, "'(' is not a regular expression"),
         (("--probe", "ftp://127.0.0.1/"), 2, "is not a URL that can be probed"),
         (("--probe", "http://127.0.0.1:8080/"), 2, "no port of the guest is published as 8080"),
+        (("--probe", "http://example.org/"), 2, "http://example.org/ is not in the guest"),
         (("--append", "x" * 2000), 2, "the kernel's command line is"),
         (("--append", "a\nb"), 2, "is one line"),
         (("--memory", "much"), 2, "is not a size"),

@@ -316,6 +316,7 @@ def test_nothing_to_say(tmp_path: Path, fledge: Fledge) -> None:
     project.make_rootfs(tmp_path)
     assert fledge("build", "-o", "a.img").code == 0
     assert not (tmp_path / "a.manifest.json").exists()
-    done = fledge("manifest", "a.img")
-    assert done.code == 2
-    assert "says nothing about a plugin manifest" in done.err
+    for command in (("manifest", "a.img"), ("build", "--base-url", "https://example.org")):
+        done = fledge(*command)
+        assert done.code == 2
+        assert "says nothing about a plugin manifest" in done.err
