@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +25,13 @@ from fledge.project.manifest import PluginManifest, Settings, Workload
 from fledge.report import counted, human_size
 from fledge.sources import paths
 from fledge.sources.image import Image
+from fledge.sources.init import MOUNT_POINTS
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly
-from fledge.tree import File, Tree, programs
+from fledge.tree import Directory, File, Tree, programs
 from fledge.tree.content import content_size, hash_file, read_range
 from fledge.tree.digest import Digest
+from fledge.tree.names import printable
 
 VERSION_LABEL = "org.opencontainers.image.version"
 """The label of an image with the version of the software in it (OCI image-spec, annotations.md)."""
@@ -109,13 +112,33 @@ def no_settings(config: Config) -> ConfigError:
 def draft(config: Config, assembly: Assembly, artifact: Path, url: str) -> PluginManifest:
     """Make the manifest of an artifact that is not written yet: only its digest is missing.
 
-    What the image asks for and Volant does not do is a note. Raises as `fill`.
+    What the image asks for and Volant does not do is a note. Raises as `fill`, and `ConfigError` if
+    the workload could not start.
     """
     image = next((each for each in assembly.inputs if each.role == Image.role), None)
     filled, notes = fill(config, assembly.tree, image, artifact, url)
+    _check_workload(assembly, filled.workload)
     for note in notes:
         assembly.session.reporter.note(note)
     return filled
+
+
+def _check_workload(assembly: Assembly, workload: Workload) -> None:
+    """Raise `ConfigError` if the agent could not start a workload: it would halt the machine."""
+    if why := programs.problem(assembly.tree, workload.entrypoint[0], assembly.architecture):
+        raise ConfigError(
+            f"the entrypoint of the plugin manifest cannot run: {why}",
+            "Add what is missing with [mappings], or set [manifest.workload] entrypoint.",
+        )
+    folder = posixpath.normpath(posixpath.join("/", workload.workdir)).encode()
+    found = assembly.tree.get(folder, follow=True)
+    # What init or agent mount over is there when the workload starts.
+    if folder not in MOUNT_POINTS and not isinstance(found, Directory):
+        raise ConfigError(
+            f"the artifact has no folder {printable(folder)}, in which the entrypoint of the plugin"
+            " manifest is to start",
+            "Add it with [mappings], or set [manifest.workload] workdir.",
+        )
 
 
 def fill(

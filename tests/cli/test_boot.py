@@ -216,6 +216,7 @@ def test_a_network_is_set_up_in_the_guest(plugin: Path, kernel: Path, fledge: Fl
 
 def test_other_hypervisors(kernel: Path, tmp_path: Path, fledge: Fledge) -> None:
     toml = project.make_rootfs(tmp_path)
+    project.write(tmp_path, "kestrel", project.program())
     toml.write_text(
         toml.read_text() + '[manifest]\nname = "a"\nversion = "1"\n'
         "[manifest.resources]\ncpu_cores = 2\nmemory_mb = 300\n[manifest.workload]\n"

@@ -20,6 +20,9 @@ from tests.support.project import Fledge
 TREE = (
     tars.folder("usr/sbin"),
     tars.folder("srv/app"),
+    tars.file("bin/crlf", b"#!/bin/sh\r\n", mode=0o755),
+    tars.file("bin/arm", project.program(183), mode=0o755),
+    tars.file("bin/lost", b"#!/bin/python\n", mode=0o755),
     tars.file("usr/sbin/nginx", project.program(), mode=0o755),
     tars.file("bin/sh", project.program(), mode=0o755),
     tars.file("srv/app/serve", b"#!/bin/sh\n", mode=0o755),
@@ -105,6 +108,12 @@ HTTP = 'workload.base_url = "http://127.0.0.1:9000"\n'
             {"env": {"A": "1", "B": "3", "C": "4"}},
         ),
         (
+            {"Cmd": ["nginx"], "WorkingDir": "/tmp/"},
+            HTTP,
+            ["/usr/sbin/nginx"],
+            {"workdir": "/tmp/"},
+        ),
+        (
             {"Entrypoint": ["/gone"], "Cmd": ["x"]},
             HTTP + 'workload.entrypoint = ["sh", "-c", "true"]\n',
             ["/bin/sh", "-c", "true"],
@@ -170,6 +179,15 @@ def test_what_volant_does_not_do_is_a_note(tmp_path: Path) -> None:
             {"Cmd": ["nginx"], "Env": [f"V{n}={n * 7919:x}{n * 104729:x}" for n in range(150)]},
             HTTP,
             "the plugin manifest is .* bytes too long",
+        ),
+        ({"Cmd": ["crlf"]}, HTTP, "cannot run: the first line of /bin/crlf ends with a carriage"),
+        ({"Cmd": ["arm"]}, HTTP, "cannot run: /bin/arm is for arm64, not for amd64"),
+        ({"Cmd": ["lost"]}, HTTP, "cannot run: /bin/lost needs /bin/python, but /bin/python does"),
+        ({"Cmd": ["nginx"], "WorkingDir": "/gone"}, HTTP, "the artifact has no folder /gone"),
+        (
+            {"Cmd": ["nginx"], "Env": ["A=\0"]},
+            HTTP,
+            "workload: entrypoint and env must not have NUL",
         ),
         ({"Cmd": ["nginx"]}, "resources.cpus = 1\n", r"toml:\d+: \[manifest\] resources: Volant"),
     ],
