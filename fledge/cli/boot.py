@@ -24,6 +24,7 @@ from fledge.cli.options import (
 )
 from fledge.cli.reporters import reported
 from fledge.cli.units import parse_size
+from fledge.errors import ConfigError
 from fledge.operations.boot import Console, Gate, Machine, boot, boot_command
 from fledge.session import Session
 
@@ -121,7 +122,7 @@ def run(
             kernel=kernel,
             config=config if config != DEFAULT_CONFIG or config.exists() else None,
             manifest=manifest,
-            memory=parse_size(memory) >> 20 if memory else None,
+            memory=_mebibytes(memory) if memory else None,
             cpus=cpus,
             publish=publish or (),
             append=append,
@@ -134,6 +135,14 @@ def run(
         with _keyboard() as keyboard, _screen() as show:
             console = Console(show, keyboard)
             boot(artifact, machine=machine, gate=gate, console=console, session=session)
+
+
+def _mebibytes(text: str) -> int:
+    """Parse the size of a memory. Raises `ConfigError`."""
+    size = parse_size(text) >> 20
+    if not size:
+        raise ConfigError(f"{text} is less than 1MiB of memory", "Write a size such as 512MiB.")
+    return size
 
 
 @contextmanager

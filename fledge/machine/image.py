@@ -18,6 +18,7 @@ Some compressed payloads are followed by the size of the kernel, in 4 bytes.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from itertools import chain
@@ -45,6 +46,7 @@ from fledge.tree.compression import (
 )
 from fledge.tree.elf import ELF_MAGIC
 from fledge.tree.elf import architecture as elf_architecture
+from fledge.tree.regular import open_regular
 
 MAX_KERNEL_SIZE = 1 << 30
 """Maximum bytes of an uncompressed kernel that are searched."""
@@ -151,7 +153,7 @@ def identify(path: Path) -> Identity:
     cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as raw, io.BufferedReader(raw) as file:
             head = file.read(_HEAD_SIZE)
             file.seek(0)
             if unpacked := _decompress(_pieces(file, MAX_KERNEL_SIZE)):

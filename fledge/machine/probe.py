@@ -7,6 +7,7 @@ import threading
 from urllib.parse import SplitResult, urlsplit
 
 from fledge.errors import ConfigError
+from fledge.machine.network import LOOPBACK
 
 PAUSE = 0.5
 """Seconds between two requests."""
@@ -31,7 +32,7 @@ def parse(url: str) -> SplitResult:
 
 
 class Probe:
-    """Requests a URL, again and again in the background, until the answer is 2xx or 3xx.
+    """Requests a URL of this host, again and again, until the answer is 2xx or 3xx.
 
     Redirects are not followed: where they lead is the guest's word.
     """
@@ -66,12 +67,12 @@ class Probe:
 
     def _request(self) -> int:
         """Return the status of an answer. Reads no body, which may have no end."""
-        connection = http.client.HTTPConnection(
-            self._url.hostname or "", self._url.port, timeout=PATIENCE
-        )
+        # Not the name: localhost may be ::1 first, where something else may answer.
+        connection = http.client.HTTPConnection(LOOPBACK, self._url.port, timeout=PATIENCE)
         try:
             target = self._url._replace(scheme="", netloc="", fragment="").geturl() or "/"
-            connection.request("GET", target)
+            host = self._url.netloc.rpartition("@")[2]
+            connection.request("GET", target, headers={"Host": host})
             return connection.getresponse().status
         finally:
             connection.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +35,10 @@ class Runtime(msgspec.Struct, frozen=True):
 
 def parse(config: bytes) -> Runtime:
     """Parse the config of an image. Raises `MalformedError`, which names the member."""
-    document = json.loads(config)
+    try:
+        document = msgspec.json.decode(config)
+    except (ValueError, RecursionError) as error:
+        raise MalformedError("it is not JSON") from error
     members = document.get("config") if isinstance(document, dict) else None
     if members is None:
         return Runtime()

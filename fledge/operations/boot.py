@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -56,6 +55,7 @@ from fledge.tree import File, elf
 from fledge.tree.content import Content, Span, content_size, hash_file, read_content, read_range
 from fledge.tree.elf import ELF_MAGIC
 from fledge.tree.programs import problem
+from fledge.tree.regular import read_regular
 
 DEFAULT_MEMORY = 512
 """MiB, without a manifest: the default of a manifest."""
@@ -127,6 +127,10 @@ def boot(
     """
     machine, gate, console = machine or Machine(), gate or Gate(), console or Console()
     session = as_session(session)
+    if gate.timeout is not None and not gate.timeout > 0:  # nan is not greater either
+        raise ConfigError(
+            f"a timeout of {gate.timeout} is no time to wait", "Write seconds, such as 60."
+        )
     watch = Watch([_pattern(each) for each in gate.expect])
     url = probes.parse(gate.probe) if gate.probe else None
     plan = _plan(Path(artifact), machine, session)
@@ -235,9 +239,12 @@ def _initrd_file(plan: _Plan) -> Iterator[IO[bytes] | None]:
 def _check_published(url: SplitResult, forwards: Sequence[Forward]) -> None:
     """Raise `ConfigError` if no port of the guest is where the URL leads."""
     port = url.port or 80
-    if url.hostname in (network.LOOPBACK, "localhost") and port not in [
-        each.host for each in forwards
-    ]:
+    if url.hostname not in (network.LOOPBACK, "localhost"):
+        raise ConfigError(
+            f"{url.geturl()} is not in the guest: its ports are published at {network.LOOPBACK}",
+            f"Write http://{network.LOOPBACK}:{port}/ and --publish {port}:PORT.",
+        )
+    if port not in [each.host for each in forwards]:
         raise ConfigError(
             f"no port of the guest is published as {port}, so {url.geturl()} cannot be probed",
             f"Add --publish {port}:PORT with the port of the guest.",
@@ -311,9 +318,7 @@ def _manifest(artifact: Path, given: PathLike | None, session: Session) -> Plugi
         session.reporter.note(f"{path} does not exist, so the agent gets no manifest")
         return None
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_MANIFEST_SIZE)
-        manifest = plugin.parse(json.loads(data))
+        manifest = plugin.parse(msgspec.json.decode(read_regular(path, MAX_MANIFEST_SIZE)))
     except OSError as error:
         raise unreadable_argument(path, error) from error
     except (ValueError, RecursionError, MalformedError) as error:

@@ -92,6 +92,8 @@ def build(
     if config.manifest:
         url = plugin.artifact_url(config.manifest, base_url, output)
         outputs.append(path_beside(output))
+    elif base_url:
+        raise plugin.no_settings(config)
     check_outputs(config, outputs)
     kernel = target_kernel(config)
     pins = lock.load_pins(config, session.reporter, strict=locked)

@@ -12,7 +12,8 @@ from fledge.operations.arguments import (
     as_platform,
     as_session,
 )
-from fledge.operations.build import laying
+from fledge.operations.build import default_output, laying
+from fledge.operations.manifest import artifact_url, draft
 from fledge.project import lock
 from fledge.project.config import Config
 from fledge.report import Reporter
@@ -51,4 +52,7 @@ def check(
             step.detail = "must be fetched, so it is not checked" if summary is None else summary
     if is_whole:
         boots.check(config, assembly)
+        if config.manifest:
+            output = default_output(config)
+            draft(config, assembly, output, artifact_url(config.manifest, None, output))
     return config

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -22,11 +25,13 @@ from fledge.project.manifest import PluginManifest, Settings, Workload
 from fledge.report import counted, human_size
 from fledge.sources import paths
 from fledge.sources.image import Image
+from fledge.sources.init import MOUNT_POINTS
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly
-from fledge.tree import File, Tree, programs
+from fledge.tree import Directory, File, Tree, programs
 from fledge.tree.content import content_size, hash_file, read_range
 from fledge.tree.digest import Digest
+from fledge.tree.names import printable
 
 VERSION_LABEL = "org.opencontainers.image.version"
 """The label of an image with the version of the software in it (OCI image-spec, annotations.md)."""
@@ -42,10 +47,26 @@ UNKNOWN = Digest("0" * 64)
 
 
 def artifact_url(settings: Settings, base_url: str | None, artifact: Path) -> str:
-    """Return where an artifact will be: below ``base_url``, at the URL of the project, or here."""
+    """Return where an artifact will be: below ``base_url``, at the URL of the project, or here.
+
+    Raises `ConfigError` if ``base_url`` is no http or https URL, or the path here is not UTF-8.
+    """
     if base_url:
-        return f"{base_url.rstrip('/')}/{artifact.name}"
-    return settings.url or str(artifact.absolute())
+        if not re.match(plugin.LOCATION, base_url) or base_url.startswith("/"):
+            raise ConfigError(
+                f"{base_url} is not an http or https URL, as Volant needs it for an artifact",
+                "Name the folder of the artifact, such as https://plugins.example.org.",
+            )
+        return f"{base_url.rstrip('/')}/{quote(os.fsencode(artifact.name))}"
+    if settings.url:
+        return settings.url
+    try:
+        return os.fsencode(artifact.absolute()).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{artifact} is not UTF-8, so a plugin manifest cannot name it",
+            "Choose another path, or set [manifest] url.",
+        ) from error
 
 
 def manifest(
@@ -63,10 +84,7 @@ def manifest(
     """
     artifact, config = Path(artifact), as_config(config, manifest)
     if config.manifest is None:
-        raise ConfigError(
-            f"{config.path} says nothing about a plugin manifest",
-            "Add a table [manifest], or a file manifest.toml beside it.",
-        )
+        raise no_settings(config)
     with open_artifact(artifact) as opened:
         if opened.format.manifest_key != config.format.manifest_key:
             raise ConfigError(
@@ -83,16 +101,44 @@ def manifest(
     return sealed(filled, hash_file(artifact).digest), notes
 
 
+def no_settings(config: Config) -> ConfigError:
+    """Make the error for a config that has no manifest."""
+    return ConfigError(
+        f"{config.path} says nothing about a plugin manifest",
+        "Add a table [manifest], or a file manifest.toml beside it.",
+    )
+
+
 def draft(config: Config, assembly: Assembly, artifact: Path, url: str) -> PluginManifest:
     """Make the manifest of an artifact that is not written yet: only its digest is missing.
 
-    What the image asks for and Volant does not do is a note. Raises as `fill`.
+    What the image asks for and Volant does not do is a note. Raises as `fill`, and `ConfigError` if
+    the workload could not start.
     """
     image = next((each for each in assembly.inputs if each.role == Image.role), None)
     filled, notes = fill(config, assembly.tree, image, artifact, url)
+    _check_workload(assembly, filled.workload)
     for note in notes:
         assembly.session.reporter.note(note)
     return filled
+
+
+def _check_workload(assembly: Assembly, workload: Workload) -> None:
+    """Raise `ConfigError` if the agent could not start a workload: it would halt the machine."""
+    if why := programs.problem(assembly.tree, workload.entrypoint[0], assembly.architecture):
+        raise ConfigError(
+            f"the entrypoint of the plugin manifest cannot run: {why}",
+            "Add what is missing with [mappings], or set [manifest.workload] entrypoint.",
+        )
+    folder = posixpath.normpath(posixpath.join("/", workload.workdir)).encode()
+    found = assembly.tree.get(folder, follow=True)
+    # What init or agent mount over is there when the workload starts.
+    if folder not in MOUNT_POINTS and not isinstance(found, Directory):
+        raise ConfigError(
+            f"the artifact has no folder {printable(folder)}, in which the entrypoint of the plugin"
+            " manifest is to start",
+            "Add it with [mappings], or set [manifest.workload] workdir.",
+        )
 
 
 def fill(
@@ -182,9 +228,15 @@ def _workload(found: Runtime) -> dict[str, Any]:
         keys["entrypoint"] = list(found.arguments)
     if found.folder:
         keys["workdir"] = found.folder
-    if port := next((each for each in found.ports if not each.endswith("/udp")), None):
-        keys["base_url"] = f"http://127.0.0.1:{port.partition('/')[0]}"
+    if ports := list(filter(None, map(_tcp_port, found.ports))):
+        keys["base_url"] = f"http://127.0.0.1:{ports[0]}"
     return keys
+
+
+def _tcp_port(exposed: str) -> int | None:
+    """Return the number in ``80/tcp`` or ``80``; None if it is not one TCP port."""
+    number = exposed.removesuffix("/tcp")
+    return int(number) if re.fullmatch("[1-9][0-9]{0,4}", number) and int(number) < 65536 else None
 
 
 def _answers_at(settings: Settings) -> dict[str, str]:
@@ -220,7 +272,9 @@ def _notes(found: Runtime, filled: PluginManifest) -> Iterator[str]:
             " [manifest.health_check] names an endpoint instead"
         )
     ports = [
-        each for each in found.ports if f":{each.partition('/')[0]}" not in filled.workload.base_url
+        each
+        for each in found.ports
+        if not re.search(rf":{re.escape(each.partition('/')[0])}\b", filled.workload.base_url)
     ]
     if ports and not (filled.network and filled.network.expose):
         yield (

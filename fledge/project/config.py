@@ -117,6 +117,6 @@ def _read_manifest(table: Table) -> Settings | None:
     except MalformedError as error:
         where, _, problem = str(error).partition(": ")
         header = f"[{table.name}] " if table.keys else ""
-        path = re.findall(r"[^.\[\]]+", where)
-        table.document.report((*table.keys, *path), f"{header}{where}: {problem}")
+        path = re.findall(r"[^.\[\]]+", where) if problem else ()
+        table.document.report((*table.keys, *path), f"{header}{error}")
         return None

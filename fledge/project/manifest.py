@@ -66,6 +66,8 @@ class Workload(_Part, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.type == "http" and not self.base_url.startswith(("http://", "https://")):
             raise ValueError('base_url must be a URL, such as "http://127.0.0.1:8080"')
+        if any("\0" in each for each in (*self.entrypoint, *self.env, *self.env.values())):
+            raise ValueError("entrypoint and env must not have NUL in them, which ends a string")
 
 
 class RootFilesystem(_Part, frozen=True, kw_only=True):

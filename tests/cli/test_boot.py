@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import itertools
 import json
 import os
@@ -215,6 +216,7 @@ def test_a_network_is_set_up_in_the_guest(plugin: Path, kernel: Path, fledge: Fl
 
 def test_other_hypervisors(kernel: Path, tmp_path: Path, fledge: Fledge) -> None:
     toml = project.make_rootfs(tmp_path)
+    project.write(tmp_path, "kestrel", project.program())
     toml.write_text(
         toml.read_text() + '[manifest]\nname = "a"\nversion = "1"\n'
         "[manifest.resources]\ncpu_cores = 2\nmemory_mb = 300\n[manifest.workload]\n"
@@ -250,11 +252,17 @@ def test_other_hypervisors(kernel: Path, tmp_path: Path, fledge: Fledge) -> None
         (("--expect", "("), 2, "'(' is not a regular expression"),
         (("--probe", "ftp://127.0.0.1/"), 2, "is not a URL that can be probed"),
         (("--probe", "http://127.0.0.1:8080/"), 2, "no port of the guest is published as 8080"),
+        (("--probe", "http://example.org/"), 2, "http://example.org/ is not in the guest"),
         (("--append", "x" * 2000), 2, "the kernel's command line is"),
         (("--append", "a\nb"), 2, "is one line"),
         (("--memory", "much"), 2, "is not a size"),
+        (("--memory", "512KiB"), 2, "512KiB is less than 1MiB of memory"),
+        (("--expect", "x", "--timeout", "nan"), 2, "a timeout of nan is no time to wait"),
         (("--manifest", "gone.json"), 2, "gone.json could not be read"),
         (("--manifest", "bzImage"), 2, "bzImage is not a plugin manifest"),
+        (("--manifest", "surrogate.json"), 2, "surrogate.json is not a plugin manifest"),
+        (("--manifest", "fifo"), 2, "fifo could not be read: it is a fifo"),
+        (("--kernel", "fifo"), 2, "fifo could not be read: it is a fifo"),
         (("--kernel", "gone"), 2, "gone could not be read"),
         (("--kernel", "plugin.cpio.gz"), 2, "plugin.cpio.gz is not a kernel image"),
         (("--kernel", "bzImage-386"), 2, "is a kernel for 386, which fledge cannot boot"),
@@ -264,6 +272,15 @@ def test_what_is_refused(
     arguments: tuple[str, ...], code: int, message: str, plugin: Path, kernel: Path, fledge: Fledge
 ) -> None:
     project.write(plugin.parent, "bzImage-386", bzimage(b"", release="6.1.0", loads_64_bit=False))
+    surrogate = """{
+        "name": "\\ud800", "version": "1", "runtime": "a",
+        "resources": {"cpu_cores": 1, "memory_mb": 1},
+        "workload": {"type": "http", "base_url": "http://a", "entrypoint": ["/a"]},
+        "initramfs": {"url": "/a", "checksum": "sha256:%s"}
+    }"""
+    digest = hashlib.sha256(plugin.read_bytes()).hexdigest()
+    project.write(plugin.parent, "surrogate.json", (surrogate % digest).encode())
+    os.mkfifo(plugin.parent / "fifo")
     given = arguments if "--kernel" in arguments else ("--kernel", str(kernel), *arguments)
     done = fledge("boot", plugin.name, *given)
     assert (done.code, done.out) == (code, "")

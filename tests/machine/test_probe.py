@@ -36,6 +36,14 @@ def test_answers() -> None:
         assert not asked(server.url("/missing"), "status 404").succeeded
 
 
+def test_no_name_is_looked_up() -> None:
+    """localhost may be ::1, where something else than the guest may answer."""
+    with Server() as server:
+        server.answers["/"] = content(b"hello")
+        url = server.url("/").replace("127.0.0.1", "name.invalid")
+        assert asked(url, "[Errno -2] Name or service not known").succeeded
+
+
 def test_a_server_that_appears_later() -> None:
     with Server() as server:
         url = server.url("/")

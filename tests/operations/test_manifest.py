@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 import fledge as library
-from fledge.errors import ConfigError
+from fledge.errors import ConfigError, CorruptError
 from fledge.project.manifest import parse
 from fledge.report import Reporter
 from tests.support import images, project, tars
@@ -19,6 +20,9 @@ from tests.support.project import Fledge
 TREE = (
     tars.folder("usr/sbin"),
     tars.folder("srv/app"),
+    tars.file("bin/crlf", b"#!/bin/sh\r\n", mode=0o755),
+    tars.file("bin/arm", project.program(183), mode=0o755),
+    tars.file("bin/lost", b"#!/bin/python\n", mode=0o755),
     tars.file("usr/sbin/nginx", project.program(), mode=0o755),
     tars.file("bin/sh", project.program(), mode=0o755),
     tars.file("srv/app/serve", b"#!/bin/sh\n", mode=0o755),
@@ -104,6 +108,12 @@ HTTP = 'workload.base_url = "http://127.0.0.1:9000"\n'
             {"env": {"A": "1", "B": "3", "C": "4"}},
         ),
         (
+            {"Cmd": ["nginx"], "WorkingDir": "/tmp/"},
+            HTTP,
+            ["/usr/sbin/nginx"],
+            {"workdir": "/tmp/"},
+        ),
+        (
             {"Entrypoint": ["/gone"], "Cmd": ["x"]},
             HTTP + 'workload.entrypoint = ["sh", "-c", "true"]\n',
             ["/bin/sh", "-c", "true"],
@@ -170,6 +180,15 @@ def test_what_volant_does_not_do_is_a_note(tmp_path: Path) -> None:
             HTTP,
             "the plugin manifest is .* bytes too long",
         ),
+        ({"Cmd": ["crlf"]}, HTTP, "cannot run: the first line of /bin/crlf ends with a carriage"),
+        ({"Cmd": ["arm"]}, HTTP, "cannot run: /bin/arm is for arm64, not for amd64"),
+        ({"Cmd": ["lost"]}, HTTP, "cannot run: /bin/lost needs /bin/python, but /bin/python does"),
+        ({"Cmd": ["nginx"], "WorkingDir": "/gone"}, HTTP, "the artifact has no folder /gone"),
+        (
+            {"Cmd": ["nginx"], "Env": ["A=\0"]},
+            HTTP,
+            "workload: entrypoint and env must not have NUL",
+        ),
         ({"Cmd": ["nginx"]}, "resources.cpus = 1\n", r"toml:\d+: \[manifest\] resources: Volant"),
     ],
 )
@@ -183,6 +202,73 @@ def test_what_stops_a_build(
     assert raised.value.hint or raised.value.details
     assert (tmp_path / "out.img").read_bytes() == b"old"
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_ports_that_are_not_one_tcp_port(tmp_path: Path) -> None:
+    odd = ("80-90/tcp", "web", "0/tcp", "99999/tcp", "53/udp")
+    config = {"Cmd": ["nginx"], "ExposedPorts": {each: {} for each in odd}}
+    with pytest.raises(ConfigError, match="base_url must be a URL"):
+        build(tmp_path, config)
+    config["ExposedPorts"] = {each: {} for each in (*odd, "81/tcp")}
+    document, _ = build(tmp_path, config)
+    assert document["workload"]["base_url"] == "http://127.0.0.1:81"
+
+
+def test_a_port_that_begins_like_that_of_the_workload(tmp_path: Path) -> None:
+    config = {"Cmd": ["nginx"], "ExposedPorts": {"90/tcp": {}, "9000/tcp": {}}}
+    _, notes = build(tmp_path, config, HTTP)
+    assert any("the image exposes 90/tcp;" in each for each in notes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no JSON",
+        b"[" * 100_000,
+        b"\xff\xfe\0",
+        b"1" * 5000,
+        b'{"config": {"Cmd": ["\\ud800"]}}',
+    ],
+    ids=["empty", "text", "deep", "bytes", "number", "surrogate"],
+)
+def test_a_config_of_an_image_that_is_not_json(tmp_path: Path, content: bytes) -> None:
+    toml = project.make(tmp_path)
+    project.write(tmp_path, "odd", content)
+    text = toml.read_text().replace("[mappings]", '[mappings]\nodd = "/etc/fsify-entrypoint"')
+    toml.write_text(text + f'[manifest]\nname = "a"\nversion = "1"\n{HTTP}')
+    with pytest.raises(CorruptError, match="the config of the image is malformed: it is not JSON"):
+        library.build(toml, tmp_path / "out.cpio.gz")
+    assert not list(tmp_path.glob("out.*"))
+
+
+def test_where_the_artifact_will_be(tmp_path: Path, fledge: Fledge) -> None:
+    make(tmp_path, {"Cmd": ["nginx"]}, HTTP)
+    arguments = ("build", "--platform", "linux/amd64", "-o")
+    for wrong in ("ftp://example.org", "/srv", "example.org"):
+        done = fledge(*arguments, "a.img", "--base-url", wrong)
+        assert done.code == 2
+        assert f"{wrong} is not an http or https URL" in done.err
+    assert fledge(*arguments, "a #1.img", "--base-url", "https://example.org/x/").code == 0
+    document = json.loads((tmp_path / "a #1.manifest.json").read_text())
+    assert document["rootfs"]["url"] == "https://example.org/x/a%20%231.img"
+    done = fledge(*arguments, os.fsdecode(b"\xff.img"))
+    assert done.code == 2
+    assert "is not UTF-8, so a plugin manifest cannot name it" in done.err
+
+
+def test_a_check_finds_what_a_manifest_lacks(tmp_path: Path, fledge: Fledge) -> None:
+    make(tmp_path, {"Cmd": ["nginx"]})
+    done = fledge("check", "--platform", "linux/amd64")
+    assert done.code == 2
+    assert "the plugin manifest is not complete: workload: base_url" in done.err
+    make(tmp_path, {"Cmd": ["nginx"]}, HTTP)
+    assert fledge("check", "--platform", "linux/amd64").code == 0
+
+
+def test_a_key_that_volant_does_not_know(tmp_path: Path, fledge: Fledge) -> None:
+    make(tmp_path, {"Cmd": ["nginx"]}, "nmae = 'x'\n")
+    assert "[manifest] Volant knows no key nmae\n" in fledge("check").err
 
 
 def test_a_file_of_the_original(tmp_path: Path, fledge: Fledge) -> None:
@@ -248,6 +334,7 @@ def test_nothing_to_say(tmp_path: Path, fledge: Fledge) -> None:
     project.make_rootfs(tmp_path)
     assert fledge("build", "-o", "a.img").code == 0
     assert not (tmp_path / "a.manifest.json").exists()
-    done = fledge("manifest", "a.img")
-    assert done.code == 2
-    assert "says nothing about a plugin manifest" in done.err
+    for command in (("manifest", "a.img"), ("build", "--base-url", "https://example.org")):
+        done = fledge(*command)
+        assert done.code == 2
+        assert "says nothing about a plugin manifest" in done.err
