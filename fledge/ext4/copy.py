@@ -7,6 +7,7 @@ filesystem could share blocks with a tar, in which contents begin at multiples o
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from fledge.tree.content import (
     content_size,
 )
 from fledge.tree.digest import Digest
+from fledge.tree.regular import open_regular
 
 MAX_OPEN = 64
 """Files that are kept open at once, of those that contents do not hold open."""
@@ -36,7 +38,7 @@ class Copier:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._sources: dict[Path, int] = {}
+        self._sources: dict[Path, io.FileIO] = {}
         self._digests: dict[File, hashlib._Hash] = {}
         """Digests to be checked, of the part of each file that was copied so far."""
 
@@ -66,7 +68,7 @@ class Copier:
     def close(self) -> None:
         """Close the files from which contents were copied."""
         for source in self._sources.values():
-            os.close(source)
+            source.close()
         self._sources.clear()
 
     def _move(
@@ -99,10 +101,10 @@ class Copier:
             if len(self._sources) == MAX_OPEN:
                 self.close()
             try:
-                source = self._sources[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                source = self._sources[path] = open_regular(path)
             except OSError as error:
                 raise unreadable(path, error) from error
-        return source
+        return source.fileno()
 
 
 def _data_in(content: Sparse, offset: int, length: int) -> Iterator[DataExtent]:

@@ -140,6 +140,8 @@ def _write_error(error: OSError, output: Path) -> FledgeError:
             message,
             f"Free some space in {output.parent}, or choose another folder with -o FILE.",
         )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return FledgeError(message, "Raise the limit with ulimit -n.")
     return HostError(message, "Choose another file with -o FILE.")
 
 

@@ -60,7 +60,7 @@ class PrivateFolder(msgspec.Struct, frozen=True):
 def private_folder(parent: int) -> Iterator[PrivateFolder]:
     """Create a folder in the open folder ``parent``, and remove it with its content at the end.
 
-    Raises `OSError`.
+    What cannot be removed stays for `remove_abandoned`. Raises `OSError` if there can be no folder.
     """
     made: list[PrivateFolder] = []
     try:
@@ -70,10 +70,10 @@ def private_folder(parent: int) -> Iterator[PrivateFolder]:
     finally:
         with uninterrupted():
             for folder in made:
-                try:
+                # The work is done, or has failed for a reason that a person has to see.
+                with suppress(OSError):
                     _remove(folder, parent)
-                finally:
-                    os.close(folder.descriptor)
+                os.close(folder.descriptor)
 
 
 @contextmanager

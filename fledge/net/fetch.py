@@ -433,5 +433,4 @@ def _unexpected(url: str, kind: str, body: bytes) -> NetworkError:
 
 
 def _start(partial: Partial) -> bytes:
-    with partial.path.open("rb") as file:
-        return file.read(MAX_PARSED)
+    return os.pread(partial.file.fileno(), MAX_PARSED, 0)

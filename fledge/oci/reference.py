@@ -26,6 +26,10 @@ HOST = re.compile(
     r"|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?"
 )
 COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
+HUB_PAGE = re.compile(
+    rf"(?:\w+://)?hub\.docker\.com/(?:_/({COMPONENT.pattern})|r/({COMPONENT.pattern}/{COMPONENT.pattern}))"
+)
+"""The address of Docker Hub's page about an image."""
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 PINNED_PATH = re.compile("(.+)@sha256", re.DOTALL)
 """What precedes the colon of ``PATH@sha256:HEX``, as messages write an image of a layout."""
@@ -147,6 +151,8 @@ def parse(text: str, folder: Path) -> Reference:
 
     Raises `ConfigError` whose hint says how to write the reference.
     """
+    if page := HUB_PAGE.match(text):
+        raise _invalid(text, "that is a web page about an image", f"Write {page[1] or page[2]}.")
     for prefix, by_name in NAME_TRANSPORTS.items():
         if text.startswith(prefix):
             return by_name(_parse_name(text.removeprefix(prefix), text))

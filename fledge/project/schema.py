@@ -178,7 +178,10 @@ class Schema(msgspec.Struct, frozen=True):
             for name in () if table.entries else table.by_name():
                 found.setdefault(name, []).append(f"[{table.name}]")
         inside = {name: f"in {' or '.join(tables)}" for name, tables in found.items()}
-        return inside | {key.name: TOP for key in self.keys}
+        for key in self.keys:
+            other = inside.get(key.name)
+            inside[key.name] = f"{TOP}, or {other}" if other else TOP
+        return inside
 
 
 class _Top(msgspec.Struct):

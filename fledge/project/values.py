@@ -336,7 +336,7 @@ class ImageReference(Text, frozen=True):
             return reference.parse(text, folder)
         except ConfigError as error:
             why = error.message.partition(": ")[2] or error.message
-            raise ValueError(f"{why}; {error.hint}") from error
+            raise ValueError(f"{why}. {error.hint}") from error
 
     def json_schema(self) -> dict[str, object]:
         """Return a string that follows the grammar, without its limits on lengths."""

@@ -24,6 +24,7 @@ import secrets
 import shlex
 import stat
 import struct
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -53,12 +54,16 @@ class Partial:
     """An incomplete blob: a locked file that data is appended to.
 
     ``size`` (in bytes) and ``digest`` cover the data so far, which includes the data that an
-    earlier build left.
+    earlier build left. ``obstacle`` is why the cache cannot take the blob, which is then in a
+    temporary file; None if it can.
     """
 
-    def __init__(self, root: Path, path: Path, file: io.FileIO) -> None:
+    def __init__(
+        self, root: Path, path: Path, file: io.FileIO, obstacle: HostError | None = None
+    ) -> None:
         self.path = path
         self.file = file
+        self.obstacle = obstacle
         self.size = 0
         self._root = root
         self._sha256 = hashlib.sha256()
@@ -174,15 +179,30 @@ class Cache(msgspec.Struct, frozen=True):
 
         Only one process has it open at a time; if that is another one, ``waiting`` is called
         before this one waits. If the digest is not known yet (None), the blob starts empty, and
-        is removed at the end unless `add` completed it.
+        is removed at the end unless `add` completed it. It may turn out to be one that the cache
+        has, so it does not need a cache that can be written.
         """
         name = digest.hex if digest else UNPINNED + secrets.token_hex(8)
-        with _explained(self.root), self._folder("partial") as folder:
-            if digest is None:
-                self._remove_abandoned()
-            file = _open_locked(folder, name, self.root, waiting)
+        obstacle = None
+        try:
+            with _explained(self.root), self._folder("partial") as folder:
+                if digest is None:
+                    self._remove_abandoned()
+                file = _open_locked(folder, name, self.root, waiting)
+        except HostError as error:
+            if digest:
+                raise
+            obstacle = error
+        path = self.root / "partial" / name
+        if obstacle:
+            place = Path(tempfile.gettempdir())
+            with ExitStack() as opened:
+                with _explained(place):
+                    file = opened.enter_context(tempfile.TemporaryFile(buffering=0))
+                yield Partial(place, path, file, obstacle)
+            return
         with _closing(file, self.root):
-            partial = Partial(self.root, self.root / "partial" / name, file)
+            partial = Partial(self.root, path, file)
             try:
                 yield partial
             finally:
@@ -194,6 +214,10 @@ class Cache(msgspec.Struct, frozen=True):
     def add(self, partial: Partial) -> Blob:
         """Complete an incomplete blob: move it to its place in the cache, under its digest."""
         digest = partial.digest
+        if partial.obstacle:
+            if blob := self.find(digest):
+                return blob
+            raise partial.obstacle
         with (
             _explained(self.root),
             self._folder("partial") as partials,

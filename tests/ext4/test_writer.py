@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fledge.cpio import newc
-from fledge.errors import CorruptError, MalformedError
+from fledge.errors import CorruptError, FledgeError, MalformedError
 from fledge.ext4 import directory, plan, structures, writer, xattr
 from fledge.ext4.format import Builder, Ext4
 from fledge.ext4.plan import Space, make_plan, smallest_geometry
@@ -36,6 +36,7 @@ from fledge.tree.content import (
 from fledge.tree.digest import Digest
 from tests.support import daemons, golden, vm
 from tests.support.disks import write_ext4
+from tests.support.files import irregular
 from tests.support.mounted import list_folder, list_image, list_tree, writable, writable_size
 from tests.support.samples import EPOCH, TIMES, sample
 from tests.support.trees import MAX_ID, NAMES, trees
@@ -673,6 +674,14 @@ def test_with_the_page_cache_and_without_it_is_the_same(
     assert b"".join(read_content(found.content)) == expected
     monkeypatch.setattr(output, "_set_direct", lambda *_: False)
     assert digest(write(tree, tmp_path / "image")) == first
+
+
+def test_a_fifo_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    tree = Tree(mtime_ns=0)
+    content = Span(irregular(tmp_path, "fifo"), 0, 5, Digest.of(b"hello"))
+    tree.add(b"file", File(mode=0o644, content=content))
+    with pytest.raises(FledgeError, match="it is a fifo, not a regular file"):
+        write(tree, tmp_path / "image")
 
 
 def test_long_runs_of_zeros_take_no_space_on_the_host(tmp_path: Path) -> None:

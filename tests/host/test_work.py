@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -94,6 +95,21 @@ def test_the_folder_of_a_killed_process_goes_and_no_other(tmp_path: Path, parent
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder of another user")
+def test_a_folder_that_cannot_be_removed_hides_no_error(tmp_path: Path, parent: int) -> None:
+    """To list a folder takes a descriptor; a build of many layers may have used all of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with pytest.raises(ValueError, match="of the work"), private_folder(parent):
+            free = os.dup(parent)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+            raise ValueError("of the work")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert remove_abandoned(parent) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_folder_of_another_user_stays(tmp_path: Path, parent: int) -> None:
     planted = tmp_path / ".fledge-planted"
     (planted / "data").mkdir(parents=True)

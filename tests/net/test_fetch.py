@@ -2,6 +2,7 @@ import email.utils
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -31,6 +32,7 @@ from fledge.net.transport import HttpStatusError, Transport, printable_url
 from fledge.report import Reporter, Transfer
 from fledge.session import Session
 from fledge.store.cache import Cache
+from fledge.tree.content import read_content
 from fledge.tree.digest import Digest
 from tests.support.files import irregular
 from tests.support.httpd import Answer, Exchange, Server, content, in_turn, redirect, status
@@ -128,6 +130,23 @@ def test_download(server: Server, fetcher: Fetcher, reporter: Recorder, cache: C
     assert headers["Accept-Encoding"] == "identity"
     assert headers["User-Agent"].startswith("fledge/")
     assert headers["Authorization"] is None
+
+
+def test_the_file_that_was_written_is_the_one_that_is_read(
+    server: Server, fetcher: Fetcher, reporter: Recorder, cache: Cache
+) -> None:
+    """Others who may write to the cache put a fifo in its place, and nobody writes to that."""
+    server.answers["/file"] = content(DATA)
+
+    def swap(done: int) -> None:
+        if done == len(DATA):
+            path = cache.root / "partial" / DIGEST.hex
+            path.unlink()
+            os.mkfifo(path)
+
+    reporter.reached = swap
+    blob = fetcher.fetch(server.url("/file"), "file", DIGEST)
+    assert b"".join(read_content(blob)) == DATA
 
 
 def test_chunked(server: Server, fetcher: Fetcher, reporter: Recorder) -> None:
@@ -1241,6 +1260,7 @@ from pathlib import Path
 from fledge.store.cache import Cache
 from fledge.net.fetch import Fetcher
 from fledge.report import Reporter
+from fledge.tree.content import read_content
 from fledge.tree.digest import Digest
 Fetcher(Cache(Path(sys.argv[1])), Reporter()).fetch(sys.argv[2], "file", Digest(sys.argv[3]))
 """

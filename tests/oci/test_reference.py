@@ -85,6 +85,8 @@ def test_what_a_text_names(text: str, reference: Reference, name: str) -> None:
         ("oci:", "empty", "oci:PATH"),
         ("oci-archive:a.tar:", "empty", "oci-archive:PATH:TAG"),
         ("https://r.io/app", "https: is a transport of other", "Write docker://r.io/app."),
+        ("https://hub.docker.com/_/nginx", "web page about an image", "Write nginx."),
+        ("hub.docker.com/r/team/my-app/tags", "web page about an image", "Write team/my-app."),
         ("docker-image://nginx", "docker-image: is a transport", "Write docker://nginx."),
         ("podman:app:v1", "podman: is a transport of other", "Write docker-daemon:app:v1 while"),
         ("podman://app", "podman: is a transport of other", "oci-archive -o FILE app`"),

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from fledge.cpio import reader
-from fledge.errors import ConfigError, CorruptError
+from fledge.errors import ConfigError, CorruptError, HostError
 from fledge.operations import build
 from fledge.report import Reporter, Step
 from fledge.session import Session
@@ -418,6 +418,37 @@ def test_a_cache_on_a_read_only_filesystem_is_enough(tmp_path: Path, has_locks: 
         assert build.build(toml, tmp_path / "out.img").digest == sound.digest
     finally:
         subprocess.run(["umount", cache], check=True)
+
+
+def test_a_cache_that_may_only_be_read_serves_downloads_of_unknown_digest(
+    public_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is downloaded may turn out to be in the cache, as the manifest of a tag does."""
+    cache = public_folder / "cache"
+    monkeypatch.setenv("FLEDGE_CACHE_DIR", str(cache))
+    toml = make_with_image(public_folder, "ext4")
+    agent = project.write(public_folder, "served", b"#!/bin/sh\n")
+    toml.write_text(
+        toml.read_text().replace(
+            project.LOCAL_AGENT, f'[agent]\nsource_strategy = "http"\nurl = "{agent.as_uri()}"'
+        )
+    )
+    sound = build.build(toml, public_folder / "sound.img")
+    folders = [cache, *(path for path in cache.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        with without_rights():
+            assert build.build(toml, public_folder / "out.img").digest == sound.digest
+        agent.write_bytes(b"#!/bin/sh\n# new")
+        with (
+            without_rights(),
+            pytest.raises(HostError, match=r"the cache .* permission denied"),
+        ):
+            build.build(toml, public_folder / "out.img")
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
 
 
 @pytest.mark.parametrize("hard", [128, 2048])

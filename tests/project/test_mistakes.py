@@ -143,6 +143,17 @@ NOT_MEANT = [
         AGENT + 'busybox_url = "https://h/x"',
         ["4: [agent] busybox_url is unknown: it belongs in [source]"],
     ),
+    (
+        TOP + '[source]\nversion = "v0.4.1"',
+        ["4: [source] version is unknown: " + TOP_OF_FILE + ", or in [agent]"],
+    ),
+    (
+        'version = "1"\nstrategy = "oci_rootfs"\n[source]\nimage = "https://r.io/app"',
+        [
+            '4: [source] image = "https://r.io/app": https: is a transport of other tools.'
+            " Write docker://r.io/app."
+        ],
+    ),
     (TOP + 'image = "nginx"', ["3: image is unknown: it belongs in [source]"]),
     (
         TOP + '[source]\npath = "x"',

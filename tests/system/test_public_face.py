@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,8 @@ import fledge
 from fledge import errors
 from tests.support import project, typed_use
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 
 PUBLIC = {
     *("PluginManifest", "manifest"),
@@ -131,6 +134,26 @@ def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     [example] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     subprocess.run([sys.executable, "-c", example], check=True)
+
+
+def test_the_session_for_auditors_shows_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README.md shortens digests and lists; the rest of what its commands print is exact."""
+    shutil.copytree(ROOT / "fixtures", tmp_path / "fixtures")
+    folder = tmp_path / "fixtures" / "image"
+    subprocess.run([sys.executable, folder / "make-layout", folder / "layout"], check=True)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    monkeypatch.setenv("FLEDGE_CACHE_DIR", str(tmp_path / "cache"))
+    auditors = README.read_text().partition("## For auditors")[2].partition("### Provenance")[0]
+    session = "".join(re.findall(r"```console\n(.*?)```", auditors, re.DOTALL))
+    for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE):
+        if "| jq" in command:
+            continue
+        shell = ["sh", "-c", command]
+        done = subprocess.run(shell, cwd=folder, capture_output=True, text=True, check=False)
+        pattern = re.escape(expected).replace("…", ".*")
+        assert re.fullmatch(pattern, done.stdout), f"{command}:\n{done.stdout}{done.stderr}"
 
 
 @pytest.mark.real
