@@ -245,6 +245,7 @@ class BatchProgress(Batch):
         self._noun, self._count, self._size = noun, count, size
         self._arrived = 0
         self._finished = 0
+        self._most = 0
         self._lock = threading.Lock()
         self._measured = Measured()
 
@@ -260,7 +261,9 @@ class BatchProgress(Batch):
 
     def parts(self) -> list[str]:
         """Describe the items, the bytes and the time left."""
-        done = self._arrived + sum(task.done for task in self._reporter.tasks if task.downloader)
+        running = sum(task.done for task in self._reporter.tasks if task.downloader)
+        # Between the end of a transfer and `arrived` the bytes are counted nowhere.
+        done = self._most = max(self._most, self._arrived + running)
         items = f"{self._finished}/{self._count} {self._noun}"
         left = self._measured.left(done, self._size)
         return list(filter(None, (items, human_share(done, self._size), left)))
