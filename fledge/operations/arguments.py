@@ -10,6 +10,7 @@ from fledge.oci.manifest import Platform, host_platform, parse_platform
 from fledge.project import config as configs
 from fledge.project.config import Config
 from fledge.session import Session
+from fledge.sources.source import Assembly
 
 ConfigLike = Config | PathLike
 """A config, or the path of its fledge.toml."""
@@ -39,6 +40,20 @@ def as_platforms(platforms: Sequence[PlatformLike] | PlatformLike) -> list[Platf
     if isinstance(platforms, str | Platform):
         platforms = [platforms]
     return list(dict.fromkeys(map(as_platform, platforms))) or [host_platform()]
+
+
+def start_assembly(config: Config, platform: PlatformLike | None, session: Session) -> Assembly:
+    """Return an empty assembly for the artifact of a config. Raises `ConfigError`.
+
+    None: the platform is linux on this machine, unless a source chooses another.
+    """
+    return Assembly(
+        session,
+        as_platform(platform),
+        config.path.parent,
+        session.settings.epoch,
+        is_platform_given=platform is not None,
+    )
 
 
 def as_session(session: Session | None) -> Session:

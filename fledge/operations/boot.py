@@ -325,11 +325,10 @@ def _manifest(artifact: Path, given: PathLike | None, session: Session) -> Plugi
         raise ConfigError(
             f"{path} is not a plugin manifest: {error}", "Write it again with fledge build."
         ) from error
-    place = manifest.rootfs or manifest.initramfs
     digest = hash_file(artifact).digest
-    if place and place.checksum != str(digest):
+    if manifest.place and manifest.place.checksum != str(digest):
         raise CorruptError(
-            f"{artifact} has sha256 {digest.hex}, but {path} says {place.checksum}",
+            f"{artifact} has sha256 {digest.hex}, but {path} says {manifest.place.checksum}",
             "Either the artifact is damaged, or the manifest is that of another: build it again.",
         )
     return manifest

@@ -22,8 +22,8 @@ from fledge.operations.arguments import (
     ConfigLike,
     PlatformLike,
     as_config,
-    as_platform,
     as_session,
+    start_assembly,
 )
 from fledge.operations.kernel import DEFAULT_KERNEL, target_kernel
 from fledge.operations.outputs import check_outputs
@@ -97,13 +97,7 @@ def build(
     check_outputs(config, outputs)
     kernel = target_kernel(config)
     pins = lock.load_pins(config, session.reporter, strict=locked)
-    start = Assembly(
-        session,
-        as_platform(platform),
-        config.path.parent,
-        session.settings.epoch,
-        is_platform_given=platform is not None,
-    )
+    start = start_assembly(config, platform, session)
     with replacing_together(*outputs) as [new, new_record, *rest]:
         artifact = build_pinned(config, pins, start, new, output, url)
         with new_record.open() as record:

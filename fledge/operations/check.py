@@ -9,8 +9,8 @@ from fledge.operations.arguments import (
     ConfigLike,
     PlatformLike,
     as_config,
-    as_platform,
     as_session,
+    start_assembly,
 )
 from fledge.operations.build import default_output, laying
 from fledge.operations.manifest import artifact_url, draft
@@ -18,7 +18,6 @@ from fledge.project import lock
 from fledge.project.config import Config
 from fledge.report import Reporter
 from fledge.session import Session
-from fledge.sources.source import Assembly
 
 
 def check(
@@ -37,13 +36,7 @@ def check(
     """
     config, session = as_config(config), replace(as_session(session), offline=True)
     pins = lock.load_pins(config, Reporter(), strict=False)
-    assembly = Assembly(
-        session,
-        as_platform(platform),
-        config.path.parent,
-        session.settings.epoch,
-        is_platform_given=platform is not None,
-    )
+    assembly = start_assembly(config, platform, session)
     is_whole = True
     for source in config.sources:
         with laying(source, assembly) as step:

@@ -14,6 +14,7 @@ import msgspec
 from fledge.errors import ConfigError, FledgeError
 from fledge.formats import Opened, open_artifact
 from fledge.host.files import PathLike
+from fledge.net.json_document import MAX_DOCUMENT_SIZE
 from fledge.project import provenance
 from fledge.project.provenance import Provenance
 from fledge.report import Transfer
@@ -24,9 +25,6 @@ from fledge.tree.content import content_digest, content_size, hash_file, read_co
 from fledge.tree.digest import Digest
 from fledge.tree.elf import architecture
 from fledge.tree.names import printable, split_path
-
-MAX_CONFIG_SIZE = 4 << 20
-"""Maximum bytes of an image's config that are read."""
 
 MAX_EXTRA_SIZE = 1 << 35
 """Contents are hashed until their total exceeds the size of the artifact by this many bytes. Sparse
@@ -255,7 +253,7 @@ class _LimitedHasher:
 def _command(tree: Tree) -> list[str] | None:
     """Read the command from the image's config. Other makers may store anything at that path."""
     node = tree.get(paths.IMAGE_CONFIG)
-    if not isinstance(node, File) or content_size(node.content) > MAX_CONFIG_SIZE:
+    if not isinstance(node, File) or content_size(node.content) > MAX_DOCUMENT_SIZE:
         return None
     try:
         document = json.loads(b"".join(read_content(node.content)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +15,7 @@ import msgspec
 from fledge.errors import ConfigError, CorruptError, MalformedError
 from fledge.formats import open_artifact
 from fledge.host.files import PathLike
+from fledge.net.json_document import MAX_DOCUMENT_SIZE
 from fledge.oci import runtime
 from fledge.oci.runtime import Runtime
 from fledge.operations.arguments import ConfigLike, as_config
@@ -35,9 +36,6 @@ from fledge.tree.names import printable
 
 VERSION_LABEL = "org.opencontainers.image.version"
 """The label of an image with the version of the software in it (OCI image-spec, annotations.md)."""
-
-MAX_CONFIG_SIZE = 4 << 20
-"""Maximum bytes of an image's config: the limit of registries for a manifest."""
 
 PAGE = 4096
 """Bytes in a page of memory. A file takes whole pages."""
@@ -95,10 +93,15 @@ def manifest(
         inputs = (
             provenance.load(artifact).inputs if provenance.path_beside(artifact).exists() else ()
         )
-        image = next((each for each in inputs if each.role == Image.role), None)
+        image = _image(inputs)
         url = artifact_url(config.manifest, base_url, artifact)
         filled, notes = fill(config, opened.tree, image, artifact, url)
     return sealed(filled, hash_file(artifact).digest), notes
+
+
+def _image(inputs: Iterable[Input]) -> Input | None:
+    """Return the record of the image; None if the artifact is made without one."""
+    return next((each for each in inputs if each.role == Image.role), None)
 
 
 def no_settings(config: Config) -> ConfigError:
@@ -115,8 +118,7 @@ def draft(config: Config, assembly: Assembly, artifact: Path, url: str) -> Plugi
     What the image asks for and Volant does not do is a note. Raises as `fill`, and `ConfigError` if
     the workload could not start.
     """
-    image = next((each for each in assembly.inputs if each.role == Image.role), None)
-    filled, notes = fill(config, assembly.tree, image, artifact, url)
+    filled, notes = fill(config, assembly.tree, _image(assembly.inputs), artifact, url)
     _check_workload(assembly, filled.workload)
     for note in notes:
         assembly.session.reporter.note(note)
@@ -200,10 +202,10 @@ def image_runtime(tree: Tree) -> Runtime:
     node = tree.get(paths.IMAGE_CONFIG, follow=True)
     if not isinstance(node, File):
         return Runtime()
-    if content_size(node.content) > MAX_CONFIG_SIZE:
-        raise CorruptError(f"the config of the image has more than {MAX_CONFIG_SIZE >> 20} MiB")
+    if content_size(node.content) > MAX_DOCUMENT_SIZE:
+        raise CorruptError(f"the config of the image has more than {MAX_DOCUMENT_SIZE >> 20} MiB")
     try:
-        return runtime.parse(read_range(node.content, 0, MAX_CONFIG_SIZE))
+        return runtime.parse(read_range(node.content, 0, MAX_DOCUMENT_SIZE))
     except MalformedError as error:
         raise CorruptError(f"the config of the image is malformed: {error}") from error
 

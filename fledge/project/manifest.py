@@ -214,10 +214,14 @@ class PluginManifest(_Part, frozen=True, kw_only=True):
             raise ValueError("exactly one of rootfs and initramfs must be there")
 
     @property
+    def place(self) -> RootFilesystem | Initramfs | None:
+        """Where the artifact is, and its checksum; None only while this is being made."""
+        return self.rootfs or self.initramfs
+
+    @property
     def url(self) -> str:
         """Where the artifact is."""
-        place = self.rootfs or self.initramfs
-        return place.url if place else ""
+        return self.place.url if self.place else ""
 
 
 class Settings(msgspec.Struct, frozen=True):
