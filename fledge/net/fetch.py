@@ -10,11 +10,12 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -37,6 +38,7 @@ from fledge.net.transport import (
     CertificateError,
     Headers,
     HttpStatusError,
+    Outgoing,
     TooLargeError,
     TransientError,
     Transport,
@@ -81,6 +83,19 @@ class _Request(msgspec.Struct, frozen=True):
     digest: Digest | None
     size: int | None
     """Bytes in the file. None: not known."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a server answers to `Fetcher.send`."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names may be in any case."""
+    body: bytes
+    url: str
+    """Where the request went."""
+    where: str
+    """The URL, safe to print."""
 
 
 class Fetcher(msgspec.Struct, frozen=True):
@@ -197,6 +212,42 @@ class Fetcher(msgspec.Struct, frozen=True):
         except (ValueError, RecursionError) as error:
             raise _unexpected(url, "JSON", body) from error
 
+    def send(
+        self,
+        url: str,
+        headers: Headers,
+        outgoing: Outgoing,
+        accepted: Collection[int],
+        more_headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> Answer:
+        """Send a request, again after a transient failure; return the answer.
+
+        ``headers`` may be a login; ``accepted`` are the statuses that are not errors.
+        """
+        return self.retry(
+            lambda: self.send_once(url, headers, outgoing, accepted, more_headers), lambda: 0
+        )
+
+    def send_once(
+        self,
+        url: str,
+        headers: Headers,
+        outgoing: Outgoing,
+        accepted: Collection[int],
+        more_headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> Answer:
+        """Do what `send` does, but raise `TransientError` for a failure that may pass."""
+        if self.offline:
+            raise OfflineError(
+                f"{printable_url(url)} cannot be asked offline", "Run without --offline."
+            )
+        opened = self._transport.open(url, headers, more_headers, accepted, outgoing)
+        with opened as (response, where):
+            total = response.raw.length_remaining
+            pace = self._transport.pace
+            body = _join(read_body(response, where, 0, total, MAX_RESPONSE_SIZE, pace))
+            return Answer(response.status_code, response.headers, body, url, where)
+
     def _read(
         self, url: str, headers: Headers, limit: int, form: Mapping[str, str] | None = None
     ) -> bytes:
@@ -209,9 +260,10 @@ class Fetcher(msgspec.Struct, frozen=True):
             )
 
         pace = self._transport.pace
+        outgoing = Outgoing() if form is None else Outgoing("POST", form)
 
         def attempt() -> bytes:
-            opened = self._transport.open(url, headers, {}, {HTTPStatus.OK}, form)
+            opened = self._transport.open(url, headers, {}, {HTTPStatus.OK}, outgoing)
             with opened as (response, where):
                 total = response.raw.length_remaining
                 if not is_encoded(response.headers):
@@ -219,12 +271,12 @@ class Fetcher(msgspec.Struct, frozen=True):
                 pieces = read_body(response, where, 0, total, encoded_limit(limit), pace)
                 return _join(limited(decode(pieces, where), where, limit))
 
-        return self._retry(attempt, lambda: 0)
+        return self.retry(attempt, lambda: 0)
 
     def _download(self, request: _Request, partial: Partial, transfer: Transfer) -> None:
         """Complete the partial blob. Continue after its data where that is safe."""
         download = _Download(request, partial, transfer, self._transport)
-        self._retry(download.attempt, lambda: partial.size)
+        self.retry(download.attempt, lambda: partial.size)
         if request.digest in (None, partial.digest):
             return
         where = printable_url(request.url)
@@ -236,9 +288,9 @@ class Fetcher(msgspec.Struct, frozen=True):
         else:
             return
         partial.restart()
-        self._retry(download.attempt, lambda: partial.size)
+        self.retry(download.attempt, lambda: partial.size)
 
-    def _retry(self, attempt: Callable[[], T], size: Callable[[], int]) -> T:
+    def retry(self, attempt: Callable[[], T], size: Callable[[], int]) -> T:
         """Call ``attempt`` until it succeeds, fails for good, or makes no progress in `MAX_TRIES`.
 
         ``size`` returns the bytes received so far. Only bytes beyond the largest size so far

@@ -6,12 +6,16 @@ time.
 
 from __future__ import annotations
 
+import errno
 import http.client
+import io
 import ipaddress
+import os
 import re
 import socket
 import ssl
 import string
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -106,6 +110,37 @@ Headers = Mapping[str, str] | Login
 """The headers of a request, or the `Login` that makes them."""
 
 
+class Outgoing(msgspec.Struct, frozen=True):
+    """What a request asks for, and what it sends in its body. A GET request sends nothing."""
+
+    method: str = "GET"
+    form: Mapping[str, str] | None = None
+    """Fields to send."""
+    body: bytes | None = None
+    """The body; None: no body, or that of the form."""
+
+
+GET = Outgoing()
+
+
+class _Body(io.BytesIO):
+    """A body that is sent. Raises `TimeoutError` if the server takes it too slowly.
+
+    A file and no bytes: those would have to be on their way within the timeout of one block.
+    """
+
+    def __init__(self, data: bytes, pace: Pace) -> None:
+        super().__init__(data)
+        self._pace = pace
+        self._start = time.monotonic()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        seconds = time.monotonic() - self._start
+        if seconds > connection.READ_TIMEOUT and self.tell() < self._pace.due(seconds):
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        return super().read(size)
+
+
 class TransientError(Exception):
     """A failure that a retry may overcome.
 
@@ -156,27 +191,27 @@ class Transport:
         headers: Headers,
         range_headers: Mapping[str, str],
         accepted: Collection[int],
-        form: Mapping[str, str] | None = None,
+        outgoing: Outgoing = GET,
     ) -> Iterator[tuple[requests.Response, str]]:
-        """Send a GET request; yield the response, its body unread, and its name for messages.
+        """Send a request; yield the response, its body unread, and its name for messages.
 
-        ``accepted`` are the statuses that are not errors. With ``form``, send a POST request with
-        these fields; a redirect is an error then, for the fields may be secret. Redirects are
-        followed here because requests would read the body of a redirect, of any size, and follow
-        it to any scheme.
+        ``accepted`` are the statuses that are not errors. A redirect is an error for a request
+        that is not GET or HEAD, because what it sends may be secret. Redirects are followed here
+        because requests would read the body of a redirect, of any size, and follow it to any
+        scheme.
 
         Raises `TransientError` for a failure that a retry may overcome, `NetworkError` for any
         other failure, `ConfigError` for headers that cannot be sent, `HostError` for unusable CA
         certificates.
         """
         where = printable_url(url)
-        request = first = self._first_request(url, headers, range_headers, form)
+        request = first = self._first_request(url, headers, range_headers, outgoing)
         login = later_login = headers if isinstance(headers, Login) else None
         for _ in range(MAX_REDIRECTS + 1):
             with self._send(request, where) as response:
                 refused = response.status_code == HTTPStatus.UNAUTHORIZED
                 if refused and login and request is first and login.renew(response):
-                    request = first = self._first_request(url, headers, range_headers, form)
+                    request = first = self._first_request(url, headers, range_headers, outgoing)
                     login = None
                     continue
                 elsewhere = refused and request is not first and later_login
@@ -184,7 +219,7 @@ class Transport:
                     request.headers["Authorization"] = authorization
                     later_login = None
                     continue
-                if form is not None or not response.is_redirect:
+                if outgoing.method not in ("GET", "HEAD") or not response.is_redirect:
                     if response.status_code not in accepted:
                         raise _refusal(response, where, self.pace)
                     yield response, where
@@ -200,14 +235,14 @@ class Transport:
         url: str,
         headers: Headers,
         range_headers: Mapping[str, str],
-        form: Mapping[str, str] | None,
+        outgoing: Outgoing,
     ) -> requests.PreparedRequest:
         """Make the request that is sent before any redirect."""
         own = headers.headers() if isinstance(headers, Login) else headers
         given = "Authorization" in requests.structures.CaseInsensitiveDict(own)
         find_login = not given and not isinstance(headers, Login)
         where = printable_url(url)
-        return self._prepare(url, {**own, **range_headers}, where, find_login, form)
+        return self._prepare(url, {**own, **range_headers}, where, find_login, outgoing)
 
     def _prepare(
         self,
@@ -215,18 +250,19 @@ class Transport:
         headers: Mapping[str, str],
         where: str,
         find_login: bool,
-        form: Mapping[str, str] | None = None,
+        outgoing: Outgoing = GET,
     ) -> requests.PreparedRequest:
         """Make a request. With ``find_login``, use the login in the URL or in ~/.netrc, if any."""
+        body = outgoing.body
         # Without "identity", ranges and lengths could refer to compressed bytes.
         own = {"Accept-Encoding": "identity", "User-Agent": f"fledge/{__version__}"}
         try:
             request = self._session.prepare_request(
                 requests.Request(
-                    "GET" if form is None else "POST",
+                    outgoing.method,
                     url,
                     {**own, **headers},
-                    data=form,
+                    data=outgoing.form if body is None else _Body(body, self.pace),
                     auth=no_login,
                 )
             )
@@ -290,7 +326,13 @@ class Transport:
                 f"{where}: redirects to a URL that is neither http nor https",
                 "Check the URL, and whether the server can be trusted.",
             )
-        following = self._prepare(url, request.headers, where, find_login=False)
+        following = self._prepare(
+            url,
+            request.headers,
+            where,
+            find_login=False,
+            outgoing=Outgoing(request.method or "GET"),
+        )
         # Compare the URLs as requests wrote them: parsers disagree on the host of a hostile URL.
         if _origin(following) != _origin(request):
             following.headers.pop("Authorization", None)

@@ -7,7 +7,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from fledge.errors import ConfigError, CorruptError, FledgeError, NetworkError
-from fledge.oci import layout, registry
+from fledge.oci import layout
 from fledge.oci.image import Image, ImagePin, once
 from fledge.oci.manifest import (
     ANY_ARCHITECTURE,
@@ -18,6 +18,7 @@ from fledge.oci.manifest import (
     parse_manifest,
 )
 from fledge.oci.reference import DaemonReference, Name, Reference, RegistryReference
+from fledge.oci.repository import NoManifestError
 from fledge.oci.transports import open_image
 from fledge.session import Session
 from fledge.tree.content import Span
@@ -93,7 +94,7 @@ def _find(
     chosen = platform if pinned == reference else ANY_ARCHITECTURE
     try:
         image = open_image(pinned, chosen, session)
-    except registry.NoManifestError as missing:
+    except NoManifestError as missing:
         if not pin.manifest:
             raise
         try:

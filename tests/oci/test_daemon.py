@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
-from fledge.oci import archive, daemon, layout, reference, registry, transports
+from fledge.oci import archive, daemon, layout, reference, transports
 from fledge.oci.daemon import NoDaemonImageError
 from fledge.oci.image import Image
 from fledge.oci.manifest import Platform
+from fledge.oci.repository import NoManifestError
 from fledge.report import Reporter, Transfer
 from fledge.session import Session
 from fledge.store.cache import Cache
@@ -121,7 +122,7 @@ def test_both_answers_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/gone.sock")
     with Server() as server:
         name = reference.parse(f"{server.url('').removeprefix('http://')}/myapp:nope", tmp_path)
-        with pytest.raises(registry.NoManifestError) as caught:
+        with pytest.raises(NoManifestError) as caught:
             transports.open_image(name, AMD64, Session.default())
     assert caught.value.message.endswith(
         f"/myapp has no 'nope'; no sound answer from the Docker daemon at"
@@ -175,7 +176,7 @@ def test_a_socket_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         try:
             with pytest.raises(HostError, match="you may not use the Docker daemon at") as caught:
                 open_image()
-            with pytest.raises(registry.NoManifestError, match="you may not use") as anywhere:
+            with pytest.raises(NoManifestError, match="you may not use") as anywhere:
                 name = reference.parse(f"{host}/app", tmp_path)
                 transports.open_image(name, AMD64, session)
         finally:

@@ -293,7 +293,7 @@ def test_login_that_is_refused(
     with pytest.raises(NetworkError) as caught:
         open_image(app(htpasswd), AMD64, session)
     message = f"{htpasswd} denies access to team/app without a login"
-    hint = "Check the name; if the image is private, run"
+    hint = "Check the name; if it is private, run"
     if login:
         message = f"{htpasswd} does not accept the login of alice in {config}"
         hint = "User name or password are wrong, or have expired: run"
