@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from fledge.operations.kernel import check_kernel, check_target
     from fledge.operations.lock import lock
     from fledge.operations.manifest import manifest
+    from fledge.operations.pull import Pulled, pull
+    from fledge.operations.push import Pushed, push
     from fledge.operations.verify import Verification, verify
     from fledge.project.config import Config
     from fledge.project.jsonschema import json_schema
@@ -81,6 +83,8 @@ _PUBLIC_NAMES = {
     "fledge.operations.inspect": ("Program", "Summary", "inspect"),
     "fledge.operations.lock": ("lock",),
     "fledge.operations.manifest": ("manifest",),
+    "fledge.operations.pull": ("Pulled", "pull"),
+    "fledge.operations.push": ("Pushed", "push"),
     "fledge.operations.verify": ("Verification", "verify"),
     "fledge.project.config": ("Config",),
     "fledge.project.jsonschema": ("json_schema",),
@@ -130,6 +134,8 @@ __all__ = [
     "Platform",
     "PluginManifest",
     "Program",
+    "Pulled",
+    "Pushed",
     "Reporter",
     "Requirement",
     "Session",
@@ -155,6 +161,8 @@ __all__ = [
     "lock",
     "manifest",
     "open_artifact",
+    "pull",
+    "push",
     "tune_for_builds",
     "verify",
 ]

@@ -39,6 +39,8 @@ COMMANDS = {
     "version": CommandEntry("fledge.cli.version", "Print the version."),
     "manifest": CommandEntry("fledge.cli.manifest", "Print the plugin manifest of an artifact."),
     "boot": CommandEntry("fledge.cli.boot", "Boot an artifact in QEMU, as Volant does."),
+    "push": CommandEntry("fledge.cli.push", "Push artifacts to a registry."),
+    "pull": CommandEntry("fledge.cli.pull", "Pull artifacts from a registry."),
     "cache": CommandEntry("fledge.cli.cache", "Show, verify or prune the cache."),
 }
 """All commands, in the order of ``fledge --help``."""

@@ -28,6 +28,10 @@ class JsonObject:
         """Return whether the object has a member that is not null."""
         return self._members.get(key) is not None
 
+    def plain(self) -> dict[str, object]:
+        """Return the object unchecked, to pass it on as it is."""
+        return self._members
+
     def text(self, key: str, default: str | None = None) -> str:
         """Return a printable string; ``default`` if the member is missing or null."""
         value = self._members.get(key)

@@ -70,10 +70,15 @@ class Repository(msgspec.Struct, frozen=True):
 
     def read_named_manifest(self) -> bytes:
         """Read the manifest or index that the name stands for."""
-        wanted = str(self.name.digest or self.name.tag)
-        path = f"manifests/{wanted}"
-        span = self._fetch(path, "manifest", self.name.digest, MAX_DOCUMENT_SIZE)
-        return self._read(span, "manifest")
+        return self.read_manifest(str(self.name.digest or self.name.tag), self.name.digest)
+
+    def read_manifest(self, reference: str, digest: Digest | None = None) -> bytes:
+        """Read the manifest or index with that tag or digest. Raises `NoManifestError`.
+
+        ``digest`` is the one that it must have; None: any.
+        """
+        span = self._fetch(f"manifests/{reference}", "manifest", digest, MAX_DOCUMENT_SIZE)
+        return self._read(span, "manifest", MAX_DOCUMENT_SIZE)
 
     def read_document(self, kind: str, label: str, descriptor: Descriptor) -> bytes:
         """Read a document into memory.
@@ -82,7 +87,11 @@ class Repository(msgspec.Struct, frozen=True):
         """
         if descriptor.size > MAX_DOCUMENT_SIZE:
             raise self._too_large(label, MAX_DOCUMENT_SIZE)
-        return self._read(self.fetch(kind, label, descriptor), label)
+        return self._read(self.fetch(kind, label, descriptor), label, MAX_DOCUMENT_SIZE)
+
+    def read_blob(self, label: str, descriptor: Descriptor, limit: int) -> bytes:
+        """Read a blob of at most ``limit`` bytes into memory."""
+        return self._read(self.fetch("blobs", label, descriptor), label, limit)
 
     def fetch(self, kind: str, label: str, descriptor: Descriptor) -> Span:
         """Fetch a blob into the cache and check its digest and size against its descriptor.
@@ -186,9 +195,9 @@ class Repository(msgspec.Struct, frozen=True):
         except HttpStatusError as error:
             raise self._explain(error, path) from error
 
-    def _read(self, span: Span, label: str) -> bytes:
-        if span.size > MAX_DOCUMENT_SIZE:
-            raise self._too_large(label, MAX_DOCUMENT_SIZE)
+    def _read(self, span: Span, label: str, limit: int) -> bytes:
+        if span.size > limit:
+            raise self._too_large(label, limit)
         return b"".join(read_content(span))
 
     def _too_large(self, label: str, limit: int) -> CorruptError:

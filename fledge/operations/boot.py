@@ -63,9 +63,6 @@ DEFAULT_MEMORY = 512
 DEFAULT_TIMEOUT = 300
 """Seconds to wait for what is expected. An emulated machine on a busy host takes a minute."""
 
-MAX_MANIFEST_SIZE = 1 << 20
-"""Maximum bytes of a plugin manifest that are read."""
-
 SHOWN_LINES = 12
 """Lines of the console in an error."""
 
@@ -318,7 +315,7 @@ def _manifest(artifact: Path, given: PathLike | None, session: Session) -> Plugi
         session.reporter.note(f"{path} does not exist, so the agent gets no manifest")
         return None
     try:
-        manifest = plugin.parse(msgspec.json.decode(read_regular(path, MAX_MANIFEST_SIZE)))
+        manifest = plugin.parse(msgspec.json.decode(read_regular(path, plugin.MAX_MANIFEST_SIZE)))
     except OSError as error:
         raise unreadable_argument(path, error) from error
     except (ValueError, RecursionError, MalformedError) as error:

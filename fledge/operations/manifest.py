@@ -93,14 +93,14 @@ def manifest(
         inputs = (
             provenance.load(artifact).inputs if provenance.path_beside(artifact).exists() else ()
         )
-        image = _image(inputs)
+        image = image_input(inputs)
         url = artifact_url(config.manifest, base_url, artifact)
         filled, notes = fill(config, opened.tree, image, artifact, url)
     return sealed(filled, hash_file(artifact).digest), notes
 
 
-def _image(inputs: Iterable[Input]) -> Input | None:
-    """Return the record of the image; None if the artifact is made without one."""
+def image_input(inputs: Iterable[Input]) -> Input | None:
+    """Return the input that is the image; None if the artifact is made without one."""
     return next((each for each in inputs if each.role == Image.role), None)
 
 
@@ -118,7 +118,7 @@ def draft(config: Config, assembly: Assembly, artifact: Path, url: str) -> Plugi
     What the image asks for and Volant does not do is a note. Raises as `fill`, and `ConfigError` if
     the workload could not start.
     """
-    filled, notes = fill(config, assembly.tree, _image(assembly.inputs), artifact, url)
+    filled, notes = fill(config, assembly.tree, image_input(assembly.inputs), artifact, url)
     _check_workload(assembly, filled.workload)
     for note in notes:
         assembly.session.reporter.note(note)

@@ -22,7 +22,7 @@ from fledge.errors import (
 from fledge.host.files import NewFile, PathLike
 from fledge.host.work import temporary_folder
 from fledge.oci.manifest import parse_platform
-from fledge.operations import build
+from fledge.operations import build, documents
 from fledge.operations.arguments import ConfigLike, as_config, as_session
 from fledge.operations.diff import Difference, diff
 from fledge.project import lock, manifest, provenance
@@ -35,6 +35,7 @@ from fledge.sources.source import Assembly
 from fledge.tree import NANOSECONDS
 from fledge.tree.content import hash_file
 from fledge.tree.digest import Digest
+from fledge.tree.regular import read_regular
 
 MAX_LINES = 1000
 """Maximum fields that are named, of a provenance that differs in more."""
@@ -182,12 +183,12 @@ def _manifest_claims(record: Provenance, artifact: Path) -> Iterator[str]:
     if record.manifest is None:
         return
     try:
-        found = hash_file(path).digest
+        text = read_regular(path, manifest.MAX_MANIFEST_SIZE)
     except OSError as error:
         yield f"{path}: {reason(error)}"
         return
-    if found != record.manifest:
-        yield f"{path}: recorded sha256 {record.manifest.hex}, here {found.hex}"
+    if not documents.is_manifest_of(record, text):
+        yield f"{path}: recorded sha256 {record.manifest.hex}, here {Digest.of(text).hex}"
 
 
 def _nearest_claims(

@@ -32,6 +32,9 @@ MAX_COMMAND_LINE = 2047
 NAME_ROOM = 63
 """Bytes to reserve for the name of a VM, which Volant chooses: a host name (hostname(7))."""
 
+MAX_MANIFEST_SIZE = 1 << 20
+"""Maximum bytes of a manifest that is read."""
+
 Name = Annotated[str, Meta(min_length=1)]
 Milliseconds = Annotated[int, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -313,6 +316,13 @@ def serialize(manifest: PluginManifest) -> bytes:
     """Return the manifest as the text of a file."""
     data = msgspec.to_builtins(manifest)
     return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def relocated(manifest: PluginManifest, url: str) -> PluginManifest:
+    """Return the manifest of the same artifact at another place."""
+    places = {"rootfs": manifest.rootfs, "initramfs": manifest.initramfs}
+    moved = {key: msgspec.structs.replace(each, url=url) for key, each in places.items() if each}
+    return msgspec.structs.replace(manifest, **moved)
 
 
 def json_schema() -> dict[str, Any]:

@@ -131,6 +131,14 @@ def read_statement(artifact: Path) -> tuple[dict[str, Any], Provenance]:
         ) from error
     except OSError as error:
         raise unreadable_argument(path, error) from error
+    return parse(text, artifact.name, str(path))
+
+
+def parse(text: bytes, name: str, where: str) -> tuple[dict[str, Any], Provenance]:
+    """Parse the statement about the artifact of that name, which ``where`` has.
+
+    Returns it as it is and as it is understood. Raises `CorruptError` if fledge did not write it.
+    """
     try:
         if len(text) > MAX_STATEMENT_SIZE:
             raise MalformedError(f"it is larger than {MAX_STATEMENT_SIZE} bytes")
@@ -139,10 +147,10 @@ def read_statement(artifact: Path) -> tuple[dict[str, Any], Provenance]:
             raise MalformedError(f"it has more than {MAX_STATEMENT_VALUES} values")
         top = _JsonValue("", json.loads(text))
         _check_nesting(top.value)
-        return top.table(), _parse(top, artifact.name)
+        return top.table(), _parse(top, name)
     except (MalformedError, ValueError, RecursionError) as error:
         raise CorruptError(
-            f"{path} is not the provenance of a fledge build: {error}",
+            f"{where} is not the provenance of a fledge build: {error}",
             PROVENANCE_HINT,
         ) from error
 

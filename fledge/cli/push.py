@@ -1,0 +1,69 @@
+"""The command ``fledge push``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fledge.cli.options import EXIT_CODES, Command, VerboseOption, new_app
+from fledge.cli.reporters import reported
+from fledge.operations.push import push
+from fledge.session import Session
+
+app = new_app()
+
+
+@app.command(cls=Command, epilog=EXIT_CODES)
+def run(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ARTIFACT... REFERENCE",
+            help="The files to push, and the name to give them: HOST/NAME:TAG.",
+            show_default=False,
+        ),
+    ],
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--whole", help="Push a file as one blob, which every client can read, not in chunks."
+        ),
+    ] = False,
+    verbose: VerboseOption = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON array instead of the names.")
+    ] = False,
+) -> None:
+    """Push artifacts to a registry.
+
+    The plugin manifest and the provenance beside an artifact go with it. What the registry has
+    already is not sent again. The login is that of docker or podman.
+    """
+    if len(arguments) < 2:
+        raise typer.BadParameter("name the files first, and then where to push them to")
+    *files, reference = arguments
+    with reported(verbose) as reporter:
+        pushed = push(
+            list(map(Path, files)),
+            reference,
+            whole=whole,
+            session=Session.default(reporter=reporter),
+        )
+        if as_json:
+            entries = [
+                {
+                    "path": str(each.path),
+                    "reference": each.reference,
+                    "sha256": each.digest.hex,
+                    "size": each.size,
+                    "sent": each.sent,
+                }
+                for each in pushed
+            ]
+            print(json.dumps(entries, indent=2))
+        else:
+            for each in pushed:
+                print(each.reference)

@@ -1,0 +1,84 @@
+"""The documents of an artifact: its plugin manifest and its provenance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from fledge.errors import CorruptError, MalformedError, unreadable_argument
+from fledge.project import manifest as plugin
+from fledge.project import provenance
+from fledge.project.manifest import PluginManifest
+from fledge.project.provenance import MAX_STATEMENT_SIZE, Provenance
+from fledge.tree.digest import Digest
+from fledge.tree.regular import read_regular
+
+STATEMENT_TYPE = "application/vnd.in-toto+json"
+"""The media type of an in-toto statement (in-toto/attestation, spec/v1/envelope.md)."""
+PREDICATE_TYPE = "in-toto.io/predicate-type"
+"""The annotation of a statement in a registry with the type of its predicate."""
+
+
+class Documents(msgspec.Struct, frozen=True):
+    """What belongs to an artifact."""
+
+    plugin_manifest: bytes | None = None
+    """Its plugin manifest, as the file has it; None if it has none."""
+    statement: bytes | None = None
+    """Its provenance, as the file has it; None if it has none."""
+    provenance: Provenance | None = None
+    """The same, understood."""
+
+
+def read(artifact: Path) -> Documents:
+    """Read the documents beside an artifact.
+
+    Raises `CorruptError` if they are malformed, or are not those of one build.
+    """
+    path = plugin.path_beside(artifact)
+    manifest = _read(path, plugin.MAX_MANIFEST_SIZE)
+    statement = _read(provenance.path_beside(artifact), MAX_STATEMENT_SIZE + 1)
+    record = None
+    if statement is not None:
+        where = str(provenance.path_beside(artifact))
+        record = provenance.parse(statement, artifact.name, where)[1]
+    if manifest is not None:
+        parse_plugin(manifest, str(path))
+    if record and record.manifest and (not manifest or not is_manifest_of(record, manifest)):
+        raise CorruptError(
+            f"{path} is not the plugin manifest that the provenance of {artifact.name} names",
+            "Build the artifact again.",
+        )
+    return Documents(manifest, statement, record)
+
+
+def parse_plugin(text: bytes, where: str) -> PluginManifest:
+    """Parse a plugin manifest. Raises `CorruptError` if it is malformed."""
+    try:
+        return plugin.parse(msgspec.json.decode(text))
+    except (ValueError, RecursionError, MalformedError) as error:
+        raise CorruptError(f"{where} is not a plugin manifest: {error}") from error
+
+
+def is_manifest_of(record: Provenance, text: bytes) -> bool:
+    """Return whether a plugin manifest is the one that a build has recorded.
+
+    It may say another place for the artifact: a pull writes the one that it has put it at.
+    """
+    if Digest.of(text) == record.manifest:
+        return True
+    try:
+        moved = plugin.relocated(parse_plugin(text, ""), record.url or "")
+    except CorruptError:
+        return False
+    return Digest.of(plugin.serialize(moved)) == record.manifest
+
+
+def _read(path: Path, limit: int) -> bytes | None:
+    try:
+        return read_regular(path, limit)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise unreadable_argument(path, error) from error

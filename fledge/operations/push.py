@@ -1,0 +1,367 @@
+"""Pushes artifacts to a registry, each with its plugin manifest and its provenance."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from datetime import datetime, timezone
+from http import HTTPStatus
+from pathlib import Path
+
+import msgspec
+import zstandard
+
+from fledge.errors import ConfigError, CorruptError, unreadable_argument
+from fledge.formats import find_format
+from fledge.host.files import PathLike
+from fledge.host.output import Hasher
+from fledge.host.parallel import ordered
+from fledge.net.json_document import MAX_DOCUMENT_SIZE
+from fledge.net.transport import HttpStatusError
+from fledge.oci import artifact as artifacts
+from fledge.oci import referrers
+from fledge.oci.artifact import Chunk, RemoteArtifact
+from fledge.oci.login import PUSH
+from fledge.oci.manifest import Descriptor
+from fledge.oci.reference import Name, RegistryReference, parse
+from fledge.oci.referrers import Document
+from fledge.oci.repository import NoManifestError, Repository
+from fledge.operations.arguments import as_session
+from fledge.operations.documents import PREDICATE_TYPE, STATEMENT_TYPE, Documents, parse_plugin
+from fledge.operations.documents import read as read_documents
+from fledge.operations.manifest import image_input
+from fledge.project.provenance import PREDICATE, path_beside
+from fledge.report import Transfer, counted, human_size
+from fledge.session import Session
+from fledge.tree.content import hash_file
+from fledge.tree.digest import Digest
+
+THREADS = 8
+"""Chunks that are compressed and sent at the same time. Most wait for the network."""
+WINDOW = 2 * THREADS
+"""Chunks in memory at the same time."""
+LEVEL = 3
+"""The level of zstd."""
+BLOB_UNKNOWN = {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND}
+"""The statuses with which registries refuse a manifest whose blobs they do not have."""
+
+
+class Pushed(msgspec.Struct, frozen=True):
+    """One artifact that was pushed."""
+
+    path: Path
+    reference: str
+    """The name of its manifest, with the digest."""
+    digest: Digest
+    """The digest of the file."""
+    size: int
+    """Bytes of the file."""
+    sent: int
+    """Bytes that were sent; what the registry had already is not sent again."""
+
+
+def push(
+    paths: Sequence[PathLike] | PathLike,
+    reference: str,
+    *,
+    whole: bool = False,
+    session: Session | None = None,
+) -> list[Pushed]:
+    """Push artifacts to a registry, under one name.
+
+    The plugin manifest and the provenance beside an artifact go with it. Content is sent in chunks,
+    of which those that the registry has are left out; with ``whole``, as one blob that any client
+    can read. Several artifacts come under an index, for each platform those that are for it.
+
+    The tag is written last, so it never stands for half of a push. Raises `ConfigError` for a name
+    that cannot be pushed to, `CorruptError` if an artifact is not what its provenance says,
+    `NetworkError` if the registry does not take it.
+    """
+    session = as_session(session)
+    files = [paths] if isinstance(paths, str | os.PathLike) else paths
+    name = registry_name(reference)
+    if name.digest:
+        raise ConfigError(
+            f"{reference} names a digest, which only the content can decide",
+            "Name a tag, such as :1.0.",
+        )
+    local_artifacts = [_LocalArtifact.open(Path(each)) for each in files]
+    _check_names(local_artifacts)
+    repository = Repository.open(name, session, PUSH)
+    known = _known_chunks(repository)
+    pushed: list[Pushed] = []
+    remotes: dict[Digest, RemoteArtifact] = {}
+    for each in local_artifacts:
+        with session.reporter.step("push") as step:
+            sending = _Sending(repository, session, known)
+            remote = sending.send(each, whole)
+            try:
+                digest = _put(repository, remote)
+            except HttpStatusError as error:
+                if not known or error.status not in BLOB_UNKNOWN:
+                    raise
+                # Not even what the tag stands for is complete there: ask for every chunk.
+                known = {}
+                sending = _Sending(repository, session, known)
+                digest = _put(repository, remote := sending.send(each, whole))
+            subject = Descriptor(artifacts.MANIFEST_TYPE, digest, len(artifacts.serialize(remote)))
+            referrers.attach(repository, subject, list(_attached(each)))
+            step.detail = f"{each.path.name}, {human_size(sending.sent)} sent"
+            if not whole:
+                step.detail += f", {sending.new} of {counted(len(remote.chunks), 'chunk')} new"
+        remotes[digest] = remote
+        pinned = Name(name.host, name.repository, name.tag, digest)
+        pushed.append(Pushed(each.path, str(pinned), remote.digest, remote.size, sending.sent))
+    if len(remotes) == 1:
+        _put(repository, remote, name.tag)
+    else:
+        index = artifacts.serialize_index(remotes)
+        repository.put_manifest(str(name.tag), artifacts.INDEX_TYPE, index)
+    return pushed
+
+
+def _put(repository: Repository, remote: RemoteArtifact, tag: str | None = None) -> Digest:
+    """Store the manifest of an artifact, under a tag or its digest. Return the digest."""
+    manifest = artifacts.serialize(remote)
+    if len(manifest) > MAX_DOCUMENT_SIZE:
+        raise ConfigError(
+            f"{remote.name} has too many chunks for a registry", "Push it with --whole."
+        )
+    digest = Digest.of(manifest)
+    repository.put_manifest(tag or str(digest), artifacts.MANIFEST_TYPE, manifest)
+    return digest
+
+
+def registry_name(reference: str) -> Name:
+    """Parse the name of an artifact in a registry. Raises `ConfigError` for any other reference."""
+    found = parse(reference, Path())
+    name = found.name if isinstance(found, RegistryReference) else found
+    if not isinstance(name, Name):
+        raise ConfigError(
+            f"{reference} is not in a registry", "Write HOST/NAME:TAG, such as ghcr.io/me/web:1.0."
+        )
+    return name
+
+
+class _LocalArtifact(msgspec.Struct, frozen=True):
+    """An artifact to push."""
+
+    path: Path
+    kind: str
+    size: int
+    documents: Documents
+
+    @classmethod
+    def open(cls, path: Path) -> _LocalArtifact:
+        format_, size = find_format(path)
+        if not path.name.isprintable() or path.name.startswith((".", "-")):
+            raise ConfigError(f"{path}: that name cannot be kept in a registry", "Rename the file.")
+        if size > artifacts.MAX_SIZE:
+            most = human_size(artifacts.MAX_SIZE)
+            raise ConfigError(f"{path} has more than {most}", "fledge pushes nothing larger.")
+        return cls(path, format_.name, size, read_documents(path))
+
+    @property
+    def platform(self) -> str:
+        statement = self.documents.provenance
+        return statement.platform if statement else ""
+
+
+def _check_names(found: Sequence[_LocalArtifact]) -> None:
+    """Raise `ConfigError` if several artifacts could not be told from each other."""
+    seen: dict[tuple[str, str], Path] = {}
+    for each in found:
+        if len(found) > 1 and not each.platform:
+            raise ConfigError(
+                f"{each.path} has no provenance that says which platform it is for",
+                "Push it alone, or build it again.",
+            )
+        other = seen.setdefault((each.platform, each.path.name), each.path)
+        if other is not each.path:
+            raise ConfigError(
+                f"{other} and {each.path} have the same name and platform",
+                "Rename one, or push it under another tag.",
+            )
+
+
+def _known_chunks(repository: Repository) -> dict[Digest, Descriptor]:
+    """Return the chunks of what the tag stands for now, by the digest of their content."""
+    known: dict[Digest, Descriptor] = {}
+
+    def collect(raw: bytes, depth: int) -> None:
+        found = artifacts.parse(raw, str(repository.name))
+        if isinstance(found, RemoteArtifact):
+            known.update({chunk.digest: chunk.blob for chunk in found.chunks})
+        elif depth:
+            for each in found:
+                collect(repository.read_document("manifests", "manifest", each), depth - 1)
+
+    try:
+        collect(repository.read_named_manifest(), 1)
+    except (NoManifestError, CorruptError):
+        return {}
+    return known
+
+
+def _attached(source: _LocalArtifact) -> Iterator[Document]:
+    """Yield what is attached to the manifest of an artifact."""
+    if source.documents.statement:
+        name = path_beside(source.path).name
+        statement = source.documents.statement
+        yield Document(STATEMENT_TYPE, statement, name, {PREDICATE_TYPE: PREDICATE})
+
+
+class _Sending:
+    """One artifact on its way to a registry."""
+
+    def __init__(
+        self, repository: Repository, session: Session, known: Mapping[Digest, Descriptor]
+    ) -> None:
+        self._repository = repository
+        self._session = session
+        self._known = known
+        self._compressors = threading.local()
+        self._lock = threading.Lock()
+        self.sent = 0
+        """Bytes that were uploaded."""
+        self.new = 0
+        """Chunks that were uploaded."""
+
+    def send(self, source: _LocalArtifact, whole: bool) -> RemoteArtifact:
+        """Upload the content and the config of an artifact. Return its manifest.
+
+        Raises `CorruptError` if the content is not what its provenance says.
+        """
+        record = source.documents.provenance
+        with self._session.reporter.transfer(source.path.name) as transfer:
+            transfer.restart(0, source.size)
+            try:
+                if whole:
+                    content = self._send_file(source, record.digest if record else None, transfer)
+                else:
+                    content = self._send_chunks(source, transfer)
+            except OSError as error:
+                raise unreadable_argument(source.path, error) from error
+        if record and content.digest != record.digest:
+            raise CorruptError(
+                f"{source.path} has sha256 {content.digest.hex}, but its provenance says"
+                f" {record.digest.hex}",
+                "Either file has changed since the build: build it again.",
+            )
+        return msgspec.structs.replace(content, config=self._send_config(source.documents))
+
+    def _send_file(
+        self, source: _LocalArtifact, recorded: Digest | None, transfer: Transfer
+    ) -> RemoteArtifact:
+        """Upload a file as one blob."""
+        blob = hash_file(source.path)
+        digest = blob.digest
+        # The registry would take a file that has changed; its provenance is checked before.
+        if recorded in (None, digest) and not self._repository.has_blob(digest):
+            self._repository.upload(blob, digest, transfer)
+            self.sent += blob.size
+        whole = Descriptor(artifacts.FILE_TYPE, digest, blob.size)
+        return msgspec.structs.replace(_remote(source, digest), whole=whole)
+
+    def _send_chunks(self, source: _LocalArtifact, transfer: Transfer) -> RemoteArtifact:
+        """Upload the chunks of a file that the registry does not have."""
+        length = artifacts.chunk_size(source.size)
+        chunks = []
+        with source.path.open("rb") as file, closing(Hasher()) as hasher:
+            parts = _parts(file.fileno(), source.size, length, hasher, transfer)
+            sending = ordered(self._send_chunk, parts, THREADS, WINDOW)
+            with closing(sending):
+                for chunk in sending:
+                    chunks.append(chunk)
+                    transfer.advance(min(length, source.size - chunk.offset))
+            digest = hasher.digest()
+        remote = _remote(source, digest)
+        return msgspec.structs.replace(remote, chunk_size=length, chunks=tuple(chunks))
+
+    def _send_chunk(self, part: tuple[int, bytes]) -> Chunk:
+        offset, data = part
+        digest = Digest.of(data)
+        if blob := self._known.get(digest):
+            return Chunk(offset, digest, blob)
+        packed = self._compressor().compress(data)
+        blob = Descriptor(artifacts.CHUNK_TYPE, Digest.of(packed), len(packed))
+        if not self._repository.has_blob(blob.digest):
+            self._repository.upload(packed, blob.digest, Transfer())
+            with self._lock:
+                self.sent += len(packed)
+                self.new += 1
+        return Chunk(offset, digest, blob)
+
+    def _compressor(self) -> zstandard.ZstdCompressor:
+        """Return the compressor of this thread: they cannot be shared."""
+        if not hasattr(self._compressors, "own"):
+            self._compressors.own = zstandard.ZstdCompressor(LEVEL)
+        found: zstandard.ZstdCompressor = self._compressors.own
+        return found
+
+    def _send_config(self, documents: Documents) -> Descriptor:
+        data, config = artifacts.EMPTY, artifacts.EMPTY_CONFIG
+        if documents.plugin_manifest is not None:
+            data = documents.plugin_manifest
+            config = Descriptor(artifacts.PLUGIN_TYPE, Digest.of(data), len(data))
+        if not self._repository.has_blob(config.digest):
+            self._repository.upload(data, config.digest, Transfer())
+        return config
+
+
+def _parts(
+    file: int, size: int, length: int, hasher: Hasher, transfer: Transfer
+) -> Iterator[tuple[int, bytes]]:
+    """Yield the parts of an open file that are not zeros, each with its offset.
+
+    ``hasher`` receives the whole file, ``transfer`` is told what is left out.
+    """
+    zeros = bytes(length)
+    hashing: deque[Future[None]] = deque()
+    for offset in range(0, size, length):
+        data = os.pread(file, min(length, size - offset), offset)
+        if len(data) < min(length, size - offset):
+            raise OSError(errno.EIO, "it has become shorter")
+        hashing.append(hasher.update(data))
+        if len(hashing) == WINDOW:
+            hashing.popleft().result()
+        if data == zeros[: len(data)]:
+            transfer.advance(len(data))
+        else:
+            yield offset, data
+
+
+def _remote(source: _LocalArtifact, digest: Digest) -> RemoteArtifact:
+    """Return the manifest of an artifact without its content and config."""
+    record = source.documents.provenance
+    return RemoteArtifact(
+        name=source.path.name,
+        digest=digest,
+        size=source.size,
+        kind=source.kind,
+        platform=record.platform if record else "",
+        config=artifacts.EMPTY_CONFIG,
+        about=_about(source.documents),
+    )
+
+
+def _about(documents: Documents) -> dict[str, str]:
+    """Return the annotations that people expect (OCI image-spec, annotations.md)."""
+    about = {}
+    if record := documents.provenance:
+        created = datetime.fromtimestamp(record.epoch, timezone.utc)
+        about["org.opencontainers.image.created"] = created.strftime("%Y-%m-%dT%H:%M:%SZ")
+        image = image_input(record.inputs)
+        if image and image.uri.startswith("docker://"):
+            name, _, digest = image.uri.removeprefix("docker://").partition("@")
+            about["org.opencontainers.image.base.name"] = name
+            about["org.opencontainers.image.base.digest"] = digest
+    if documents.plugin_manifest is not None:
+        plugin = parse_plugin(documents.plugin_manifest, "the plugin manifest")
+        about["org.opencontainers.image.version"] = plugin.version
+    return about
