@@ -68,6 +68,11 @@ class Settings(msgspec.Struct, frozen=True):
         return home / ".cache" / "fledge"
 
     @property
+    def cache_registry(self) -> str | None:
+        """``$FLEDGE_CACHE_REGISTRY``: the repository in which builds are shared."""
+        return self._text("FLEDGE_CACHE_REGISTRY")
+
+    @property
     def home(self) -> Path | None:
         """The user's home folder: ``$HOME``, or the one in the password database.
 

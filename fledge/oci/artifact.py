@@ -43,6 +43,8 @@ TITLE = "org.opencontainers.image.title"
 PREFIX = "com.github.volantvm.fledge."
 """What the annotations that only fledge reads begin with."""
 
+PUSHED = f"{PREFIX}pushed"
+
 MIN_CHUNK = 1 << 19
 MAX_CHUNK = 1 << 26
 MAX_CHUNKS = 4096
@@ -84,6 +86,15 @@ class RemoteArtifact(msgspec.Struct, frozen=True, kw_only=True):
     """In the order of the file, without those that are zeros."""
     about: Mapping[str, str] = {}
     """Further annotations, for people."""
+    pushed: int = 0
+    """When a build cache got it, in seconds since 1970; 0: it is not in one. What a person pushes
+    is the same whenever it is pushed."""
+
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """All blobs that the manifest names."""
+        content = (self.whole,) if self.whole else tuple(each.blob for each in self.chunks)
+        return (self.config, *content)
 
     @property
     def has_plugin_manifest(self) -> bool:
@@ -132,6 +143,8 @@ def serialize(artifact: RemoteArtifact) -> bytes:
         own[f"{PREFIX}chunk-size"] = str(artifact.chunk_size)
     if artifact.platform:
         own[f"{PREFIX}platform"] = artifact.platform
+    if artifact.pushed:
+        own[PUSHED] = str(artifact.pushed)
     return dump(
         {
             "schemaVersion": 2,
@@ -197,6 +210,7 @@ def parse(raw: bytes, where: str) -> RemoteArtifact | tuple[Descriptor, ...]:
         kind=annotations.text(f"{PREFIX}type", ""),
         platform=annotations.text(f"{PREFIX}platform", ""),
         config=descriptor(document.member("config")),
+        pushed=_number(annotations, PUSHED, 1 << 40) if annotations.has(PUSHED) else 0,
     )
     if len(layers) == 1 and layers[0].text("mediaType") == FILE_TYPE:
         whole = descriptor(layers[0])

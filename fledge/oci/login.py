@@ -27,6 +27,7 @@ PULLED = re.compile(r"/v2/(.+)/(?:manifests|blobs)/[^/]+")
 """The path of a URL that a pull requests, with the repository."""
 PULL = "pull"
 PUSH = "pull,push"
+DELETE = "pull,push,delete"
 """What a token allows (distribution/distribution, docs/content/spec/auth/scope.md)."""
 TOKEN = re.compile(r"[\x21-\x7e]+")
 
@@ -92,7 +93,7 @@ class Login:
 
     @property
     def _verb(self) -> str:
-        return "push to" if self._actions == PUSH else "pull"
+        return {PULL: "pull", PUSH: "push to"}.get(self._actions, "delete from")
 
     def _search(self) -> None:
         """Look for the user's login."""

@@ -106,6 +106,16 @@ def read(repository: Repository, manifest: Descriptor, limit: int) -> bytes:
     return repository.read_blob("document", blob, limit)
 
 
+def delete(repository: Repository, subject: Digest) -> None:
+    """Delete what is attached to a manifest, and the list of it under the tag."""
+    for raw in _lists(repository, subject):
+        where = f"{repository.name}: the list of referrers"
+        for each in parse_object(raw, where).members("manifests"):
+            repository.delete_manifest(descriptor(each).digest)
+    with suppress(NoManifestError):
+        repository.delete_manifest(Digest.of(repository.read_manifest(_tag(subject))))
+
+
 def _lists(repository: Repository, subject: Digest) -> list[bytes]:
     """Return the indexes that list referrers: the registry's own, or that under the tag."""
     if pages := repository.pages(f"referrers/{subject}"):

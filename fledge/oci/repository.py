@@ -16,7 +16,7 @@ import msgspec
 from fledge.errors import ConfigError, CorruptError, FledgeError, NetworkError
 from fledge.host.settings import Settings
 from fledge.net.fetch import Answer, Fetcher
-from fledge.net.json_document import MAX_DOCUMENT_SIZE, JsonObject
+from fledge.net.json_document import MAX_DOCUMENT_SIZE, JsonObject, parse_object
 from fledge.net.transport import (
     CertificateError,
     HttpStatusError,
@@ -224,6 +224,15 @@ class Repository(msgspec.Struct, frozen=True):
                 " that only the manifest names.",
             )
         return NetworkError(message, "The image is incomplete there: push it again.")
+
+    def tags(self) -> list[str]:
+        """Return all tags of the repository; none if there is no such repository."""
+        found: list[str] = []
+        for page in self.pages("tags/list?n=1000"):
+            document = parse_object(page.body, f"{self.name}: the list of tags")
+            # Go writes an empty list as null.
+            found += document.texts("tags") if document.has("tags") else []
+        return found
 
     def _suggestion(self) -> str:
         """Return the hint for a tag or digest that does not exist."""

@@ -85,7 +85,7 @@ def pull(
         where = str(Name(name.host, name.repository, name.tag, digest))
         path = Path(folder, remote.name)
         _check_path(path, folder)
-        documents = _read_documents(digest, remote, places, where)
+        documents = read_documents(digest, remote, places, where)
         with session.reporter.step("pull") as step:
             _pull(remote, documents, path, places, session)
             step.detail = f"{remote.name}, {human_size(remote.size)}"
@@ -158,9 +158,7 @@ def _check_path(path: Path, folder: PathLike) -> None:
             ) from error
 
 
-def _read_documents(
-    digest: Digest, remote: RemoteArtifact, places: Places, where: str
-) -> Documents:
+def read_documents(digest: Digest, remote: RemoteArtifact, places: Places, where: str) -> Documents:
     """Read the plugin manifest and the provenance, which must be of this artifact."""
     text = None
     if remote.has_plugin_manifest:

@@ -98,31 +98,56 @@ def push(
     remotes: dict[Digest, RemoteArtifact] = {}
     for each in local_artifacts:
         with session.reporter.step("push") as step:
-            sending = _Sending(repository, session, known)
-            remote = sending.send(each, whole)
-            try:
-                digest = _put(repository, remote)
-            except HttpStatusError as error:
-                if not known or error.status not in BLOB_UNKNOWN:
-                    raise
-                # Not even what the tag stands for is complete there: ask for every chunk.
-                known = {}
-                sending = _Sending(repository, session, known)
-                digest = _put(repository, remote := sending.send(each, whole))
-            subject = Descriptor(artifacts.MANIFEST_TYPE, digest, len(artifacts.serialize(remote)))
-            referrers.attach(repository, subject, list(_attached(each)))
-            step.detail = f"{each.path.name}, {human_size(sending.sent)} sent"
-            if not whole:
-                step.detail += f", {sending.new} of {counted(len(remote.chunks), 'chunk')} new"
+            remote, digest, step.detail, sent = _push(repository, each, known, whole, session)
         remotes[digest] = remote
         pinned = Name(name.host, name.repository, name.tag, digest)
-        pushed.append(Pushed(each.path, str(pinned), remote.digest, remote.size, sending.sent))
+        pushed.append(Pushed(each.path, str(pinned), remote.digest, remote.size, sent))
     if len(remotes) == 1:
         _put(repository, remote, name.tag)
     else:
         index = artifacts.serialize_index(remotes)
         repository.put_manifest(str(name.tag), artifacts.INDEX_TYPE, index)
     return pushed
+
+
+def store(path: Path, name: Name, session: Session, *, pushed: int) -> int:
+    """Push one artifact in chunks under a tag, for a cache, and return the bytes that were sent.
+
+    ``pushed`` is when, in seconds since 1970. Raises as `push`.
+    """
+    repository = Repository.open(name, session, PUSH)
+    local = msgspec.structs.replace(_LocalArtifact.open(path), pushed=pushed)
+    remote, _, _, sent = _push(repository, local, {}, False, session)
+    _put(repository, remote, name.tag)
+    return sent
+
+
+def _push(
+    repository: Repository,
+    source: _LocalArtifact,
+    known: Mapping[Digest, Descriptor],
+    whole: bool,
+    session: Session,
+) -> tuple[RemoteArtifact, Digest, str, int]:
+    """Push an artifact and its documents, without a tag.
+
+    Returns it, the digest of its manifest, a summary and the bytes that were sent.
+    """
+    sending = _Sending(repository, session, known)
+    remote = sending.send(source, whole)
+    try:
+        digest = _put(repository, remote)
+    except HttpStatusError as error:
+        if not known or error.status not in BLOB_UNKNOWN:
+            raise
+        # Not even what the tag stands for is complete there: ask for every chunk.
+        return _push(repository, source, {}, whole, session)
+    subject = Descriptor(artifacts.MANIFEST_TYPE, digest, len(artifacts.serialize(remote)))
+    referrers.attach(repository, subject, list(_attached(source)))
+    detail = f"{source.path.name}, {human_size(sending.sent)} sent"
+    if not whole:
+        detail += f", {sending.new} of {counted(len(remote.chunks), 'chunk')} new"
+    return remote, digest, detail, sending.sent
 
 
 def _put(repository: Repository, remote: RemoteArtifact, tag: str | None = None) -> Digest:
@@ -155,6 +180,8 @@ class _LocalArtifact(msgspec.Struct, frozen=True):
     kind: str
     size: int
     documents: Documents
+    pushed: int = 0
+    """As `RemoteArtifact.pushed`."""
 
     @classmethod
     def open(cls, path: Path) -> _LocalArtifact:
@@ -347,6 +374,7 @@ def _remote(source: _LocalArtifact, digest: Digest) -> RemoteArtifact:
         platform=record.platform if record else "",
         config=artifacts.EMPTY_CONFIG,
         about=_about(source.documents),
+        pushed=source.pushed,
     )
 
 

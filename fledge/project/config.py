@@ -12,6 +12,7 @@ from fledge.errors import MalformedError
 from fledge.formats import Format
 from fledge.project import manifest as plugin
 from fledge.project import parser, rules, toml
+from fledge.project.build_cache import BuildCache
 from fledge.project.manifest import Settings
 from fledge.project.rules import T, first_of_type
 from fledge.project.schema import check_fields, schema
@@ -37,6 +38,8 @@ class Config(msgspec.Struct, frozen=True):
     """In the order of `SOURCES`, in which a build lays them over the tree."""
     target: Target = Target()
     """Where the artifact is to run."""
+    cache: BuildCache = BuildCache()
+    """Where builds are shared."""
     data: dict[str, Any] = msgspec.field(default_factory=dict)
     """The parsed TOML, with the settings of manifest.toml as a table ``manifest``; empty if the
     config was not read from a file."""
@@ -107,7 +110,9 @@ def _config(document: Document) -> Config:
     if document.has_problems or parsed.format is None:
         raise document.error()
     target = first_of_type(Target, parsed.settings.values()) or Target()
-    return Config(document.path, parsed.format, sources, target, document.top.data, manifest)
+    cache = first_of_type(BuildCache, parsed.settings.values()) or BuildCache()
+    data = document.top.data
+    return Config(document.path, parsed.format, sources, target, cache, data, manifest)
 
 
 def _read_manifest(table: Table) -> Settings | None:

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from fledge.formats import FORMATS, STRATEGIES
 from fledge.project import toml
+from fledge.project.build_cache import BuildCache
 from fledge.project.target import Target
 from fledge.project.values import Choice, Entries, Value, declared, literal
 from fledge.sources.kinds import SOURCES
@@ -24,7 +25,7 @@ from fledge.tree.digest import Digest
 
 TOP = "at the top of the file, above every [table]"
 """Where the keys of the top-level table belong."""
-SETTINGS: dict[str, type[msgspec.Struct]] = {"target": Target}
+SETTINGS: dict[str, type[msgspec.Struct]] = {"target": Target, "cache": BuildCache}
 """The tables that change no artifact, for every strategy: the class of each, whose keys all have
 defaults."""
 

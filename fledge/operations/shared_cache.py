@@ -1,0 +1,179 @@
+"""Finds the artifact of a build in a registry, and keeps it there for others.
+
+The key of a build is a digest of all that decides its bytes. It is the tag of the artifact, which
+is pushed as any other, with its provenance and its signatures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+
+import msgspec
+
+from fledge.errors import ConfigError, CorruptError, NetworkError
+from fledge.net.transport import HttpStatusError
+from fledge.oci import artifact as artifacts
+from fledge.oci import referrers
+from fledge.oci.artifact import RemoteArtifact
+from fledge.oci.login import DELETE
+from fledge.oci.reference import Name
+from fledge.oci.repository import NoManifestError, Places, Repository
+from fledge.operations.arguments import as_session
+from fledge.operations.documents import Documents
+from fledge.operations.pull import read_documents
+from fledge.operations.push import registry_name, store
+from fledge.project import provenance
+from fledge.project.config import Config
+from fledge.project.lock import PinFinder
+from fledge.project.schema import SETTINGS
+from fledge.report import Reporter
+from fledge.session import Session
+from fledge.sources.source import Assembly
+from fledge.store.housekeeping import Amount, Pruned
+from fledge.tree.digest import Digest
+
+TAG = "build-"
+"""What the tags of artifacts begin with. The digits of the key follow."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """An artifact that was built before."""
+
+    remote: RemoteArtifact
+    documents: Documents
+    places: Places
+
+
+def repository_name(reference: str) -> Name:
+    """Parse the name of the repository. Raises `ConfigError` if it is none, or has a tag."""
+    name = registry_name(reference)
+    if name.digest or ":" in reference.rpartition("/")[2]:
+        raise ConfigError(
+            f"{reference}: the cache is a repository, in which each build has a tag of its own",
+            "Leave out the tag.",
+        )
+    return name
+
+
+def build_key(pins: PinFinder, start: Assembly, output_name: str) -> Digest:
+    """Return the digest of all that decides the bytes of a build.
+
+    That is the config, the lock, the files of the project, the platform, the time, and the versions
+    of fledge and its codecs. ``pins`` must pin everything. The name of the output counts if it is
+    that of a plugin, too. ``start`` is an empty assembly for the build, and stays empty. Raises
+    `FledgeError` if a file of the project cannot be read.
+    """
+    config = pins.config
+    quiet = msgspec.structs.replace(start.session, reporter=Reporter(), offline=True)
+    local = Assembly(quiet, start.platform, start.folder, start.epoch)
+    local.architecture = ""  # not known without the programs that the lock pins
+    for source in config.sources:
+        if source.section is None:
+            source.lay(local, None)
+    facts = {
+        "config": _essential(config.data),
+        "lock": pins.lock,
+        "inputs": local.inputs,
+        "platform": str(start.platform),
+        "platform is given": start.is_platform_given,
+        "epoch": start.epoch,
+        "versions": provenance.versions(),
+        "name": output_name if config.manifest else "",
+    }
+    return Digest.of(msgspec.json.encode(facts, order="deterministic"))
+
+
+def find(repository: Name, key: Digest, config: Config, session: Session) -> Found | None:
+    """Look for the artifact of a build. None: nobody has built it before.
+
+    Raises `NetworkError` if the registry does not answer, `CorruptError` if it has something else
+    under that key.
+    """
+    name = _tagged(repository, key)
+    places = Places(name, session)
+    try:
+        raw = places.ask(Repository.read_named_manifest)
+    except NoManifestError:
+        return None
+    where = f"{name}@{Digest.of(raw)}"
+    remote = artifacts.parse(raw, where)
+    if not isinstance(remote, RemoteArtifact):
+        raise CorruptError(f"{where} is an index, and not the artifact of a build")
+    documents = read_documents(Digest.of(raw), remote, places, where)
+    record = documents.provenance
+    if record is None or _essential(record.config) != _essential(config.data):
+        raise CorruptError(f"{where} is not the artifact of this build")
+    return Found(remote, documents, places)
+
+
+def keep(path: Path, repository: Name, key: Digest, session: Session) -> int:
+    """Keep the artifact of a build, and return the bytes that were sent. Raises `NetworkError`."""
+    return store(path, _tagged(repository, key), session, pushed=int(time.time()))
+
+
+def prune(
+    reference: str,
+    older_than: float | None,
+    max_size: int | None,
+    *,
+    session: Session | None = None,
+) -> Pruned:
+    """Remove artifacts that were kept more than ``older_than`` seconds ago, then the oldest ones
+    until what is left needs at most ``max_size`` bytes. None: no such limit.
+
+    The registry frees the space when it collects its garbage. Raises `NetworkError` if it does not
+    delete manifests.
+    """
+    session = as_session(session)
+    repository = Repository.open(repository_name(reference), session, DELETE)
+    kept: dict[Digest, RemoteArtifact] = {}
+    for tag in repository.tags():
+        if tag.startswith(TAG):
+            with suppress(NoManifestError, CorruptError):
+                raw = repository.read_manifest(tag)
+                remote = artifacts.parse(raw, f"{repository.name}: {tag}")
+                if isinstance(remote, RemoteArtifact):
+                    kept[Digest.of(raw)] = remote
+    uses = Counter(blob for remote in kept.values() for blob in set(remote.blobs))
+    size = sum(blob.size for blob in uses)
+    removed = left = Amount()
+    start = time.time()
+    for digest, remote in sorted(kept.items(), key=lambda each: (each[1].pushed, str(each[0]))):
+        old = older_than is not None and start - remote.pushed > older_than
+        own = [blob for blob in set(remote.blobs) if uses[blob] == 1]
+        if not old and (max_size is None or size <= max_size):
+            left += Amount(1)
+            continue
+        _delete(repository, digest)
+        uses.subtract(set(remote.blobs))
+        freed = sum(blob.size for blob in own)
+        size -= freed
+        removed += Amount(1, freed)
+    return Pruned(removed, Amount(), left + Amount(0, size))
+
+
+def _delete(repository: Repository, digest: Digest) -> None:
+    try:
+        referrers.delete(repository, digest)
+        repository.delete_manifest(digest)
+    except HttpStatusError as error:
+        if error.status != HTTPStatus.METHOD_NOT_ALLOWED:
+            raise
+        raise NetworkError(
+            f"{repository.name.host} does not delete manifests",
+            "Allow it there, or prune with the tools of that registry.",
+        ) from error
+
+
+def _tagged(repository: Name, key: Digest) -> Name:
+    return Name(repository.host, repository.repository, f"{TAG}{key.hex}")
+
+
+def _essential(data: Mapping[str, object]) -> dict[str, object]:
+    """Return what of a config can change an artifact."""
+    return {table: value for table, value in data.items() if table not in SETTINGS}
