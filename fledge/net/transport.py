@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
@@ -85,7 +85,6 @@ class TooLargeError(NetworkError):
     """The server sent more bytes than the caller accepts."""
 
 
-@runtime_checkable
 class Login(Protocol):
     """Makes the headers of requests that need a login. Threads may share one."""
 
@@ -207,7 +206,7 @@ class Transport:
         """
         where = printable_url(url)
         request = first = self._first_request(url, headers, range_headers, outgoing)
-        login = later_login = headers if isinstance(headers, Login) else None
+        login = later_login = None if isinstance(headers, Mapping) else headers
         for _ in range(MAX_REDIRECTS + 1):
             with self._send(request, where) as response:
                 refused = response.status_code == HTTPStatus.UNAUTHORIZED
@@ -239,9 +238,9 @@ class Transport:
         outgoing: Outgoing,
     ) -> requests.PreparedRequest:
         """Make the request that is sent before any redirect."""
-        own = headers.headers() if isinstance(headers, Login) else headers
+        own = headers if isinstance(headers, Mapping) else headers.headers()
         given = "Authorization" in requests.structures.CaseInsensitiveDict(own)
-        find_login = not given and not isinstance(headers, Login)
+        find_login = not given and isinstance(headers, Mapping)
         where = printable_url(url)
         return self._prepare(url, {**own, **range_headers}, where, find_login, outgoing)
 

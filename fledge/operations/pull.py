@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import zstandard
 
-from fledge.errors import ConfigError, CorruptError
+from fledge.errors import ConfigError, CorruptError, OfflineError, unreadable_argument
 from fledge.formats import find_format
 from fledge.host.files import NewFile, PathLike, check_output, replacing_together
 from fledge.host.output import Hasher, Output
@@ -20,6 +20,7 @@ from fledge.oci import referrers
 from fledge.oci.artifact import Chunk, RemoteArtifact
 from fledge.oci.manifest import Platform, best_manifests, parse_platform
 from fledge.oci.reference import Name
+from fledge.oci.referrers import ForeignDocumentError
 from fledge.oci.repository import Places, Repository
 from fledge.operations.arguments import PlatformLike, as_platform, as_session
 from fledge.operations.documents import (
@@ -36,6 +37,7 @@ from fledge.report import Batch, human_size
 from fledge.session import Session
 from fledge.tree.content import read_content
 from fledge.tree.digest import Digest
+from fledge.tree.regular import read_regular
 
 THREADS = 4
 """Chunks that are fetched and decompressed at the same time."""
@@ -43,6 +45,8 @@ WINDOW = 2 * THREADS
 """Chunks in memory at the same time."""
 MAX_STATEMENTS = 20
 """Statements about one artifact that are read."""
+PUSH_ELSEWHERE = "Whoever pushed it must push it again, under another tag."
+"""A push under the same tag relies on the chunks that it has."""
 
 
 class Pulled(msgspec.Struct, frozen=True):
@@ -79,16 +83,23 @@ def pull(
     """
     session = as_session(session)
     name = registry_name(reference)
+    if session.offline and not name.digest:
+        raise OfflineError(
+            f"{name}: the tag cannot be looked up offline",
+            "Write its digest, NAME@sha256:HEX, or run without --offline.",
+        )
     places = Places(name, session)
     pulled = []
     for digest, remote in _choose(name, places, platform, session):
         where = str(Name(name.host, name.repository, name.tag, digest))
         path = Path(folder, remote.name)
-        _check_path(path, folder)
+        _check_path(path)
         documents = read_documents(digest, remote, places, where)
         with session.reporter.step("pull") as step:
             _pull(remote, documents, path, places, session)
             step.detail = f"{remote.name}, {human_size(remote.size)}"
+        if session.offline:
+            session.reporter.note(f"{remote.name}: its provenance cannot be looked up offline")
         pulled.append(
             Pulled(
                 path,
@@ -117,7 +128,9 @@ def _choose(
         offer = sorted({str(each.platform) for each in found if each.platform})
         raise ConfigError(
             f"{name} has no artifact for {wanted}",
-            f"Choose one of these with --platform: {', '.join(offer)}" if offer else "",
+            f"Choose one of these with --platform: {', '.join(offer)}"
+            if offer
+            else "fledge push makes what fledge pull reads.",
         )
     remotes = []
     for each in chosen:
@@ -145,21 +158,35 @@ def _check_platform(
     session.reporter.note(f"{name} is for {remote.platform}, and this machine is {wanted}")
 
 
-def _check_path(path: Path, folder: PathLike) -> None:
-    """Raise `FledgeError` if a file cannot be written, or is not one that a pull may replace."""
-    check_output(path)
-    if path.exists():
-        try:
+def _check_path(path: Path) -> None:
+    """Raise `FledgeError` if a file cannot be written, or is not one that a pull may replace.
+
+    The registry has chosen the name.
+    """
+    statement, manifest = provenance.path_beside(path), plugin.path_beside(path)
+    for file in (path, statement, manifest):
+        check_output(file)
+    try:
+        if path.exists():
             find_format(path)
-        except CorruptError as error:
-            raise ConfigError(
-                f"{path} is in the way: it is not an artifact",
-                "Choose another folder with -o DIR.",
-            ) from error
+        if statement.exists():
+            provenance.load(path)
+        if manifest.exists():
+            parse_plugin(read_regular(manifest, plugin.MAX_MANIFEST_SIZE), str(manifest))
+    except CorruptError as error:
+        raise ConfigError(
+            f"{error.message}, so a pull does not replace it",
+            "Move that file, or choose another folder with -o.",
+        ) from error
+    except OSError as error:
+        raise unreadable_argument(manifest, error) from error
 
 
 def read_documents(digest: Digest, remote: RemoteArtifact, places: Places, where: str) -> Documents:
-    """Read the plugin manifest and the provenance, which must be of this artifact."""
+    """Read the plugin manifest and the provenance, which must be of this artifact.
+
+    Offline there is no provenance, because it must be looked up.
+    """
     text = None
     if remote.has_plugin_manifest:
         text = places.ask(
@@ -168,19 +195,21 @@ def read_documents(digest: Digest, remote: RemoteArtifact, places: Places, where
         found = parse_plugin(text, f"{where}: the config")
         if found.place and found.place.checksum != str(remote.digest):
             raise CorruptError(f"{where}: the plugin manifest is that of another artifact")
-    for statement in _statements(digest, places):
-        _, record = provenance.parse(statement, remote.name, f"{where}: the provenance")
-        if record.digest != remote.digest:
-            continue
-        if record.manifest and not (text and is_manifest_of(record, text)):
-            continue
-        return Documents(text, statement, record)
+    for statement in [] if places.are_offline else _statements(digest, places):
+        try:
+            _, record = provenance.parse(statement, remote.name, f"{where}: the provenance")
+        except CorruptError:
+            continue  # others attach statements of other kinds
+        is_own = record.manifest is None or (text and is_manifest_of(record, text))
+        if record.digest == remote.digest and is_own:
+            return Documents(text, statement, record)
     return Documents(text)
 
 
 def _statements(digest: Digest, places: Places) -> Iterator[bytes]:
-    for each in places.ask(referrers.find, digest, STATEMENT_TYPE)[:MAX_STATEMENTS]:
-        yield places.ask(referrers.read, each, MAX_STATEMENT_SIZE)
+    for each in places.search(referrers.find, digest, STATEMENT_TYPE)[:MAX_STATEMENTS]:
+        with suppress(ForeignDocumentError):
+            yield places.ask(referrers.read, each, MAX_STATEMENT_SIZE)
 
 
 def _pull(
@@ -192,15 +221,18 @@ def _pull(
         files[provenance.path_beside(path)] = documents.statement
     if documents.plugin_manifest is not None:
         files[plugin.path_beside(path)] = _at_home(documents.plugin_manifest, path)
+    for file in {provenance.path_beside(path), plugin.path_beside(path)} - files.keys():
+        if file.exists():
+            session.reporter.note(f"{file} stays, and may be that of another artifact")
     with replacing_together(path, *files) as [new, *others]:
         digest = _write(remote, new, places, session)
         if digest != remote.digest:
             raise CorruptError(
                 f"{remote.name} has sha256 {digest.hex}, but its manifest says {remote.digest.hex}",
-                "Whoever pushed it must push it again.",
+                PUSH_ELSEWHERE,
             )
-        for file, text in zip(others, files.values(), strict=True):
-            with file.open() as opened:
+        for other, text in zip(others, files.values(), strict=True):
+            with other.open() as opened:
                 opened.write(text)
 
 
@@ -214,27 +246,35 @@ def _at_home(text: bytes, path: Path) -> bytes:
 
 def _write(remote: RemoteArtifact, new: NewFile, places: Places, session: Session) -> Digest:
     """Write the content of an artifact, and return its digest."""
-    if remote.whole:
-        blob = places.ask(Repository.fetch, "blobs", remote.name, remote.whole)
-        with new.open() as file, closing(Hasher()) as hasher:
-            for piece in read_content(blob):
-                file.write(piece)
-                hasher.update(piece)
-            return hasher.digest()
-    size = sum(chunk.blob.size for chunk in remote.chunks)
     with (
-        session.reporter.batch("chunks", len(remote.chunks), size) as batch,
         new.open() as file,
         closing(Hasher()) as hasher,
         closing(Output(file.fileno(), hasher)) as output,
-        closing(
-            ordered(partial(_fetch, remote, places, batch), remote.chunks, THREADS, WINDOW)
-        ) as parts,
+        closing(_read_parts(remote, places, session)) as parts,
     ):
-        for chunk, data in zip(remote.chunks, parts, strict=True):
-            output.write(data, chunk.offset)
+        for offset, data in parts:
+            output.write(data, offset)
         output.finish(remote.size)
         return hasher.digest()
+
+
+def _read_parts(
+    remote: RemoteArtifact, places: Places, session: Session
+) -> Generator[tuple[int, bytes], None, None]:
+    """Yield the content of an artifact in order, each part with its offset."""
+    if remote.whole:
+        blob = places.ask(Repository.fetch, "blobs", remote.name, remote.whole)
+        offset = 0
+        for piece in read_content(blob):
+            yield offset, piece
+            offset += len(piece)
+        return
+    size = sum(chunk.blob.size for chunk in remote.chunks)
+    with session.reporter.batch("chunks", len(remote.chunks), size) as batch:
+        fetch = partial(_fetch, remote, places, batch)
+        with closing(ordered(fetch, remote.chunks, THREADS, WINDOW)) as parts:
+            for chunk, data in zip(remote.chunks, parts, strict=True):
+                yield chunk.offset, data
 
 
 def _fetch(remote: RemoteArtifact, places: Places, batch: Batch, chunk: Chunk) -> bytes:
@@ -250,11 +290,10 @@ def _fetch(remote: RemoteArtifact, places: Places, batch: Batch, chunk: Chunk) -
         fits = zstandard.frame_content_size(packed) == length
         data = _decompressor().decompress(packed) if fits else b""
     except zstandard.ZstdError as error:
-        raise CorruptError(f"{remote.name}: {label} is damaged: {error}") from error
+        raise CorruptError(f"{remote.name}: {label} is damaged: {error}", PUSH_ELSEWHERE) from error
     if len(data) != length or Digest.of(data) != chunk.digest:
         raise CorruptError(
-            f"{remote.name}: {label} has other content than the manifest says",
-            "Whoever pushed it must push it again.",
+            f"{remote.name}: {label} has other content than the manifest says", PUSH_ELSEWHERE
         )
     batch.finished()
     return data
