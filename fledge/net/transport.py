@@ -262,7 +262,8 @@ class Transport:
                     outgoing.method,
                     url,
                     {**own, **headers},
-                    data=outgoing.form if body is None else _Body(body, self.pace),
+                    # requests would send an empty file in chunks, and not all servers take those.
+                    data=_Body(body, self.pace) if body else outgoing.form,
                     auth=no_login,
                 )
             )
