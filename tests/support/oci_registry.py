@@ -23,7 +23,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from tests.support.httpd import Answer, Exchange, Request, Server
 
-PATH = re.compile(r"/v2/(?P<name>.+?)/(?P<kind>manifests|blobs/uploads|blobs|referrers|tags)/(?P<rest>.*)")
+PATH = re.compile(
+    r"/v2/(?P<name>.+?)/(?P<kind>manifests|blobs/uploads|blobs|referrers|tags)/(?P<rest>.*)"
+)
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -186,7 +188,12 @@ class OciRegistry:
         return given == f"{start}-{start + len(exchange.body) - 1}"
 
     def _go_on(
-        self, exchange: Exchange, name: str, place: str, code: int, more: dict[str, str] | None = None
+        self,
+        exchange: Exchange,
+        name: str,
+        place: str,
+        code: int,
+        more: dict[str, str] | None = None,
     ) -> None:
         upload = self._uploads[place]
         upload.state = secrets.token_urlsafe(8)
@@ -242,7 +249,9 @@ class OciRegistry:
             headers["OCI-Subject"] = document["subject"]["digest"]
         exchange.reply(201, headers=headers)
 
-    def _referrers(self, exchange: Exchange, name: str, subject: str, query: dict[str, str]) -> None:
+    def _referrers(
+        self, exchange: Exchange, name: str, subject: str, query: dict[str, str]
+    ) -> None:
         if not self.has_referrers:
             _refuse(exchange, 404, "NOT_FOUND")
             return

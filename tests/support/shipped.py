@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from pathlib import Path
 
 import fledge as library
@@ -22,6 +23,28 @@ CHUNK = 1 << 19
 def noise(size: int, seed: int = 0) -> bytes:
     """Bytes that do not compress, the same at every run."""
     return random.Random(seed).randbytes(size)  # noqa: S311 - no secret
+
+
+PAYLOAD = 5 * CHUNK
+"""Bytes of the file in the disks of `build_all`, which are `noise`."""
+
+
+def build_all(folder: Path) -> Path:
+    """Build a disk and an initramfs for each architecture: ``ARCHITECTURE/NAME``."""
+    for architecture in MACHINES:
+        disk(folder, architecture=architecture, payload=noise(PAYLOAD))
+        initramfs(folder, architecture=architecture)
+    return folder
+
+
+def copy(artifact: Path, folder: Path) -> Path:
+    """Copy an artifact and its documents into a new folder. Returns the copy."""
+    folder.mkdir()
+    names = (artifact.name, f"{artifact.name}.provenance.json", f"{artifact.stem}.manifest.json")
+    for name in names:
+        if (source := artifact.with_name(name)).exists():
+            subprocess.run(["cp", "--sparse=always", source, folder], check=True)
+    return folder / artifact.name
 
 
 def disk(
@@ -67,9 +90,7 @@ def initramfs(folder: Path, name: str = "plugin.cpio.gz", *, architecture: str =
     source = folder / f"project-{name}-{architecture}"
     machine = MACHINES[architecture]
     files = {**project.FILES, "payload/webserver": noise(700_000)}
-    toml = project.make(
-        source, files=files, busybox_binary=project.busybox(machine=machine)
-    )
+    toml = project.make(source, files=files, busybox_binary=project.busybox(machine=machine))
     return _build(folder, toml, architecture, name)
 
 
@@ -81,9 +102,7 @@ def session(folder: Path, reporter: Reporter | None = None, *, offline: bool = F
 def _build(folder: Path, toml: Path, architecture: str, name: str) -> Path:
     target = folder / architecture / name
     target.parent.mkdir(exist_ok=True)
-    built = library.build(
-        toml, target, platform=f"linux/{architecture}", session=session(folder)
-    )
+    built = library.build(toml, target, platform=f"linux/{architecture}", session=session(folder))
     return built.path
 
 
