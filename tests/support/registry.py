@@ -63,7 +63,10 @@ def serve(storage: Path, **sections: object) -> Iterator[str]:
     config = {
         "version": 0.1,
         "log": {"accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(storage)}},
+        "storage": {
+            "filesystem": {"rootdirectory": str(storage)},
+            "delete": {"enabled": True},
+        },
         **sections,
         "http": {"addr": "127.0.0.1:0", "secret": "s", **sections.get("http", {})},  # type: ignore[dict-item]
     }
