@@ -193,12 +193,7 @@ def _pull(
     if documents.plugin_manifest is not None:
         files[plugin.path_beside(path)] = _at_home(documents.plugin_manifest, path)
     with replacing_together(path, *files) as [new, *others]:
-        digest = _write(remote, new, places, session)
-        if digest != remote.digest:
-            raise CorruptError(
-                f"{remote.name} has sha256 {digest.hex}, but its manifest says {remote.digest.hex}",
-                "Whoever pushed it must push it again.",
-            )
+        write(remote, new, places, session)
         for file, text in zip(others, files.values(), strict=True):
             with file.open() as opened:
                 opened.write(text)
@@ -210,6 +205,19 @@ def _at_home(text: bytes, path: Path) -> bytes:
     if not found.url.startswith("/"):
         return text
     return plugin.serialize(plugin.relocated(found, str(path.absolute())))
+
+
+def write(remote: RemoteArtifact, new: NewFile, places: Places, session: Session) -> None:
+    """Fetch the content of an artifact and write it to an empty file.
+
+    Raises `CorruptError` if it is not what the manifest says.
+    """
+    digest = _write(remote, new, places, session)
+    if digest != remote.digest:
+        raise CorruptError(
+            f"{remote.name} has sha256 {digest.hex}, but its manifest says {remote.digest.hex}",
+            "Whoever pushed it must push it again.",
+        )
 
 
 def _write(remote: RemoteArtifact, new: NewFile, places: Places, session: Session) -> Digest:

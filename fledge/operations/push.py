@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -110,13 +111,13 @@ def push(
     return pushed
 
 
-def store(path: Path, name: Name, session: Session, *, pushed: int) -> int:
-    """Push one artifact in chunks under a tag, for a cache, and return the bytes that were sent.
+def store(path: Path, name: Name, session: Session) -> int:
+    """Push an artifact in chunks under a tag of a build cache. Return the bytes that were sent.
 
-    ``pushed`` is when, in seconds since 1970. Raises as `push`.
+    The manifest records when, for `shared_cache.prune`. Raises as `push`.
     """
     repository = Repository.open(name, session, PUSH)
-    local = msgspec.structs.replace(_LocalArtifact.open(path), pushed=pushed)
+    local = msgspec.structs.replace(_LocalArtifact.open(path), pushed=int(time.time()))
     remote, _, _, sent = _push(repository, local, {}, False, session)
     _put(repository, remote, name.tag)
     return sent

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from fledge.errors import ConfigError, CorruptError, NetworkError
+from fledge.host.files import NewFile
 from fledge.net.transport import HttpStatusError
 from fledge.oci import artifact as artifacts
 from fledge.oci import referrers
@@ -24,28 +25,114 @@ from fledge.oci.login import DELETE
 from fledge.oci.reference import Name
 from fledge.oci.repository import NoManifestError, Places, Repository
 from fledge.operations.arguments import as_session
-from fledge.operations.documents import Documents
-from fledge.operations.pull import read_documents
+from fledge.operations.documents import parse_plugin
+from fledge.operations.pull import read_documents, write
 from fledge.operations.push import registry_name, store
 from fledge.project import provenance
 from fledge.project.config import Config
 from fledge.project.lock import PinFinder
+from fledge.project.manifest import PluginManifest
+from fledge.project.provenance import Provenance
 from fledge.project.schema import SETTINGS
-from fledge.report import Reporter
+from fledge.report import Reporter, human_size
 from fledge.session import Session
 from fledge.sources.source import Assembly
-from fledge.store.housekeeping import Amount, Pruned
+from fledge.store.housekeeping import Amount
 from fledge.tree.digest import Digest
+
+TRUST = "nobody vouches for what is in it"
 
 TAG = "build-"
 """What the tags of artifacts begin with. The digits of the key follow."""
 
 
-class Found(msgspec.Struct, frozen=True):
-    """An artifact that was built before."""
+class Sharing(msgspec.Struct, frozen=True):
+    """How a build is shared with other machines."""
+
+    keep_in: str | None = None
+    """The repository to keep the artifact in. None: it is not kept."""
+
+
+class Pulled(msgspec.Struct, frozen=True):
+    """An artifact that was built elsewhere, as its provenance describes it."""
+
+    size: int
+    record: Provenance
+    manifest: PluginManifest | None
+
+
+class SharedBuild(msgspec.Struct, frozen=True):
+    """A build whose artifact others may have kept, or will want."""
+
+    key: Digest
+    config: Config
+    session: Session
+    pull_from: Name | None
+    """The repository to look in; None: none."""
+    keep_in: Name | None
+    """The repository to keep the artifact in; None: none."""
+
+    @classmethod
+    def open(
+        cls, pins: PinFinder, start: Assembly, output_name: str, sharing: Sharing
+    ) -> SharedBuild | None:
+        """Return what there is to do for a build. None: it is not shared.
+
+        Raises `ConfigError` if the name of a cache is none.
+        """
+        config, session = pins.config, start.session
+        own = session.settings.cache_registry
+        registry = own or config.cache.registry
+        keep_in = repository_name(sharing.keep_in) if sharing.keep_in else None
+        pull_from = repository_name(registry) if registry and not session.offline else None
+        if pull_from and not (session.settings.trusts_cache if own else config.cache.trusted):
+            session.reporter.note(f"{registry} is not used: {TRUST}")
+            pull_from = None
+        if not pull_from and not keep_in:
+            return None
+        key = build_key(pins, start, output_name)
+        return cls(key, config, session, pull_from, keep_in)
+
+    def pull(self, new: NewFile) -> Pulled | None:
+        """Write the artifact that was built elsewhere to an empty file.
+
+        None: there is none, or it cannot be used, which is noted. The file is then worth nothing.
+        """
+        if not self.pull_from:
+            return None
+        where = f"the build cache {self.pull_from.host}/{self.pull_from.repository}"
+        try:
+            found = find(self.pull_from, self.key, self.config, self.session)
+            if found is None:
+                self.session.reporter.detail(f"{where} does not have {TAG}{self.key.hex}")
+                return None
+            with self.session.reporter.step("pull") as step:
+                write(found.remote, new, found.places, self.session)
+                step.detail = f"{human_size(found.remote.size)}, built before: from {where}"
+        except (NetworkError, CorruptError) as error:
+            self.session.reporter.note(f"{where} is not used: {error.message}")
+            return None
+        return Pulled(found.remote.size, found.record, found.manifest)
+
+    def keep(self, artifact: Path) -> None:
+        """Keep an artifact for others. That it cannot be kept is a note."""
+        if not self.keep_in:
+            return
+        with self.session.reporter.step("keep") as step:
+            try:
+                sent = store(artifact, _tagged(self.keep_in, self.key), self.session)
+                step.detail = f"{human_size(sent)} sent to {self.keep_in.host}"
+            except NetworkError as error:
+                step.detail = "not done"
+                self.session.reporter.note(f"the build is not kept: {error.message}")
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """An artifact that a cache has."""
 
     remote: RemoteArtifact
-    documents: Documents
+    record: Provenance
+    manifest: PluginManifest | None
     places: Places
 
 
@@ -88,7 +175,7 @@ def build_key(pins: PinFinder, start: Assembly, output_name: str) -> Digest:
     return Digest.of(msgspec.json.encode(facts, order="deterministic"))
 
 
-def find(repository: Name, key: Digest, config: Config, session: Session) -> Found | None:
+def find(repository: Name, key: Digest, config: Config, session: Session) -> _Found | None:
     """Look for the artifact of a build. None: nobody has built it before.
 
     Raises `NetworkError` if the registry does not answer, `CorruptError` if it has something else
@@ -105,15 +192,10 @@ def find(repository: Name, key: Digest, config: Config, session: Session) -> Fou
     if not isinstance(remote, RemoteArtifact):
         raise CorruptError(f"{where} is an index, and not the artifact of a build")
     documents = read_documents(Digest.of(raw), remote, places, where)
-    record = documents.provenance
+    record, manifest = documents.provenance, documents.plugin_manifest
     if record is None or _essential(record.config) != _essential(config.data):
         raise CorruptError(f"{where} is not the artifact of this build")
-    return Found(remote, documents, places)
-
-
-def keep(path: Path, repository: Name, key: Digest, session: Session) -> int:
-    """Keep the artifact of a build, and return the bytes that were sent. Raises `NetworkError`."""
-    return store(path, _tagged(repository, key), session, pushed=int(time.time()))
+    return _Found(remote, record, parse_plugin(manifest, where) if manifest else None, places)
 
 
 def prune(
@@ -122,9 +204,10 @@ def prune(
     max_size: int | None,
     *,
     session: Session | None = None,
-) -> Pruned:
+) -> tuple[Amount, Amount]:
     """Remove artifacts that were kept more than ``older_than`` seconds ago, then the oldest ones
-    until what is left needs at most ``max_size`` bytes. None: no such limit.
+    until what is left needs at most ``max_size`` bytes. None: no such limit. Returns the amounts
+    that were removed and that are left, in artifacts and the bytes of their blobs.
 
     The registry frees the space when it collects its garbage. Raises `NetworkError` if it does not
     delete manifests.
@@ -154,7 +237,7 @@ def prune(
         freed = sum(blob.size for blob in own)
         size -= freed
         removed += Amount(1, freed)
-    return Pruned(removed, Amount(), left + Amount(0, size))
+    return removed, left + Amount(0, size)
 
 
 def _delete(repository: Repository, digest: Digest) -> None:
