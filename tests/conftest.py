@@ -31,7 +31,7 @@ def own_environment(
     for name in (
         *("GITHUB_TOKEN", "FLEDGE_GITHUB_API", "SOURCE_DATE_EPOCH", "NO_COLOR", "DOCKER_HOST"),
         *("FLEDGE_INSECURE_REGISTRIES", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"),
-        "FLEDGE_KERNEL",
+        *("FLEDGE_KERNEL", "FLEDGE_CACHE_REGISTRY", "FLEDGE_CACHE_TRUSTED"),
     ):
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
