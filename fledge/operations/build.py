@@ -91,6 +91,7 @@ def build(
     url = None
     if config.manifest:
         url = plugin.artifact_url(config.manifest, base_url, output)
+        plugin.check_settings(config, output, url)
         outputs.append(path_beside(output))
     elif base_url:
         raise plugin.no_settings(config)
