@@ -315,17 +315,20 @@ def _manifest(artifact: Path, given: PathLike | None, session: Session) -> Plugi
         session.reporter.note(f"{path} does not exist, so the agent gets no manifest")
         return None
     try:
-        manifest = plugin.parse(msgspec.json.decode(read_regular(path, plugin.MAX_MANIFEST_SIZE)))
+        manifest = plugin.read(read_regular(path, plugin.MAX_MANIFEST_SIZE))
     except OSError as error:
         raise unreadable_argument(path, error) from error
-    except (ValueError, RecursionError, MalformedError) as error:
+    except MalformedError as error:
         raise ConfigError(
             f"{path} is not a plugin manifest: {error}", "Write it again with fledge build."
         ) from error
+    if manifest.digest is None:
+        session.reporter.note(f"{path} has no checksum, so it may be that of another artifact")
+        return manifest
     digest = hash_file(artifact).digest
-    if manifest.place and manifest.place.checksum != str(digest):
+    if manifest.digest != digest:
         raise CorruptError(
-            f"{artifact} has sha256 {digest.hex}, but {path} says {manifest.place.checksum}",
+            f"{artifact} has sha256 {digest.hex}, but {path} says {manifest.digest}",
             "Either the artifact is damaged, or the manifest is that of another: build it again.",
         )
     return manifest

@@ -91,7 +91,11 @@ def build(
     """
     config, session = as_config(config, manifest), as_session(session)
     output = Path(output) if output else default_output(config)
-    if base_url and not config.manifest:
+    if config.manifest:
+        plugin.check_settings(
+            config, output, plugin.artifact_url(config.manifest, base_url, output)
+        )
+    elif base_url:
         raise plugin.no_settings(config)
     check_outputs(config, outputs_of(config, output))
     sharing = sharing or Sharing()

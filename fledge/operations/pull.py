@@ -166,7 +166,7 @@ def read_documents(digest: Digest, remote: RemoteArtifact, places: Places, where
             Repository.read_blob, "plugin manifest", remote.config, plugin.MAX_MANIFEST_SIZE
         )
         found = parse_plugin(text, f"{where}: the config")
-        if found.place and found.place.checksum != str(remote.digest):
+        if found.digest not in (None, remote.digest):
             raise CorruptError(f"{where}: the plugin manifest is that of another artifact")
     for statement in _statements(digest, places):
         _, record = provenance.parse(statement, remote.name, f"{where}: the provenance")

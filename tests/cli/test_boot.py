@@ -28,6 +28,7 @@ from fledge.sources.init import install
 from fledge.tree import File, Tree
 from tests.support import project, vm
 from tests.support.kernel_images import arm64_image, bzimage
+from tests.support.plugin_manifest import decode
 from tests.support.project import Fledge
 
 SHELL = b"""#!/bin/busybox sh
@@ -261,6 +262,7 @@ def test_other_hypervisors(kernel: Path, tmp_path: Path, fledge: Fledge) -> None
         (("--manifest", "gone.json"), 2, "gone.json could not be read"),
         (("--manifest", "bzImage"), 2, "bzImage is not a plugin manifest"),
         (("--manifest", "surrogate.json"), 2, "surrogate.json is not a plugin manifest"),
+        (("--manifest", "spaced.json"), 2, "is not a plugin manifest: name: must begin with a"),
         (("--manifest", "fifo"), 2, "fifo could not be read: it is a fifo"),
         (("--kernel", "fifo"), 2, "fifo could not be read: it is a fifo"),
         (("--kernel", "gone"), 2, "gone could not be read"),
@@ -280,6 +282,8 @@ def test_what_is_refused(
     }"""
     digest = hashlib.sha256(plugin.read_bytes()).hexdigest()
     project.write(plugin.parent, "surrogate.json", (surrogate % digest).encode())
+    spaced = (surrogate % digest).replace("\\ud800", "my app")
+    project.write(plugin.parent, "spaced.json", spaced.encode())
     os.mkfifo(plugin.parent / "fifo")
     given = arguments if "--kernel" in arguments else ("--kernel", str(kernel), *arguments)
     done = fledge("boot", plugin.name, *given)
@@ -296,10 +300,60 @@ def test_a_manifest_of_another_artifact(
         '[manifest.workload]\nentrypoint = ["/bin/kestrel"]\nbase_url = "http://127.0.0.1:80"\n'
     )
     assert fledge("build", "-o", "other.cpio.gz").code == 0
-    shutil.copy(tmp_path / "other.manifest.json", tmp_path / "plugin.manifest.json")
+    own = tmp_path / "plugin.cpio.gz.manifest.json"
+    shutil.copy(tmp_path / "other.cpio.gz.manifest.json", own)
     done = fledge("boot", plugin, "--kernel", kernel)
     assert done.code == 4
-    assert "but plugin.manifest.json says sha256:" in done.err.replace(f"{tmp_path}/", "")
+    assert f"but {own.name} says sha256:" in done.err.replace(f"{tmp_path}/", "")
+
+
+def test_manifests_of_two_artifacts_in_one_folder(
+    kernel: Path, tmp_path: Path, fledge: Fledge
+) -> None:
+    text = project.make(tmp_path).read_text() + (
+        '[manifest]\nversion = "1"\n[manifest.workload]\n'
+        'entrypoint = ["/bin/kestrel"]\nbase_url = "http://127.0.0.1:80"\n'
+    )
+    for compression in ("gzip", "zstd"):
+        archive = f'[archive]\ncompression = "{compression}"\n'
+        project.write(tmp_path, "fledge.toml", (text + archive).encode())
+        assert fledge("build").code == 0
+    for name in ("plugin.cpio.gz", "plugin.cpio.zst"):
+        done = fledge("boot", name, "--kernel", kernel, "--print-command", "qemu")
+        assert done.code == 0, done.err
+        assert "volant.plugin=plugin " in done.out
+
+
+def test_a_manifest_of_somebody_else(plugin: Path, kernel: Path, fledge: Fledge) -> None:
+    """What Volant takes, and what it writes itself."""
+    digest = hashlib.sha256(plugin.read_bytes()).hexdigest()
+    manifest: dict[str, object] = {
+        "$schema": "https://example.org/plugin-manifest-v1.json",
+        "schema_version": "v1",
+        "name": "theirs",
+        "version": "1",
+        "runtime": "theirs",
+        "resources": {"cpu_cores": 3, "memory_mb": 300},
+        "workload": {"type": "http", "base_url": "http://127.0.0.1", "entrypoint": ["/a"]},
+        "rootfs": {"url": ""},
+        "health_check": {"endpoint": "", "timeout_ms": 0},
+    }
+    arguments = ("boot", plugin, "--kernel", kernel, "-m", "their.json", "--print-command", "qemu")
+    for checksum in (f"sha256:{digest}", digest.upper(), "", None):
+        place = {"url": "/a"} if checksum is None else {"url": "/a", "checksum": checksum}
+        document = manifest | {"initramfs": place}
+        project.write(plugin.parent, "their.json", json.dumps(document).encode())
+        done = fledge(*arguments)
+        assert done.code == 0, done.err
+        options = dict(itertools.pairwise(shlex.split(done.out)))
+        assert options["-smp"] == "3"
+        given = decode(options["-append"])
+        assert given["name"] == "theirs"
+        assert "$schema" not in given
+        assert ("their.json has no checksum, so it may be" in done.err) == (not checksum)
+    document = manifest | {"initramfs": {"url": "/a", "checksum": "0" * 64}}
+    project.write(plugin.parent, "their.json", json.dumps(document).encode())
+    assert fledge(*arguments).code == 4
 
 
 def test_where_the_kernel_comes_from(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,7 +76,7 @@ def test_the_second_build_pulls(
 def test_an_input_that_changes_builds_anew(
     kept: dict[str, bytes], fledge: Fledge, host: str, tmp_path: Path
 ) -> None:
-    changes = {
+    changes: dict[str, Callable[[], object]] = {
         "content": lambda: (tmp_path / "payload/webserver.yaml").write_bytes(b"port: 81\n"),
         "mode": lambda: (tmp_path / "payload/webserver.yaml").chmod(0o755),
         "agent": lambda: (tmp_path / "kestrel").write_bytes(b"#!/bin/busybox sh\nexit\n"),
