@@ -470,7 +470,7 @@ def test_wrong_values(folder: Path, context: str, key: str, values: list[str], r
         ("mapping.x = '/x'", "mapping is unknown: did you mean mappings?"),
         (
             "[zzz]",
-            "zzz is unknown: known here: agent, archive, filesystem, init, manifest, mappings,"
+            "zzz is unknown: known here: agent, archive, cache, filesystem, init, manifest, mappings,"
             " source, strategy, target, version",
         ),
         ("agent.check_sum = 1", "[agent] check_sum is unknown: did you mean checksum?"),
