@@ -129,8 +129,7 @@ def _check_workload(assembly: Assembly, workload: Workload) -> None:
     """Raise `ConfigError` if the agent could not start a workload: it would halt the machine."""
     if why := programs.problem(assembly.tree, workload.entrypoint[0], assembly.architecture):
         raise ConfigError(
-            f"the entrypoint of the plugin manifest cannot run: {why}",
-            "Add what is missing with [mappings], or set [manifest.workload] entrypoint.",
+            f"the entrypoint of the plugin manifest cannot run: {why.text}", why.advice
         )
     folder = posixpath.normpath(posixpath.join("/", workload.workdir)).encode()
     found = assembly.tree.get(folder, follow=True)
