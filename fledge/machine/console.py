@@ -178,7 +178,7 @@ def attend(
                     watch.feed(data)
                 else:
                     guest.wait()
-                    return Ending.DIED if watch.last_words else Ending.ENDED
+                    return _last_ending(watch, satisfied())
             now = time.monotonic()
             if watch.last_words and not decided_at:
                 decided_at = now + AFTER_DEATH
@@ -188,6 +188,13 @@ def attend(
                 return Ending.SEEN
             if deadline is not None and now > deadline:
                 return Ending.TIMED_OUT
+
+
+def _last_ending(watch: Watch, satisfied: bool) -> Ending:
+    """Return the ending of a guest that has ended by itself."""
+    if watch.last_words:
+        return Ending.DIED
+    return Ending.SEEN if satisfied else Ending.ENDED
 
 
 class _Keys:

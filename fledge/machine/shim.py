@@ -83,7 +83,7 @@ $b mount -t proc proc /proc
 $b mount -t sysfs sysfs /sys
 $b mount -t devtmpfs devtmpfs /dev
 # The agent is as in the baked archive, and starts before the disk is mounted.
-if $b mount -t ext4 -o ro /dev/vda /mnt/disk; then
+if $b mount -t ext4 -o ro,loud /dev/vda /mnt/disk; then
     for agent in /mnt/disk/bin/kestrel /mnt/disk/usr/bin/kestrel; do
         [ -f "$agent" ] && $b cp "$agent" /bin/kestrel && break
     done

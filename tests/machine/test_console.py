@@ -53,6 +53,8 @@ SHUTDOWN = b"[    5.205361] reboot: Power down\r\n"
 @pytest.mark.parametrize("written", [PANIC, b"Kernel panic - not syncing: said the log\n"])
 def test_a_program_that_writes_what_the_kernel_would(written: bytes) -> None:
     assert guest(f"import os; os.write(1, {written + SHUTDOWN!r})") is Ending.ENDED
+    all_seen = written + b"ready\r\n" + SHUTDOWN
+    assert guest(f"import os; os.write(1, {all_seen!r})", "ready") is Ending.SEEN
     assert guest(f"import os; os.write(1, {SHUTDOWN + written!r})") is Ending.DIED
 
 
