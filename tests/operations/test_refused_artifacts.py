@@ -29,16 +29,9 @@ from fledge.session import Session
 from fledge.sources.init import install
 from fledge.tree import File, Tree, elf
 from fledge.tree.content import Span, hash_file
-from tests.operations.test_boot import (
-    LOCAL_AGENT,
-    MANIFEST,
-    debian_files,
-    host_busybox,
-    initramfs,
-    run,
-)
 from tests.support import disks, images, project, tars, vm
 from tests.support.agents import AGENT
+from tests.support.guests import MANIFEST, debian_files, host_busybox, initramfs, run
 from tests.support.project import Fledge
 
 pytestmark = pytest.mark.real
@@ -153,7 +146,9 @@ def initramfs_project(folder: Path, role: str, app: bytes, mapped: dict[str, str
     else:
         lines.append('"app" = "/usr/bin/app"')
         command = "echo the workload runs; exec /bin/busybox httpd -f"
-        tables = f'{LOCAL_AGENT}{MANIFEST}entrypoint = ["/usr/bin/app", "-c", "{command}"]\n'
+        tables = (
+            f'{project.LOCAL_AGENT}{MANIFEST}entrypoint = ["/usr/bin/app", "-c", "{command}"]\n'
+        )
     return project.make(folder, tables, "\n".join(lines), files={}, busybox_binary=host_busybox())
 
 
@@ -191,7 +186,7 @@ def disk_project(folder: Path, options: str, agent: bytes = AGENT) -> Path:
         image = "oci:layout:latest"
         [filesystem]
         {options}
-        {LOCAL_AGENT}
+        {project.LOCAL_AGENT}
         [mappings]
         "busybox" = "/bin/busybox"
         {MANIFEST}
