@@ -255,7 +255,7 @@ def test_the_printed_command_boots(tmp_path: Path) -> None:
     toml.write_text(toml.read_text() + '"busybox" = "/bin/busybox"\n')
     disk = tmp_path / os.fsdecode(b"a,b' \xff=.img")
     build.build(toml, disk, platform=str(host_platform()))
-    command = [sys.executable, "-m", "fledge", "boot", disk, "--kernel", vm.kernel()]
+    command = [sys.executable, "-m", "fledge", "boot", str(disk), "--kernel", str(vm.kernel())]
     printed = subprocess.check_output([*command, "--print-command", "qemu"])
     console = subprocess.check_output([b"sh", b"-c", printed], stdin=subprocess.DEVNULL)
     assert b"\nagent\r\n" in console
