@@ -53,7 +53,7 @@ def plugin(tmp_path: Path) -> Path:
     install(tree, SHELL)
     tree.add(b"bin/busybox", File(mode=0o755, content=program))
     path = tmp_path / "plugin.cpio.gz"
-    path.write_bytes(gzip.compress(b"".join(newc.write(tree))))
+    path.write_bytes(gzip.compress(b"".join(newc.write(tree)), 1))
     return path
 
 
