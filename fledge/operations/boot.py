@@ -372,28 +372,43 @@ def _command_line(
 
 
 def _busybox(artifact: Path, architecture: str, session: Session, *, is_disk: bool) -> bytes:
-    """Return a static busybox: of an initramfs its own, else that of this host, else the default.
+    """Return a static busybox: of an initramfs its own, else that of this host, of the disk, or the
+    default.
 
     Raises `HostError` if there is none for the architecture.
     """
-    if not is_disk:
-        with open_artifact(artifact) as opened:
-            node = opened.tree.get(paths.BUSYBOX, follow=True)
-            if isinstance(node, File) and _is_usable(node.content, None):
-                return b"".join(read_content(node.content))
+    if not is_disk and (own := _own_busybox(artifact, None)):
+        return own
     found = shutil.which("busybox", path=session.settings.program_folders)
     if found:
         with suppress(OSError, FledgeError):
             span = Span(Path(found), 0, Path(found).stat().st_size)
             if _is_usable(span, architecture):
                 return b"".join(read_content(span))
+    if is_disk:
+        # A disk that is damaged, or that this user cannot read, may boot all the same.
+        with suppress(FledgeError):
+            if own := _own_busybox(artifact, architecture):
+                return own
     if architecture == DEFAULT_ARCHITECTURE:
         blob = session.fetcher.fetch(DEFAULT_URL, "busybox", DEFAULT_DIGEST)
         return b"".join(read_content(blob))
+    path = paths.BUSYBOX.decode()
     raise HostError(
-        f"there is no static busybox for {architecture}, which starts the agent of a disk",
-        f"Install busybox-static on a machine with {architecture}, and boot the disk there.",
+        f"there is no static busybox for {architecture}, which prepares the guest: neither {path}"
+        f" in {artifact} nor {found or 'a program busybox'} on this machine is one",
+        f"Put a static busybox for {architecture} at {path} with [mappings], or install"
+        f" busybox-static on a machine with {architecture} and boot it there.",
     )
+
+
+def _own_busybox(artifact: Path, architecture: str | None) -> bytes | None:
+    """Return the static busybox in an artifact, if it has one; ``architecture`` is None: of any."""
+    with open_artifact(artifact, paths.BUSYBOX) as opened:
+        node = opened.tree.get(paths.BUSYBOX, follow=True)
+        if isinstance(node, File) and _is_usable(node.content, architecture):
+            return b"".join(read_content(node.content))
+    return None
 
 
 def _is_usable(program: Content, architecture: str | None) -> bool:

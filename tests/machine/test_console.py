@@ -97,6 +97,7 @@ def test_keys(keys: bytes, ending: Ending, pattern: str) -> None:
     assert guest(ECHO, pattern, keys=keys) is ending
 
 
+@pytest.mark.slow
 def test_endings() -> None:
     assert guest("print('done')") is Ending.ENDED
     assert guest("print('done')", "done") is Ending.SEEN

@@ -168,6 +168,7 @@ def test_where_a_program_is(name: str, path: str, folder: str, found: str | None
     assert find(tree, name, path, folder) == found
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_damage_is_no_crash(data: st.DataObject) -> None:
