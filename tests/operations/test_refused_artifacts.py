@@ -18,12 +18,11 @@ from fledge.cpio import newc
 from fledge.errors import ConfigError, ExpectationError, FledgeError
 from fledge.machine import modules
 from fledge.machine.boot_kernel import open_kernel
-from fledge.operations import manifest
 from fledge.operations.arguments import as_config, start_assembly
 from fledge.operations.boot import Machine
 from fledge.operations.build import lay_sources
 from fledge.project import lock
-from fledge.project.manifest import path_beside, serialize
+from fledge.project.manifest import complete, path_beside, serialize
 from fledge.report import Reporter
 from fledge.session import Session
 from fledge.sources.init import install
@@ -55,9 +54,9 @@ def unchecked(toml: Path, output: Path) -> Path:
     lay_sources(config.sources, lock.load_pins(config, Reporter(), strict=False), assembly)
     disks.write(assembly.tree, output, config.format)
     if config.manifest:
-        filled, _ = manifest.fill(config, assembly.tree, None, output, str(output))
-        sealed = manifest.sealed(filled, hash_file(output).digest)
-        path_beside(output).write_bytes(serialize(sealed))
+        place = {"url": str(output), "checksum": str(hash_file(output).digest)}
+        known = {"runtime": "hello", config.format.manifest_key: place}
+        path_beside(output).write_bytes(serialize(complete(config.manifest, known)))
     return output
 
 
