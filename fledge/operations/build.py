@@ -25,7 +25,7 @@ from fledge.operations.arguments import (
     as_session,
     start_assembly,
 )
-from fledge.operations.kernel import DEFAULT_KERNEL, target_kernel
+from fledge.operations.kernel import target, target_kernel
 from fledge.operations.outputs import check_outputs
 from fledge.operations.shared_cache import SharedBuild, Sharing
 from fledge.project import lock, provenance
@@ -168,7 +168,7 @@ def _pulled(shared: SharedBuild, new: NewFile, output: Path, url: str | None) ->
 
 def _note_kernel(config: Config, kernel: KernelConfig, session: Session) -> None:
     """Report what the kernel that is to boot the artifact lacks."""
-    name = config.target.kernel or DEFAULT_KERNEL
+    name = target(config)
     for each in machine.check(config.format.requirements(), kernel).findings:
         if each.advice:
             session.reporter.note(f"kernel {name}: {each.requirement.purpose}: {each.advice}")

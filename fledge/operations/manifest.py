@@ -132,8 +132,7 @@ def _check_workload(tree: Tree, architecture: str, workload: Workload) -> None:
     """Raise `ConfigError` if the agent could not start a workload: it would halt the machine."""
     if why := programs.problem(tree, workload.entrypoint[0], architecture):
         raise ConfigError(
-            f"the entrypoint of the plugin manifest cannot run: {why}",
-            "Add what is missing with [mappings], or set [manifest.workload] entrypoint.",
+            f"the entrypoint of the plugin manifest cannot run: {why.text}", why.advice
         )
     folder = posixpath.normpath(posixpath.join("/", workload.workdir)).encode()
     found = tree.get(folder, follow=True)

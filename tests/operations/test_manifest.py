@@ -344,6 +344,7 @@ def test_a_key_that_volant_does_not_know(tmp_path: Path, fledge: Fledge) -> None
     assert "[manifest] Volant knows no key nmae\n" in fledge("check").err
 
 
+@pytest.mark.slow
 def test_a_file_of_the_original(tmp_path: Path, fledge: Fledge) -> None:
     toml = make(tmp_path, {"Cmd": ["nginx"]})
     toml.write_text(toml.read_text().partition("[manifest]")[0])
@@ -379,6 +380,7 @@ def test_a_file_of_the_original(tmp_path: Path, fledge: Fledge) -> None:
     assert "[manifest] excludes other.toml; keep one of the two" in both.err
 
 
+@pytest.mark.slow
 def test_verify_compares_the_manifest(tmp_path: Path, fledge: Fledge) -> None:
     make(tmp_path, {"Cmd": ["nginx"]}, HTTP + 'url = "https://example.org/a.img"\n')
     assert fledge("build", "--platform", "linux/amd64", "-o", "a.img").code == 0

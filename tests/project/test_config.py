@@ -747,6 +747,7 @@ VALUES = [
 ]
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES)))
 def test_any_config_is_read_or_explained(folder: Path, lines: dict[str, str]) -> None:

@@ -126,7 +126,7 @@ def test_docker_config(
     toml = project.make_rootfs(tmp_path)
     toml.write_text(toml.read_text().replace("oci:layout:hello", "docker-daemon:hello"))
     config = Path(os.environ["DOCKER_CONFIG"])
-    config.mkdir()
+    config.mkdir(parents=True)
     irregular(config, kind, "config.json")
     outcome = fledge("build")
     assert outcome.code == 2
@@ -141,7 +141,7 @@ def test_docker_context(
     toml = project.make_rootfs(tmp_path)
     toml.write_text(toml.read_text().replace("oci:layout:hello", "docker-daemon:hello"))
     config = Path(os.environ["DOCKER_CONFIG"])
-    config.mkdir()
+    config.mkdir(parents=True)
     (config / "config.json").write_text(json.dumps({"currentContext": "far"}))
     folder = config / "contexts/meta" / hashlib.sha256(b"far").hexdigest()
     folder.mkdir(parents=True)

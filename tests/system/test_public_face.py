@@ -129,6 +129,7 @@ def test_the_tree_of_errors_is_the_documented_one() -> None:
     assert documented == actual
 
 
+@pytest.mark.slow
 def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project.make(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -136,6 +137,7 @@ def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     subprocess.run([sys.executable, "-c", example], check=True)
 
 
+@pytest.mark.slow
 def test_the_session_for_auditors_shows_what_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
