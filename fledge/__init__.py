@@ -45,10 +45,14 @@ if TYPE_CHECKING:
     from fledge.operations.kernel import check_kernel, check_target
     from fledge.operations.lock import lock
     from fledge.operations.manifest import manifest
+    from fledge.operations.sign import KeyPair, keygen, sign
+    from fledge.operations.trust import Trusted, verify_signatures
     from fledge.operations.verify import Verification, verify
     from fledge.project.config import Config
     from fledge.project.jsonschema import json_schema
+    from fledge.project.keys import PublicKey
     from fledge.project.manifest import PluginManifest
+    from fledge.project.policy import Policy
     from fledge.project.toml import InvalidConfig
     from fledge.report import Reporter, Step, Transfer
     from fledge.session import Session
@@ -81,10 +85,14 @@ _PUBLIC_NAMES = {
     "fledge.operations.inspect": ("Program", "Summary", "inspect"),
     "fledge.operations.lock": ("lock",),
     "fledge.operations.manifest": ("manifest",),
+    "fledge.operations.sign": ("KeyPair", "keygen", "sign"),
+    "fledge.operations.trust": ("Trusted", "verify_signatures"),
     "fledge.operations.verify": ("Verification", "verify"),
     "fledge.project.config": ("Config",),
     "fledge.project.jsonschema": ("json_schema",),
+    "fledge.project.keys": ("PublicKey",),
     "fledge.project.manifest": ("PluginManifest",),
+    "fledge.project.policy": ("Policy",),
     "fledge.project.toml": ("InvalidConfig",),
     "fledge.report": ("Reporter", "Step", "Transfer"),
     "fledge.session": ("Session",),
@@ -122,6 +130,7 @@ __all__ = [
     "InvalidConfig",
     "KernelCheck",
     "KernelConfig",
+    "KeyPair",
     "Kind",
     "Machine",
     "NetworkError",
@@ -129,7 +138,9 @@ __all__ = [
     "Opened",
     "Platform",
     "PluginManifest",
+    "Policy",
     "Program",
+    "PublicKey",
     "Reporter",
     "Requirement",
     "Session",
@@ -140,6 +151,7 @@ __all__ = [
     "Summary",
     "Transfer",
     "Tree",
+    "Trusted",
     "Verification",
     "__version__",
     "boot",
@@ -152,11 +164,14 @@ __all__ = [
     "fetch",
     "inspect",
     "json_schema",
+    "keygen",
     "lock",
     "manifest",
     "open_artifact",
+    "sign",
     "tune_for_builds",
     "verify",
+    "verify_signatures",
 ]
 
 

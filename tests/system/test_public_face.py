@@ -35,6 +35,7 @@ PUBLIC = {
         "open_artifact",
     ),
     *("verify", "tune_for_builds"),
+    *("KeyPair", "Policy", "PublicKey", "Trusted", "keygen", "sign", "verify_signatures"),
     *("Console", "Ending", "ExpectationError", "Gate", "Machine"),
     *("Artifact", "Change", "Detail", "Difference", "Opened", "Program", "Summary"),
     *("Finding", "KernelCheck", "KernelConfig", "Requirement", "State"),
