@@ -338,7 +338,7 @@ def _find_block(text: bytes, name: str) -> tuple[str, bytes]:
 
 def _not_read(name: str, label: str) -> ConfigError:
     return ConfigError(
-        f"{name} is a {label.lower()}, which fledge does not read",
+        f'{name} is a "{label}", which fledge does not read',
         OTHER_LABELS.get(label, _MAKE_ONE),
     )
 
