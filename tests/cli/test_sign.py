@@ -18,7 +18,7 @@ from tests.support.project import Fledge
 
 ARTIFACT = "x.gz"
 FLEDGE = [sys.executable, "-m", "fledge"]
-PASSPHRASE = "correct horse"
+PASSPHRASE = "correct horse"  # noqa: S105
 
 
 @pytest.fixture
@@ -165,18 +165,18 @@ def processes() -> dict[int, str]:
 def test_a_key_is_in_no_list_of_processes(folder: Path) -> None:
     """The command that signs waits, so that it and its parent can be looked at."""
     alice = folder / "alice.key"
-    shutil.copy(alice, folder / "token")
+    shutil.copy(alice, folder / "hsm.key")
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom fledge.host.settings import Settings\n"
         "from fledge.project.keys import load_signer\n"
         "message = sys.stdin.buffer.read()\nPath('waiting').touch()\n"
         "while not Path('go').exists(): time.sleep(0.01)\n"
-        "key = load_signer('token', None, input, Settings())\n"
+        "key = load_signer('hsm.key', None, input, Settings())\n"
         "sys.stdout.buffer.write(key.sign(message))\n"
     )
-    (folder / "token.py").write_text(script)
+    (folder / "hsm.py").write_text(script)
     environment = {**os.environ, "FLEDGE_KEY_PASSPHRASE": PASSPHRASE, "KEY": alice.read_text()}
-    source = f"exec:{sys.executable} token.py"
+    source = f"exec:{sys.executable} hsm.py"
     process = subprocess.Popen(
         [*FLEDGE, "sign", ARTIFACT, "-v", "--key", source, "--public-key", "alice.pub"],
         cwd=folder,
@@ -193,7 +193,7 @@ def test_a_key_is_in_no_list_of_processes(folder: Path) -> None:
     told, _ = process.communicate(timeout=60)
     assert process.returncode == 0, told
     assert process.pid in lines
-    assert any(line.endswith("token.py\0") and "--key" not in line for line in lines.values())
+    assert any(line.endswith("hsm.py\0") and "--key" not in line for line in lines.values())
     for secret in secrets(alice):
         assert not [line for line in lines.values() if secret in line]
         assert secret not in told
