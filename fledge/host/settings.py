@@ -134,6 +134,11 @@ class Settings(msgspec.Struct, frozen=True):
         return self._text("GITHUB_TOKEN")
 
     @property
+    def key_passphrase(self) -> str | None:
+        """``$FLEDGE_KEY_PASSPHRASE``, which decrypts the private key; None if it is unset."""
+        return self._text("FLEDGE_KEY_PASSPHRASE")
+
+    @property
     def kernel(self) -> Path | None:
         """``$FLEDGE_KERNEL``, the kernel image that boots artifacts; None if it is unset."""
         text = self._text("FLEDGE_KERNEL")

@@ -41,8 +41,7 @@ def read(artifact: Path) -> Documents:
     statement = _read(provenance.path_beside(artifact), MAX_STATEMENT_SIZE + 1)
     record = None
     if statement is not None:
-        where = str(provenance.path_beside(artifact))
-        record = provenance.parse(statement, artifact.name, where)[1]
+        record = provenance.parse_file(statement, artifact)[1]
     if manifest is not None:
         parse_plugin(manifest, str(path))
     if record and record.manifest and (not manifest or not is_manifest_of(record, manifest)):

@@ -36,7 +36,7 @@ START = {
 }
 """The modules of fledge that every command loads."""
 
-COSTLY = {"docker", "oras", "rich"}
+COSTLY = {"cryptography", "docker", "oras", "rich"}
 """Libraries that a command loads only when it needs them."""
 
 LIBRARIES = COSTLY | {

@@ -149,3 +149,21 @@ def test_docker_context(
     outcome = fledge("build")
     assert outcome.code == 2
     assert "context" in outcome.err
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("name", ["a.key", "a.pub", "policy.toml", "x.gz.provenance.dsse.json"])
+def test_keys_and_signatures(fledge: Fledge, tmp_path: Path, name: str, kind: str) -> None:
+    project.make(tmp_path)
+    assert fledge("build", "-q", "-o", "x.gz").code == 0
+    assert fledge("keygen", "-o", "a").code == 0
+    replaced(tmp_path / name, kind)
+    if name == "policy.toml":
+        outcome = fledge("verify", "x.gz", "--no-rebuild", "--policy", name)
+    elif name == "a.pub":
+        outcome = fledge("verify", "x.gz", "--no-rebuild", "--key", name)
+    else:
+        outcome = fledge("sign", "x.gz", "--key", "a.key")
+    assert outcome.code == 2, outcome.err
+    assert "not a regular file" in outcome.err
+    assert name in outcome.err
