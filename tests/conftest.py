@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from fledge.cli import app as cli
+from tests.support import shipped
 from tests.support.httpd import Server
+from tests.support.oci_registry import OciRegistry
 from tests.support.project import Fledge, Outcome
 
 pytest_plugins = ["tests.support.no_skip"]
@@ -69,3 +71,22 @@ def fledge(
         return Outcome(int(end.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the artifacts of `tests.support.shipped` for two architectures."""
+    return shipped.build_all(tmp_path_factory.mktemp("artifacts"))
+
+
+@pytest.fixture
+def web(artifacts: Path, tmp_path: Path) -> Path:
+    """A copy of the disk for amd64, with its documents."""
+    return shipped.copy(artifacts / "amd64" / "web.img", tmp_path / "web")
+
+
+@pytest.fixture
+def served() -> Iterator[OciRegistry]:
+    """A registry that follows the specification to the letter."""
+    with OciRegistry().serve() as served:
+        yield served

@@ -22,6 +22,7 @@ from fledge.cli.options import (
     PlatformOption,
     new_app,
 )
+from fledge.cli.policies import read_policy
 from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
 from fledge.host.signals import written
@@ -88,6 +89,21 @@ def run(
             help="Keep the artifact in a registry, for others who build the same with --locked.",
         ),
     ] = None,
+    sign_with: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="Sign what --cache-to keeps: FILE, env:NAME, exec:COMMAND."
+        ),
+    ] = None,
+    keys: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--key",
+            metavar="FILE",
+            help="A public key that must have signed what comes from the build cache. Can be"
+            " repeated.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of the path.")
     ] = False,
@@ -111,7 +127,7 @@ def run(
             locked=locked,
             manifest=manifest,
             base_url=base_url,
-            sharing=Sharing(keep_in=cache_to),
+            sharing=Sharing(cache_to, sign_with, read_policy(keys, None, None, None, None)),
             session=Session.default(reporter=None if quiet else reporter, offline=offline),
         )
         with written(artifact.path):

@@ -35,13 +35,13 @@ def check_output(output: Path) -> None:
         raise _write_error(error, output) from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-        raise ConfigError(f"{output} is {kind}", "Name a file with -o FILE.")
+        raise ConfigError(f"{output} is {kind}", "Choose another place with -o.")
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is not a folder", "Create it, or choose another with -o FILE.")
+        raise ConfigError(f"{folder} is not a folder", "Create it, or choose another with -o.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise HostError(
             f"you may not write to {folder}",
-            "Change its permissions, or choose another folder with -o FILE.",
+            "Change its permissions, or choose another folder with -o.",
         )
 
 
@@ -164,11 +164,11 @@ def _write_error(error: OSError, output: Path) -> FledgeError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return FledgeError(
             message,
-            f"Free some space in {output.parent}, or choose another folder with -o FILE.",
+            f"Free some space in {output.parent}, or choose another folder with -o.",
         )
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return FledgeError(message, "Raise the limit with ulimit -n.")
-    return HostError(message, "Choose another file with -o FILE.")
+    return HostError(message, "Choose another place with -o.")
 
 
 def _sync_folder(folder: int) -> None:

@@ -45,35 +45,78 @@ class Watchdog:
         self._seconds = seconds
         # Duplicated, because the connection may be closed and its descriptor reused.
         self._socket = socket.socket(fileno=os.dup(descriptor))
-        self._changed = threading.Condition()
-        self._left = self._expired = False
+        self._expired = False
         self.progress()
 
     def __enter__(self) -> Watchdog:
-        threading.Thread(target=self._run, daemon=True).start()
+        _clock.add(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        with self._changed:
-            self._left = True
-            self._changed.notify()
+        _clock.remove(self)
+        self._socket.close()
         if self._expired and (error is None or isinstance(error, Exception)):
             raise TimeoutError from error
 
     def progress(self) -> None:
         """Restart the timeout."""
-        self._deadline = time.monotonic() + self._seconds
+        self.deadline = time.monotonic() + self._seconds
+
+    def expire(self) -> None:
+        """Shut the connection down."""
+        self._expired = True
+        with suppress(OSError):  # the server closed the connection first
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class _Clock:
+    """A thread that expires watchdogs. All share it: to start a thread for each request would take
+    as long as a small request itself.
+    """
+
+    IDLE = 1.0
+    """Seconds without a watchdog after which the thread ends."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._watchdogs: set[Watchdog] = set()
+        self._thread: threading.Thread | None = None
+        self._wakes = 0.0
+
+    def add(self, watchdog: Watchdog) -> None:
+        """Expire a watchdog when its time has come."""
+        with self._changed:
+            self._watchdogs.add(watchdog)
+            # A process that was forked has not got the thread.
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
+            elif watchdog.deadline < self._wakes:
+                self._changed.notify()
+
+    def remove(self, watchdog: Watchdog) -> None:
+        """Leave a watchdog alone from now on."""
+        with self._changed:
+            self._watchdogs.discard(watchdog)
 
     def _run(self) -> None:
-        with self._socket, self._changed:
-            while not self._left and (seconds := self._deadline - time.monotonic()) > 0:
-                self._changed.wait(seconds)
-            if not self._left:
-                self._expired = True
-                with suppress(OSError):  # the server closed the connection first
-                    self._socket.shutdown(socket.SHUT_RDWR)
+        was_idle = False
+        with self._changed:
+            while self._watchdogs or not was_idle:
+                was_idle = not self._watchdogs
+                now = time.monotonic()
+                for each in [each for each in self._watchdogs if each.deadline <= now]:
+                    each.expire()
+                    self._watchdogs.remove(each)
+                deadlines = (each.deadline for each in self._watchdogs)
+                self._wakes = min(deadlines, default=now + self.IDLE)
+                self._changed.wait(max(0, self._wakes - now))
+            self._thread = None
+
+
+_clock = _Clock()
 
 
 # urllib3 sets the timeout of a connection to that of the request before it reads the response.

@@ -60,9 +60,13 @@ class JsonObject:
         """Return a member that is an object."""
         return JsonObject(self._members.get(key), f"{self.where}: {key}")
 
-    def members(self, key: str) -> list[JsonObject]:
-        """Return a member that is a list of objects."""
-        return [JsonObject(value, f"{self.where}: {key}") for value in self._list(key)]
+    def members(self, key: str, most: int | None = None) -> list[JsonObject]:
+        """Return a member that is a list of objects, of at most ``most``; None: of any number."""
+        values = self._list(key)
+        if most is not None and len(values) > most:
+            raise self.wrong(key, f"has more than {most} entries")
+        where = f"{self.where}: {key}"
+        return [JsonObject(value, where) for value in values]
 
     def wrong(self, key: str, problem: str) -> CorruptError:
         """Return the error for a member with a problem, such as ``is not a list``."""

@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
@@ -85,7 +85,6 @@ class TooLargeError(NetworkError):
     """The server sent more bytes than the caller accepts."""
 
 
-@runtime_checkable
 class Login(Protocol):
     """Makes the headers of requests that need a login. Threads may share one."""
 
@@ -171,6 +170,7 @@ class Transport:
         self.pace = pace or Pace(Settings().min_speed)
         self._certificates = certificates or Certificates()
         self._netrc_files = netrc_files
+        self._settings_by_origin: dict[tuple[str, str], dict[str, Any]] = {}
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, connection.WatchedAdapter(self._certificates))
@@ -206,7 +206,7 @@ class Transport:
         """
         where = printable_url(url)
         request = first = self._first_request(url, headers, range_headers, outgoing)
-        login = later_login = headers if isinstance(headers, Login) else None
+        login = later_login = None if isinstance(headers, Mapping) else headers
         for _ in range(MAX_REDIRECTS + 1):
             with self._send(request, where) as response:
                 refused = response.status_code == HTTPStatus.UNAUTHORIZED
@@ -238,9 +238,9 @@ class Transport:
         outgoing: Outgoing,
     ) -> requests.PreparedRequest:
         """Make the request that is sent before any redirect."""
-        own = headers.headers() if isinstance(headers, Login) else headers
+        own = headers if isinstance(headers, Mapping) else headers.headers()
         given = "Authorization" in requests.structures.CaseInsensitiveDict(own)
-        find_login = not given and not isinstance(headers, Login)
+        find_login = not given and isinstance(headers, Mapping)
         where = printable_url(url)
         return self._prepare(url, {**own, **range_headers}, where, find_login, outgoing)
 
@@ -262,7 +262,8 @@ class Transport:
                     outgoing.method,
                     url,
                     {**own, **headers},
-                    data=outgoing.form if body is None else _Body(body, self.pace),
+                    # requests would send an empty file in chunks, and not all servers take those.
+                    data=_Body(body, self.pace) if body else outgoing.form,
                     auth=no_login,
                 )
             )
@@ -282,12 +283,7 @@ class Transport:
 
     def _send(self, request: requests.PreparedRequest, where: str) -> requests.Response:
         url = request.url or ""
-        settings = self._session.merge_environment_settings(url, {}, True, None, None)
-        if is_loopback(urlsplit(url).hostname or ""):
-            settings["proxies"] = {}
-        if settings["verify"] is True:
-            settings["verify"] = self._certificates.trusted() or True
-        settings["cert"] = self._certificates.for_host(_host(request)).client
+        settings = self._settings(request)
         bundle = settings["verify"]
         try:
             if isinstance(bundle, str) and not Path(bundle).is_dir():
@@ -296,7 +292,7 @@ class Transport:
             return self._session.get_adapter(url).send(
                 request,
                 timeout=(connection.CONNECT_TIMEOUT, connection.READ_TIMEOUT),
-                **settings,  # type: ignore[arg-type]  # in the stubs, verify may be None
+                **settings,
             )
         except UnicodeEncodeError as error:
             raise _unsendable(where) from error
@@ -309,6 +305,26 @@ class Transport:
                 f"the CA certificates in {bundle} cannot be used{problem}",
                 "Set REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE to a PEM file.",
             ) from error
+
+    def _settings(self, request: requests.PreparedRequest) -> dict[str, Any]:
+        """Return the proxies and certificates for the server of a request.
+
+        The environment and the files are read once for each server, because that takes as long as
+        a small request itself.
+        """
+        origin = _origin(request)
+        if origin not in self._settings_by_origin:
+            url = request.url or ""
+            settings: dict[str, Any] = dict(
+                self._session.merge_environment_settings(url, {}, True, None, None)
+            )
+            if is_loopback(urlsplit(url).hostname or ""):
+                settings["proxies"] = {}
+            if settings["verify"] is True:
+                settings["verify"] = self._certificates.trusted() or True
+            settings["cert"] = self._certificates.for_host(_host(request)).client
+            self._settings_by_origin[origin] = settings
+        return self._settings_by_origin[origin]
 
     def _redirect(
         self, request: requests.PreparedRequest, location: str, where: str

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from fledge.errors import CorruptError
+from fledge.errors import ConfigError, CorruptError
 from fledge.net.json_document import JsonObject, parse_object
 from fledge.oci.manifest import (
     CONFIG_TYPES,
@@ -46,11 +46,16 @@ PREFIX = "com.github.volantvm.fledge."
 PUSHED = f"{PREFIX}pushed"
 
 MIN_CHUNK = 1 << 19
-MAX_CHUNK = 1 << 26
-MAX_CHUNKS = 4096
-"""Chunks of one artifact: some registries take no more layers, and a manifest is at most 4 MiB."""
+MAX_CHUNK = 1 << 23
+"""Bytes of a chunk. Several are in memory at the same time."""
+MAX_CHUNKS = 8192
+"""Chunks of one artifact: its manifest must have at most 4 MiB."""
 MAX_SIZE = MAX_CHUNK * MAX_CHUNKS
 """Bytes of one artifact."""
+MAX_ARTIFACTS = 64
+"""Artifacts of one index."""
+MAX_NAME = 200
+"""Bytes of the name of an artifact's file; the names of its documents are longer."""
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -114,6 +119,13 @@ def chunk_size(size: int) -> int:
     while fitting * MAX_CHUNKS < size:
         fitting *= 2
     return fitting
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether an artifact may have that name, in any folder of any machine."""
+    # "." begins names that are hidden or stand for folders, "-" an option of a command.
+    plain = name.isprintable() and "/" not in name and not name.startswith((".", "-"))
+    return plain and 0 < len(name.encode()) <= MAX_NAME
 
 
 def max_compressed(size: int) -> int:
@@ -192,23 +204,22 @@ def parse(raw: bytes, where: str) -> RemoteArtifact | tuple[Descriptor, ...]:
     document = parse_object(raw, where)
     media_type = document.text("mediaType", "")
     if media_type in INDEX_TYPES or document.has("manifests"):
-        return tuple(
-            _listed(each)
-            for each in document.members("manifests")
-            if each.text("artifactType", ARTIFACT_TYPE) == ARTIFACT_TYPE
-        )
+        listed = document.members("manifests", MAX_ARTIFACTS)
+        # Not all registries and tools keep the type in an index.
+        own = [each for each in listed if each.text("artifactType", "") in ("", ARTIFACT_TYPE)]
+        return tuple(map(_listed, own))
     artifact_type = document.text("artifactType", "")
     if artifact_type != ARTIFACT_TYPE:
         raise _foreign(document, artifact_type, where)
     annotations = document.member("annotations")
     size = _number(annotations, f"{PREFIX}size", MAX_SIZE)
-    layers = document.members("layers")
+    layers = document.members("layers", MAX_CHUNKS)
     artifact = RemoteArtifact(
         name=_file_name(annotations),
         digest=parse_digest(annotations.text(f"{PREFIX}digest"), where),
         size=size,
         kind=annotations.text(f"{PREFIX}type", ""),
-        platform=annotations.text(f"{PREFIX}platform", ""),
+        platform=_platform(annotations),
         config=descriptor(document.member("config")),
         pushed=_number(annotations, PUSHED, 1 << 40) if annotations.has(PUSHED) else 0,
     )
@@ -220,7 +231,9 @@ def parse(raw: bytes, where: str) -> RemoteArtifact | tuple[Descriptor, ...]:
     length = _number(annotations, f"{PREFIX}chunk-size", MAX_CHUNK)
     if length & (length - 1) or length < 4096:
         raise annotations.wrong(f"{PREFIX}chunk-size", "is not a size of chunks")
-    chunks = tuple(_chunk(each) for each in layers if each.text("mediaType") == CHUNK_TYPE)
+    if [descriptor(each) for each in layers] == [EMPTY_CONFIG]:
+        layers = []
+    chunks = tuple(_chunk(each) for each in layers)
     end = -1
     for chunk in chunks:
         if chunk.offset <= end or chunk.offset % length or chunk.offset >= size:
@@ -252,16 +265,26 @@ def dump(document: Mapping[str, Any]) -> bytes:
 
 
 def _listed(document: JsonObject) -> Descriptor:
+    found = descriptor(document)
+    if not document.has("platform"):
+        return found
     platform = document.member("platform")
-    return msgspec.structs.replace(
-        descriptor(document),
-        platform=normalize_platform(
-            *(platform.text(key, "") for key in ("os", "architecture", "variant"))
-        ),
-    )
+    parts = (platform.text(key, "") for key in ("os", "architecture", "variant"))
+    return msgspec.structs.replace(found, platform=normalize_platform(*parts))
+
+
+def _platform(annotations: JsonObject) -> str:
+    """Parse a platform; empty if it is not known."""
+    text = annotations.text(f"{PREFIX}platform", "")
+    try:
+        return str(parse_platform(text)) if text else ""
+    except ConfigError as error:
+        raise annotations.wrong(f"{PREFIX}platform", f"{text[:100]!r} is not one") from error
 
 
 def _chunk(document: JsonObject) -> Chunk:
+    if document.text("mediaType") != CHUNK_TYPE:
+        raise document.wrong("mediaType", f"is not {CHUNK_TYPE}")
     annotations = document.member("annotations")
     offset = _number(annotations, f"{PREFIX}offset", MAX_SIZE)
     digest = parse_digest(annotations.text(f"{PREFIX}digest"), document.where)
@@ -279,8 +302,8 @@ def _number(annotations: JsonObject, key: str, most: int) -> int:
 def _file_name(annotations: JsonObject) -> str:
     """Parse a name that becomes that of a file on this machine."""
     name = annotations.text(TITLE)
-    if not name or "/" in name or name.startswith((".", "-")) or len(name.encode()) > 200:
-        raise annotations.wrong(TITLE, f"{printable(name[:100])!r} is not the name of a file")
+    if not is_file_name(name):
+        raise annotations.wrong(TITLE, f"{name[:100]!r} is not the name of a file")
     return name
 
 

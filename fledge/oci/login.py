@@ -202,7 +202,7 @@ class Login:
     ) -> str:
         """Ask a token server for a token; with ``form``, by a POST request."""
         where = printable_url(url)
-        answer = self._session.fetcher.json(url, _FixedHeaders(headers), form=form)
+        answer = self._session.fetcher.json(url, FixedHeaders(headers), form=form)
         members = JsonObject(answer, where)
         token = members.text("token", "") or members.text("access_token", "")
         if not TOKEN.fullmatch(token):
@@ -218,7 +218,7 @@ class Login:
         return str(get_basic_auth(*(text.encode(errors="replace").decode() for text in texts)))
 
 
-class _FixedHeaders(msgspec.Struct, frozen=True):
+class FixedHeaders(msgspec.Struct, frozen=True):
     """A `transport.Login` that always returns the same headers.
 
     Unlike plain headers it keeps the `Fetcher` from reading ~/.netrc: a registry must not be able
@@ -228,13 +228,20 @@ class _FixedHeaders(msgspec.Struct, frozen=True):
     fixed: Mapping[str, str]
 
     def headers(self) -> Mapping[str, str]:
+        """Return the headers."""
         return self.fixed
 
     def renew(self, refusal: requests.Response) -> bool:
+        """Return False: there is no other login."""
         return False
 
     def redirected(self, refusal: requests.Response) -> str:
+        """Return no authorization."""
         return ""
+
+
+NO_LOGIN = FixedHeaders({})
+"""For servers that only a registry names."""
 
 
 def _bearer(refusal: requests.Response) -> Challenge | None:

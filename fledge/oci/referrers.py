@@ -7,15 +7,16 @@ lacks the list is helped out by the clients: they keep it as an index under a ta
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from random import uniform
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
 from fledge.errors import CorruptError, NetworkError
-from fledge.net.json_document import parse_object
+from fledge.net.json_document import JsonObject, parse_object
 from fledge.oci.artifact import (
     EMPTY,
     EMPTY_CONFIG,
@@ -32,12 +33,18 @@ from fledge.report import Transfer
 from fledge.tree.digest import Digest
 
 MAX_REFERRERS = 1000
-"""Documents of one manifest that are looked at."""
+"""Documents of one type that a manifest may have. Further ones are not looked at."""
+MAX_ENTRIES = 1 << 14
+"""Entries of one page of a list of referrers."""
 
 MIN_WAIT = 0.5
 """Seconds to wait at least before looking whether another writer has undone an entry."""
 MAX_WRITES = 20
 """How often to write an entry again that others have undone."""
+
+
+class ForeignDocumentError(CorruptError):
+    """What is attached is no single document, or a larger one than the caller reads."""
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -80,49 +87,53 @@ def attach(repository: Repository, subject: Descriptor, documents: Sequence[Docu
 
 def find(repository: Repository, subject: Digest, media_type: str) -> list[Descriptor]:
     """Return the manifests that attach a document of that type, in the order of their digests."""
-    found: dict[str, Descriptor] = {}
-    for raw in _lists(repository, subject):
-        where = f"{repository.name}: the list of referrers"
-        for each in parse_object(raw, where).members("manifests"):
-            if each.text("artifactType", "") == media_type and len(found) < MAX_REFERRERS:
-                manifest = descriptor(each)
-                found[str(manifest.digest)] = manifest
+    found: dict[Digest, Descriptor] = {}
+    for each in _entries(repository, subject, f"?artifactType={quote(media_type, safe='')}"):
+        # Not every registry filters the list.
+        if each.text("artifactType", "") == media_type:
+            manifest = descriptor(each)
+            found[manifest.digest] = manifest
+        if len(found) == MAX_REFERRERS:
+            break
     return [found[digest] for digest in sorted(found)]
 
 
 def read(repository: Repository, manifest: Descriptor, limit: int) -> bytes:
     """Read a document that a manifest attaches.
 
-    Raises `CorruptError` if it has more than ``limit`` bytes or its manifest is malformed.
+    Raises `ForeignDocumentError` if it has more than ``limit`` bytes or is no single document,
+    `CorruptError` if it is damaged.
     """
     raw = repository.read_document("manifests", "referrer", manifest)
     where = f"{repository.name}: {manifest.digest}"
-    layers = parse_object(raw, where).members("layers")
+    layers = parse_object(raw, where).members("layers", MAX_ENTRIES)
     if len(layers) != 1:
-        raise CorruptError(f"{where}: a document has one layer, and this has {len(layers)}")
+        raise ForeignDocumentError(f"{where}: has {len(layers)} layers, not one")
     blob = descriptor(layers[0])
     if blob.size > limit:
-        raise CorruptError(f"{where}: the document has more than the {limit} bytes allowed")
+        raise ForeignDocumentError(f"{where}: the document has more than {limit} bytes")
     return repository.read_blob("document", blob, limit)
 
 
 def delete(repository: Repository, subject: Digest) -> None:
     """Delete what is attached to a manifest, and the list of it under the tag."""
-    for raw in _lists(repository, subject):
-        where = f"{repository.name}: the list of referrers"
-        for each in parse_object(raw, where).members("manifests"):
-            repository.delete_manifest(descriptor(each).digest)
+    for each in list(_entries(repository, subject)):
+        repository.delete_manifest(descriptor(each).digest)
     with suppress(NoManifestError):
         repository.delete_manifest(Digest.of(repository.read_manifest(_tag(subject))))
 
 
-def _lists(repository: Repository, subject: Digest) -> list[bytes]:
-    """Return the indexes that list referrers: the registry's own, or that under the tag."""
-    if pages := repository.pages(f"referrers/{subject}"):
-        return [page.body for page in pages]
-    with suppress(NoManifestError):
-        return [repository.read_manifest(_tag(subject))]
-    return []
+def _entries(repository: Repository, subject: Digest, query: str = "") -> Iterator[JsonObject]:
+    """Yield the entries of the list of referrers: the registry's own, or that under the tag."""
+    where = f"{repository.name}: the list of referrers"
+    has_list = False
+    for page in repository.pages(f"referrers/{subject}{query}"):
+        has_list = True
+        yield from parse_object(page, where).members("manifests", MAX_ENTRIES)
+    if not has_list:
+        with suppress(NoManifestError):
+            page = repository.read_manifest(_tag(subject))
+            yield from parse_object(page, where).members("manifests", MAX_ENTRIES)
 
 
 def _tag(subject: Digest) -> str:
@@ -146,7 +157,8 @@ def _add_to_tag(
         index: dict[str, Any] = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": []}
         with suppress(NoManifestError):
             found = parse_object(repository.read_manifest(tag), f"{repository.name}: {tag}")
-            listed = {each.text("digest", "") for each in found.members("manifests")}
+            entries = found.members("manifests", MAX_ENTRIES)
+            listed = {each.text("digest", "") for each in entries}
             index = found.plain()
         missing = [each for each in new if each["digest"] not in listed]
         if not missing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -23,6 +23,7 @@ from fledge.net.transport import (
     Outgoing,
     TooLargeError,
     is_loopback,
+    printable_url,
 )
 from fledge.oci.login import PULL, Login
 from fledge.oci.manifest import Descriptor
@@ -46,11 +47,18 @@ FOREIGN = re.compile(r"\.foreign\.|\.nondistributable\.")
 image-spec, layer.md)."""
 NEXT_PAGE = re.compile(r'<([^<>"\s]+)>\s*;\s*rel="?next"?')
 """The ``Link`` to the next page of a list (RFC 8288)."""
-MAX_PAGES = 1000
+BLOB_UNKNOWN = {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND}
+"""The statuses with which registries refuse a manifest whose blobs they do not have."""
+MAX_PAGES = 100
+"""Pages of one list. A page has a thousand entries, or as many as the registry likes."""
 
 
 class NoManifestError(NetworkError):
     """The registry has no such tag or digest."""
+
+
+class BlobUnknownError(NetworkError):
+    """The registry refuses a manifest, most likely because it lacks a blob that it names."""
 
 
 class Repository(msgspec.Struct, frozen=True):
@@ -129,11 +137,23 @@ class Repository(msgspec.Struct, frozen=True):
             raise self._explain(error, "blobs/uploads/") from error
 
     def put_manifest(self, reference: str, media_type: str, manifest: bytes) -> Answer:
-        """Store a manifest or index under a tag or its own digest."""
+        """Store a manifest or index under a tag or its own digest.
+
+        Raises `BlobUnknownError` if the registry lacks a blob that it names.
+        """
         outgoing = Outgoing("PUT", body=manifest)
         path = f"manifests/{reference}"
         created = {HTTPStatus.CREATED, HTTPStatus.OK, HTTPStatus.ACCEPTED}
-        return self._send(path, outgoing, created, {"Content-Type": media_type})
+        headers = {"Content-Type": media_type}
+        try:
+            return self.fetcher.send(self._url(path), self.login, outgoing, created, headers)
+        except HttpStatusError as error:
+            if error.status not in BLOB_UNKNOWN:
+                raise self._explain(error, path) from error
+            raise BlobUnknownError(
+                error.message,
+                "The registry lacks part of what was pushed, or takes no artifacts of this kind.",
+            ) from error
 
     def delete_manifest(self, digest: Digest) -> bool:
         """Delete a manifest. Return False if the registry does not have it (any more)."""
@@ -141,29 +161,32 @@ class Repository(msgspec.Struct, frozen=True):
         answer = self._send(f"manifests/{digest}", Outgoing("DELETE"), accepted)
         return answer.status != HTTPStatus.NOT_FOUND
 
-    def pages(self, path: str) -> list[Answer]:
-        """Get a list that may have several pages: tags, or referrers.
+    def pages(self, path: str) -> Iterator[bytes]:
+        """Yield the pages of a list: tags, or referrers. None if the registry lacks the list.
 
-        Empty if the registry does not have the list. Raises `NetworkError`.
+        Raises `NetworkError`, also if the list has no end.
         """
-        found: list[Answer] = []
-        url = self._url(path)
         missing = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.BAD_REQUEST}
-        while len(found) < MAX_PAGES:
-            answer = self.fetcher.send(url, self.login, Outgoing(), {HTTPStatus.OK, *missing})
+        for _ in range(MAX_PAGES):
+            answer = self._send(path, Outgoing(), {HTTPStatus.OK, *missing})
             if answer.status in missing:
-                break
-            found.append(answer)
+                return
+            yield answer.body
             following = NEXT_PAGE.search(answer.headers.get("Link", ""))
             if not following:
-                break
-            url = urljoin(url, following[1])
-            if urlsplit(url)[:2] != urlsplit(self.url)[:2]:
+                return
+            url = urljoin(self._url(path), following[1])
+            if not url.startswith(f"{self.url}/"):
                 raise NetworkError(
-                    f"{self.name.host} says that the next page is at another server",
-                    "Do not trust that registry.",
+                    f"{self.name}: the registry says that the next page of a list is at"
+                    f" {printable_url(url)}",
+                    "Ask whoever runs that registry: it must be in the same repository.",
                 )
-        return found
+            path = url.removeprefix(f"{self.url}/")
+        raise NetworkError(
+            f"{self.name}: the registry has a list of more than {MAX_PAGES} pages",
+            "Ask whoever runs that registry.",
+        )
 
     def _exists(self, path: str) -> bool:
         accepted = {HTTPStatus.OK, HTTPStatus.NOT_FOUND}
@@ -223,13 +246,13 @@ class Repository(msgspec.Struct, frozen=True):
                 "Pull the image with docker, and write docker-daemon:NAME; fledge asks no server"
                 " that only the manifest names.",
             )
-        return NetworkError(message, "The image is incomplete there: push it again.")
+        return NetworkError(message, "It is incomplete there: push it again.")
 
     def tags(self) -> list[str]:
         """Return all tags of the repository; none if there is no such repository."""
         found: list[str] = []
         for page in self.pages("tags/list?n=1000"):
-            document = parse_object(page.body, f"{self.name}: the list of tags")
+            document = parse_object(page, f"{self.name}: the list of tags")
             # Go writes an empty list as null.
             found += document.texts("tags") if document.has("tags") else []
         return found
@@ -263,6 +286,11 @@ class Places:
         self._lock = threading.Lock()
         self._opened: dict[Name, Repository] = {}
 
+    @property
+    def are_offline(self) -> bool:
+        """Whether only the cache is asked."""
+        return self._session.offline
+
     def ask(
         self,
         request: Callable[Concatenate[Repository, Parameters], T],
@@ -283,6 +311,19 @@ class Places:
                     if self._names[0] == name:
                         del self._names[0]
                 self._session.reporter.note(f"{error.message}; asking {self._names[0].host}")
+
+    def search(
+        self,
+        request: Callable[Concatenate[Repository, Parameters], list[T]],
+        *args: Parameters.args,
+        **options: Parameters.kwargs,
+    ) -> list[T]:
+        """Return the first list that is not empty. A mirror need not have all that is listed."""
+        for name in list(self._names[:-1]):
+            with suppress(FledgeError):
+                if found := request(self._repository(name), *args, **options):
+                    return found
+        return request(self._repository(self._names[-1]), *args, **options)
 
     def _repository(self, name: Name) -> Repository:
         with self._lock:

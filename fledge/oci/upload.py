@@ -12,7 +12,14 @@ from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 from fledge.errors import NetworkError
 from fledge.net.fetch import Answer, Fetcher
-from fledge.net.transport import Headers, HttpStatusError, Outgoing, TransientError
+from fledge.net.transport import (
+    Headers,
+    HttpStatusError,
+    Outgoing,
+    TransientError,
+    printable_url,
+)
+from fledge.oci.login import NO_LOGIN
 from fledge.report import Transfer
 from fledge.tree.content import Span, content_size, read_range
 from fledge.tree.digest import Digest
@@ -20,7 +27,9 @@ from fledge.tree.digest import Digest
 MAX_PIECE = 8 << 20
 """Maximum bytes of a request. A piece is held in memory."""
 MIN_PIECE = 64 << 10
-"""Minimum bytes to which failures shorten a piece."""
+"""Minimum bytes to which failures shorten a piece, unless the registry wants longer ones."""
+MAX_MIN_PIECE = 64 << 20
+"""Maximum bytes that a registry may want a piece to have."""
 
 RANGE = re.compile("(?:bytes=)?0-([0-9]{1,18})")
 """What a registry has of an upload. Some leave the range out while it is empty."""
@@ -47,6 +56,7 @@ class Upload:
         self._sent = 0
         """Bytes that the registry has confirmed."""
         self._piece = MAX_PIECE
+        self._min_piece = MIN_PIECE
         self._in_doubt = False
         """Whether the registry must be asked first how much it has got."""
 
@@ -63,13 +73,20 @@ class Upload:
             if not self._location:
                 begun = self._send(self._begin, Outgoing("POST", body=b""), {HTTPStatus.ACCEPTED})
                 self._move(begun, 0)
+                self._heed(begun.headers.get("OCI-Chunk-Min-Length", ""))
             while self._size - self._sent > self._piece:
                 self._send_piece()
             self._finish()
         except TransientError:
             self._in_doubt = True
-            self._piece = max(MIN_PIECE, self._piece // 2)
+            self._piece = max(self._min_piece, min(self._piece, self._size - self._sent) // 2)
             raise
+
+    def _heed(self, least: str) -> None:
+        """Send no shorter pieces than the registry wants, but for the last one."""
+        if re.fullmatch("[0-9]{1,9}", least):
+            self._min_piece = max(MIN_PIECE, min(int(least), MAX_MIN_PIECE))
+            self._piece = max(self._piece, self._min_piece)
 
     def _send_piece(self) -> None:
         end = self._sent + self._piece
@@ -129,6 +146,13 @@ class Upload:
                 "Check whether the server is a registry.",
             )
         self._location = urljoin(answer.url, location)
+        here, there = urlsplit(self._begin), urlsplit(self._location)
+        if there.scheme not in ("https", here.scheme):
+            raise NetworkError(
+                f"{answer.where}: the registry says to upload to {printable_url(self._location)},"
+                " which is not safe",
+                "Whoever runs that registry must make it name https URLs.",
+            )
         if sent >= self._sent:
             self._transfer.advance(sent - self._sent)
         else:
@@ -143,8 +167,11 @@ class Upload:
         headers: dict[str, str] | None = None,
     ) -> Answer:
         """Send one request. A piece that the registry cannot place begins the upload again."""
+        # The user's login is not for other servers that the registry names.
+        is_here = urlsplit(url)[:2] == urlsplit(self._begin)[:2]
+        login = self._headers if is_here else NO_LOGIN
         try:
-            return self._fetcher.send_once(url, self._headers, outgoing, accepted, headers or {})
+            return self._fetcher.send_once(url, login, outgoing, accepted, headers or {})
         except HttpStatusError as error:
             if error.status in LOST and self._location and outgoing.method != "GET":
                 self._restart()

@@ -8,14 +8,17 @@ import msgspec
 
 from fledge.errors import CorruptError, MalformedError, unreadable_argument
 from fledge.project import manifest as plugin
-from fledge.project import provenance
+from fledge.project import provenance, signatures
 from fledge.project.manifest import PluginManifest
 from fledge.project.provenance import MAX_STATEMENT_SIZE, Provenance
+from fledge.project.signatures import MAX_ENVELOPE_SIZE
 from fledge.tree.digest import Digest
 from fledge.tree.regular import read_regular
 
 STATEMENT_TYPE = "application/vnd.in-toto+json"
 """The media type of an in-toto statement (in-toto/attestation, spec/v1/envelope.md)."""
+ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
+"""The media type of a DSSE envelope (secure-systems-lab/dsse, envelope.md)."""
 PREDICATE_TYPE = "in-toto.io/predicate-type"
 """The annotation of a statement in a registry with the type of its predicate."""
 
@@ -29,6 +32,8 @@ class Documents(msgspec.Struct, frozen=True):
     """Its provenance, as the file has it; None if it has none."""
     provenance: Provenance | None = None
     """The same, understood."""
+    envelope: bytes | None = None
+    """The signatures of its provenance (`signatures`); None if it is not signed."""
 
 
 def read(artifact: Path) -> Documents:
@@ -49,7 +54,14 @@ def read(artifact: Path) -> Documents:
             f"{path} is not the plugin manifest that the provenance of {artifact.name} names",
             "Build the artifact again.",
         )
-    return Documents(manifest, statement, record)
+    signed = signatures.path_beside(artifact)
+    envelope = _read(signed, MAX_ENVELOPE_SIZE)
+    if envelope is not None and signatures.parse(envelope, str(signed)).payload != statement:
+        raise CorruptError(
+            f"{signed} is not for the provenance of {artifact.name} as it is now",
+            "Sign the artifact again with fledge sign, or remove that file.",
+        )
+    return Documents(manifest, statement, record, envelope)
 
 
 def parse_plugin(text: bytes, where: str) -> PluginManifest:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import zstandard
 
-from fledge.errors import ConfigError, CorruptError
+from fledge.errors import (
+    ConfigError,
+    CorruptError,
+    MalformedError,
+    OfflineError,
+    unreadable_argument,
+)
 from fledge.formats import find_format
 from fledge.host.files import NewFile, PathLike, check_output, replacing_together
 from fledge.host.output import Hasher, Output
@@ -20,9 +27,11 @@ from fledge.oci import referrers
 from fledge.oci.artifact import Chunk, RemoteArtifact
 from fledge.oci.manifest import Platform, best_manifests, parse_platform
 from fledge.oci.reference import Name
+from fledge.oci.referrers import ForeignDocumentError
 from fledge.oci.repository import Places, Repository
 from fledge.operations.arguments import PlatformLike, as_platform, as_session
 from fledge.operations.documents import (
+    ENVELOPE_TYPE,
     STATEMENT_TYPE,
     Documents,
     is_manifest_of,
@@ -30,19 +39,26 @@ from fledge.operations.documents import (
 )
 from fledge.operations.push import registry_name
 from fledge.project import manifest as plugin
-from fledge.project import provenance
+from fledge.project import provenance, signatures
 from fledge.project.provenance import MAX_STATEMENT_SIZE
+from fledge.project.signatures import MAX_ENVELOPE_SIZE, MAX_SIGNATURES, Envelope, Signature
 from fledge.report import Batch, human_size
 from fledge.session import Session
 from fledge.tree.content import read_content
 from fledge.tree.digest import Digest
+from fledge.tree.regular import read_regular
+
+if TYPE_CHECKING:
+    from fledge.project.policy import Policy
 
 THREADS = 4
 """Chunks that are fetched and decompressed at the same time."""
 WINDOW = 2 * THREADS
 """Chunks in memory at the same time."""
-MAX_STATEMENTS = 20
-"""Statements about one artifact that are read."""
+MAX_DOCUMENTS = 20
+"""Documents of one type that are read about one artifact."""
+PUSH_ELSEWHERE = "Whoever pushed it must push it again, under another tag."
+"""A push under the same tag relies on the chunks that it has."""
 
 
 class Pulled(msgspec.Struct, frozen=True):
@@ -59,6 +75,8 @@ class Pulled(msgspec.Struct, frozen=True):
     """Whether its provenance is beside it."""
     plugin_manifest: bool
     """Whether its plugin manifest is beside it."""
+    signatures: bool
+    """Whether its signatures are beside it."""
 
 
 def pull(
@@ -66,12 +84,14 @@ def pull(
     folder: PathLike = ".",
     *,
     platform: PlatformLike | None = None,
+    policy: Policy | None = None,
     session: Session | None = None,
 ) -> list[Pulled]:
     """Pull artifacts from a registry into a folder, with plugin manifest and provenance.
 
     ``platform`` chooses from an index; it defaults to linux on this machine. Chunks that the cache
-    has are not downloaded. Everything is verified against digests before a file gets its name.
+    has are not downloaded. Everything is verified against digests before a file gets its name; with
+    a ``policy``, the signatures of the provenance are verified first.
 
     Raises `ConfigError` if the name is not in a registry, has nothing for the platform, or a file
     is in the way, `CorruptError` if the registry delivers anything else than the manifest says,
@@ -79,16 +99,23 @@ def pull(
     """
     session = as_session(session)
     name = registry_name(reference)
+    if session.offline and not name.digest:
+        raise OfflineError(
+            f"{name}: the tag cannot be looked up offline",
+            "Write its digest, NAME@sha256:HEX, or run without --offline.",
+        )
     places = Places(name, session)
     pulled = []
     for digest, remote in _choose(name, places, platform, session):
         where = str(Name(name.host, name.repository, name.tag, digest))
         path = Path(folder, remote.name)
-        _check_path(path, folder)
-        documents = read_documents(digest, remote, places, where)
+        _check_path(path)
+        documents = read_documents(digest, remote, places, where, policy)
         with session.reporter.step("pull") as step:
             _pull(remote, documents, path, places, session)
             step.detail = f"{remote.name}, {human_size(remote.size)}"
+        if session.offline:
+            session.reporter.note(f"{remote.name}: its provenance cannot be looked up offline")
         pulled.append(
             Pulled(
                 path,
@@ -97,6 +124,7 @@ def pull(
                 remote.size,
                 documents.statement is not None,
                 documents.plugin_manifest is not None,
+                documents.envelope is not None,
             )
         )
     return pulled
@@ -117,7 +145,9 @@ def _choose(
         offer = sorted({str(each.platform) for each in found if each.platform})
         raise ConfigError(
             f"{name} has no artifact for {wanted}",
-            f"Choose one of these with --platform: {', '.join(offer)}" if offer else "",
+            f"Choose one of these with --platform: {', '.join(offer)}"
+            if offer
+            else "fledge push makes what fledge pull reads.",
         )
     remotes = []
     for each in chosen:
@@ -145,21 +175,45 @@ def _check_platform(
     session.reporter.note(f"{name} is for {remote.platform}, and this machine is {wanted}")
 
 
-def _check_path(path: Path, folder: PathLike) -> None:
-    """Raise `FledgeError` if a file cannot be written, or is not one that a pull may replace."""
-    check_output(path)
-    if path.exists():
-        try:
+def _check_path(path: Path) -> None:
+    """Raise `FledgeError` if a file cannot be written, or is not one that a pull may replace.
+
+    The registry has chosen the name.
+    """
+    statement, manifest, envelope = _paths_beside(path)
+    for file in (path, statement, manifest, envelope):
+        check_output(file)
+    try:
+        if path.exists():
             find_format(path)
-        except CorruptError as error:
-            raise ConfigError(
-                f"{path} is in the way: it is not an artifact",
-                "Choose another folder with -o DIR.",
-            ) from error
+        if statement.exists():
+            provenance.load(path)
+        if manifest.exists():
+            parse_plugin(read_regular(manifest, plugin.MAX_MANIFEST_SIZE), str(manifest))
+        if envelope.exists():
+            signatures.parse(read_regular(envelope, MAX_ENVELOPE_SIZE), str(envelope))
+    except CorruptError as error:
+        raise ConfigError(
+            f"{error.message}, so a pull does not replace it",
+            "Move that file, or choose another folder with -o.",
+        ) from error
+    except OSError as error:
+        raise unreadable_argument(path, error) from error
 
 
-def read_documents(digest: Digest, remote: RemoteArtifact, places: Places, where: str) -> Documents:
-    """Read the plugin manifest and the provenance, which must be of this artifact."""
+def _paths_beside(path: Path) -> tuple[Path, Path, Path]:
+    """Return the paths of the provenance, the plugin manifest and the signatures."""
+    return provenance.path_beside(path), plugin.path_beside(path), signatures.path_beside(path)
+
+
+def read_documents(
+    digest: Digest, remote: RemoteArtifact, places: Places, where: str, policy: Policy | None
+) -> Documents:
+    """Read the plugin manifest, the provenance and its signatures, which must be of this artifact.
+
+    Offline there is no provenance, because it must be looked up. Raises `CorruptError` if the
+    artifact is not signed as the ``policy`` asks for; None: it need not be signed.
+    """
     text = None
     if remote.has_plugin_manifest:
         text = places.ask(
@@ -168,19 +222,51 @@ def read_documents(digest: Digest, remote: RemoteArtifact, places: Places, where
         found = parse_plugin(text, f"{where}: the config")
         if found.digest not in (None, remote.digest):
             raise CorruptError(f"{where}: the plugin manifest is that of another artifact")
-    for statement in _statements(digest, places):
-        _, record = provenance.parse(statement, remote.name, f"{where}: the provenance")
-        if record.digest != remote.digest:
-            continue
-        if record.manifest and not (text and is_manifest_of(record, text)):
-            continue
-        return Documents(text, statement, record)
+    if places.are_offline:
+        if policy:
+            raise OfflineError(
+                f"{where}: signatures cannot be looked up offline", "Run without --offline."
+            )
+        return Documents(text)
+    envelopes = list(_attached(digest, places, ENVELOPE_TYPE, MAX_ENVELOPE_SIZE))
+    if policy:
+        # Imported late because cryptography is slow to load, and only signatures need it.
+        from fledge.operations import trust  # noqa: PLC0415
+
+        statements = iter([trust.check(envelopes, policy, remote.digest, where).payload])
+    else:
+        statements = _attached(digest, places, STATEMENT_TYPE, MAX_STATEMENT_SIZE)
+    for statement in statements:
+        try:
+            _, record = provenance.parse(statement, remote.name)
+        except MalformedError:
+            continue  # others attach statements of other kinds
+        is_own = record.manifest is None or (text and is_manifest_of(record, text))
+        if record.digest == remote.digest and is_own:
+            return Documents(text, statement, record, _joined(envelopes, statement, where))
+    if policy:
+        raise CorruptError(f"{where}: the plugin manifest is not the one that was signed")
     return Documents(text)
 
 
-def _statements(digest: Digest, places: Places) -> Iterator[bytes]:
-    for each in places.ask(referrers.find, digest, STATEMENT_TYPE)[:MAX_STATEMENTS]:
-        yield places.ask(referrers.read, each, MAX_STATEMENT_SIZE)
+def _attached(digest: Digest, places: Places, media_type: str, limit: int) -> Iterator[bytes]:
+    """Yield the documents of a type that are attached to a manifest."""
+    for each in places.search(referrers.find, digest, media_type)[:MAX_DOCUMENTS]:
+        with suppress(ForeignDocumentError):
+            yield places.ask(referrers.read, each, limit)
+
+
+def _joined(envelopes: Sequence[bytes], statement: bytes, where: str) -> bytes | None:
+    """Return one envelope with all signatures of a statement; None if there are none."""
+    found: list[Signature] = []
+    for each in envelopes:
+        with suppress(CorruptError):  # one that is no envelope signs nothing
+            envelope = signatures.parse(each, where)
+            if envelope.payload == statement:
+                found += [own for own in envelope.signatures if own not in found]
+    if not found:
+        return None
+    return signatures.serialize(Envelope(statement, tuple(found[:MAX_SIGNATURES])))
 
 
 def _pull(
@@ -192,10 +278,15 @@ def _pull(
         files[provenance.path_beside(path)] = documents.statement
     if documents.plugin_manifest is not None:
         files[plugin.path_beside(path)] = _at_home(documents.plugin_manifest, path)
+    if documents.envelope is not None:
+        files[signatures.path_beside(path)] = documents.envelope
+    for file in _paths_beside(path):
+        if file not in files and file.exists():
+            session.reporter.note(f"{file} stays, and may be that of another artifact")
     with replacing_together(path, *files) as [new, *others]:
         write(remote, new, places, session)
-        for file, text in zip(others, files.values(), strict=True):
-            with file.open() as opened:
+        for other, text in zip(others, files.values(), strict=True):
+            with other.open() as opened:
                 opened.write(text)
 
 
@@ -216,33 +307,41 @@ def write(remote: RemoteArtifact, new: NewFile, places: Places, session: Session
     if digest != remote.digest:
         raise CorruptError(
             f"{remote.name} has sha256 {digest.hex}, but its manifest says {remote.digest.hex}",
-            "Whoever pushed it must push it again.",
+            PUSH_ELSEWHERE,
         )
 
 
 def _write(remote: RemoteArtifact, new: NewFile, places: Places, session: Session) -> Digest:
     """Write the content of an artifact, and return its digest."""
-    if remote.whole:
-        blob = places.ask(Repository.fetch, "blobs", remote.name, remote.whole)
-        with new.open() as file, closing(Hasher()) as hasher:
-            for piece in read_content(blob):
-                file.write(piece)
-                hasher.update(piece)
-            return hasher.digest()
-    size = sum(chunk.blob.size for chunk in remote.chunks)
     with (
-        session.reporter.batch("chunks", len(remote.chunks), size) as batch,
         new.open() as file,
         closing(Hasher()) as hasher,
         closing(Output(file.fileno(), hasher)) as output,
-        closing(
-            ordered(partial(_fetch, remote, places, batch), remote.chunks, THREADS, WINDOW)
-        ) as parts,
+        closing(_read_parts(remote, places, session)) as parts,
     ):
-        for chunk, data in zip(remote.chunks, parts, strict=True):
-            output.write(data, chunk.offset)
+        for offset, data in parts:
+            output.write(data, offset)
         output.finish(remote.size)
         return hasher.digest()
+
+
+def _read_parts(
+    remote: RemoteArtifact, places: Places, session: Session
+) -> Generator[tuple[int, bytes], None, None]:
+    """Yield the content of an artifact in order, each part with its offset."""
+    if remote.whole:
+        blob = places.ask(Repository.fetch, "blobs", remote.name, remote.whole)
+        offset = 0
+        for piece in read_content(blob):
+            yield offset, piece
+            offset += len(piece)
+        return
+    size = sum(chunk.blob.size for chunk in remote.chunks)
+    with session.reporter.batch("chunks", len(remote.chunks), size) as batch:
+        fetch = partial(_fetch, remote, places, batch)
+        with closing(ordered(fetch, remote.chunks, THREADS, WINDOW)) as parts:
+            for chunk, data in zip(remote.chunks, parts, strict=True):
+                yield chunk.offset, data
 
 
 def _fetch(remote: RemoteArtifact, places: Places, batch: Batch, chunk: Chunk) -> bytes:
@@ -258,11 +357,10 @@ def _fetch(remote: RemoteArtifact, places: Places, batch: Batch, chunk: Chunk) -
         fits = zstandard.frame_content_size(packed) == length
         data = _decompressor().decompress(packed) if fits else b""
     except zstandard.ZstdError as error:
-        raise CorruptError(f"{remote.name}: {label} is damaged: {error}") from error
+        raise CorruptError(f"{remote.name}: {label} is damaged: {error}", PUSH_ELSEWHERE) from error
     if len(data) != length or Digest.of(data) != chunk.digest:
         raise CorruptError(
-            f"{remote.name}: {label} has other content than the manifest says",
-            "Whoever pushed it must push it again.",
+            f"{remote.name}: {label} has other content than the manifest says", PUSH_ELSEWHERE
         )
     batch.finished()
     return data

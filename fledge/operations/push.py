@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from datetime import datetime, timezone
-from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
@@ -23,7 +22,6 @@ from fledge.host.files import PathLike
 from fledge.host.output import Hasher
 from fledge.host.parallel import ordered
 from fledge.net.json_document import MAX_DOCUMENT_SIZE
-from fledge.net.transport import HttpStatusError
 from fledge.oci import artifact as artifacts
 from fledge.oci import referrers
 from fledge.oci.artifact import Chunk, RemoteArtifact
@@ -31,11 +29,18 @@ from fledge.oci.login import PUSH
 from fledge.oci.manifest import Descriptor
 from fledge.oci.reference import Name, RegistryReference, parse
 from fledge.oci.referrers import Document
-from fledge.oci.repository import NoManifestError, Repository
+from fledge.oci.repository import BlobUnknownError, NoManifestError, Repository
 from fledge.operations.arguments import as_session
-from fledge.operations.documents import PREDICATE_TYPE, STATEMENT_TYPE, Documents, parse_plugin
+from fledge.operations.documents import (
+    ENVELOPE_TYPE,
+    PREDICATE_TYPE,
+    STATEMENT_TYPE,
+    Documents,
+    parse_plugin,
+)
 from fledge.operations.documents import read as read_documents
 from fledge.operations.manifest import image_input
+from fledge.project import signatures
 from fledge.project.provenance import PREDICATE, path_beside
 from fledge.report import Transfer, counted, human_size
 from fledge.session import Session
@@ -48,8 +53,6 @@ WINDOW = 2 * THREADS
 """Chunks in memory at the same time."""
 LEVEL = 3
 """The level of zstd."""
-BLOB_UNKNOWN = {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND}
-"""The statuses with which registries refuse a manifest whose blobs they do not have."""
 
 
 class Pushed(msgspec.Struct, frozen=True):
@@ -138,8 +141,8 @@ def _push(
     remote = sending.send(source, whole)
     try:
         digest = _put(repository, remote)
-    except HttpStatusError as error:
-        if not known or error.status not in BLOB_UNKNOWN:
+    except BlobUnknownError:
+        if not known:
             raise
         # Not even what the tag stands for is complete there: ask for every chunk.
         return _push(repository, source, {}, whole, session)
@@ -187,11 +190,15 @@ class _LocalArtifact(msgspec.Struct, frozen=True):
     @classmethod
     def open(cls, path: Path) -> _LocalArtifact:
         format_, size = find_format(path)
-        if not path.name.isprintable() or path.name.startswith((".", "-")):
-            raise ConfigError(f"{path}: that name cannot be kept in a registry", "Rename the file.")
+        if not artifacts.is_file_name(path.name):
+            raise ConfigError(
+                f"{path}: a pull would not write a file of that name",
+                "Rename it: without control characters, no dot or dash in front, at most"
+                f" {artifacts.MAX_NAME} bytes.",
+            )
         if size > artifacts.MAX_SIZE:
             most = human_size(artifacts.MAX_SIZE)
-            raise ConfigError(f"{path} has more than {most}", "fledge pushes nothing larger.")
+            raise ConfigError(f"{path} has more than {most}", "Push a smaller artifact.")
         return cls(path, format_.name, size, read_documents(path))
 
     @property
@@ -219,21 +226,21 @@ def _check_names(found: Sequence[_LocalArtifact]) -> None:
 
 def _known_chunks(repository: Repository) -> dict[Digest, Descriptor]:
     """Return the chunks of what the tag stands for now, by the digest of their content."""
-    known: dict[Digest, Descriptor] = {}
-
-    def collect(raw: bytes, depth: int) -> None:
-        found = artifacts.parse(raw, str(repository.name))
-        if isinstance(found, RemoteArtifact):
-            known.update({chunk.digest: chunk.blob for chunk in found.chunks})
-        elif depth:
-            for each in found:
-                collect(repository.read_document("manifests", "manifest", each), depth - 1)
-
     try:
-        collect(repository.read_named_manifest(), 1)
+        found = artifacts.parse(repository.read_named_manifest(), str(repository.name))
+        if isinstance(found, RemoteArtifact):
+            remotes: list[object] = [found]
+        else:
+            documents = (repository.read_document("manifests", "manifest", each) for each in found)
+            remotes = [artifacts.parse(raw, str(repository.name)) for raw in documents]
     except (NoManifestError, CorruptError):
         return {}
-    return known
+    return {
+        chunk.digest: chunk.blob
+        for remote in remotes
+        if isinstance(remote, RemoteArtifact)
+        for chunk in remote.chunks
+    }
 
 
 def _attached(source: _LocalArtifact) -> Iterator[Document]:
@@ -242,6 +249,9 @@ def _attached(source: _LocalArtifact) -> Iterator[Document]:
         name = path_beside(source.path).name
         statement = source.documents.statement
         yield Document(STATEMENT_TYPE, statement, name, {PREDICATE_TYPE: PREDICATE})
+    if source.documents.envelope:
+        name = signatures.path_beside(source.path).name
+        yield Document(ENVELOPE_TYPE, source.documents.envelope, name, {PREDICATE_TYPE: PREDICATE})
 
 
 class _Sending:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -40,7 +41,14 @@ from fledge.sources.source import Assembly
 from fledge.store.housekeeping import Amount
 from fledge.tree.digest import Digest
 
-TRUST = "nobody vouches for what is in it"
+if TYPE_CHECKING:
+    from fledge.project.policy import Policy
+
+UNTRUSTED = (
+    "nobody vouches for what is in it; set [cache] trusted = true, or policy, a file that says"
+    " whose signatures it needs"
+)
+"""Why a cache is not used, and what to do."""
 
 TAG = "build-"
 """What the tags of artifacts begin with. The digits of the key follow."""
@@ -51,6 +59,10 @@ class Sharing(msgspec.Struct, frozen=True):
 
     keep_in: str | None = None
     """The repository to keep the artifact in. None: it is not kept."""
+    sign_with: str | None = None
+    """The key to sign what is kept with, as for `sign`. None: it is not signed."""
+    policy: Policy | None = None
+    """Whose signatures an artifact needs that was built elsewhere. None: as the project says."""
 
 
 class Pulled(msgspec.Struct, frozen=True):
@@ -65,12 +77,21 @@ class SharedBuild(msgspec.Struct, frozen=True):
     """A build whose artifact others may have kept, or will want."""
 
     key: Digest
-    config: Config
-    session: Session
+    pins: PinFinder
+    start: Assembly
     pull_from: Name | None
     """The repository to look in; None: none."""
+    policy: Policy | None
+    """Whose signatures what it has needs; None: it is trusted."""
     keep_in: Name | None
     """The repository to keep the artifact in; None: none."""
+    sign_with: str | None
+    """The key to sign it with before; None: it is not signed."""
+
+    @property
+    def session(self) -> Session:
+        """The session of the build."""
+        return self.start.session
 
     @classmethod
     def open(
@@ -85,13 +106,15 @@ class SharedBuild(msgspec.Struct, frozen=True):
         registry = own or config.cache.registry
         keep_in = repository_name(sharing.keep_in) if sharing.keep_in else None
         pull_from = repository_name(registry) if registry and not session.offline else None
-        if pull_from and not (session.settings.trusts_cache if own else config.cache.trusted):
-            session.reporter.note(f"{registry} is not used: {TRUST}")
+        policy = sharing.policy or _policy(config)
+        is_trusted = session.settings.trusts_cache if own else config.cache.trusted
+        if pull_from and not policy and not is_trusted:
+            session.reporter.note(f"the build cache {registry} is not used: {UNTRUSTED}")
             pull_from = None
         if not pull_from and not keep_in:
             return None
         key = build_key(pins, start, output_name)
-        return cls(key, config, session, pull_from, keep_in)
+        return cls(key, pins, start, pull_from, policy, keep_in, sharing.sign_with)
 
     def pull(self, new: NewFile) -> Pulled | None:
         """Write the artifact that was built elsewhere to an empty file.
@@ -102,7 +125,7 @@ class SharedBuild(msgspec.Struct, frozen=True):
             return None
         where = f"the build cache {self.pull_from.host}/{self.pull_from.repository}"
         try:
-            found = find(self.pull_from, self.key, self.config, self.session)
+            found = self._find(_tagged(self.pull_from, self.key))
             if found is None:
                 self.session.reporter.detail(f"{where} does not have {TAG}{self.key.hex}")
                 return None
@@ -115,9 +138,17 @@ class SharedBuild(msgspec.Struct, frozen=True):
         return Pulled(found.remote.size, found.record, found.manifest)
 
     def keep(self, artifact: Path) -> None:
-        """Keep an artifact for others. That it cannot be kept is a note."""
+        """Keep an artifact for others. That it cannot be kept is a note.
+
+        Raises what `sign` raises.
+        """
         if not self.keep_in:
             return
+        if self.sign_with:
+            # Imported late because cryptography is slow to load, and only signatures need it.
+            from fledge.operations.sign import sign  # noqa: PLC0415
+
+            sign(artifact, self.sign_with, session=self.session)
         with self.session.reporter.step("keep") as step:
             try:
                 sent = store(artifact, _tagged(self.keep_in, self.key), self.session)
@@ -125,6 +156,28 @@ class SharedBuild(msgspec.Struct, frozen=True):
             except NetworkError as error:
                 step.detail = "not done"
                 self.session.reporter.note(f"the build is not kept: {error.message}")
+
+    def _find(self, name: Name) -> _Found | None:
+        """Return what a cache has under a name. None: nobody has built it before.
+
+        Raises `NetworkError` if the registry does not answer, `CorruptError` if that is not the
+        artifact of this build, or is not signed as the policy asks for.
+        """
+        places = Places(name, self.session)
+        try:
+            raw = places.ask(Repository.read_named_manifest)
+        except NoManifestError:
+            return None
+        where = f"{name}@{Digest.of(raw)}"
+        remote = artifacts.parse(raw, where)
+        if not isinstance(remote, RemoteArtifact):
+            raise CorruptError(f"{where} is an index, and not the artifact of a build")
+        documents = read_documents(Digest.of(raw), remote, places, where, self.policy)
+        record, manifest = documents.provenance, documents.plugin_manifest
+        config = self.pins.config
+        if record is None or _essential(record.config) != _essential(config.data):
+            raise CorruptError(f"{where} is not the artifact of this build")
+        return _Found(remote, record, parse_plugin(manifest, where) if manifest else None, places)
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -173,29 +226,6 @@ def build_key(pins: PinFinder, start: Assembly, output_name: str) -> Digest:
         "name": output_name if config.manifest else "",
     }
     return Digest.of(msgspec.json.encode(facts, order="deterministic"))
-
-
-def find(repository: Name, key: Digest, config: Config, session: Session) -> _Found | None:
-    """Look for the artifact of a build. None: nobody has built it before.
-
-    Raises `NetworkError` if the registry does not answer, `CorruptError` if it has something else
-    under that key.
-    """
-    name = _tagged(repository, key)
-    places = Places(name, session)
-    try:
-        raw = places.ask(Repository.read_named_manifest)
-    except NoManifestError:
-        return None
-    where = f"{name}@{Digest.of(raw)}"
-    remote = artifacts.parse(raw, where)
-    if not isinstance(remote, RemoteArtifact):
-        raise CorruptError(f"{where} is an index, and not the artifact of a build")
-    documents = read_documents(Digest.of(raw), remote, places, where)
-    record, manifest = documents.provenance, documents.plugin_manifest
-    if record is None or _essential(record.config) != _essential(config.data):
-        raise CorruptError(f"{where} is not the artifact of this build")
-    return _Found(remote, record, parse_plugin(manifest, where) if manifest else None, places)
 
 
 def prune(
@@ -251,6 +281,16 @@ def _delete(repository: Repository, digest: Digest) -> None:
             f"{repository.name.host} does not delete manifests",
             "Allow it there, or prune with the tools of that registry.",
         ) from error
+
+
+def _policy(config: Config) -> Policy | None:
+    """Return the policy that the project names. Raises `ConfigError`."""
+    if config.cache.policy is None:
+        return None
+    # Imported late because cryptography is slow to load, and only signatures need it.
+    from fledge.project.policy import Policy  # noqa: PLC0415
+
+    return Policy.load(config.cache.policy)
 
 
 def _tagged(repository: Name, key: Digest) -> Name:

@@ -22,13 +22,13 @@ from fledge.errors import (
 from fledge.host.files import PathLike
 from fledge.operations.arguments import as_session
 from fledge.operations.digests import read_digest
+from fledge.operations.documents import is_manifest_of
 from fledge.project import manifest, provenance, signatures
 from fledge.project.keys import PublicKey
 from fledge.project.policy import Policy, matches
 from fledge.project.provenance import Provenance
 from fledge.session import Session
 from fledge.sources.image import Image
-from fledge.tree.content import hash_file
 from fledge.tree.digest import Digest
 from fledge.tree.regular import read_regular
 
@@ -114,7 +114,8 @@ def verify_signatures(
             "Restore the file that was signed, or sign the artifact again.",
         )
     recorded, plugin = trusted.record.manifest, manifest.path_beside(artifact)
-    if recorded and plugin.exists() and _digest(plugin) != recorded:
+    text = _read_beside(plugin, manifest.MAX_MANIFEST_SIZE)
+    if recorded and text is not None and not is_manifest_of(trusted.record, text):
         raise CorruptError(f"{plugin} is not the plugin manifest that was signed", REFUSED_HINT)
     return trusted
 
@@ -187,13 +188,6 @@ def _read_beside(path: Path, limit: int) -> bytes | None:
         return read_regular(path, limit + 1)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise unreadable_argument(path, error) from error
-
-
-def _digest(path: Path) -> Digest:
-    try:
-        return hash_file(path).digest
     except OSError as error:
         raise unreadable_argument(path, error) from error
 

@@ -34,7 +34,6 @@ from fledge.report import Reporter
 from fledge.session import Session
 from fledge.sources.source import Assembly
 from fledge.tree import NANOSECONDS
-from fledge.tree.content import hash_file
 from fledge.tree.digest import Digest
 from fledge.tree.regular import read_regular
 

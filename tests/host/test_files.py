@@ -128,7 +128,7 @@ def test_impossible_places(folder: Path, output: str, error: type[FledgeError]) 
     (folder / "file").touch()
     with pytest.raises(error) as caught:
         check_output(Path(output))
-    assert "-o FILE" in caught.value.hint
+    assert "with -o." in caught.value.hint
     with pytest.raises(HostError, match="could not be written"), replacing(Path(output)) as file:
         file.write(b"new")
     assert names(folder) == ["file"]
@@ -156,7 +156,7 @@ def test_only_files_are_replaced(tmp_path: Path, kind: str) -> None:
         output.symlink_to("/dev/null")
     with pytest.raises(ConfigError, match=f"{output} is ") as caught:
         check_output(output)
-    assert "-o FILE" in caught.value.hint
+    assert "with -o." in caught.value.hint
 
 
 def test_unwritable_folder(folder: Path) -> None:
@@ -170,14 +170,14 @@ def test_unwritable_folder(folder: Path) -> None:
         with refused, replacing(output):
             pass
     assert caught.value.exit_code == 5
-    assert "-o FILE" in caught.value.hint
+    assert "with -o." in caught.value.hint
 
 
 def test_folder_that_cannot_be_searched(folder: Path) -> None:
     (folder / "closed").mkdir(0)
     with without_rights(), pytest.raises(FledgeError) as caught:
         check_output(Path("closed/sub/out"))
-    assert "-o FILE" in caught.value.hint
+    assert "with -o." in caught.value.hint
 
 
 def test_folder_that_can_be_written_but_not_listed(folder: Path) -> None:

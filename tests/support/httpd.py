@@ -31,6 +31,7 @@ class Request:
     path: str
     headers: Message
     body: bytes = b""
+    method: str = "GET"
 
 
 class Exchange(BaseHTTPRequestHandler):
@@ -45,15 +46,12 @@ class Exchange(BaseHTTPRequestHandler):
         super().__init__(*args)
 
     def do_GET(self) -> None:
-        self.site.seen.append(Request(self.path, self.headers))
+        assert "Transfer-Encoding" not in self.headers, "not all servers take a body in chunks"
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.site.seen.append(Request(self.path, self.headers, self.body, self.command))
         self.site.answers.get(self.path, status(404))(self)
 
-    do_CONNECT = do_GET
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.site.seen.append(Request(self.path, self.headers, body))
-        self.site.answers.get(self.path, status(404))(self)
+    do_CONNECT = do_DELETE = do_HEAD = do_PATCH = do_POST = do_PUT = do_GET
 
     def reply(
         self,
@@ -67,7 +65,7 @@ class Exchange(BaseHTTPRequestHandler):
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body[:cut])
+        self.wfile.write(b"" if self.command == "HEAD" else body[:cut])
         if cut is not None:
             self.close_connection = True
 

@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -240,10 +240,22 @@ class _Forward(dict[str, Answer]):
         exchange.reply(answer.status_code, answer.content, own)
 
 
+@dataclass
+class Wire:
+    """A TCP proxy, and the bytes that went through it."""
+
+    host: str = ""
+    sent: int = 0
+    """Bytes to the server."""
+    received: int = 0
+    """Bytes from the server."""
+
+
 @contextmanager
-def cutting(host: str, after: int) -> Iterator[str]:
-    """A TCP proxy that closes every connection after that many bytes from the server."""
+def wire(host: str, sends: int | None = None, receives: int | None = None) -> Iterator[Wire]:
+    """A TCP proxy that closes every connection after that many bytes to or from the server."""
     address, _, port = host.partition(":")
+    proxy = Wire()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def accept() -> None:
@@ -256,21 +268,37 @@ def cutting(host: str, after: int) -> Iterator[str]:
 
         def serve_one(client: socket.socket) -> None:
             with client, socket.create_connection((address, int(port))) as server:
-                threading.Thread(target=upstream, args=(client, server), daemon=True).start()
-                left = after
-                while left and (piece := server.recv(min(left, 65536))):
-                    client.sendall(piece)
-                    left -= len(piece)
-                client.shutdown(socket.SHUT_RDWR)
+                up = threading.Thread(target=pump, args=(client, server, sends, "sent"))
+                up.start()
+                pump(server, client, receives, "received")
+                up.join()
 
-        def upstream(client: socket.socket, server: socket.socket) -> None:
+        def pump(source: socket.socket, sink: socket.socket, most: int | None, way: str) -> None:
+            done = 0
             try:
-                while piece := client.recv(65536):
-                    server.sendall(piece)
-                server.shutdown(socket.SHUT_WR)
+                while most is None or done < most:
+                    size = 65536 if most is None else min(65536, most - done)
+                    if not (piece := source.recv(size)):
+                        # Whoever stops sending may still wait for an answer.
+                        sink.shutdown(socket.SHUT_WR)
+                        return
+                    sink.sendall(piece)
+                    done += len(piece)
+                    setattr(proxy, way, getattr(proxy, way) + len(piece))
             except OSError:
                 pass
+            for each in (source, sink):
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
 
         threading.Thread(target=accept, daemon=True).start()
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        proxy.host = f"127.0.0.1:{listener.getsockname()[1]}"
+        yield proxy
         listener.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def cutting(host: str, after: int) -> Iterator[str]:
+    """A TCP proxy that closes every connection after that many bytes from the server."""
+    with wire(host, receives=after) as proxy:
+        yield proxy.host
