@@ -259,7 +259,7 @@ def test_pruning(
     done = fledge(*prune, "--older-than", "1d")
     assert done.out.startswith("removed: 0 builds")
     assert "left: 2 builds" in done.out
-    done = fledge(*prune, "--max-size", "99KB")
+    done = fledge(*prune, "--max-size", "102KB")
     assert done.out.startswith("removed: 1 build,"), done.out
     assert len(keys(host)) == 1
     assert keys(host) != first, "the older one is gone"

@@ -209,7 +209,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "statement, field": (edit(PROVENANCE, lambda s: s.update(x=1)), "is not the provenance that"),
     "statement, no JSON": (append(PROVENANCE, b"}"), "is not the provenance that was signed"),
-    "manifest": (append("x.manifest.json"), "x.manifest.json is not the plugin manifest that was"),
+    "manifest": (
+        append("x.gz.manifest.json"),
+        "x.gz.manifest.json is not the plugin manifest that was",
+    ),
     "payload": (edit(ENVELOPE, other_payload), "is signed by none of the keys"),
     "signature": (edit(ENVELOPE, flip), "is signed by none of the keys"),
     "signature, empty": (
@@ -252,7 +255,7 @@ def test_what_says_the_same_is_the_same(folder: Path) -> None:
     assert verify(folder, policy) == ["alice"]
     (folder / PROVENANCE).unlink()
     assert verify(folder, policy) == ["alice"]
-    (folder / "x.manifest.json").unlink()
+    (folder / "x.gz.manifest.json").unlink()
     assert verify(folder, policy) == ["alice"]
     (folder / ENVELOPE).unlink()
     with pytest.raises(ConfigError, match=r"dsse\.json does not exist, so .* is not signed"):
