@@ -42,7 +42,7 @@ test: $(TESTABLE)
 	.venv/bin/python -m pytest --cov=fledge --cov-fail-under=0
 
 test-fast: $(TESTABLE)
-	.venv/bin/python -m pytest -n 2 -m "not real"
+	.venv/bin/python -m pytest -n 2 -m "not real and not slow"
 
 lint: vet
 	.venv/bin/ruff format --check

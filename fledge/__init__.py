@@ -47,10 +47,14 @@ if TYPE_CHECKING:
     from fledge.operations.manifest import manifest
     from fledge.operations.pull import Pulled, pull
     from fledge.operations.push import Pushed, push
+    from fledge.operations.sign import KeyPair, keygen, sign
+    from fledge.operations.trust import Trusted, verify_signatures
     from fledge.operations.verify import Verification, verify
     from fledge.project.config import Config
     from fledge.project.jsonschema import json_schema
+    from fledge.project.keys import PublicKey
     from fledge.project.manifest import PluginManifest
+    from fledge.project.policy import Policy
     from fledge.project.toml import InvalidConfig
     from fledge.report import Reporter, Step, Transfer
     from fledge.session import Session
@@ -85,10 +89,14 @@ _PUBLIC_NAMES = {
     "fledge.operations.manifest": ("manifest",),
     "fledge.operations.pull": ("Pulled", "pull"),
     "fledge.operations.push": ("Pushed", "push"),
+    "fledge.operations.sign": ("KeyPair", "keygen", "sign"),
+    "fledge.operations.trust": ("Trusted", "verify_signatures"),
     "fledge.operations.verify": ("Verification", "verify"),
     "fledge.project.config": ("Config",),
     "fledge.project.jsonschema": ("json_schema",),
+    "fledge.project.keys": ("PublicKey",),
     "fledge.project.manifest": ("PluginManifest",),
+    "fledge.project.policy": ("Policy",),
     "fledge.project.toml": ("InvalidConfig",),
     "fledge.report": ("Reporter", "Step", "Transfer"),
     "fledge.session": ("Session",),
@@ -126,6 +134,7 @@ __all__ = [
     "InvalidConfig",
     "KernelCheck",
     "KernelConfig",
+    "KeyPair",
     "Kind",
     "Machine",
     "NetworkError",
@@ -133,7 +142,9 @@ __all__ = [
     "Opened",
     "Platform",
     "PluginManifest",
+    "Policy",
     "Program",
+    "PublicKey",
     "Pulled",
     "Pushed",
     "Reporter",
@@ -146,6 +157,7 @@ __all__ = [
     "Summary",
     "Transfer",
     "Tree",
+    "Trusted",
     "Verification",
     "__version__",
     "boot",
@@ -158,13 +170,16 @@ __all__ = [
     "fetch",
     "inspect",
     "json_schema",
+    "keygen",
     "lock",
     "manifest",
     "open_artifact",
     "pull",
     "push",
+    "sign",
     "tune_for_builds",
     "verify",
+    "verify_signatures",
 ]
 
 

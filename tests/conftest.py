@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import time
 from collections.abc import Iterator
@@ -23,18 +24,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.fixture(scope="session")
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return paths of folders, which the tests that need one make."""
+    folder = tmp_path_factory.mktemp("own")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def own_environment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def own_environment(monkeypatch: pytest.MonkeyPatch, own_folders: Iterator[Path]) -> None:
     """Hide the user's cache, logins, proxy, registries and SOURCE_DATE_EPOCH from the tests."""
-    own = tmp_path_factory.mktemp("own")
+    own = next(own_folders)
     monkeypatch.setenv("FLEDGE_CACHE_DIR", str(own / "cache"))
     monkeypatch.setenv("DOCKER_CONFIG", str(own / "docker"))
     for name in (
         *("GITHUB_TOKEN", "FLEDGE_GITHUB_API", "SOURCE_DATE_EPOCH", "NO_COLOR", "DOCKER_HOST"),
         *("FLEDGE_INSECURE_REGISTRIES", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"),
-        "FLEDGE_KERNEL",
+        *("FLEDGE_KERNEL", "FLEDGE_CACHE_REGISTRY", "FLEDGE_CACHE_TRUSTED"),
     ):
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):

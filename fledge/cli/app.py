@@ -27,7 +27,9 @@ COMMANDS = {
     "build": CommandEntry("fledge.cli.build", "Build the artifact and print its path."),
     "lock": CommandEntry("fledge.cli.lock", "Pin the inputs of the configuration in fledge.lock."),
     "fetch": CommandEntry("fledge.cli.fetch", "Download everything that fledge.lock pins."),
-    "verify": CommandEntry("fledge.cli.verify", "Build an artifact again and compare the two."),
+    "verify": CommandEntry("fledge.cli.verify", "Check signatures, build it again and compare."),
+    "sign": CommandEntry("fledge.cli.sign", "Sign the provenance of an artifact."),
+    "keygen": CommandEntry("fledge.cli.keygen", "Make a key that signs artifacts."),
     "inspect": CommandEntry("fledge.cli.inspect", "Show the content of an artifact."),
     "diff": CommandEntry("fledge.cli.diff", "Explain how two artifacts differ."),
     "check": CommandEntry(

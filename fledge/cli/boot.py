@@ -95,7 +95,7 @@ def run(
             "-m",
             metavar="FILE",
             help="The plugin manifest.",
-            show_default="NAME.manifest.json beside the artifact",
+            show_default="ARTIFACT.manifest.json beside the artifact",
         ),
     ] = None,
     print_command: Annotated[

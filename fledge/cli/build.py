@@ -22,10 +22,12 @@ from fledge.cli.options import (
     PlatformOption,
     new_app,
 )
+from fledge.cli.policies import read_policy
 from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
 from fledge.host.signals import written
 from fledge.operations.build import Artifact, build
+from fledge.operations.shared_cache import Sharing
 from fledge.project.foreign import DOCKERFILE
 from fledge.project.manifest import path_beside
 from fledge.report import counted, human_size
@@ -80,6 +82,28 @@ def run(
     locked: Annotated[
         bool, typer.Option("--locked", help="Refuse inputs that fledge.lock does not pin.")
     ] = False,
+    cache_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REPOSITORY",
+            help="Keep the artifact in a registry, for others who build the same with --locked.",
+        ),
+    ] = None,
+    sign_with: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="Sign what --cache-to keeps: FILE, env:NAME, exec:COMMAND."
+        ),
+    ] = None,
+    keys: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--key",
+            metavar="FILE",
+            help="A public key that must have signed what comes from the build cache. Can be"
+            " repeated.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of the path.")
     ] = False,
@@ -103,6 +127,7 @@ def run(
             locked=locked,
             manifest=manifest,
             base_url=base_url,
+            sharing=Sharing(cache_to, sign_with, read_policy(keys, None, None, None, None)),
             session=Session.default(reporter=None if quiet else reporter, offline=offline),
         )
         with written(artifact.path):
@@ -123,12 +148,17 @@ def _print_inputs(reporter: LineReporter, artifact: Artifact) -> None:
 def _print_summary(reporter: LineReporter, artifact: Artifact, *, with_path: bool) -> None:
     reporter.line(
         (f"  {artifact.path}" if with_path else "", "bold"),
-        f"  {human_size(artifact.size)}, {counted(artifact.entries, 'entry')} of"
-        f" {human_size(artifact.content_size)}, in {reporter.seconds():.1f} s",
+        f"  {human_size(artifact.size)}, {_content(artifact)}, in {reporter.seconds():.1f} s",
     )
     reporter.line((f"  sha256 {artifact.digest.hex}", "dim"))
     if artifact.manifest:
         reporter.line((f"  manifest {path_text(path_beside(artifact.path))}", "dim"))
+
+
+def _content(artifact: Artifact) -> str:
+    if artifact.entries is None or artifact.content_size is None:
+        return "built before"
+    return f"{counted(artifact.entries, 'entry')} of {human_size(artifact.content_size)}"
 
 
 def _as_json(artifact: Artifact) -> dict[str, object]:

@@ -60,6 +60,13 @@ def prune(
             help="Remove the least recently used files until this size is left, such as 5GiB.",
         ),
     ] = None,
+    registry: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REPOSITORY",
+            help="Remove builds from a build cache in a registry instead, oldest first.",
+        ),
+    ] = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Remove files from the cache.
@@ -70,11 +77,17 @@ def prune(
     if older_than is None and max_size is None:
         raise typer.BadParameter("give --older-than, --max-size or both")
     with explained(verbose):
-        pruned = housekeeping.prune(
-            _cache(),
-            None if older_than is None else parse_duration(older_than),
-            None if max_size is None else parse_size(max_size),
-        )
+        age = None if older_than is None else parse_duration(older_than)
+        size = None if max_size is None else parse_size(max_size)
+        if registry is not None:
+            # Imported late, because nothing else here needs the network.
+            from fledge.operations import shared_cache  # noqa: PLC0415
+
+            removed, left = shared_cache.prune(registry, age, size)
+            print(f"removed: {_builds_text(removed)}")
+            print(f"left: {_builds_text(left)}")
+            return
+        pruned = housekeeping.prune(_cache(), age, size)
         print(f"removed: {_amount_text(pruned.removed)}")
         if pruned.in_use.files:
             print(f"in use: {_amount_text(pruned.in_use)}")
@@ -97,6 +110,10 @@ def _remove_abandoned(*places: Path) -> int:
 
 def _cache() -> Cache:
     return Cache(Settings.from_environment().cache_folder)
+
+
+def _builds_text(amount: Amount) -> str:
+    return f"{counted(amount.files, 'build')}, {human_size(amount.size)}"
 
 
 def _amount_text(amount: Amount) -> str:

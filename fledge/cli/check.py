@@ -13,6 +13,7 @@ from fledge.cli.options import (
     EXIT_CODES,
     Command,
     ConfigOption,
+    ManifestOption,
     PlatformOption,
     VerboseOption,
     new_app,
@@ -49,6 +50,7 @@ def run(
         ),
     ] = None,
     platform: PlatformOption = None,
+    manifest: ManifestOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Validate the configuration, and check a kernel against it.
@@ -64,7 +66,7 @@ def run(
             found: KernelCheck | None = check_kernel(kernel, artifact)
         else:
             session = Session.default(reporter=reporter, offline=True)
-            valid = check(config, platform=platform, session=session)
+            valid = check(config, platform=platform, manifest=manifest, session=session)
             print(f"{path_text(config)} is valid")
             found = check_target(valid, kernel)
         for line in views.kernel_lines(found) if found else ():

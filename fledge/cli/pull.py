@@ -16,6 +16,14 @@ from fledge.cli.options import (
     VerboseOption,
     new_app,
 )
+from fledge.cli.policies import (
+    BuilderOption,
+    KeysOption,
+    PolicyOption,
+    SourcesOption,
+    ThresholdOption,
+    read_policy,
+)
 from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
 from fledge.operations.pull import pull
@@ -39,6 +47,11 @@ def run(
         typer.Option("--output", "-o", metavar="DIR", help="The folder to write to."),
     ] = Path(),
     platform: PlatformOption = None,
+    keys: KeysOption = None,
+    threshold: ThresholdOption = None,
+    builder: BuilderOption = None,
+    sources: SourcesOption = None,
+    policy: PolicyOption = None,
     offline: OfflineOption = False,
     verbose: VerboseOption = False,
     as_json: Annotated[
@@ -48,11 +61,13 @@ def run(
     """Pull artifacts from a registry and print their paths.
 
     The plugin manifest and the provenance are put beside an artifact. Nothing gets its name before
-    it is verified. What the cache has is not fetched again.
+    it is verified. What the cache has is not fetched again. With --key or --policy, the signatures
+    of the provenance are verified first.
     """
     with reported(verbose) as reporter:
         session = Session.default(reporter=reporter, offline=offline)
-        pulled = pull(reference, output, platform=platform, session=session)
+        needed = read_policy(keys, threshold, builder, sources, policy)
+        pulled = pull(reference, output, platform=platform, policy=needed, session=session)
         if as_json:
             entries = [
                 {
@@ -62,6 +77,7 @@ def run(
                     "size": each.size,
                     "provenance": each.provenance,
                     "manifest": each.plugin_manifest,
+                    "signatures": each.signatures,
                 }
                 for each in pulled
             ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,10 +19,22 @@ from fledge.cli.options import (
     VerboseDifferenceOption,
     new_app,
 )
+from fledge.cli.policies import (
+    BuilderOption,
+    KeysOption,
+    PolicyOption,
+    SourcesOption,
+    ThresholdOption,
+    read_policy,
+)
 from fledge.cli.reporters import reported
+from fledge.errors import ConfigError
 from fledge.operations.verify import Verification, verify
 from fledge.session import Session
 from fledge.tree.names import printable
+
+if TYPE_CHECKING:
+    from fledge.project.policy import Policy
 
 app = new_app()
 
@@ -30,25 +43,56 @@ app = new_app()
 def run(
     artifact: ArtifactArgument,
     config: ConfigOption = DEFAULT_CONFIG,
+    keys: KeysOption = None,
+    threshold: ThresholdOption = None,
+    builder: BuilderOption = None,
+    sources: SourcesOption = None,
+    policy: PolicyOption = None,
+    no_rebuild: Annotated[
+        bool, typer.Option("--no-rebuild", help="Check only the signatures and what they say.")
+    ] = False,
     verbose: VerboseDifferenceOption = False,
     offline: OfflineOption = False,
 ) -> None:
-    """Build an artifact again and compare the two.
+    """Check signatures, build it again and compare.
 
     Uses the inputs that the provenance of the artifact records. The exit code is 1 if the two
-    artifacts differ.
+    artifacts differ, and 4 if the signatures are not those that are asked for.
     """
     with reported(verbose) as reporter:
         session = Session.default(reporter=reporter, offline=offline)
-        result = verify(artifact, config, session=session)
+        trust = read_policy(keys, threshold, builder, sources, policy)
+        if no_rebuild:
+            _check_signatures(artifact, trust, session)
+            return
+        result = verify(artifact, config, policy=trust, session=session)
         for line in _lines(artifact, result, None if verbose else views.MAX_DIFFERENCE):
             print(printable(line))
     if not result.equal:
         raise typer.Exit(1)
 
 
+def _check_signatures(artifact: Path, policy: Policy | None, session: Session) -> None:
+    if policy is None:
+        raise ConfigError(
+            "with --no-rebuild there is nothing to check",
+            "Name the key that must have signed the artifact with --key FILE.",
+        )
+    # Imported late because cryptography is slow to load, and only signatures need it.
+    from fledge.operations.trust import verify_signatures  # noqa: PLC0415
+
+    trusted = verify_signatures(artifact, policy, session=session)
+    print(printable(_signed_line(artifact, [key.name for key in trusted.keys])))
+
+
+def _signed_line(artifact: Path, signers: Sequence[str]) -> str:
+    return f"signed: {artifact} and its provenance, by {', '.join(signers)}"
+
+
 def _lines(artifact: Path, result: Verification, max_difference: int | None) -> Iterator[str]:
     """Yield the result, the differences from the record, and those between the two files."""
+    if result.signers:
+        yield _signed_line(artifact, result.signers)
     if result.equal:
         yield f"equal: {artifact} matches its provenance and a new build"
     else:

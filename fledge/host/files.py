@@ -82,6 +82,32 @@ def replacing_together(*outputs: Path) -> Iterator[Sequence[NewFile]]:
         raise _write_error(error, outputs[0]) from error
 
 
+def create(path: Path, data: bytes, mode: int) -> None:
+    """Write a file that must not exist. ``mode`` is its permissions, less the umask.
+
+    Raises `ConfigError` if it exists, `FledgeError` if the disk is full, `HostError` if it cannot
+    be written.
+    """
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with uninterrupted():
+            descriptor = os.open(path, flags, mode)
+            try:
+                with io.FileIO(descriptor, "w") as raw, io.BufferedWriter(raw) as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(descriptor)
+            except OSError:
+                path.unlink()
+                raise
+    except FileExistsError as error:
+        raise ConfigError(
+            f"{path} exists, and is not overwritten", "Choose another name with -o NAME."
+        ) from error
+    except OSError as error:
+        raise _write_error(error, path) from error
+
+
 class NewFile(msgspec.Struct, frozen=True):
     """A file in a private folder, which becomes an output."""
 

@@ -73,6 +73,14 @@ class Settings(msgspec.Struct, frozen=True):
         return self._text("FLEDGE_CACHE_REGISTRY")
 
     @property
+    def trusts_cache(self) -> bool:
+        """Whether ``$FLEDGE_CACHE_TRUSTED`` says that what `cache_registry` has needs no signature.
+
+        It is any text but ``0``.
+        """
+        return self._text("FLEDGE_CACHE_TRUSTED") not in (None, "0")
+
+    @property
     def home(self) -> Path | None:
         """The user's home folder: ``$HOME``, or the one in the password database.
 
@@ -124,6 +132,11 @@ class Settings(msgspec.Struct, frozen=True):
     def github_token(self) -> str | None:
         """``$GITHUB_TOKEN``, which is sent only to `github_api`; None if it is unset."""
         return self._text("GITHUB_TOKEN")
+
+    @property
+    def key_passphrase(self) -> str | None:
+        """``$FLEDGE_KEY_PASSPHRASE``, which decrypts the private key; None if it is unset."""
+        return self._text("FLEDGE_KEY_PASSPHRASE")
 
     @property
     def kernel(self) -> Path | None:

@@ -19,7 +19,7 @@ import msgspec
 
 from fledge.host import programs
 from fledge.host.signals import uninterrupted
-from fledge.machine.diagnosis import DEATHS
+from fledge.machine.diagnosis import GAVE_UP, PANIC, SHUTDOWN
 
 MAX_LINE = 4096
 """Bytes after which a line of the console is cut in two."""
@@ -32,7 +32,7 @@ INTERVAL = 0.2
 """Seconds between two looks at what else can end a guest."""
 
 AFTER_DEATH = 10
-"""Seconds that a guest has to end after it died: the command line says that it reboots in one."""
+"""Seconds in which a guest that died has ended: the command line says that it reboots in one."""
 
 ESCAPE = b"\x01"
 """Ctrl-A, which begins a command on the keyboard, as in QEMU: Ctrl-A X ends the guest."""
@@ -54,12 +54,10 @@ class Watch:
     def __init__(self, patterns: Sequence[re.Pattern[str]]) -> None:
         self.missing = list(patterns)
         """The patterns that no line has matched yet."""
-        self.lines: deque[str] = deque(maxlen=LAST_LINES)
-        """The last lines, without control characters at their ends."""
-        self.died = False
-        """Whether a line says that the guest died."""
-        self.ended = False
-        """Whether `lines` has that line: a trace of calls follows, which is of no use."""
+        self.last_words: list[str] | None = None
+        """The last lines up to the one in which the guest says that it dies. None: it says nothing
+        like that. A program can write such a line too, so the guest has died only if it ends."""
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
         self._partial = b""
 
     def feed(self, data: bytes) -> None:
@@ -70,21 +68,26 @@ class Watch:
             self._partial = self._partial[MAX_LINE:]
         for line in whole:
             self._look(line)
-            if not self.ended:
-                self.lines.append(_text(line))
-                self.ended = self.died
+            self._lines.append(_text(line))
+            self._listen(self._lines[-1])
         self._look(self._partial)
 
     def tail(self) -> list[str]:
-        """Return the last lines, also one that is not complete. If the guest died, up to there."""
-        partial = [_text(self._partial)] if self._partial and not self.ended else []
-        return [*self.lines, *partial]
+        """Return the last lines, also one that is not complete."""
+        partial = [_text(self._partial)] if self._partial else []
+        return [*self._lines, *partial]
 
     def _look(self, line: bytes) -> None:
         for start in range(0, len(line), MAX_LINE):
             text = _text(line[start : start + MAX_LINE])
             self.missing = [each for each in self.missing if not each.search(text)]
-            self.died = self.died or bool(DEATHS.search(text))
+
+    def _listen(self, line: str) -> None:
+        """Find out from a line whether the guest dies."""
+        if PANIC.search(line) or GAVE_UP.search(line):
+            self.last_words = list(self._lines)
+        elif SHUTDOWN.search(line) and self.last_words and PANIC.search(self.last_words[-1]):
+            self.last_words = None  # a program had written that line: one that panics does not
 
 
 def _text(line: bytes) -> str:
@@ -157,7 +160,7 @@ def attend(
     from; None: there are no keys. Raises `FledgeError` if QEMU fails.
     """
     keys = _Keys(guest.keyboard.fileno())
-    died_at = None
+    decided_at = None
     with selectors.DefaultSelector() as selector:
         selector.register(guest.console, selectors.EVENT_READ)
         if keyboard is not None:
@@ -175,16 +178,23 @@ def attend(
                     watch.feed(data)
                 else:
                     guest.wait()
-                    return Ending.DIED if watch.died else Ending.ENDED
+                    return _last_ending(watch, satisfied())
             now = time.monotonic()
-            if watch.died:
-                died_at = died_at or now
-                if now > died_at + AFTER_DEATH:
-                    return Ending.DIED
-            elif satisfied():
+            if watch.last_words and not decided_at:
+                decided_at = now + AFTER_DEATH
+            if decided_at and now < decided_at:
+                continue  # the trace of a panic is no sign of life
+            if satisfied():
                 return Ending.SEEN
-            elif deadline is not None and now > deadline:
+            if deadline is not None and now > deadline:
                 return Ending.TIMED_OUT
+
+
+def _last_ending(watch: Watch, satisfied: bool) -> Ending:
+    """Return the ending of a guest that has ended by itself."""
+    if watch.last_words:
+        return Ending.DIED
+    return Ending.SEEN if satisfied else Ending.ENDED
 
 
 class _Keys:

@@ -8,9 +8,17 @@ from collections.abc import Sequence
 import msgspec
 
 from fledge.machine.shim import AGENT_OF_DISK
+from fledge.tree.programs import Problem
 
-DEATHS = re.compile(r"Kernel panic - not syncing|/bin/kestrel did not start, powering off")
-"""What the console says when a guest dies: by the kernel, or by fledge's init."""
+# A line of the kernel begins with a time, unless it is told not to (printk.time=0). It may follow
+# what a program has not ended with a newline.
+_KERNEL = r"(?:^|\[ *\d+\.\d{6}\](?:\[ *[CT]\d+\])? )"
+PANIC = re.compile(rf"{_KERNEL}Kernel panic - not syncing: ")
+"""What the kernel says when it panics, before a trace of calls."""
+SHUTDOWN = re.compile(rf"{_KERNEL}reboot: (?:Power down|Restarting system|System halted)")
+"""What the kernel says when a program ends the machine (kernel/reboot.c)."""
+GAVE_UP = re.compile(r"^fledge: /bin/kestrel did not start, powering off$")
+"""What the built-in init says before it ends the machine."""
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
@@ -106,7 +114,7 @@ _FAILED_STARTS = (
 _EXIT = re.compile(r"Attempted to kill init! exitcode=0x(?P<code>[0-9a-f]{8})")
 
 
-def diagnose(lines: Sequence[str], suspect: str | None = None) -> Diagnosis:
+def diagnose(lines: Sequence[str], suspect: Problem | None = None) -> Diagnosis:
     """Return why the guest with this console died, as far as its lines say.
 
     ``suspect`` is why the artifact has a program that cannot be started, which counts more than
@@ -116,7 +124,7 @@ def diagnose(lines: Sequence[str], suspect: str | None = None) -> Diagnosis:
     if found := _search(_CAUSES, text):
         return found
     if suspect:
-        return Diagnosis(suspect, "Add what is missing with [mappings], or build for this kernel.")
+        return Diagnosis(suspect.text, suspect.advice)
     if found := _search(_FAILED_STARTS, text):
         return found
     if end := _EXIT.search(text):

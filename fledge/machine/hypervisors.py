@@ -13,6 +13,7 @@ import msgspec
 
 from fledge.errors import ConfigError
 from fledge.machine.network import LOOPBACK, Forward
+from fledge.tree.names import printable
 
 KVM = Path("/dev/kvm")
 CPUS = Path("/proc/cpuinfo")
@@ -95,8 +96,18 @@ def _cloud_hypervisor(machine: VirtualMachine) -> str:
     command += ["--memory", f"size={machine.memory}M", "--serial", "tty", "--console", "off"]
     if machine.disk:
         # Writes to sector 0 of a disk whose type is only guessed are refused since version 51.
-        command += ["--disk", f"path={machine.disk},image_type=raw"]
+        command += ["--disk", f"path={_quoted(machine.disk)},image_type=raw"]
     return shlex.join(command)
+
+
+def _quoted(value: str) -> str:
+    """Quote a value for Cloud Hypervisor, if need be (its crate option_parser).
+
+    In quotes only the quote is special, and is doubled. White space at the ends is cut off outside.
+    """
+    if value == value.strip() and not re.search(r'[,"\[\]]', value):
+        return value
+    return '"' + value.replace('"', '""') + '"'
 
 
 def _firecracker(machine: VirtualMachine) -> str:
@@ -127,8 +138,30 @@ HYPERVISORS: Mapping[str, Callable[[VirtualMachine], str]] = {
 
 
 def describe(machine: VirtualMachine, hypervisor: str) -> str:
-    """Return the command or configuration for one of `HYPERVISORS`."""
+    """Return the command or configuration for one of `HYPERVISORS`.
+
+    Raises `ConfigError` if the hypervisor cannot take a path or the kernel's command line.
+    """
+    if hypervisor != "qemu":
+        _check_text(machine, hypervisor)
     return HYPERVISORS[hypervisor](machine)
+
+
+def _check_text(machine: VirtualMachine, hypervisor: str) -> None:
+    """Check what is text, and not bytes, to a program in Rust and to JSON."""
+    for path in filter(None, (machine.kernel, machine.initrd, machine.disk)):
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"{hypervisor} takes only paths in UTF-8, which {printable(path)} is not",
+                "Rename the file or folder, or link to it by another name.",
+            ) from error
+    if not machine.command_line.isascii() or not machine.command_line.isprintable():
+        raise ConfigError(
+            f"{hypervisor} takes only printable ASCII on the kernel's command line",
+            "Change --append.",
+        )
 
 
 def check(hypervisor: str, forwards: Sequence[Forward]) -> None:

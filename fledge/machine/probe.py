@@ -23,6 +23,11 @@ def parse(url: str) -> SplitResult:
         valid = parts.scheme == "http" and parts.hostname and parts.port != 0
     except ValueError:
         valid = False
+    if url.lower().startswith("https:"):
+        raise ConfigError(
+            f"{url!r} cannot be probed: fledge speaks http to a guest, and not TLS",
+            "Probe an http URL of the guest, or wait for a line of its console with --expect.",
+        )
     if not valid or any(not 0x20 < ord(each) < 0x7F for each in url):
         raise ConfigError(
             f"{url!r} is not a URL that can be probed",

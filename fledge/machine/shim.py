@@ -13,12 +13,15 @@ and, for a disk or with the baked archive, what that has in /bin (build/bake.sh 
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from fledge.cpio import newc
 from fledge.host.settings import DEFAULT_EPOCH
 from fledge.machine.modules import Module
 from fledge.machine.network import ADDRESS, GATEWAY, NETMASK
+from fledge.sources import paths
 from fledge.sources.busybox import applets
 from fledge.sources.init import install
 from fledge.tree import NANOSECONDS, Directory, File, Node, Symlink, Tree
@@ -40,6 +43,9 @@ AGENT_OF_DISK = "the disk has no agent /bin/kestrel"
 _BAKED_FOLDERS = ("bin", "sbin", "etc", "proc", "sys", "usr/bin", "usr/sbin", "lib/modules")
 _BAKED_BUSYBOX = b"/tmp/initramfs/bin/busybox"
 """Where the links of the baked archive lead: the place where Volant's makers installed busybox."""
+
+_KEPT_FOLDERS = sorted({"bin", *filter(None, map(posixpath.dirname, _BAKED_FOLDERS))})
+"""Folders of the baked archive that have something in them."""
 
 _LOAD = f"""\
 #!{FOLDER}/busybox sh
@@ -77,7 +83,7 @@ $b mount -t proc proc /proc
 $b mount -t sysfs sysfs /sys
 $b mount -t devtmpfs devtmpfs /dev
 # The agent is as in the baked archive, and starts before the disk is mounted.
-if $b mount -t ext4 -o ro /dev/vda /mnt/disk; then
+if $b mount -t ext4 -o ro,loud /dev/vda /mnt/disk; then
     for agent in /mnt/disk/bin/kestrel /mnt/disk/usr/bin/kestrel; do
         [ -f "$agent" ] && $b cp "$agent" /bin/kestrel && break
     done
@@ -86,6 +92,27 @@ if $b mount -t ext4 -o ro /dev/vda /mnt/disk; then
 fi
 set -- /bin/kestrel
 """
+
+
+def over_baked(tree: Tree) -> tuple[Tree, list[tuple[bytes, Symlink]]]:
+    """Return what a guest sees of a tree that is unpacked over the baked archive, as far as its
+    links go, and the links that are lost.
+
+    The kernel cannot replace a folder by a link if there is something in it (clean_path in
+    init/initramfs.c).
+    """
+    busybox = tree.get(paths.BUSYBOX, follow=True)
+    seen = Tree(tree.mtime_ns)
+    seen.root = replace(tree.root, children=dict(tree.root.children))
+    lost = []
+    for name in (each.encode() for each in _KEPT_FOLDERS):
+        link = tree.root.children.get(name)
+        if isinstance(link, Symlink):
+            seen.root.children[name] = Directory(mode=0o755)
+            lost.append((b"/" + name, link))
+    if isinstance(busybox, File) and isinstance(tree.root.children.get(b"bin"), Symlink):
+        seen.add(paths.BUSYBOX, busybox)
+    return seen, lost
 
 
 def write(

@@ -54,7 +54,7 @@ from fledge.sources.init import has_built_in
 from fledge.tree import File, elf
 from fledge.tree.content import Content, Span, content_size, hash_file, read_content, read_range
 from fledge.tree.elf import ELF_MAGIC
-from fledge.tree.programs import problem
+from fledge.tree.programs import Problem, problem
 from fledge.tree.regular import read_regular
 
 DEFAULT_MEMORY = 512
@@ -65,6 +65,8 @@ DEFAULT_TIMEOUT = 300
 
 SHOWN_LINES = 12
 """Lines of the console in an error."""
+SHOWN_WIDTH = 200
+"""Characters of each of them."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,6 +198,8 @@ class _Plan(msgspec.Struct, frozen=True):
     machine: VirtualMachine
     """Its initrd is the artifact, which is right only without an archive."""
     manifest: PluginManifest | None
+    baked: bool
+    """Whether the artifact is unpacked over what is baked into Volant's kernel."""
     archive: bytes | None
     """What comes before the artifact in the initramfs, or instead of a disk. None: nothing."""
 
@@ -292,7 +296,7 @@ def _plan(artifact: Path, wanted: Machine, session: Session) -> _Plan:
         forwards=forwards,
         accelerated=hypervisors.can_accelerate(kernel.architecture, host_platform().architecture),
     )
-    return _Plan(artifact, machine, manifest, archive)
+    return _Plan(artifact, machine, manifest, wanted.volant and not is_disk, archive)
 
 
 def _kernel(wanted: Machine, session: Session) -> BootKernel:
@@ -315,17 +319,20 @@ def _manifest(artifact: Path, given: PathLike | None, session: Session) -> Plugi
         session.reporter.note(f"{path} does not exist, so the agent gets no manifest")
         return None
     try:
-        manifest = plugin.parse(msgspec.json.decode(read_regular(path, plugin.MAX_MANIFEST_SIZE)))
+        manifest = plugin.read(read_regular(path, plugin.MAX_MANIFEST_SIZE))
     except OSError as error:
         raise unreadable_argument(path, error) from error
-    except (ValueError, RecursionError, MalformedError) as error:
+    except MalformedError as error:
         raise ConfigError(
             f"{path} is not a plugin manifest: {error}", "Write it again with fledge build."
         ) from error
+    if manifest.digest is None:
+        session.reporter.note(f"{path} has no checksum, so it may be that of another artifact")
+        return manifest
     digest = hash_file(artifact).digest
-    if manifest.place and manifest.place.checksum != str(digest):
+    if manifest.digest != digest:
         raise CorruptError(
-            f"{artifact} has sha256 {digest.hex}, but {path} says {manifest.place.checksum}",
+            f"{artifact} has sha256 {digest.hex}, but {path} says {manifest.digest}",
             "Either the artifact is damaged, or the manifest is that of another: build it again.",
         )
     return manifest
@@ -362,28 +369,43 @@ def _command_line(
 
 
 def _busybox(artifact: Path, architecture: str, session: Session, *, is_disk: bool) -> bytes:
-    """Return a static busybox: of an initramfs its own, else that of this host, else the default.
+    """Return a static busybox: of an initramfs its own, else that of this host, of the disk, or the
+    default.
 
     Raises `HostError` if there is none for the architecture.
     """
-    if not is_disk:
-        with open_artifact(artifact) as opened:
-            node = opened.tree.get(paths.BUSYBOX, follow=True)
-            if isinstance(node, File) and _is_usable(node.content, None):
-                return b"".join(read_content(node.content))
+    if not is_disk and (own := _own_busybox(artifact, None)):
+        return own
     found = shutil.which("busybox", path=session.settings.program_folders)
     if found:
         with suppress(OSError, FledgeError):
             span = Span(Path(found), 0, Path(found).stat().st_size)
             if _is_usable(span, architecture):
                 return b"".join(read_content(span))
+    if is_disk:
+        # A disk that is damaged, or that this user cannot read, may boot all the same.
+        with suppress(FledgeError):
+            if own := _own_busybox(artifact, architecture):
+                return own
     if architecture == DEFAULT_ARCHITECTURE:
         blob = session.fetcher.fetch(DEFAULT_URL, "busybox", DEFAULT_DIGEST)
         return b"".join(read_content(blob))
+    path = paths.BUSYBOX.decode()
     raise HostError(
-        f"there is no static busybox for {architecture}, which starts the agent of a disk",
-        f"Install busybox-static on a machine with {architecture}, and boot the disk there.",
+        f"there is no static busybox for {architecture}, which prepares the guest: neither {path}"
+        f" in {artifact} nor {found or 'a program busybox'} on this machine is one",
+        f"Put a static busybox for {architecture} at {path} with [mappings], or install"
+        f" busybox-static on a machine with {architecture} and boot it there.",
     )
+
+
+def _own_busybox(artifact: Path, architecture: str | None) -> bytes | None:
+    """Return the static busybox in an artifact, if it has one; ``architecture`` is None: of any."""
+    with open_artifact(artifact, paths.BUSYBOX) as opened:
+        node = opened.tree.get(paths.BUSYBOX, follow=True)
+        if isinstance(node, File) and _is_usable(node.content, architecture):
+            return b"".join(read_content(node.content))
+    return None
 
 
 def _is_usable(program: Content, architecture: str | None) -> bool:
@@ -406,17 +428,22 @@ def _pattern(text: str) -> re.Pattern[str]:
         ) from error
 
 
+def _shortened(line: str) -> str:
+    return line if len(line) <= SHOWN_WIDTH else line[:SHOWN_WIDTH] + "…"
+
+
 def _judge(ending: Ending, watch: Watch, probe: Probe | None, gate: Gate, plan: _Plan) -> None:
     """Raise what the ending of a guest means."""
-    lines = watch.tail()[-SHOWN_LINES:]
+    said = (ending is Ending.DIED and watch.last_words) or watch.tail()
+    lines = [_shortened(line) for line in said[-SHOWN_LINES:]]
     if ending is Ending.DIED:
-        diagnosis = diagnose(watch.tail(), _suspect(plan))
+        diagnosis = diagnose(said, _suspect(plan))
         raise FledgeError(f"the guest died: {diagnosis.problem}", diagnosis.advice, lines)
     if ending is Ending.SEEN or not (gate.expect or gate.probe):
         return
     missing = [f"no line matched {each.pattern!r}" for each in watch.missing]
     if probe and not probe.succeeded:
-        missing.append(f"{gate.probe}: {probe.answer or 'not asked yet'}")
+        missing.append(f"{gate.probe}: {_shortened(probe.answer) or 'not asked yet'}")
     raise ExpectationError(
         f"{ending.value} before all that was expected was seen: {'; '.join(missing)}",
         "Raise --timeout if the guest was not ready yet." if ending is Ending.TIMED_OUT else "",
@@ -424,14 +451,17 @@ def _judge(ending: Ending, watch: Watch, probe: Probe | None, gate: Gate, plan: 
     )
 
 
-def _suspect(plan: _Plan) -> str | None:
+def _suspect(plan: _Plan) -> Problem | None:
     """Say why a program that the guest starts cannot run, as far as the artifact shows it."""
     with suppress(FledgeError), open_artifact(plan.artifact) as opened:
-        names = [] if plan.machine.disk else ["/init"]
-        if plan.machine.disk or has_built_in(opened.tree):
-            names.append(paths.AGENT.decode())
+        tree = opened.tree
+        candidates = []
+        if not plan.machine.disk:
+            candidates.append((shim.over_baked(tree)[0] if plan.baked else tree, "/init"))
+        if plan.machine.disk or has_built_in(tree):
+            candidates.append((tree, paths.AGENT.decode()))
             if plan.manifest:
-                names.append(plan.manifest.workload.entrypoint[0])
-        problems = (problem(opened.tree, name, plan.machine.architecture) for name in names)
+                candidates.append((tree, plan.manifest.workload.entrypoint[0]))
+        problems = (problem(seen, name, plan.machine.architecture) for seen, name in candidates)
         return next(filter(None, problems), None)
     return None

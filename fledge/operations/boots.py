@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from fledge.errors import ConfigError
+from fledge.machine import shim
+from fledge.operations.kernel import VOLANT, target
 from fledge.project.config import Config
 from fledge.sources import paths
+from fledge.sources.init import has_built_in
 from fledge.sources.source import Assembly
 from fledge.tree import File
 from fledge.tree.content import content_size
@@ -27,7 +30,7 @@ def check(config: Config, assembly: Assembly) -> None:
     for source in config.sources:
         for path in source.programs():
             if why := problem(assembly.tree, printable(path), assembly.architecture):
-                assembly.session.reporter.note(f"the {source.role} cannot run: {why}")
+                assembly.session.reporter.note(f"the {source.role} cannot run: {why.text}")
 
 
 def _check_init(config: Config, assembly: Assembly) -> None:
@@ -41,11 +44,29 @@ def _check_init(config: Config, assembly: Assembly) -> None:
             f"{config.path}: the artifact would have no executable {names} and would not boot",
             "Map an executable to /init, or leave out [init] to get the built-in one.",
         )
-    if why := problem(tree, found[0].decode(), assembly.architecture):
+    init = found[0].decode()
+    if why := problem(tree, init, assembly.architecture):
+        raise ConfigError(f"{config.path}: the artifact would not boot: {why.text}", why.advice)
+    if target(config) == VOLANT:
+        _check_over_baked(config, assembly, init)
+
+
+def _check_over_baked(config: Config, assembly: Assembly, init: str) -> None:
+    """Raise `ConfigError` if an init cannot start once Volant's kernel has unpacked the artifact
+    over its own archive. The links that the init has to put back are a note.
+    """
+    seen, lost = shim.over_baked(assembly.tree)
+    if not lost or has_built_in(assembly.tree):
+        return
+    links = " and ".join(f"{printable(path)} -> {printable(node.target)}" for path, node in lost)
+    where = f"where the artifact has {links}, Volant's kernel has a folder of its own"
+    if why := problem(seen, init, assembly.architecture):
         raise ConfigError(
-            f"{config.path}: the artifact would not boot: {why}",
-            "Add what is missing with [mappings], or use another init.",
+            f"{config.path}: the artifact would not boot on Volant: {why.text}: {where}",
+            "Use paths without these links for the init and what it needs, such as #!/usr/bin/sh,"
+            " or name another kernel in [target].",
         )
+    assembly.session.reporter.note(f"{where}: the init has to put the link back")
 
 
 def _check_room(config: Config, assembly: Assembly) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from fledge.errors import CorruptError, FledgeError, explained_memory, unreadable
+from fledge.errors import ConfigError, CorruptError, FledgeError, explained_memory, unreadable
 from fledge.host.destination import Destination
 from fledge.host.files import NewFile, PathLike, replacing_together
 from fledge.host.output import Hasher
 from fledge.machine import check as machine
 from fledge.machine.kconfig import KernelConfig
-from fledge.oci.manifest import Platform
+from fledge.oci.manifest import Platform, parse_platform
 from fledge.operations import boots
 from fledge.operations import manifest as plugin
 from fledge.operations.arguments import (
@@ -25,12 +25,13 @@ from fledge.operations.arguments import (
     as_session,
     start_assembly,
 )
-from fledge.operations.kernel import DEFAULT_KERNEL, target_kernel
+from fledge.operations.kernel import target, target_kernel
 from fledge.operations.outputs import check_outputs
+from fledge.operations.shared_cache import SharedBuild, Sharing
 from fledge.project import lock, provenance
 from fledge.project.config import Config
 from fledge.project.lock import PinFinder
-from fledge.project.manifest import PluginManifest, path_beside, serialize
+from fledge.project.manifest import PluginManifest, path_beside, relocated, serialize
 from fledge.project.provenance import Provenance
 from fledge.report import Step, counted, human_size
 from fledge.session import Session
@@ -52,10 +53,10 @@ class Artifact(msgspec.Struct, frozen=True):
     """The digest of the file."""
     platform: Platform
     """The platform that it runs on."""
-    entries: int
-    """The number of paths in the tree, including the root."""
-    content_size: int
-    """Bytes in all files of the tree. A file with several names counts once."""
+    entries: int | None
+    """The number of paths in the tree, including the root. None: it was built elsewhere."""
+    content_size: int | None
+    """Bytes in all files of the tree. A file with several names counts once. None: as above."""
     inputs: tuple[Input, ...]
     """The inputs, in the order of the build."""
     uncompressed: Digest | None
@@ -72,6 +73,7 @@ def build(
     locked: bool = False,
     manifest: PathLike | None = None,
     base_url: str | None = None,
+    sharing: Sharing | None = None,
     session: Session | None = None,
 ) -> Artifact:
     """Build the artifact that a fledge.toml describes, and write it to ``output`` atomically.
@@ -82,45 +84,107 @@ def build(
     is beside the config, the build uses the pinned inputs; with ``locked``, the lock must exist
     and pin every input. The same config and inputs give the same bytes on every machine.
     Provenance is written beside the artifact, and a plugin manifest if the config describes one;
-    ``manifest`` is a file with its settings, ``base_url`` where the artifact will be. Raises
-    `FledgeError`; an older artifact at ``output`` then stays unchanged.
+    ``manifest`` is a file with its settings, ``base_url`` where the artifact will be. A build that
+    is locked takes the artifact from the project's build cache if that has it; ``sharing`` says
+    whom to trust in that, and whether to keep the artifact there. Raises `FledgeError`; an older
+    artifact at ``output`` then stays unchanged.
     """
     config, session = as_config(config, manifest), as_session(session)
     output = Path(output) if output else default_output(config)
-    outputs = [output, provenance.path_beside(output)]
-    url = None
     if config.manifest:
-        url = plugin.artifact_url(config.manifest, base_url, output)
-        outputs.append(path_beside(output))
+        plugin.check_settings(
+            config, output, plugin.artifact_url(config.manifest, base_url, output)
+        )
     elif base_url:
         raise plugin.no_settings(config)
-    check_outputs(config, outputs)
-    kernel = target_kernel(config)
+    check_outputs(config, outputs_of(config, output))
+    sharing = sharing or Sharing()
+    if sharing.keep_in and not locked:
+        raise ConfigError(
+            "only a build whose inputs are all pinned can be kept for others",
+            "Add --locked, or leave out --cache-to.",
+        )
     pins = lock.load_pins(config, session.reporter, strict=locked)
     start = start_assembly(config, platform, session)
+    return write_artifact(config, output, pins, start, base_url, sharing)
+
+
+def outputs_of(config: Config, output: Path) -> list[Path]:
+    """Return the files that a build writes, the artifact first."""
+    manifests = [path_beside(output)] if config.manifest else []
+    return [output, provenance.path_beside(output), *manifests]
+
+
+def write_artifact(
+    config: Config,
+    output: Path,
+    pins: PinFinder,
+    start: Assembly,
+    base_url: str | None,
+    sharing: Sharing,
+) -> Artifact:
+    """Build from pinned inputs, and write the artifact and the files beside it atomically.
+
+    ``start`` is an empty assembly, ``base_url`` and ``sharing`` are as for `build`. Raises
+    `FledgeError`.
+    """
+    url = plugin.artifact_url(config.manifest, base_url, output) if config.manifest else None
+    kernel = target_kernel(config)
+    outputs = outputs_of(config, output)
+    shared = SharedBuild.open(pins, start, output.name, sharing) if pins.strict else None
     with replacing_together(*outputs) as [new, new_record, *rest]:
-        artifact = build_pinned(config, pins, start, new, output, url)
+        artifact = _pulled(shared, new, output, url) if shared else None
+        is_pulled = artifact is not None
+        artifact = artifact or build_pinned(config, pins, start, new, output, url)
         with new_record.open() as record:
             record.write(provenance.serialize(describe(config, artifact, start.epoch)))
         if artifact.manifest:
             with rest[0].open() as file:
                 file.write(serialize(artifact.manifest))
-    _note_kernel(config, kernel, session)
+    if shared and not is_pulled:
+        shared.keep(output)
+    _note_kernel(config, kernel, start.session)
     return artifact
+
+
+def _pulled(shared: SharedBuild, new: NewFile, output: Path, url: str | None) -> Artifact | None:
+    """Pull the artifact of a build from the cache of builds. None: it is not there."""
+    found = shared.pull(new)
+    if found is None:
+        return None
+    record, manifest = found.record, found.manifest
+    return Artifact(
+        path=output,
+        size=found.size,
+        digest=record.digest,
+        platform=parse_platform(record.platform),
+        entries=None,
+        content_size=None,
+        inputs=record.inputs,
+        uncompressed=record.uncompressed,
+        manifest=relocated(manifest, url) if manifest and url else None,
+    )
 
 
 def _note_kernel(config: Config, kernel: KernelConfig, session: Session) -> None:
     """Report what the kernel that is to boot the artifact lacks."""
-    name = config.target.kernel or DEFAULT_KERNEL
+    name = target(config)
     for each in machine.check(config.format.requirements(), kernel).findings:
         if each.advice:
             session.reporter.note(f"kernel {name}: {each.requirement.purpose}: {each.advice}")
 
 
-def default_output(config: Config) -> Path:
-    """Return the default path of an artifact."""
+def default_output(config: Config, platform: str = "") -> Path:
+    """Return the default path of an artifact, such as ``nginx.img``.
+
+    With a ``platform`` such as ``arm/v7``, that is in the name: ``nginx-arm-v7.img``.
+    """
     names = (source.artifact_name() for source in config.sources)
-    return Path(config.format.default_output(next(filter(None, names), None)))
+    name = config.format.default_output(next(filter(None, names), None))
+    if platform:
+        suffix = "." + config.format.default_output(None).partition(".")[2]
+        name = f"{name.removesuffix(suffix)}-{platform.replace('/', '-')}{suffix}"
+    return Path(name)
 
 
 def build_pinned(
@@ -162,9 +226,7 @@ def _build_once(
         boots.check(config, assembly)
         manifest = plugin.draft(config, assembly, output, url) if url else None
         with assembly.session.reporter.step("write") as step:
-            artifact = _write(config, assembly, new, output)
-            entries = counted(artifact.entries, "entry")
-            step.detail = f"{entries}, {human_size(artifact.content_size)}"
+            artifact = _write(config, assembly, new, output, step)
         if manifest:
             manifest = plugin.sealed(manifest, artifact.digest)
         return msgspec.structs.replace(artifact, manifest=manifest)
@@ -191,7 +253,7 @@ def laying(source: Source, assembly: Assembly) -> Iterator[Step]:
             raise unreadable(Path(error.filename or source.role), error) from error
 
 
-def _write(config: Config, assembly: Assembly, new: NewFile, output: Path) -> Artifact:
+def _write(config: Config, assembly: Assembly, new: NewFile, output: Path, step: Step) -> Artifact:
     session, tree = assembly.session, assembly.tree
     with new.open() as file, closing(Hasher()) as hasher:
         if file.seek(0, os.SEEK_END):
@@ -202,6 +264,7 @@ def _write(config: Config, assembly: Assembly, new: NewFile, output: Path) -> Ar
         size = os.fstat(file.fileno()).st_size
         nodes = [node for _, node in tree.walk()]
         total = _content_size(nodes)
+        step.detail = f"{counted(len(nodes), 'entry')}, {human_size(total)}"
         if assembly.verification and not assembly.verification.passes():
             raise CorruptError("a layer in the cache is damaged")
         # Last, because hashing continues in the background.

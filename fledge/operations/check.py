@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from fledge.host.files import PathLike
 from fledge.operations import boots
 from fledge.operations.arguments import (
     ConfigLike,
@@ -13,7 +14,7 @@ from fledge.operations.arguments import (
     start_assembly,
 )
 from fledge.operations.build import default_output, laying
-from fledge.operations.manifest import artifact_url, draft
+from fledge.operations.manifest import artifact_url, check_settings, draft
 from fledge.project import lock
 from fledge.project.config import Config
 from fledge.report import Reporter
@@ -24,17 +25,23 @@ def check(
     config: ConfigLike = "fledge.toml",
     *,
     platform: PlatformLike | None = None,
+    manifest: PathLike | None = None,
     session: Session | None = None,
 ) -> Config:
     """Read and validate a fledge.toml and the files that it names, without downloading anything.
 
     The sources are laid over a tree as for `build`, so everything that a build would find wrong
     with them is found now. Those that must be downloaded, and are not in the cache, are left out.
-    Nothing is written but the cache.
+    ``manifest`` is a file with the settings of the plugin manifest. Nothing is written but the
+    cache.
 
     Raises `InvalidConfig` with all problems of the config, and the errors of `build`.
     """
-    config, session = as_config(config), replace(as_session(session), offline=True)
+    config, session = as_config(config, manifest), replace(as_session(session), offline=True)
+    output = default_output(config)
+    url = artifact_url(config.manifest, None, output) if config.manifest else None
+    if url:
+        check_settings(config, output, url)
     pins = lock.load_pins(config, Reporter(), strict=False)
     assembly = start_assembly(config, platform, session)
     is_whole = True
@@ -45,7 +52,6 @@ def check(
             step.detail = "must be fetched, so it is not checked" if summary is None else summary
     if is_whole:
         boots.check(config, assembly)
-        if config.manifest:
-            output = default_output(config)
-            draft(config, assembly, output, artifact_url(config.manifest, None, output))
+        if url:
+            draft(config, assembly, output, url)
     return config

@@ -8,14 +8,17 @@ import msgspec
 
 from fledge.errors import CorruptError, MalformedError, unreadable_argument
 from fledge.project import manifest as plugin
-from fledge.project import provenance
+from fledge.project import provenance, signatures
 from fledge.project.manifest import PluginManifest
 from fledge.project.provenance import MAX_STATEMENT_SIZE, Provenance
+from fledge.project.signatures import MAX_ENVELOPE_SIZE
 from fledge.tree.digest import Digest
 from fledge.tree.regular import read_regular
 
 STATEMENT_TYPE = "application/vnd.in-toto+json"
 """The media type of an in-toto statement (in-toto/attestation, spec/v1/envelope.md)."""
+ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
+"""The media type of a DSSE envelope (secure-systems-lab/dsse, envelope.md)."""
 PREDICATE_TYPE = "in-toto.io/predicate-type"
 """The annotation of a statement in a registry with the type of its predicate."""
 
@@ -29,6 +32,8 @@ class Documents(msgspec.Struct, frozen=True):
     """Its provenance, as the file has it; None if it has none."""
     provenance: Provenance | None = None
     """The same, understood."""
+    envelope: bytes | None = None
+    """The signatures of its provenance (`signatures`); None if it is not signed."""
 
 
 def read(artifact: Path) -> Documents:
@@ -41,8 +46,7 @@ def read(artifact: Path) -> Documents:
     statement = _read(provenance.path_beside(artifact), MAX_STATEMENT_SIZE + 1)
     record = None
     if statement is not None:
-        where = str(provenance.path_beside(artifact))
-        record = provenance.parse(statement, artifact.name, where)[1]
+        record = provenance.parse_file(statement, artifact)[1]
     if manifest is not None:
         parse_plugin(manifest, str(path))
     if record and record.manifest and (not manifest or not is_manifest_of(record, manifest)):
@@ -50,14 +54,21 @@ def read(artifact: Path) -> Documents:
             f"{path} is not the plugin manifest that the provenance of {artifact.name} names",
             "Build the artifact again.",
         )
-    return Documents(manifest, statement, record)
+    signed = signatures.path_beside(artifact)
+    envelope = _read(signed, MAX_ENVELOPE_SIZE)
+    if envelope is not None and signatures.parse(envelope, str(signed)).payload != statement:
+        raise CorruptError(
+            f"{signed} is not for the provenance of {artifact.name} as it is now",
+            "Sign the artifact again with fledge sign, or remove that file.",
+        )
+    return Documents(manifest, statement, record, envelope)
 
 
 def parse_plugin(text: bytes, where: str) -> PluginManifest:
     """Parse a plugin manifest. Raises `CorruptError` if it is malformed."""
     try:
-        return plugin.parse(msgspec.json.decode(text))
-    except (ValueError, RecursionError, MalformedError) as error:
+        return plugin.read(text)
+    except MalformedError as error:
         raise CorruptError(f"{where} is not a plugin manifest: {error}") from error
 
 

@@ -14,7 +14,7 @@ from fledge.machine.kconfig import KernelConfig
 from fledge.operations.arguments import ConfigLike, as_config
 from fledge.project.config import Config
 
-DEFAULT_KERNEL = "volant"
+VOLANT = "volant"
 """The kernel that a build has in mind if the config names none."""
 
 
@@ -41,12 +41,17 @@ def check_target(config: ConfigLike, kernel: PathLike | None = None) -> KernelCh
     return machine.check(config.format.requirements(), found)
 
 
+def target(config: Config) -> str:
+    """Return the name or path of the kernel that ``[target]`` names, or else `VOLANT`."""
+    return config.target.kernel or VOLANT
+
+
 def target_kernel(config: Config) -> KernelConfig:
     """Return the kernel that ``[target]`` names, or else Volant's.
 
     Raises `ConfigError`, with the key, if it cannot be found.
     """
     try:
-        return kernels.find(config.target.kernel or DEFAULT_KERNEL, config.path.parent)
+        return kernels.find(target(config), config.path.parent)
     except ConfigError as error:
         raise ConfigError(f"{config.path}: target.kernel: {error.message}", error.hint) from error

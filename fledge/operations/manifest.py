@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,12 +17,13 @@ from fledge.formats import open_artifact
 from fledge.host.files import PathLike
 from fledge.net.json_document import MAX_DOCUMENT_SIZE
 from fledge.oci import runtime
+from fledge.oci.manifest import parse_platform
 from fledge.oci.runtime import Runtime
 from fledge.operations.arguments import ConfigLike, as_config
 from fledge.project import manifest as plugin
 from fledge.project import provenance
 from fledge.project.config import Config
-from fledge.project.manifest import PluginManifest, Settings, Workload
+from fledge.project.manifest import PluginManifest, Settings, Workload, WrongKey
 from fledge.report import counted, human_size
 from fledge.sources import paths
 from fledge.sources.image import Image
@@ -76,9 +77,9 @@ def manifest(
 ) -> tuple[PluginManifest, list[str]]:
     """Make the manifest of an artifact that exists, and notes as in `fill`.
 
-    What it runs is read from the artifact, which image it was from its provenance, if there is one.
-    Raises `ConfigError` as `fill` and if the config has nothing to say about a manifest,
-    `FledgeError` if the artifact cannot be read.
+    What it runs is read from the artifact; its image and architecture from its provenance, if
+    there is one for these bytes. Raises `ConfigError` as `fill` and if the config has nothing to
+    say about a manifest, `FledgeError` if the artifact cannot be read.
     """
     artifact, config = Path(artifact), as_config(config, manifest)
     if config.manifest is None:
@@ -90,13 +91,15 @@ def manifest(
                 f" {config.format.name}",
                 "Name the fledge.toml of the artifact with -c FILE.",
             )
-        inputs = (
-            provenance.load(artifact).inputs if provenance.path_beside(artifact).exists() else ()
-        )
-        image = image_input(inputs)
+        digest = hash_file(artifact).digest
+        record = provenance.load(artifact) if provenance.path_beside(artifact).exists() else None
+        if record and record.digest != digest:
+            record = None  # of an older artifact with this name
+        inputs = record.inputs if record else ()
+        architecture = parse_platform(record.platform).architecture if record else ""
         url = artifact_url(config.manifest, base_url, artifact)
-        filled, notes = fill(config, opened.tree, image, artifact, url)
-    return sealed(filled, hash_file(artifact).digest), notes
+        filled, notes = fill(config, opened.tree, architecture, inputs, artifact, url)
+    return sealed(filled, digest), notes
 
 
 def image_input(inputs: Iterable[Input]) -> Input | None:
@@ -115,25 +118,24 @@ def no_settings(config: Config) -> ConfigError:
 def draft(config: Config, assembly: Assembly, artifact: Path, url: str) -> PluginManifest:
     """Make the manifest of an artifact that is not written yet: only its digest is missing.
 
-    What the image asks for and Volant does not do is a note. Raises as `fill`, and `ConfigError` if
-    the workload could not start.
+    What the image asks for and Volant does not do is a note. Raises as `fill`.
     """
-    filled, notes = fill(config, assembly.tree, image_input(assembly.inputs), artifact, url)
-    _check_workload(assembly, filled.workload)
+    filled, notes = fill(
+        config, assembly.tree, assembly.architecture, assembly.inputs, artifact, url
+    )
     for note in notes:
         assembly.session.reporter.note(note)
     return filled
 
 
-def _check_workload(assembly: Assembly, workload: Workload) -> None:
+def _check_workload(tree: Tree, architecture: str, workload: Workload) -> None:
     """Raise `ConfigError` if the agent could not start a workload: it would halt the machine."""
-    if why := programs.problem(assembly.tree, workload.entrypoint[0], assembly.architecture):
+    if why := programs.problem(tree, workload.entrypoint[0], architecture):
         raise ConfigError(
-            f"the entrypoint of the plugin manifest cannot run: {why}",
-            "Add what is missing with [mappings], or set [manifest.workload] entrypoint.",
+            f"the entrypoint of the plugin manifest cannot run: {why.text}", why.advice
         )
     folder = posixpath.normpath(posixpath.join("/", workload.workdir)).encode()
-    found = assembly.tree.get(folder, follow=True)
+    found = tree.get(folder, follow=True)
     # What init or agent mount over is there when the workload starts.
     if folder not in MOUNT_POINTS and not isinstance(found, Directory):
         raise ConfigError(
@@ -143,44 +145,80 @@ def _check_workload(assembly: Assembly, workload: Workload) -> None:
         )
 
 
+def check_settings(config: Config, artifact: Path, url: str) -> None:
+    """Raise `ConfigError` if the manifest of an artifact will be refused, whatever is in its tree.
+
+    What the tree and the image may say is taken to be right.
+    """
+    known: dict[str, Any] = {"workload": plugin.EXAMPLE["workload"]}
+    if config.source(Image):
+        known["version"] = plugin.EXAMPLE["version"]
+    _check_length(_complete(config, known, artifact, url))
+
+
 def fill(
-    config: Config, tree: Tree, image: Input | None, artifact: Path, url: str
+    config: Config,
+    tree: Tree,
+    architecture: str,
+    inputs: Iterable[Input],
+    artifact: Path,
+    url: str,
 ) -> tuple[PluginManifest, list[str]]:
     """Make a manifest without a digest, and notes about what Volant does not do for the image.
 
-    ``image`` is the record of the image in the tree; its config is in the tree. Raises
-    `ConfigError` if something is missing, if Volant would refuse the manifest, if it is too long
-    for the kernel's command line, or if the entrypoint is nowhere in the tree; `CorruptError` if
-    the config of the image is malformed.
+    ``architecture`` (OCI name; empty: any) and ``inputs`` are those of the tree; the config of the
+    image is in the tree. Raises `ConfigError` if something is missing, if Volant would refuse the
+    manifest, if it is too long for the kernel's command line, or if the workload could not start;
+    `CorruptError` if the config of the image is malformed.
     """
     settings, found = config.manifest or Settings({}), image_runtime(tree)
-    name = settings.keys.get("name") or plugin.plain_name(artifact.name)
-    known: dict[str, Any] = {
-        "name": name,
-        "runtime": name,
-        "workload": _workload(found) | _answers_at(settings),
-        config.format.manifest_key: {"url": url, "checksum": str(UNKNOWN)},
-    }
-    if image:
+    known: dict[str, Any] = {"workload": _workload(found) | _answers_at(settings)}
+    if image := image_input(inputs):
         known |= _origin(image, found)
-    try:
-        filled = plugin.complete(settings, known)
-    except MalformedError as error:
-        raise ConfigError(f"the plugin manifest is not complete: {error}", _hint(error)) from error
+    filled = _complete(config, known, artifact, url)
     workload = filled.workload
     program = _find_program(tree, workload)
     workload = msgspec.structs.replace(workload, entrypoint=[program, *workload.entrypoint[1:]])
     filled = msgspec.structs.replace(filled, workload=workload)
+    _check_length(filled)
+    _check_workload(tree, architecture, workload)
+    notes = list(_notes(found, filled))
+    if config.format.in_memory:
+        notes += _memory_notes(tree, filled.resources.memory_mb)
+    return filled, notes
+
+
+def _complete(config: Config, known: Mapping[str, Any], artifact: Path, url: str) -> PluginManifest:
+    """Make a manifest without a digest of the settings, of the artifact and of what is known.
+
+    Raises `ConfigError`.
+    """
+    settings = config.manifest or Settings({})
+    name = settings.keys.get("name") or plugin.plain_name(artifact.name)
+    if "name" not in settings.keys and not re.search(plugin.NAME, name):
+        raise ConfigError(
+            f"the plugin cannot be named {printable(name)} after its artifact: a name"
+            f" {plugin.FORMS[plugin.NAME]}",
+            "Set [manifest] name, or choose another file with -o FILE.",
+        )
+    place = {config.format.manifest_key: {"url": url, "checksum": str(UNKNOWN)}}
+    try:
+        return plugin.complete(settings, {"name": name, "runtime": name, **place, **known})
+    except WrongKey as error:
+        raise ConfigError(
+            f"the plugin manifest is not complete: {error}",
+            f"Set {'.'.join(error.keys)} in [manifest] of fledge.toml.",
+        ) from error
+
+
+def _check_length(filled: PluginManifest) -> None:
+    """Raise `ConfigError` if a manifest is too long for the kernel's command line."""
     if excess := plugin.excess(filled):
         raise ConfigError(
             f"the plugin manifest is {counted(excess, 'byte')} too long: Volant puts it on the"
             f" kernel's command line, which ends at {plugin.MAX_COMMAND_LINE} bytes",
             "Shorten [manifest.workload] env or entrypoint, for instance with a script.",
         )
-    notes = list(_notes(found, filled))
-    if config.format.in_memory:
-        notes += _memory_notes(tree, filled.resources.memory_mb)
-    return filled, notes
 
 
 def sealed(drafted: PluginManifest, digest: Digest) -> PluginManifest:
@@ -304,9 +342,3 @@ def _memory_notes(tree: Tree, memory_mb: int) -> Iterator[str]:
             f"the files take {human_size(size)} of memory, over half of the {memory_mb} MiB of"
             " [manifest.resources] memory_mb: the kernel may not be able to unpack them"
         )
-
-
-def _hint(error: MalformedError) -> str:
-    """Say where the key that is missing or wrong can be set."""
-    key = str(error).partition(":")[0]
-    return f"Set {key} in [manifest] of fledge.toml."

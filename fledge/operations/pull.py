@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import zstandard
 
-from fledge.errors import ConfigError, CorruptError, OfflineError, unreadable_argument
+from fledge.errors import (
+    ConfigError,
+    CorruptError,
+    MalformedError,
+    OfflineError,
+    unreadable_argument,
+)
 from fledge.formats import find_format
 from fledge.host.files import NewFile, PathLike, check_output, replacing_together
 from fledge.host.output import Hasher, Output
@@ -24,6 +31,7 @@ from fledge.oci.referrers import ForeignDocumentError
 from fledge.oci.repository import Places, Repository
 from fledge.operations.arguments import PlatformLike, as_platform, as_session
 from fledge.operations.documents import (
+    ENVELOPE_TYPE,
     STATEMENT_TYPE,
     Documents,
     is_manifest_of,
@@ -31,20 +39,24 @@ from fledge.operations.documents import (
 )
 from fledge.operations.push import registry_name
 from fledge.project import manifest as plugin
-from fledge.project import provenance
+from fledge.project import provenance, signatures
 from fledge.project.provenance import MAX_STATEMENT_SIZE
+from fledge.project.signatures import MAX_ENVELOPE_SIZE, MAX_SIGNATURES, Envelope, Signature
 from fledge.report import Batch, human_size
 from fledge.session import Session
 from fledge.tree.content import read_content
 from fledge.tree.digest import Digest
 from fledge.tree.regular import read_regular
 
+if TYPE_CHECKING:
+    from fledge.project.policy import Policy
+
 THREADS = 4
 """Chunks that are fetched and decompressed at the same time."""
 WINDOW = 2 * THREADS
 """Chunks in memory at the same time."""
-MAX_STATEMENTS = 20
-"""Statements about one artifact that are read."""
+MAX_DOCUMENTS = 20
+"""Documents of one type that are read about one artifact."""
 PUSH_ELSEWHERE = "Whoever pushed it must push it again, under another tag."
 """A push under the same tag relies on the chunks that it has."""
 
@@ -63,6 +75,8 @@ class Pulled(msgspec.Struct, frozen=True):
     """Whether its provenance is beside it."""
     plugin_manifest: bool
     """Whether its plugin manifest is beside it."""
+    signatures: bool
+    """Whether its signatures are beside it."""
 
 
 def pull(
@@ -70,12 +84,14 @@ def pull(
     folder: PathLike = ".",
     *,
     platform: PlatformLike | None = None,
+    policy: Policy | None = None,
     session: Session | None = None,
 ) -> list[Pulled]:
     """Pull artifacts from a registry into a folder, with plugin manifest and provenance.
 
     ``platform`` chooses from an index; it defaults to linux on this machine. Chunks that the cache
-    has are not downloaded. Everything is verified against digests before a file gets its name.
+    has are not downloaded. Everything is verified against digests before a file gets its name; with
+    a ``policy``, the signatures of the provenance are verified first.
 
     Raises `ConfigError` if the name is not in a registry, has nothing for the platform, or a file
     is in the way, `CorruptError` if the registry delivers anything else than the manifest says,
@@ -95,7 +111,7 @@ def pull(
         where = str(Name(name.host, name.repository, name.tag, digest))
         path = Path(folder, remote.name)
         _check_path(path)
-        documents = read_documents(digest, remote, places, where)
+        documents = read_documents(digest, remote, places, where, policy)
         with session.reporter.step("pull") as step:
             _pull(remote, documents, path, places, session)
             step.detail = f"{remote.name}, {human_size(remote.size)}"
@@ -109,6 +125,7 @@ def pull(
                 remote.size,
                 documents.statement is not None,
                 documents.plugin_manifest is not None,
+                documents.envelope is not None,
             )
         )
     return pulled
@@ -166,8 +183,8 @@ def _check_path(path: Path) -> None:
 
     The registry has chosen the name.
     """
-    statement, manifest = provenance.path_beside(path), plugin.path_beside(path)
-    for file in (path, statement, manifest):
+    statement, manifest, envelope = _paths_beside(path)
+    for file in (path, statement, manifest, envelope):
         check_output(file)
     try:
         if path.exists():
@@ -176,19 +193,29 @@ def _check_path(path: Path) -> None:
             provenance.load(path)
         if manifest.exists():
             parse_plugin(read_regular(manifest, plugin.MAX_MANIFEST_SIZE), str(manifest))
+        if envelope.exists():
+            signatures.parse(read_regular(envelope, MAX_ENVELOPE_SIZE), str(envelope))
     except CorruptError as error:
         raise ConfigError(
             f"{error.message}, so a pull does not replace it",
             "Move that file, or choose another folder with -o.",
         ) from error
     except OSError as error:
-        raise unreadable_argument(manifest, error) from error
+        raise unreadable_argument(path, error) from error
 
 
-def read_documents(digest: Digest, remote: RemoteArtifact, places: Places, where: str) -> Documents:
-    """Read the plugin manifest and the provenance, which must be of this artifact.
+def _paths_beside(path: Path) -> tuple[Path, Path, Path]:
+    """Return the paths of the provenance, the plugin manifest and the signatures."""
+    return provenance.path_beside(path), plugin.path_beside(path), signatures.path_beside(path)
 
-    Offline there is no provenance, because it must be looked up.
+
+def read_documents(
+    digest: Digest, remote: RemoteArtifact, places: Places, where: str, policy: Policy | None
+) -> Documents:
+    """Read the plugin manifest, the provenance and its signatures, which must be of this artifact.
+
+    Offline there is no provenance, because it must be looked up. Raises `CorruptError` if the
+    artifact is not signed as the ``policy`` asks for; None: it need not be signed.
     """
     text = None
     if remote.has_plugin_manifest:
@@ -196,23 +223,53 @@ def read_documents(digest: Digest, remote: RemoteArtifact, places: Places, where
             Repository.read_blob, "plugin manifest", remote.config, plugin.MAX_MANIFEST_SIZE
         )
         found = parse_plugin(text, f"{where}: the config")
-        if found.place and found.place.checksum != str(remote.digest):
+        if found.digest not in (None, remote.digest):
             raise CorruptError(f"{where}: the plugin manifest is that of another artifact")
-    for statement in [] if places.are_offline else _statements(digest, places):
+    if places.are_offline:
+        if policy:
+            raise OfflineError(
+                f"{where}: signatures cannot be looked up offline", "Run without --offline."
+            )
+        return Documents(text)
+    envelopes = list(_attached(digest, places, ENVELOPE_TYPE, MAX_ENVELOPE_SIZE))
+    if policy:
+        # Imported late because cryptography is slow to load, and only signatures need it.
+        from fledge.operations import trust  # noqa: PLC0415
+
+        statements = iter([trust.check(envelopes, policy, remote.digest, where).payload])
+    else:
+        statements = _attached(digest, places, STATEMENT_TYPE, MAX_STATEMENT_SIZE)
+    for statement in statements:
         try:
-            _, record = provenance.parse(statement, remote.name, f"{where}: the provenance")
-        except CorruptError:
+            _, record = provenance.parse(statement, remote.name)
+        except MalformedError:
             continue  # others attach statements of other kinds
         is_own = record.manifest is None or (text and is_manifest_of(record, text))
         if record.digest == remote.digest and is_own:
-            return Documents(text, statement, record)
+            return Documents(text, statement, record, _joined(envelopes, statement, where))
+    if policy:
+        raise CorruptError(f"{where}: the plugin manifest is not the one that was signed")
     return Documents(text)
 
 
-def _statements(digest: Digest, places: Places) -> Iterator[bytes]:
-    for each in places.search(referrers.find, digest, STATEMENT_TYPE)[:MAX_STATEMENTS]:
+def _attached(digest: Digest, places: Places, media_type: str, limit: int) -> Iterator[bytes]:
+    """Yield the documents of a type that are attached to a manifest."""
+    for each in places.search(referrers.find, digest, media_type)[:MAX_DOCUMENTS]:
         with suppress(ForeignDocumentError):
-            yield places.ask(referrers.read, each, MAX_STATEMENT_SIZE)
+            yield places.ask(referrers.read, each, limit)
+
+
+def _joined(envelopes: Sequence[bytes], statement: bytes, where: str) -> bytes | None:
+    """Return one envelope with all signatures of a statement; None if there are none."""
+    found: list[Signature] = []
+    for each in envelopes:
+        with suppress(CorruptError):  # one that is no envelope signs nothing
+            envelope = signatures.parse(each, where)
+            if envelope.payload == statement:
+                found += [own for own in envelope.signatures if own not in found]
+    if not found:
+        return None
+    return signatures.serialize(Envelope(statement, tuple(found[:MAX_SIGNATURES])))
 
 
 def _pull(
@@ -224,16 +281,13 @@ def _pull(
         files[provenance.path_beside(path)] = documents.statement
     if documents.plugin_manifest is not None:
         files[plugin.path_beside(path)] = _at_home(documents.plugin_manifest, path)
-    for file in {provenance.path_beside(path), plugin.path_beside(path)} - files.keys():
-        if file.exists():
+    if documents.envelope is not None:
+        files[signatures.path_beside(path)] = documents.envelope
+    for file in _paths_beside(path):
+        if file not in files and file.exists():
             session.reporter.note(f"{file} stays, and may be that of another artifact")
     with replacing_together(path, *files) as [new, *others]:
-        digest = _write(remote, new, places, session)
-        if digest != remote.digest:
-            raise CorruptError(
-                f"{remote.name} has sha256 {digest.hex}, but its manifest says {remote.digest.hex}",
-                PUSH_ELSEWHERE,
-            )
+        write(remote, new, places, session)
         for other, text in zip(others, files.values(), strict=True):
             with other.open() as opened:
                 opened.write(text)
@@ -245,6 +299,19 @@ def _at_home(text: bytes, path: Path) -> bytes:
     if not found.url.startswith("/"):
         return text
     return plugin.serialize(plugin.relocated(found, str(path.absolute())))
+
+
+def write(remote: RemoteArtifact, new: NewFile, places: Places, session: Session) -> None:
+    """Fetch the content of an artifact and write it to an empty file.
+
+    Raises `CorruptError` if it is not what the manifest says.
+    """
+    digest = _write(remote, new, places, session)
+    if digest != remote.digest:
+        raise CorruptError(
+            f"{remote.name} has sha256 {digest.hex}, but its manifest says {remote.digest.hex}",
+            PUSH_ELSEWHERE,
+        )
 
 
 def _write(remote: RemoteArtifact, new: NewFile, places: Places, session: Session) -> Digest:

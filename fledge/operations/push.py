@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -30,9 +31,16 @@ from fledge.oci.reference import Name, RegistryReference, parse
 from fledge.oci.referrers import Document
 from fledge.oci.repository import BlobUnknownError, NoManifestError, Repository
 from fledge.operations.arguments import as_session
-from fledge.operations.documents import PREDICATE_TYPE, STATEMENT_TYPE, Documents, parse_plugin
+from fledge.operations.documents import (
+    ENVELOPE_TYPE,
+    PREDICATE_TYPE,
+    STATEMENT_TYPE,
+    Documents,
+    parse_plugin,
+)
 from fledge.operations.documents import read as read_documents
 from fledge.operations.manifest import image_input
+from fledge.project import signatures
 from fledge.project.provenance import PREDICATE, path_beside
 from fledge.report import Transfer, counted, human_size
 from fledge.session import Session
@@ -106,13 +114,13 @@ def push(
     return pushed
 
 
-def store(path: Path, name: Name, session: Session, *, pushed: int) -> int:
-    """Push one artifact in chunks under a tag, for a cache, and return the bytes that were sent.
+def store(path: Path, name: Name, session: Session) -> int:
+    """Push an artifact in chunks under a tag of a build cache. Return the bytes that were sent.
 
-    ``pushed`` is when, in seconds since 1970. Raises as `push`.
+    The manifest records when, for `shared_cache.prune`. Raises as `push`.
     """
     repository = Repository.open(name, session, PUSH)
-    local = msgspec.structs.replace(_LocalArtifact.open(path), pushed=pushed)
+    local = msgspec.structs.replace(_LocalArtifact.open(path), pushed=int(time.time()))
     remote, _, _, sent = _push(repository, local, {}, False, session)
     _put(repository, remote, name.tag)
     return sent
@@ -241,6 +249,9 @@ def _attached(source: _LocalArtifact) -> Iterator[Document]:
         name = path_beside(source.path).name
         statement = source.documents.statement
         yield Document(STATEMENT_TYPE, statement, name, {PREDICATE_TYPE: PREDICATE})
+    if source.documents.envelope:
+        name = signatures.path_beside(source.path).name
+        yield Document(ENVELOPE_TYPE, source.documents.envelope, name, {PREDICATE_TYPE: PREDICATE})
 
 
 class _Sending:

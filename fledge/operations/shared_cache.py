@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from fledge.errors import ConfigError, CorruptError, NetworkError
+from fledge.host.files import NewFile
 from fledge.net.transport import HttpStatusError
 from fledge.oci import artifact as artifacts
 from fledge.oci import referrers
@@ -24,28 +26,166 @@ from fledge.oci.login import DELETE
 from fledge.oci.reference import Name
 from fledge.oci.repository import NoManifestError, Places, Repository
 from fledge.operations.arguments import as_session
-from fledge.operations.documents import Documents
-from fledge.operations.pull import read_documents
+from fledge.operations.documents import parse_plugin
+from fledge.operations.pull import read_documents, write
 from fledge.operations.push import registry_name, store
 from fledge.project import provenance
 from fledge.project.config import Config
 from fledge.project.lock import PinFinder
+from fledge.project.manifest import PluginManifest
+from fledge.project.provenance import Provenance
 from fledge.project.schema import SETTINGS
-from fledge.report import Reporter
+from fledge.report import Reporter, human_size
 from fledge.session import Session
 from fledge.sources.source import Assembly
-from fledge.store.housekeeping import Amount, Pruned
+from fledge.store.housekeeping import Amount
 from fledge.tree.digest import Digest
+
+if TYPE_CHECKING:
+    from fledge.project.policy import Policy
+
+UNTRUSTED = (
+    "nobody vouches for what is in it; set [cache] trusted = true, or policy, a file that says"
+    " whose signatures it needs"
+)
+"""Why a cache is not used, and what to do."""
 
 TAG = "build-"
 """What the tags of artifacts begin with. The digits of the key follow."""
 
 
-class Found(msgspec.Struct, frozen=True):
-    """An artifact that was built before."""
+class Sharing(msgspec.Struct, frozen=True):
+    """How a build is shared with other machines."""
+
+    keep_in: str | None = None
+    """The repository to keep the artifact in. None: it is not kept."""
+    sign_with: str | None = None
+    """The key to sign what is kept with, as for `sign`. None: it is not signed."""
+    policy: Policy | None = None
+    """Whose signatures an artifact needs that was built elsewhere. None: as the project says."""
+
+
+class Pulled(msgspec.Struct, frozen=True):
+    """An artifact that was built elsewhere, as its provenance describes it."""
+
+    size: int
+    record: Provenance
+    manifest: PluginManifest | None
+
+
+class SharedBuild(msgspec.Struct, frozen=True):
+    """A build whose artifact others may have kept, or will want."""
+
+    key: Digest
+    pins: PinFinder
+    start: Assembly
+    pull_from: Name | None
+    """The repository to look in; None: none."""
+    policy: Policy | None
+    """Whose signatures what it has needs; None: it is trusted."""
+    keep_in: Name | None
+    """The repository to keep the artifact in; None: none."""
+    sign_with: str | None
+    """The key to sign it with before; None: it is not signed."""
+
+    @property
+    def session(self) -> Session:
+        """The session of the build."""
+        return self.start.session
+
+    @classmethod
+    def open(
+        cls, pins: PinFinder, start: Assembly, output_name: str, sharing: Sharing
+    ) -> SharedBuild | None:
+        """Return what there is to do for a build. None: it is not shared.
+
+        Raises `ConfigError` if the name of a cache is none.
+        """
+        config, session = pins.config, start.session
+        own = session.settings.cache_registry
+        registry = own or config.cache.registry
+        keep_in = repository_name(sharing.keep_in) if sharing.keep_in else None
+        pull_from = repository_name(registry) if registry and not session.offline else None
+        policy = sharing.policy or _policy(config)
+        is_trusted = session.settings.trusts_cache if own else config.cache.trusted
+        if pull_from and not policy and not is_trusted:
+            session.reporter.note(f"the build cache {registry} is not used: {UNTRUSTED}")
+            pull_from = None
+        if not pull_from and not keep_in:
+            return None
+        key = build_key(pins, start, output_name)
+        return cls(key, pins, start, pull_from, policy, keep_in, sharing.sign_with)
+
+    def pull(self, new: NewFile) -> Pulled | None:
+        """Write the artifact that was built elsewhere to an empty file.
+
+        None: there is none, or it cannot be used, which is noted. The file is then worth nothing.
+        """
+        if not self.pull_from:
+            return None
+        where = f"the build cache {self.pull_from.host}/{self.pull_from.repository}"
+        try:
+            found = self._find(_tagged(self.pull_from, self.key))
+            if found is None:
+                self.session.reporter.detail(f"{where} does not have {TAG}{self.key.hex}")
+                return None
+            with self.session.reporter.step("pull") as step:
+                write(found.remote, new, found.places, self.session)
+                step.detail = f"{human_size(found.remote.size)}, built before: from {where}"
+        except (NetworkError, CorruptError) as error:
+            self.session.reporter.note(f"{where} is not used: {error.message}")
+            return None
+        return Pulled(found.remote.size, found.record, found.manifest)
+
+    def keep(self, artifact: Path) -> None:
+        """Keep an artifact for others. That it cannot be kept is a note.
+
+        Raises what `sign` raises.
+        """
+        if not self.keep_in:
+            return
+        if self.sign_with:
+            # Imported late because cryptography is slow to load, and only signatures need it.
+            from fledge.operations.sign import sign  # noqa: PLC0415
+
+            sign(artifact, self.sign_with, session=self.session)
+        with self.session.reporter.step("keep") as step:
+            try:
+                sent = store(artifact, _tagged(self.keep_in, self.key), self.session)
+                step.detail = f"{human_size(sent)} sent to {self.keep_in.host}"
+            except NetworkError as error:
+                step.detail = "not done"
+                self.session.reporter.note(f"the build is not kept: {error.message}")
+
+    def _find(self, name: Name) -> _Found | None:
+        """Return what a cache has under a name. None: nobody has built it before.
+
+        Raises `NetworkError` if the registry does not answer, `CorruptError` if that is not the
+        artifact of this build, or is not signed as the policy asks for.
+        """
+        places = Places(name, self.session)
+        try:
+            raw = places.ask(Repository.read_named_manifest)
+        except NoManifestError:
+            return None
+        where = f"{name}@{Digest.of(raw)}"
+        remote = artifacts.parse(raw, where)
+        if not isinstance(remote, RemoteArtifact):
+            raise CorruptError(f"{where} is an index, and not the artifact of a build")
+        documents = read_documents(Digest.of(raw), remote, places, where, self.policy)
+        record, manifest = documents.provenance, documents.plugin_manifest
+        config = self.pins.config
+        if record is None or _essential(record.config) != _essential(config.data):
+            raise CorruptError(f"{where} is not the artifact of this build")
+        return _Found(remote, record, parse_plugin(manifest, where) if manifest else None, places)
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """An artifact that a cache has."""
 
     remote: RemoteArtifact
-    documents: Documents
+    record: Provenance
+    manifest: PluginManifest | None
     places: Places
 
 
@@ -88,43 +228,16 @@ def build_key(pins: PinFinder, start: Assembly, output_name: str) -> Digest:
     return Digest.of(msgspec.json.encode(facts, order="deterministic"))
 
 
-def find(repository: Name, key: Digest, config: Config, session: Session) -> Found | None:
-    """Look for the artifact of a build. None: nobody has built it before.
-
-    Raises `NetworkError` if the registry does not answer, `CorruptError` if it has something else
-    under that key.
-    """
-    name = _tagged(repository, key)
-    places = Places(name, session)
-    try:
-        raw = places.ask(Repository.read_named_manifest)
-    except NoManifestError:
-        return None
-    where = f"{name}@{Digest.of(raw)}"
-    remote = artifacts.parse(raw, where)
-    if not isinstance(remote, RemoteArtifact):
-        raise CorruptError(f"{where} is an index, and not the artifact of a build")
-    documents = read_documents(Digest.of(raw), remote, places, where)
-    record = documents.provenance
-    if record is None or _essential(record.config) != _essential(config.data):
-        raise CorruptError(f"{where} is not the artifact of this build")
-    return Found(remote, documents, places)
-
-
-def keep(path: Path, repository: Name, key: Digest, session: Session) -> int:
-    """Keep the artifact of a build, and return the bytes that were sent. Raises `NetworkError`."""
-    return store(path, _tagged(repository, key), session, pushed=int(time.time()))
-
-
 def prune(
     reference: str,
     older_than: float | None,
     max_size: int | None,
     *,
     session: Session | None = None,
-) -> Pruned:
+) -> tuple[Amount, Amount]:
     """Remove artifacts that were kept more than ``older_than`` seconds ago, then the oldest ones
-    until what is left needs at most ``max_size`` bytes. None: no such limit.
+    until what is left needs at most ``max_size`` bytes. None: no such limit. Returns the amounts
+    that were removed and that are left, in artifacts and the bytes of their blobs.
 
     The registry frees the space when it collects its garbage. Raises `NetworkError` if it does not
     delete manifests.
@@ -154,7 +267,7 @@ def prune(
         freed = sum(blob.size for blob in own)
         size -= freed
         removed += Amount(1, freed)
-    return Pruned(removed, Amount(), left + Amount(0, size))
+    return removed, left + Amount(0, size)
 
 
 def _delete(repository: Repository, digest: Digest) -> None:
@@ -168,6 +281,16 @@ def _delete(repository: Repository, digest: Digest) -> None:
             f"{repository.name.host} does not delete manifests",
             "Allow it there, or prune with the tools of that registry.",
         ) from error
+
+
+def _policy(config: Config) -> Policy | None:
+    """Return the policy that the project names. Raises `ConfigError`."""
+    if config.cache.policy is None:
+        return None
+    # Imported late because cryptography is slow to load, and only signatures need it.
+    from fledge.project.policy import Policy  # noqa: PLC0415
+
+    return Policy.load(config.cache.policy)
 
 
 def _tagged(repository: Name, key: Digest) -> Name:

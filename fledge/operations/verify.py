@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,17 +25,20 @@ from fledge.oci.manifest import parse_platform
 from fledge.operations import build, documents
 from fledge.operations.arguments import ConfigLike, as_config, as_session
 from fledge.operations.diff import Difference, diff
+from fledge.operations.digests import read_digest
 from fledge.project import lock, manifest, provenance
 from fledge.project.config import Config
 from fledge.project.lock import Lock, PinFinder
 from fledge.project.provenance import Provenance
-from fledge.report import Reporter, Transfer
+from fledge.report import Reporter
 from fledge.session import Session
 from fledge.sources.source import Assembly
 from fledge.tree import NANOSECONDS
-from fledge.tree.content import hash_file
 from fledge.tree.digest import Digest
 from fledge.tree.regular import read_regular
+
+if TYPE_CHECKING:
+    from fledge.project.policy import Policy
 
 MAX_LINES = 1000
 """Maximum fields that are named, of a provenance that differs in more."""
@@ -71,6 +74,8 @@ class Verification(msgspec.Struct, frozen=True):
     compared."""
     problem: str = ""
     """Why nothing can be built as recorded, or why the two cannot be compared; otherwise empty."""
+    signers: tuple[str, ...] = ()
+    """The keys of the policy that have signed the provenance; empty without a policy."""
 
     @property
     def equal(self) -> bool:
@@ -82,9 +87,13 @@ def verify(
     artifact: PathLike,
     config: ConfigLike = "fledge.toml",
     *,
+    policy: Policy | None = None,
     session: Session | None = None,
 ) -> Verification:
     """Build an artifact again in a temporary folder, and compare the two.
+
+    With a ``policy``, the signatures beside the artifact are checked first, as by
+    `verify_signatures`, and the provenance that counts is the signed one.
 
     ``config`` must equal the config in the provenance. The build uses the image, agent and busybox
     that the provenance records; where they come from is said by the config and the lock of the
@@ -98,13 +107,21 @@ def verify(
         artifact.stat()
     except OSError as error:
         raise unreadable_argument(artifact, error) from error
-    statement, record = provenance.read_statement(artifact)
+    statement: Mapping[str, Any]
+    signers: tuple[str, ...] = ()
+    if policy:
+        # Imported late because cryptography is slow to load, and only signatures need it.
+        from fledge.operations.trust import verify_signatures  # noqa: PLC0415
+
+        trusted = verify_signatures(artifact, policy, session=session)
+        statement, record, digest = trusted.statement, trusted.record, trusted.record.digest
+        signers = tuple(key.name for key in trusted.keys)
+    else:
+        statement, record = provenance.read_statement(artifact)
     _check_comparable(record, config, artifact)
     claimed = lock.from_provenance(record, config)
-    with session.reporter.step("read") as step:
-        with session.reporter.work("reading") as progress:
-            digest = _digest(artifact, progress)
-        step.detail = f"sha256 {digest.hex}"
+    if not policy:
+        digest = read_digest(artifact, session)
     with temporary_folder() as (path, folder):
         new = NewFile(folder.descriptor, artifact.name)
         os.close(new.create())
@@ -116,7 +133,9 @@ def verify(
             claims = _nearest_claims(statement, record, config, new, rebuilt_path, session)
             if isinstance(error, NetworkError) and not claims:
                 raise
-            return Verification(digest, record.digest, None, claims, (), problem=error.message)
+            return Verification(
+                digest, record.digest, None, claims, (), problem=error.message, signers=signers
+            )
         difference, problem = None, ""
         if digest != rebuilt.digest:
             try:
@@ -138,6 +157,7 @@ def verify(
         ),
         difference=difference,
         problem=problem,
+        signers=signers,
     )
 
 
@@ -223,14 +243,6 @@ def _epoch_claim(difference: Difference | None, epoch: int) -> Iterator[str]:
     before = {old for old, new in times if new == epoch * NANOSECONDS}
     if len(before) == 1 and isinstance(old := before.pop(), int):
         yield f"{_EPOCH}: recorded {epoch}, and paths in the artifact have {old // NANOSECONDS}"
-
-
-def _digest(artifact: Path, progress: Transfer) -> Digest:
-    try:
-        progress.restart(0, artifact.stat().st_size)
-        return hash_file(artifact, progress=progress).digest
-    except OSError as error:
-        raise unreadable_argument(artifact, error) from error
 
 
 def _false_claims(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from fledge.errors import MalformedError
 from fledge.formats import Format
 from fledge.project import manifest as plugin
 from fledge.project import parser, rules, toml
 from fledge.project.build_cache import BuildCache
-from fledge.project.manifest import Settings
+from fledge.project.manifest import Settings, WrongKey
 from fledge.project.rules import T, first_of_type
 from fledge.project.schema import check_fields, schema
 from fledge.project.target import Target
@@ -119,9 +117,7 @@ def _read_manifest(table: Table) -> Settings | None:
     """Read the settings of the manifest from a table. Reports a problem and returns None."""
     try:
         return plugin.settings(table.data)
-    except MalformedError as error:
-        where, _, problem = str(error).partition(": ")
+    except WrongKey as error:
         header = f"[{table.name}] " if table.keys else ""
-        path = re.findall(r"[^.\[\]]+", where) if problem else ()
-        table.document.report((*table.keys, *path), f"{header}{error}")
+        table.document.report((*table.keys, *error.keys), f"{header}{error}")
         return None

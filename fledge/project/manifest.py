@@ -1,6 +1,6 @@
 """The plugin manifest: what Volant needs to install an artifact and to start its workload.
 
-``NAME.manifest.json`` follows Volant's plugin manifest v1 (docs/6_reference/schemas/
+``ARTIFACT.manifest.json`` follows Volant's plugin manifest v1 (docs/6_reference/schemas/
 plugin-manifest-v1.json of volantvm/volant, read at v0.6.5), which refuses unknown keys. The engine
 reads entrypoint, environment and working folder from the manifest alone, and hands it to the guest
 on the kernel's command line.
@@ -12,7 +12,7 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from fledge.errors import MalformedError
+from fledge.tree.digest import Digest
 
 TABLE = "manifest"
 """The table of fledge.toml with the settings."""
@@ -35,13 +36,30 @@ NAME_ROOM = 63
 MAX_MANIFEST_SIZE = 1 << 20
 """Maximum bytes of a manifest that is read."""
 
-Name = Annotated[str, Meta(min_length=1)]
-Milliseconds = Annotated[int, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
+MAX_CPUS = 4096
+"""CPUs of a VM: the most that KVM can be configured for (KVM_MAX_NR_VCPUS, x86)."""
+
+MAX_MEMORY_MB = 1 << 32
+"""MiB of memory of a VM: physical addresses of amd64 and arm64 have at most 52 bits."""
+
+MAX_MILLISECONDS = ((1 << 63) - 1) // 1_000_000
+"""Volant counts a timeout in nanoseconds, in 64 bits with a sign (Go's time.Duration)."""
+
+# Where a pattern ends, (?!\n) refuses the newline before which $ matches in Python.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@+~-]*$(?!\n)"
+"""A word of the kernel's command line, and of the path of a URL of Volant's API."""
+VERSION = r"^(?!\s*$)[^\x00-\x1f\x7f-\x9f]+$(?!\n)"
+"""Text on one line. Volant removes spaces around it, and refuses it if nothing is left."""
 LOCATION = r"^(https?://[^\s/]|/)"
 """An http or https URL, or an absolute path. Volant accepts file:// and then fails to start."""
+CHECKSUM = r"^((sha256:)?[0-9A-Fa-f]{64})?$(?!\n)"
+"""A SHA-256 as Volant compares it, or nothing."""
+
+Text = Annotated[str, Meta(min_length=1)]
+Name = Annotated[str, Meta(pattern=NAME)]
 Location = Annotated[str, Meta(pattern=LOCATION)]
-Checksum = Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$")]
+Checksum = Annotated[str, Meta(pattern=CHECKSUM)]
+Milliseconds = Annotated[int, Meta(ge=0, le=MAX_MILLISECONDS)]
 DiskFormat = Literal["raw", "qcow2"]
 
 
@@ -52,8 +70,8 @@ class _Part(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
 class Resources(_Part, frozen=True, kw_only=True):
     """What a VM gets by default."""
 
-    cpu_cores: Count
-    memory_mb: Count
+    cpu_cores: Annotated[int, Meta(ge=1, le=MAX_CPUS)]
+    memory_mb: Annotated[int, Meta(ge=1, le=MAX_MEMORY_MB)]
 
 
 class Workload(_Part, frozen=True, kw_only=True):
@@ -77,7 +95,7 @@ class RootFilesystem(_Part, frozen=True, kw_only=True):
     """A disk image."""
 
     url: Location
-    checksum: Checksum
+    checksum: Checksum = ""
     format: DiskFormat = "raw"
 
 
@@ -85,14 +103,14 @@ class Initramfs(_Part, frozen=True, kw_only=True):
     """An initramfs."""
 
     url: Location
-    checksum: Checksum
+    checksum: Checksum = ""
 
 
 class Disk(_Part, frozen=True, kw_only=True):
     """A further disk."""
 
-    name: Name
-    source: Name
+    name: Text
+    source: Text
     checksum: str = ""
     format: DiskFormat = "raw"
     readonly: bool = False
@@ -109,8 +127,8 @@ class HealthCheck(_Part, frozen=True, kw_only=True):
 class Action(_Part, frozen=True, kw_only=True):
     """A call that the plugin offers."""
 
-    method: Name
-    path: Name
+    method: Text
+    path: Text
     description: str = ""
     timeout_ms: Milliseconds = 0
 
@@ -172,9 +190,16 @@ class PluginManifest(_Part, frozen=True, kw_only=True):
     """A whole manifest, as Volant installs it."""
 
     schema_version: Annotated[str, Meta(description="The version of the manifest's format.")] = ""
-    name: Annotated[Name, Meta(description="The plugin. By default the name of the artifact.")]
+    name: Annotated[
+        Name,
+        Meta(
+            description="The plugin. By default the name of the artifact, without suffixes. Volant"
+            " puts it on the kernel's command line and into URLs."
+        ),
+    ]
     version: Annotated[
-        Name, Meta(description="By default that of the image: its label, or its tag.")
+        str,
+        Meta(pattern=VERSION, description="By default that of the image: its label, or its tag."),
     ]
     runtime: Annotated[Name, Meta(description="By default the name.")]
     enabled: Annotated[
@@ -226,6 +251,23 @@ class PluginManifest(_Part, frozen=True, kw_only=True):
         """Where the artifact is."""
         return self.place.url if self.place else ""
 
+    @property
+    def digest(self) -> Digest | None:
+        """The digest of the artifact; None if the manifest has none."""
+        checksum = self.place.checksum if self.place else ""
+        return Digest(checksum.removeprefix("sha256:").lower()) if checksum else None
+
+
+class WrongKey(MalformedError):
+    """A key of a manifest that is missing, or that Volant would refuse."""
+
+    def __init__(self, keys: Sequence[str], message: str) -> None:
+        """``keys`` is the path to the key; empty: the whole manifest. ``message`` begins with it,
+        or with that of its table.
+        """
+        super().__init__(message)
+        self.keys = tuple(keys)
+
 
 class Settings(msgspec.Struct, frozen=True):
     """What a project says about its manifest, in [manifest] or manifest.toml."""
@@ -241,16 +283,18 @@ def settings(table: Mapping[str, Any]) -> Settings:
 
     Beside the keys of the manifest there are ``url``, and what the original's manifest.toml has: an
     entrypoint as text, its arguments in ``args``, the environment in a table ``env``, and v1 for
-    the version of the schema. Raises `MalformedError` for the first value that Volant would refuse;
+    the version of the schema. Raises `WrongKey` for the first value that Volant would refuse;
     keys that are missing are no mistake.
     """
     keys = {key: dict(each) if isinstance(each, Mapping) else each for key, each in table.items()}
     url = keys.pop("url", "")
     if not isinstance(url, str) or (url and not re.match(LOCATION, url)):
-        raise MalformedError("url: must be an http or https URL, or an absolute path")
+        raise WrongKey(["url"], f"url: {FORMS[LOCATION]}")
     for key in ("rootfs", "initramfs"):
         if key in keys:
-            raise MalformedError(f"{key}: fledge writes this; set url to say where the artifact is")
+            raise WrongKey(
+                [key], f"{key}: fledge writes this; set url to say where the artifact is"
+            )
     if keys.get("schema_version") == "v1":
         del keys["schema_version"]
     workload = keys.setdefault("workload", {})
@@ -260,20 +304,21 @@ def settings(table: Mapping[str, Any]) -> Settings:
         if "args" in workload:
             arguments = workload.pop("args")
             if not isinstance(arguments, list) or "entrypoint" not in workload:
-                raise MalformedError("workload.args: must be a list, beside an entrypoint")
+                raise WrongKey(
+                    ["workload", "args"], "workload.args: must be a list, beside an entrypoint"
+                )
             workload["entrypoint"] = [*workload["entrypoint"], *arguments]
         if "env" in keys:
             workload.setdefault("env", keys.pop("env"))
     found = Settings(keys, url)
-    complete(found, _EXAMPLE)
+    complete(found, EXAMPLE)
     return found
 
 
 def complete(settings: Settings, known: Mapping[str, Any]) -> PluginManifest:
     """Make a manifest of what the project sets and what is known from elsewhere.
 
-    The project's settings come first. Raises `MalformedError`, which names the key, if something is
-    missing or would be refused.
+    The project's settings come first. Raises `WrongKey` if one is missing or would be refused.
     """
     return parse(_merged(_merged(_DEFAULTS, known), settings.keys))
 
@@ -294,22 +339,42 @@ _DEFAULTS: dict[str, Any] = {
     "workload": {"type": "http"},
 }
 
-_EXAMPLE: dict[str, Any] = {
+EXAMPLE: dict[str, Any] = {
     "name": "example",
     "version": "1",
     "runtime": "example",
     "workload": {"base_url": "http://127.0.0.1:80", "entrypoint": ["/bin/true"]},
     "rootfs": {"url": "/example.img", "checksum": "sha256:" + "0" * 64},
 }
-"""What a project need not set, to check what it does set."""
+"""Stands for what a project need not set, to check what it does set."""
 
 
 def parse(data: object) -> PluginManifest:
-    """Validate a manifest that was read from JSON. Raises `MalformedError`, which names the key."""
+    """Validate a manifest that was read from JSON. Raises `WrongKey`."""
     try:
         return msgspec.convert(data, PluginManifest)
     except msgspec.ValidationError as error:
-        raise MalformedError(explain(error)) from error
+        raise explain(error) from error
+
+
+def read(text: bytes) -> PluginManifest:
+    """Read a manifest that anyone may have written, and take what Volant takes.
+
+    Volant needs no ``runtime`` and passes over ``$schema``, which is for editors, and over rootfs,
+    initramfs and health check if they are empty, as it writes them itself. Raises `MalformedError`.
+    """
+    try:
+        data = msgspec.json.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"it is not JSON: {error}") from error
+    if isinstance(data, dict):
+        data.pop("$schema", None)
+        if "name" in data:
+            data["runtime"] = data.get("runtime") or data["name"]
+        for key, member in (("rootfs", "url"), ("initramfs", "url"), ("health_check", "endpoint")):
+            if isinstance(data.get(key), dict) and not data[key].get(member):
+                del data[key]
+    return parse(data)
 
 
 def serialize(manifest: PluginManifest) -> bytes:
@@ -323,11 +388,6 @@ def relocated(manifest: PluginManifest, url: str) -> PluginManifest:
     places = {"rootfs": manifest.rootfs, "initramfs": manifest.initramfs}
     moved = {key: msgspec.structs.replace(each, url=url) for key, each in places.items() if each}
     return msgspec.structs.replace(manifest, **moved)
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of a manifest."""
-    return msgspec.json.schema(PluginManifest)
 
 
 def settings_schema() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -359,32 +419,57 @@ def settings_schema() -> tuple[dict[str, Any], dict[str, Any]]:
     }
     found["title"] = TABLE
     found["description"] = (
-        "The plugin manifest, which Volant needs to install the artifact. It is a file beside it:"
-        " NAME.manifest.json. The keys may as well be in a file manifest.toml beside fledge.toml."
+        "The plugin manifest, which Volant needs to install the artifact. It is a file beside it,"
+        " ARTIFACT.manifest.json. The keys may as well be in a file manifest.toml beside"
+        " fledge.toml."
     )
     return found, definitions
 
 
+FORMS = {
+    NAME: "must begin with a letter or digit and have only letters of ASCII, digits and . _ : @ + ~"
+    " - in it, as it is a word of the kernel's command line and a part of URLs",
+    VERSION: "must be text on one line",
+    LOCATION: "must be an http or https URL, or an absolute path",
+    CHECKSUM: "must be a SHA-256: sha256: and 64 hexadecimal digits",
+}
+"""What each pattern demands, in words."""
+
 _AT = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<inside>key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
 
 
-def explain(error: msgspec.ValidationError) -> str:
-    """Return a validation error in words, with the key first: ``resources.cpu_cores: …``."""
+_KEY = re.compile(r"Volant knows no key (.*)|(\w+) (?:is missing|must|needs)\b")
+"""What a problem of a table says about one of its keys."""
+
+
+def explain(error: msgspec.ValidationError) -> WrongKey:
+    """Put a validation error in words, with the key first: ``resources.cpu_cores: …``."""
     found = _AT.match(str(error))
     problem, path = (found["problem"], found["path"] or "") if found else (str(error), "")
     for pattern, words in _WORDS:
         problem = re.sub(pattern, words, problem)
     path = path.replace("[...]", "").lstrip(".")
-    return f"{path}: {problem}" if path else problem
+    keys = re.findall(r"[^.\[\]]+", path)
+    if inside := _KEY.match(problem):
+        keys.append(inside[1] or inside[2])
+    return WrongKey(keys, f"{path}: {problem}" if path else problem)
 
 
 _WORDS = (
     (r"^Object missing required field `(.*)`$", r"\1 is missing"),
     (r"^Object contains unknown field `(.*)`$", r"Volant knows no key \1"),
     (r"^Expected `(\w+)( \| null)?`, got `(\w+)`$", r"must be \1, not \3"),
+    (rf"^Expected `int` <= {MAX_CPUS}$", f"must be at most {MAX_CPUS}, as many as KVM gives a VM"),
+    (
+        rf"^Expected `int` <= {MAX_MEMORY_MB}$",
+        f"must be at most {MAX_MEMORY_MB}, all that addresses of 52 bits reach",
+    ),
     (r"^Expected `(\w+)` (>=|<=) (.*)$", r"must be \1 \2 \3"),
     (r"^Expected `(str|array)` of length >= 1$", r"must not be empty"),
-    (r"^Expected `str` matching regex .*$", r"has the wrong form"),
+    *(
+        (rf"^Expected `str` matching regex {re.escape(repr(pattern))}$", words)
+        for pattern, words in FORMS.items()
+    ),
     (r"^Invalid enum value '(.*)'$", r"Volant knows no \1"),
 )
 
@@ -406,18 +491,6 @@ def encode(manifest: PluginManifest) -> str:
     compact = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     packed = gzip.compress(compact.encode(), 6, mtime=0)
     return base64.urlsafe_b64encode(packed).decode().rstrip("=")
-
-
-def decode(encoded: str) -> object:
-    """Return the JSON value of a manifest that the engine has encoded.
-
-    Raises `MalformedError` if it is not one.
-    """
-    try:
-        packed = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
-        return json.loads(gzip.decompress(packed))
-    except (ValueError, OSError, EOFError) as error:
-        raise MalformedError("it is not base64url of gzip of JSON") from error
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -480,8 +553,11 @@ def uncompressed_name(file_name: str) -> str:
 
 
 def path_beside(artifact: Path) -> Path:
-    """Return the path of an artifact's manifest: ``nginx.manifest.json`` beside ``nginx.img``."""
-    return artifact.parent / f"{plain_name(artifact.name)}.manifest.json"
+    """Return the path of an artifact's manifest: ``nginx.img.manifest.json`` beside ``nginx.img``.
+
+    It has the whole name, so that no two artifacts of a folder share one.
+    """
+    return artifact.parent / f"{artifact.name}.manifest.json"
 
 
 def find(config: Path, given: Path | None) -> Path | None:

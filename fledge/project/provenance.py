@@ -119,11 +119,16 @@ def load(artifact: Path) -> Provenance:
 def read_statement(artifact: Path) -> tuple[dict[str, Any], Provenance]:
     """Read the statement beside an artifact, as it is and as it is understood.
 
-    Raises `ConfigError` if the file does not exist, `CorruptError` if fledge did not write it.
+    Raises as `read` and `parse_file`.
     """
+    return parse_file(read(artifact), artifact)
+
+
+def read(artifact: Path) -> bytes:
+    """Read the file beside an artifact. Raises `ConfigError` if it does not exist."""
     path = path_beside(artifact)
     try:
-        text = read_regular(path, MAX_STATEMENT_SIZE + 1)
+        return read_regular(path, MAX_STATEMENT_SIZE + 1)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path} does not exist",
@@ -131,28 +136,36 @@ def read_statement(artifact: Path) -> tuple[dict[str, Any], Provenance]:
         ) from error
     except OSError as error:
         raise unreadable_argument(path, error) from error
-    return parse(text, artifact.name, str(path))
 
 
-def parse(text: bytes, name: str, where: str) -> tuple[dict[str, Any], Provenance]:
-    """Parse the statement about the artifact of that name, which ``where`` has.
-
-    Returns it as it is and as it is understood. Raises `CorruptError` if fledge did not write it.
-    """
+def parse_file(text: bytes, artifact: Path) -> tuple[dict[str, Any], Provenance]:
+    """Parse the file beside an artifact as `parse`. Raises `CorruptError`."""
     try:
-        if len(text) > MAX_STATEMENT_SIZE:
-            raise MalformedError(f"it is larger than {MAX_STATEMENT_SIZE} bytes")
-        # Each value but the first of a list or an object follows a comma.
-        if sum(map(text.count, (b"{", b"[", b","))) > MAX_STATEMENT_VALUES:
-            raise MalformedError(f"it has more than {MAX_STATEMENT_VALUES} values")
-        top = _JsonValue("", json.loads(text))
-        _check_nesting(top.value)
-        return top.table(), _parse(top, name)
-    except (MalformedError, ValueError, RecursionError) as error:
+        return parse(text, artifact.name)
+    except MalformedError as error:
         raise CorruptError(
-            f"{where} is not the provenance of a fledge build: {error}",
+            f"{path_beside(artifact)} is not the provenance of a fledge build: {error}",
             PROVENANCE_HINT,
         ) from error
+
+
+def parse(text: bytes, name: str | None = None) -> tuple[dict[str, Any], Provenance]:
+    """Parse a statement, and return it as it is and as it is understood.
+
+    ``name`` is the file name of the artifact; None: the one in the statement. Raises
+    `MalformedError` if fledge did not write it.
+    """
+    if len(text) > MAX_STATEMENT_SIZE:
+        raise MalformedError(f"it is larger than {MAX_STATEMENT_SIZE} bytes")
+    # Each value but the first of a list or an object follows a comma.
+    if sum(map(text.count, (b"{", b"[", b","))) > MAX_STATEMENT_VALUES:
+        raise MalformedError(f"it has more than {MAX_STATEMENT_VALUES} values")
+    try:
+        top = _JsonValue("", json.loads(text))
+        _check_nesting(top.value)
+        return top.table(), _parse(top, top["subject"][0]["name"].text() if name is None else name)
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(str(error)) from error
 
 
 def _check_nesting(document: object) -> None:

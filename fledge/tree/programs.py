@@ -11,6 +11,8 @@ import posixpath
 import re
 from collections.abc import Iterator
 
+import msgspec
+
 from fledge.errors import MalformedError
 from fledge.tree import elf
 from fledge.tree.content import read_range
@@ -39,6 +41,15 @@ LIBRARY_FOLDERS = (b"/lib", b"/usr/lib", b"/lib64", b"/usr/lib64", b"/usr/local/
 """Folders that a loader looks in without being told to."""
 
 
+class Problem(msgspec.Struct, frozen=True):
+    """Why Linux cannot run a program."""
+
+    text: str
+    """What is wrong. It names the missing file."""
+    advice: str
+    """What to do about it: a sentence."""
+
+
 def find(tree: Tree, name: str, search_path: str, folder: str) -> str | None:
     """Return the absolute path of a program as execvp(3) finds it; None if it is nowhere.
 
@@ -55,23 +66,22 @@ def find(tree: Tree, name: str, search_path: str, folder: str) -> str | None:
     return None
 
 
-def problem(tree: Tree, path: str, architecture: str) -> str | None:
+def problem(tree: Tree, path: str, architecture: str) -> Problem | None:
     """Say why Linux cannot run the program at ``path``; None if nothing stands against it.
 
-    ``architecture`` is the one of the artifact (OCI name; empty: any). The text names the missing
-    file.
+    ``architecture`` is the one of the artifact (OCI name; empty: any).
     """
     return next(_problems(tree, path.encode(), architecture, MAX_INTERPRETERS), None)
 
 
-def _problems(tree: Tree, path: bytes, architecture: str, depth: int) -> Iterator[str]:
+def _problems(tree: Tree, path: bytes, architecture: str, depth: int) -> Iterator[Problem]:
     shown, node = printable(path), tree.get(path, follow=True)
     if node is None:
-        yield f"{shown} does not exist"
+        yield Problem(f"{shown} does not exist", f"Add {shown} with [mappings].")
     elif not isinstance(node, File):
-        yield f"{shown} is not a file"
+        yield Problem(f"{shown} is not a file", "Name a program.")
     elif not node.mode & 0o111:
-        yield f"{shown} is not executable"
+        yield Problem(f"{shown} is not executable", "Make it executable (chmod +x).")
     else:
         start = read_range(node.content, 0, MAX_LINE)
         if start.startswith(b"#!"):
@@ -79,50 +89,74 @@ def _problems(tree: Tree, path: bytes, architecture: str, depth: int) -> Iterato
         elif start.startswith(elf.ELF_MAGIC):
             yield from _binary_problems(tree, path, node, architecture)
         else:
-            yield f"{shown} is neither an ELF program nor a script that begins with #!"
+            yield Problem(
+                f"{shown} is neither an ELF program nor a script that begins with #!",
+                "Begin a script with #!/bin/sh, for example.",
+            )
 
 
 def _script_problems(
     tree: Tree, path: bytes, start: bytes, architecture: str, depth: int
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     shown = printable(path)
     line, newline, _ = start[2:].partition(b"\n")
     interpreter = re.match(rb"[ \t]*([^ \t\0]*)", line)
     name = interpreter[1] if interpreter else b""
-    if not newline and len(start) == MAX_LINE and len(name) == len(line.lstrip(b" \t")):
-        yield f"the first line of {shown} is longer than the {MAX_LINE} bytes that Linux reads"
+    command = line.lstrip(b" \t")
+    if not newline and len(start) == MAX_LINE and len(name) == len(command):
+        yield Problem(
+            f"the first line of {shown} is longer than the {MAX_LINE} bytes that Linux reads",
+            "Shorten it.",
+        )
     elif line.endswith(b"\r"):
-        yield (
-            f"the first line of {shown} ends with a carriage return, as Windows writes it; Linux"
-            f" looks for {printable(name)}"
+        yield Problem(
+            f"the first line of {shown} ends with a carriage return, as Windows writes it: Linux"
+            f" runs {printable(command)}",
+            "Save it with the line ends of Unix (dos2unix).",
         )
     elif not name:
-        yield f"the first line of {shown} names no interpreter"
+        yield Problem(
+            f"the first line of {shown} names no interpreter",
+            "Begin it with #!/bin/sh, for example.",
+        )
     elif depth == 0:
-        yield f"{shown} is a script of a script, more than {MAX_INTERPRETERS} times"
+        yield Problem(
+            f"{shown} is a script of a script, more than {MAX_INTERPRETERS} times",
+            "Name an ELF program in its first line.",
+        )
     else:
         for found in _problems(tree, b"/" + name.lstrip(b"/"), architecture, depth - 1):
-            yield f"{shown} needs {printable(name)}, but {found}"
+            yield Problem(f"{shown} needs {printable(name)}, but {found.text}", found.advice)
 
 
-def _binary_problems(tree: Tree, path: bytes, file: File, architecture: str) -> Iterator[str]:
+def _binary_problems(tree: Tree, path: bytes, file: File, architecture: str) -> Iterator[Problem]:
     shown = printable(path)
     try:
         binary = elf.read(file.content)
     except MalformedError as error:
-        yield f"{shown} is a damaged program: {error}"
+        yield Problem(f"{shown} is a damaged program: {error}", "Copy it again.")
         return
     runs_here = architecture in ("", binary.architecture)
     if not runs_here and (architecture, binary.architecture) not in COMPATIBLE:
-        yield f"{shown} is for {binary.architecture}, not for {architecture}"
+        yield Problem(
+            f"{shown} is for {binary.architecture}, not for {architecture}",
+            f"Use one for {architecture}.",
+        )
     if binary.loader:
         loader = tree.get(binary.loader, follow=True)
         if not _is_executable(loader):
-            yield f"{shown} needs the loader {printable(binary.loader)}, which is missing"
+            yield _missing(shown, "the loader ", binary.loader)
         yield from _missing_libraries(tree, path, binary)
 
 
-def _missing_libraries(tree: Tree, path: bytes, binary: elf.Binary) -> Iterator[str]:
+def _missing(user: str, kind: str, name: bytes) -> Problem:
+    return Problem(
+        f"{user} needs {kind}{printable(name)}, which is missing",
+        f"Add {printable(name)} with [mappings], or link the program statically.",
+    )
+
+
+def _missing_libraries(tree: Tree, path: bytes, binary: elf.Binary) -> Iterator[Problem]:
     """Name each shared library that a program needs, directly or not, and that is nowhere."""
     folders = [*LIBRARY_FOLDERS, *_configured_folders(tree)]
     built_in = b"/ld-musl-" in binary.loader
@@ -144,7 +178,7 @@ def _missing_libraries(tree: Tree, path: bytes, binary: elf.Binary) -> Iterator[
                     each.rpartition(b"/")[2] for each, _ in tree.walk()
                 )
                 if name.rpartition(b"/")[2] not in everywhere:
-                    yield f"{printable(user)} needs {printable(name)}, which is missing"
+                    yield _missing(printable(user), "", name)
                 continue
             try:
                 pending.append((found[0], elf.read(found[1].content)))

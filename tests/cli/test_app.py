@@ -371,6 +371,7 @@ def stalls(release: threading.Event) -> Callable[[Exchange], None]:
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted(server: Server, tmp_path: Path, number: signal.Signals) -> None:
     release = threading.Event()
@@ -407,6 +408,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "written"),
     [
@@ -430,6 +432,7 @@ def test_an_interrupt_after_the_renames_is_told_truly(
     assert (tmp_path / written.partition(" ")[0]).exists()
 
 
+@pytest.mark.slow
 def test_nohup_is_respected(tmp_path: Path) -> None:
     project.make(tmp_path)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -441,6 +444,7 @@ def test_nohup_is_respected(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_interrupted_while_writing(tmp_path: Path) -> None:
     files = {"payload/noise": os.urandom(1 << 20) * 64, "kestrel": b"#!/bin/sh\n"}
     mapping = '[mappings]\n"payload" = "/srv"\n'
@@ -495,6 +499,7 @@ def on_a_terminal(command: list[str], folder: Path, environment: dict[str, str])
     return shown.decode()
 
 
+@pytest.mark.slow
 def test_progress_on_a_terminal(server: Server, tmp_path: Path) -> None:
     def slowly(exchange: Exchange) -> None:
         exchange.send_response(200)
@@ -513,6 +518,7 @@ def test_progress_on_a_terminal(server: Server, tmp_path: Path) -> None:
     assert re.search(r"\d:\d\d:\d\d", shown)
 
 
+@pytest.mark.slow
 def test_standard_error_may_be_closed(tmp_path: Path) -> None:
     project.make(tmp_path)
     closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", *FLEDGE, "build"]
@@ -520,6 +526,7 @@ def test_standard_error_may_be_closed(tmp_path: Path) -> None:
     assert done.stdout == "plugin.cpio.gz\n"
 
 
+@pytest.mark.slow
 def test_no_colour_in_a_log(tmp_path: Path) -> None:
     project.make(tmp_path)
     done = subprocess.run(
@@ -579,6 +586,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fledge.cli.lines.LINE_INTERVAL", 0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("often")
 def test_a_log_tells_of_a_long_download(fledge: Fledge, server: Server, tmp_path: Path) -> None:
     pause = threading.Event()
@@ -643,6 +651,7 @@ def test_verbose_wherever_it_is_written(fledge: Fledge, command: tuple[str, ...]
     assert fledge(*command).code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("often")
 def test_a_log_tells_how_long_an_archive_is_read(fledge: Fledge, tmp_path: Path) -> None:
     project.make(tmp_path)

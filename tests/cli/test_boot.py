@@ -24,10 +24,13 @@ from pathlib import Path
 import pytest
 
 from fledge.cpio import newc
+from fledge.oci.manifest import host_platform
+from fledge.operations import build
 from fledge.sources.init import install
 from fledge.tree import File, Tree
 from tests.support import project, vm
 from tests.support.kernel_images import arm64_image, bzimage
+from tests.support.plugin_manifest import decode
 from tests.support.project import Fledge
 
 SHELL = b"""#!/bin/busybox sh
@@ -51,7 +54,7 @@ def plugin(tmp_path: Path) -> Path:
     install(tree, SHELL)
     tree.add(b"bin/busybox", File(mode=0o755, content=program))
     path = tmp_path / "plugin.cpio.gz"
-    path.write_bytes(gzip.compress(b"".join(newc.write(tree))))
+    path.write_bytes(gzip.compress(b"".join(newc.write(tree)), 1))
     return path
 
 
@@ -227,7 +230,7 @@ def test_other_hypervisors(kernel: Path, tmp_path: Path, fledge: Fledge) -> None
     done = fledge(*arguments, "cloud-hypervisor")
     words = shlex.split(done.out)
     assert words[0] == "cloud-hypervisor"
-    assert f"path={tmp_path}/a, b.img,image_type=raw" in words
+    assert f'path="{tmp_path}/a, b.img",image_type=raw' in words
     assert {"boot=2", "size=300M"} <= set(words)
     assert "give each machine a copy" in done.err
     done = fledge(*arguments, "firecracker")
@@ -242,6 +245,23 @@ def test_other_hypervisors(kernel: Path, tmp_path: Path, fledge: Fledge) -> None
     assert f"format=raw,snapshot=on,file={tmp_path}/a,, b.img" in shlex.split(done.out)[-3]
 
 
+@pytest.mark.real
+def test_the_printed_command_boots(tmp_path: Path) -> None:
+    """Whatever the name of the disk."""
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("no busybox: run scripts/test-tools")
+    toml = project.make_rootfs(tmp_path)
+    project.write(tmp_path, "busybox", Path(busybox).read_bytes())
+    toml.write_text(toml.read_text() + '"busybox" = "/bin/busybox"\n')
+    disk = tmp_path / os.fsdecode(b"a,b' \xff=.img")
+    build.build(toml, disk, platform=str(host_platform()))
+    command = [sys.executable, "-m", "fledge", "boot", str(disk), "--kernel", str(vm.kernel())]
+    printed = subprocess.check_output([*command, "--print-command", "qemu"])
+    console = subprocess.check_output([b"sh", b"-c", printed], stdin=subprocess.DEVNULL)
+    assert b"\nagent\r\n" in console
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -251,6 +271,7 @@ def test_other_hypervisors(kernel: Path, tmp_path: Path, fledge: Fledge) -> None
         (("-p", "0:70000"), 2, "'0:70000' does not say"),
         (("--expect", "("), 2, "'(' is not a regular expression"),
         (("--probe", "ftp://127.0.0.1/"), 2, "is not a URL that can be probed"),
+        (("--probe", "https://127.0.0.1:8080/"), 2, "fledge speaks http to a guest, and not TLS"),
         (("--probe", "http://127.0.0.1:8080/"), 2, "no port of the guest is published as 8080"),
         (("--probe", "http://example.org/"), 2, "http://example.org/ is not in the guest"),
         (("--append", "x" * 2000), 2, "the kernel's command line is"),
@@ -261,6 +282,7 @@ def test_other_hypervisors(kernel: Path, tmp_path: Path, fledge: Fledge) -> None
         (("--manifest", "gone.json"), 2, "gone.json could not be read"),
         (("--manifest", "bzImage"), 2, "bzImage is not a plugin manifest"),
         (("--manifest", "surrogate.json"), 2, "surrogate.json is not a plugin manifest"),
+        (("--manifest", "spaced.json"), 2, "is not a plugin manifest: name: must begin with a"),
         (("--manifest", "fifo"), 2, "fifo could not be read: it is a fifo"),
         (("--kernel", "fifo"), 2, "fifo could not be read: it is a fifo"),
         (("--kernel", "gone"), 2, "gone could not be read"),
@@ -280,6 +302,8 @@ def test_what_is_refused(
     }"""
     digest = hashlib.sha256(plugin.read_bytes()).hexdigest()
     project.write(plugin.parent, "surrogate.json", (surrogate % digest).encode())
+    spaced = (surrogate % digest).replace("\\ud800", "my app")
+    project.write(plugin.parent, "spaced.json", spaced.encode())
     os.mkfifo(plugin.parent / "fifo")
     given = arguments if "--kernel" in arguments else ("--kernel", str(kernel), *arguments)
     done = fledge("boot", plugin.name, *given)
@@ -296,10 +320,60 @@ def test_a_manifest_of_another_artifact(
         '[manifest.workload]\nentrypoint = ["/bin/kestrel"]\nbase_url = "http://127.0.0.1:80"\n'
     )
     assert fledge("build", "-o", "other.cpio.gz").code == 0
-    shutil.copy(tmp_path / "other.manifest.json", tmp_path / "plugin.manifest.json")
+    own = tmp_path / "plugin.cpio.gz.manifest.json"
+    shutil.copy(tmp_path / "other.cpio.gz.manifest.json", own)
     done = fledge("boot", plugin, "--kernel", kernel)
     assert done.code == 4
-    assert "but plugin.manifest.json says sha256:" in done.err.replace(f"{tmp_path}/", "")
+    assert f"but {own.name} says sha256:" in done.err.replace(f"{tmp_path}/", "")
+
+
+def test_manifests_of_two_artifacts_in_one_folder(
+    kernel: Path, tmp_path: Path, fledge: Fledge
+) -> None:
+    text = project.make(tmp_path).read_text() + (
+        '[manifest]\nversion = "1"\n[manifest.workload]\n'
+        'entrypoint = ["/bin/kestrel"]\nbase_url = "http://127.0.0.1:80"\n'
+    )
+    for compression in ("gzip", "zstd"):
+        archive = f'[archive]\ncompression = "{compression}"\n'
+        project.write(tmp_path, "fledge.toml", (text + archive).encode())
+        assert fledge("build").code == 0
+    for name in ("plugin.cpio.gz", "plugin.cpio.zst"):
+        done = fledge("boot", name, "--kernel", kernel, "--print-command", "qemu")
+        assert done.code == 0, done.err
+        assert "volant.plugin=plugin " in done.out
+
+
+def test_a_manifest_of_somebody_else(plugin: Path, kernel: Path, fledge: Fledge) -> None:
+    """What Volant takes, and what it writes itself."""
+    digest = hashlib.sha256(plugin.read_bytes()).hexdigest()
+    manifest: dict[str, object] = {
+        "$schema": "https://example.org/plugin-manifest-v1.json",
+        "schema_version": "v1",
+        "name": "theirs",
+        "version": "1",
+        "runtime": "theirs",
+        "resources": {"cpu_cores": 3, "memory_mb": 300},
+        "workload": {"type": "http", "base_url": "http://127.0.0.1", "entrypoint": ["/a"]},
+        "rootfs": {"url": ""},
+        "health_check": {"endpoint": "", "timeout_ms": 0},
+    }
+    arguments = ("boot", plugin, "--kernel", kernel, "-m", "their.json", "--print-command", "qemu")
+    for checksum in (f"sha256:{digest}", digest.upper(), "", None):
+        place = {"url": "/a"} if checksum is None else {"url": "/a", "checksum": checksum}
+        document = manifest | {"initramfs": place}
+        project.write(plugin.parent, "their.json", json.dumps(document).encode())
+        done = fledge(*arguments)
+        assert done.code == 0, done.err
+        options = dict(itertools.pairwise(shlex.split(done.out)))
+        assert options["-smp"] == "3"
+        given = decode(options["-append"])
+        assert given["name"] == "theirs"
+        assert "$schema" not in given
+        assert ("their.json has no checksum, so it may be" in done.err) == (not checksum)
+    document = manifest | {"initramfs": {"url": "/a", "checksum": "0" * 64}}
+    project.write(plugin.parent, "their.json", json.dumps(document).encode())
+    assert fledge(*arguments).code == 4
 
 
 def test_where_the_kernel_comes_from(
@@ -335,6 +409,8 @@ def test_a_disk_needs_a_static_busybox(
     done = fledge(*command, other)
     assert done.code == 5
     assert "there is no static busybox for arm64" in done.err
+    assert "neither /bin/busybox in x.img nor a program busybox on this machine is one" in done.err
+    assert "Put a static busybox for arm64 at /bin/busybox with [mappings]" in done.err
     dynamic = project.write(tmp_path, "busybox", b"#!/bin/sh\n", executable=True)
     assert fledge(*command, kernel).code == 3
     dynamic.write_bytes(project.busybox())
@@ -351,3 +427,25 @@ def test_a_machine_without_qemu(
     assert done.code == 5
     assert "qemu-system-x86_64 is not installed" in done.err
     assert "apt install qemu-system-x86" in done.err
+
+
+def test_a_disk_may_have_the_busybox(
+    kernel: Path, tmp_path: Path, fledge: Fledge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here as an image with a busybox for arm64 has it, on a machine that has none for arm64."""
+    toml = project.make_rootfs(tmp_path)
+    own = project.busybox(b"mount", b"switch_root", b"x" * 40, machine=183)
+    project.write(tmp_path, "own", own)
+    toml.write_text(toml.read_text() + '"own" = "/bin/busybox"\n')
+    assert fledge("build", "-o", "x.img", "--platform", "linux/arm64").code == 0
+    other = project.write(tmp_path, "Image", arm64_image(b"x" * 1000))
+    project.write(tmp_path, "busybox", project.busybox(), executable=True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    command = ("boot", "x.img", "--print-command", "qemu", "--offline", "--kernel")
+
+    def archive(kernel: Path) -> bytes:
+        words = shlex.split(fledge(*command, kernel).out)
+        return Path(words[words.index("-initrd") + 1]).read_bytes()
+
+    assert own in archive(other)
+    assert own not in archive(kernel)

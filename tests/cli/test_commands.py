@@ -36,7 +36,7 @@ START = {
 }
 """The modules of fledge that every command loads."""
 
-COSTLY = {"docker", "oras", "rich"}
+COSTLY = {"cryptography", "docker", "oras", "rich"}
 """Libraries that a command loads only when it needs them."""
 
 LIBRARIES = COSTLY | {
@@ -214,6 +214,7 @@ def test_cache_needs_no_network_and_no_format(tmp_path: Path) -> None:
         assert package not in modules
 
 
+@pytest.mark.slow
 def test_commands_import_only_what_they_need(tmp_path: Path) -> None:
     project.make_rootfs(tmp_path)
     image = "hello.img"
@@ -239,6 +240,7 @@ def test_commands_import_only_what_they_need(tmp_path: Path) -> None:
             assert "fledge.operations.inspect" not in modules
 
 
+@pytest.mark.slow
 def test_only_what_touches_a_disk_loads_its_format(tmp_path: Path) -> None:
     project.make(tmp_path)
     for command in (
@@ -253,6 +255,7 @@ def test_only_what_touches_a_disk_loads_its_format(tmp_path: Path) -> None:
     assert "crc32c" in loaded(tmp_path, "build", "-o", "disk.img")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     "module", ["fledge.cli.app", "typer.core", "fledge.cli.build", "fledge.operations", "msgspec"]

@@ -30,11 +30,13 @@ def written(members: dict[str, Any], lists: dict[str, list[Any]]) -> str:
     return file.getvalue()
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), VALUES))
 def test_members_are_as_json_indents_them(members: dict[str, Any]) -> None:
     assert written(members, {}) == json.dumps(members, indent=2) + "\n"
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.text(min_size=1), VALUES),
     st.dictionaries(st.just("").map(lambda name: name), st.lists(VALUES)),

@@ -51,6 +51,7 @@ def shell(folder: Path, redirection: str, *arguments: str, **environment: str) -
     return done.returncode, done.stderr.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", COMMANDS)
 def test_full(folder: Path, arguments: tuple[str, ...]) -> None:
     code, err = shell(folder, ">/dev/full", *arguments)
@@ -60,6 +61,7 @@ def test_full(folder: Path, arguments: tuple[str, ...]) -> None:
     assert "internal" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", COMMANDS)
 def test_no_reader(folder: Path, arguments: tuple[str, ...]) -> None:
     read, write = os.pipe()
@@ -76,6 +78,7 @@ def test_no_reader(folder: Path, arguments: tuple[str, ...]) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", COMMANDS)
 @pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
 def test_closed(folder: Path, redirection: str, arguments: tuple[str, ...]) -> None:
@@ -84,6 +87,7 @@ def test_closed(folder: Path, redirection: str, arguments: tuple[str, ...]) -> N
     assert (err == "") or "2>" not in redirection
 
 
+@pytest.mark.slow
 def test_ascii(folder: Path) -> None:
     (folder / "payload/site/index.html").write_bytes(b"other")
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -95,6 +99,7 @@ def test_ascii(folder: Path) -> None:
     assert "size 15 -> 5" in (folder / "out").read_text("ascii")
 
 
+@pytest.mark.slow
 def test_a_path_that_is_no_text(folder: Path) -> None:
     """Scripts get the bytes of the path."""
     name = os.fsdecode(b"caf\xe9.gz")

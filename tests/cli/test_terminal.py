@@ -18,6 +18,8 @@ from tests.support import images, project, screen, tars
 from tests.support.httpd import Answer, Exchange, Server, status
 from tests.support.project import Fledge
 
+pytestmark = pytest.mark.slow
+
 FLEDGE = [sys.executable, "-m", "fledge"]
 
 RICH = {"lowest": "rich==13.7.0", "newest": "rich"}

@@ -32,6 +32,7 @@ def compress(name: str, pieces: Iterable[bytes], **options: int) -> bytes:
 SAMPLE = [text(9 * MEBIBYTE), noise(MEBIBYTE // 2), bytes(MEBIBYTE // 2), text(9 * MEBIBYTE)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cpus", [None, 1, 2, 8])
 @every_codec
 def test_bytes_are_the_same_everywhere(
@@ -42,6 +43,7 @@ def test_bytes_are_the_same_everywhere(
     assert hashlib.sha256(compress(name, SAMPLE)).hexdigest() == golden.CODECS[name]
 
 
+@pytest.mark.slow
 @every_codec
 def test_cuts_make_no_difference(name: str) -> None:
     data = b"".join(SAMPLE)
@@ -51,6 +53,7 @@ def test_cuts_make_no_difference(name: str) -> None:
         assert hashlib.sha256(output).hexdigest() == golden.CODECS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "levels"), [("zstd", (1, 9, 19)), ("lz4", (1, 9, 12))])
 def test_a_higher_level_is_smaller(name: str, levels: tuple[int, ...]) -> None:
     sizes = [len(compress(name, [text(MEBIBYTE)], level=level)) for level in levels]
@@ -63,6 +66,7 @@ def test_gzip_tells_its_level(level: int, flag: int) -> None:
     assert b"".join(gzip.compress([b"data"], level))[8] == flag
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [1, 9, 19])
 def test_the_kernel_needs_little_memory_for_the_window(level: int) -> None:
     assert zstd_window(compress("zstd", [text(MEBIBYTE)], level=level)[:18]) <= 8 * MEBIBYTE

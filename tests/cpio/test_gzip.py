@@ -56,6 +56,7 @@ def test_sizes(make: Callable[[int], bytes], size: int) -> None:
     assert inflate(compress([data])) == data
 
 
+@pytest.mark.slow
 @few
 @given(st.lists(DATA, max_size=5), st.integers(30, 400))
 def test_many_small_chunks(pieces: list[bytes], chunk_size: int) -> None:
@@ -66,6 +67,7 @@ def test_many_small_chunks(pieces: list[bytes], chunk_size: int) -> None:
     assert inflate(output) == b"".join(pieces)
 
 
+@pytest.mark.slow
 def test_cuts_make_no_difference() -> None:
     data = text(gzip.CHUNK_SIZE + 5)
     whole = compress([data])
@@ -74,6 +76,7 @@ def test_cuts_make_no_difference() -> None:
         assert compress([b"", *pieces, b""]) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cpus", [None, 1, 2, 8])
 def test_bytes_are_the_same_everywhere(cpus: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A different hash means a different libdeflate, which changes every artifact."""

@@ -90,6 +90,7 @@ def read_entries(path: Path) -> list[tuple[newc.Entry, Span]]:
         return list(reader.read_entries(file, path))[:-1]
 
 
+@pytest.mark.slow
 @few
 @given(trees())
 def test_every_field_survives(path: Path, tree: Tree) -> None:
@@ -413,6 +414,7 @@ def test_inode_number_used_for_two_types(path: Path) -> None:
     assert [row.same_as for row in describe(read(path, data))] == [b"", b"a", b"b"]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(
     st.lists(

@@ -249,6 +249,7 @@ def test_compressions_that_are_not_read_are_named(path: Path, start: bytes, name
     assert caught.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gzip", "zstd", "xz", "lz4"])
 def test_bomb(path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(reader, "MAX_DECOMPRESSED_SIZE", 8 << 20)
@@ -282,6 +283,7 @@ def test_data_of_what_has_none(path: Path, file_type: int) -> None:
     refuse(path, entry(b"a", file_type, b"data") + TRAILER, "4 bytes of data is not a valid entry")
 
 
+@pytest.mark.slow
 @every_compression
 def test_endless_archives(path: Path, name: str | None) -> None:
     start = time.monotonic()
@@ -320,6 +322,7 @@ def test_paths_that_lead_far(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     refuse(path, links + 1000 * entry(b"0/x") + TRAILER, "lead through more than")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(
     name=st.sampled_from(list(COMPRESSORS)),

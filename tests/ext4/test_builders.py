@@ -275,6 +275,7 @@ def assert_refused(tree: Tree, image: Path, words: str, builder: Builder) -> Non
     assert os.listdir(image.parent) == [image.name]
 
 
+@pytest.mark.slow
 def test_too_large_a_filesystem_is_refused(tmp_path: Path) -> None:
     (tmp_path / "image").touch()
     with pytest.raises(CorruptError, match="ext4 takes 4294967295"):

@@ -109,6 +109,7 @@ def image(written: Path, tmp_path: Path) -> Path:
     return tmp_path / "image"
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     tree=trees(
@@ -564,6 +565,7 @@ def mazes(draw: st.DrawFn) -> Tree:
     return tree
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(tree=mazes(), ways=st.lists(WAYS, min_size=5, max_size=20))
 def test_a_path_read_alone_is_as_in_the_whole_image(tree: Tree, ways: list[bytes]) -> None:
@@ -612,6 +614,7 @@ def test_a_path_read_alone_brings_only_what_leads_there(written: Path) -> None:
     assert [path for path, _ in read(written, b"short/x").tree.walk()] == [b"", b"short"]
 
 
+@pytest.mark.slow
 def test_a_path_read_alone_costs_the_same_in_a_large_image(tmp_path: Path) -> None:
     counts = []
     for name, files in (("small", 10), ("large", 5000)):
@@ -744,6 +747,7 @@ def check_survives(path: Path, pieces: list[tuple[int, bytes]]) -> None:
                     end = offset + length
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_mutation_of_fledges_image(data: st.DataObject, spoiled: tuple[Path, Places]) -> None:
@@ -759,6 +763,7 @@ def spoiled(written: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return path, metadata(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_flipped_bit_goes_unnoticed(

@@ -599,6 +599,7 @@ class CountedExtents(tuple[DataExtent, ...]):
             yield extent
 
 
+@pytest.mark.slow
 def test_the_time_to_copy_many_runs_grows_with_their_number(tmp_path: Path) -> None:
     """Not with its square, as it did when each run was searched for from the first one on."""
     count = 4096
@@ -684,6 +685,7 @@ def test_a_fifo_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
         write(tree, tmp_path / "image")
 
 
+@pytest.mark.slow
 def test_long_runs_of_zeros_take_no_space_on_the_host(tmp_path: Path) -> None:
     (tmp_path / "source").touch()
     os.truncate(tmp_path / "source", 64 * MIB)
@@ -700,6 +702,7 @@ def test_long_runs_of_zeros_take_no_space_on_the_host(tmp_path: Path) -> None:
     assert b"".join(read_content(found.content)) == (tmp_path / "source").read_bytes()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     tree=trees(contents=NEAR_BLOCKS.map(bytes), xattrs=XATTRS),
@@ -721,6 +724,7 @@ def test_free_space_is_exact_but_at_the_edge_of_a_group(tree: Tree, size_buffer_
     assert free == wanted or (free > wanted and last == divided.min_last_group)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(tree=trees(xattrs=XATTRS))
 def test_the_order_in_which_a_tree_was_made_does_not_matter(

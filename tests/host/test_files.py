@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fledge.errors import ConfigError, FledgeError, HostError
-from fledge.host.files import NewFile, check_output, replacing, replacing_together
+from fledge.host.files import NewFile, check_output, create, replacing, replacing_together
 from fledge.host.signals import LateInterrupt
 from tests.support.rights import without_rights
 
@@ -294,3 +294,32 @@ def test_the_permissions_of_the_old_file_stay(tmp_path: Path, mode: int) -> None
     with replacing(output) as file:
         file.write(b"new")
     assert output.stat().st_mode & 0o7777 == mode
+
+
+def test_a_file_that_must_not_exist(folder: Path) -> None:
+    umask = os.umask(0o022)
+    try:
+        create(Path("secret"), b"one", 0o600)
+        create(Path("public"), b"two", 0o666)
+    finally:
+        os.umask(umask)
+    assert Path("secret").read_bytes() == b"one"
+    assert [Path(name).stat().st_mode & 0o777 for name in ("secret", "public")] == [0o600, 0o644]
+    Path("link").symlink_to("nowhere")
+    for name in ("secret", "link"):
+        with pytest.raises(ConfigError, match=f"{name} exists, and is not overwritten"):
+            create(Path(name), b"three", 0o600)
+    assert Path("secret").read_bytes() == b"one"
+    with pytest.raises(HostError, match="no such file or folder"):
+        create(Path("missing/secret"), b"", 0o600)
+
+
+def test_a_new_file_that_cannot_be_written_is_removed(folder: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(HostError, match="file too large"):
+            create(Path("new"), bytes(2000), 0o600)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(folder) == []

@@ -49,6 +49,7 @@ def put(path: Path, parts: Parts, rest: int) -> tuple[bytes, str]:
         return bytes(expected), hasher.digest().hex
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(DISTANCES, DISTANCES), max_size=4), DISTANCES)
 def test_what_is_put_is_what_is_there(parts: Parts, rest: int) -> None:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 
+@pytest.mark.slow
 def test_tuned_only_when_asked() -> None:
     code = (
         "import gc, sys, fledge\n"

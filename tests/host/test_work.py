@@ -46,6 +46,7 @@ def test_nobody_else_enters(tmp_path: Path, parent: int, umask: int) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [0, 1, 3000])
 def test_what_is_in_it_goes_however_deep(tmp_path: Path, parent: int, depth: int) -> None:
     with private_folder(parent) as folder:

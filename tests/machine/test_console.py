@@ -13,7 +13,9 @@ from fledge.errors import FledgeError
 from fledge.machine import console
 from fledge.machine.console import Ending, Watch, attend, running
 
-PANIC = b"[ 3.9] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\r\n"
+PANIC = (
+    b"[    3.912345] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\r\n"
+)
 
 
 def watch(*patterns: str) -> Watch:
@@ -38,11 +40,27 @@ def test_a_flood_is_bounded() -> None:
     assert max(map(len, found.tail())) <= console.MAX_LINE
 
 
-def test_the_last_lines_end_where_the_guest_died() -> None:
+def test_the_last_words_end_where_the_guest_died() -> None:
     found = watch("x")
     found.feed(b"cause\r\n" + PANIC + b"Call Trace:\r\n" * 100)
-    assert found.died
-    assert found.tail() == ["cause", PANIC.decode().strip()]
+    assert found.last_words == ["cause", PANIC.decode().strip()]
+    assert found.tail() == ["Call Trace:"] * console.LAST_LINES
+
+
+SHUTDOWN = b"[    5.205361] reboot: Power down\r\n"
+
+
+@pytest.mark.parametrize("written", [PANIC, b"Kernel panic - not syncing: said the log\n"])
+def test_a_program_that_writes_what_the_kernel_would(written: bytes) -> None:
+    assert guest(f"import os; os.write(1, {written + SHUTDOWN!r})") is Ending.ENDED
+    all_seen = written + b"ready\r\n" + SHUTDOWN
+    assert guest(f"import os; os.write(1, {all_seen!r})", "ready") is Ending.SEEN
+    assert guest(f"import os; os.write(1, {SHUTDOWN + written!r})") is Ending.DIED
+
+
+def test_the_trace_of_a_panic_is_not_what_was_expected() -> None:
+    script = f"import os, time; os.write(1, {PANIC!r}); time.sleep(1)"
+    assert guest(script, "init") is Ending.DIED
 
 
 def guest(script: str, *patterns: str, keys: bytes = b"", seconds: float = 60) -> Ending:
@@ -79,6 +97,7 @@ def test_keys(keys: bytes, ending: Ending, pattern: str) -> None:
     assert guest(ECHO, pattern, keys=keys) is ending
 
 
+@pytest.mark.slow
 def test_endings() -> None:
     assert guest("print('done')") is Ending.ENDED
     assert guest("print('done')", "done") is Ending.SEEN
@@ -86,10 +105,11 @@ def test_endings() -> None:
     assert guest("import time; time.sleep(100)", seconds=0.1) is Ending.TIMED_OUT
 
 
-def test_a_dead_guest_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guest_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "AFTER_DEATH", 0.1)
-    script = f"import os, time; os.write(1, {PANIC!r}); time.sleep(100)"
-    assert guest(script) is Ending.DIED
+    script = f"import os, time; os.write(1, {PANIC + b'ready'!r}); time.sleep(100)"
+    assert guest(script, "ready") is Ending.SEEN
+    assert guest(script, "never", seconds=0.5) is Ending.TIMED_OUT
 
 
 def test_an_emulator_that_fails() -> None:

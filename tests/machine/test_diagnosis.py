@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fledge.machine.diagnosis import DEATHS, diagnose
+from fledge.machine.diagnosis import GAVE_UP, PANIC, SHUTDOWN, diagnose
+from fledge.tree.programs import Problem
 
-KILLED = "[    3.9] Kernel panic - not syncing: Attempted to kill init! exitcode=0x{}"
+KILLED = "[    3.912345] Kernel panic - not syncing: Attempted to kill init! exitcode=0x{}"
 NO_ROOT = "[ 2.8] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block({})"
 
 
@@ -62,12 +63,21 @@ def test_what_a_guest_said(lines: list[str], problem: str) -> None:
 
 def test_what_the_artifact_shows_counts_more_than_a_failed_start() -> None:
     lines = ["env: can't execute '/init': No such file or directory"]
-    assert diagnose(lines, "/init needs /bin/x, which is missing").problem.startswith("/init needs")
+    suspect = Problem("/init needs /bin/x, which is missing", "Add /bin/x.")
+    found = diagnose(lines, suspect)
+    assert (found.problem, found.advice) == (suspect.text, suspect.advice)
     full = ["cp: write error: No space left on device"]
-    assert "full" in diagnose(full, "/bin/app is for arm64").problem
+    assert "full" in diagnose(full, suspect).problem
 
 
 def test_what_is_a_death() -> None:
-    assert DEATHS.search(KILLED)
-    assert DEATHS.search("fledge: /bin/kestrel did not start, powering off")
-    assert not DEATHS.search("reboot: Power down")
+    assert PANIC.search(KILLED)
+    assert PANIC.search(f"# {KILLED}")  # behind a prompt
+    assert PANIC.search("[    1.000000][    T1] Kernel panic - not syncing: Fatal exception")
+    assert PANIC.search("Kernel panic - not syncing: Fatal exception")  # with printk.time=0
+    assert not PANIC.search("[    3.912345] ---[ end Kernel panic - not syncing: Fatal exception ]")
+    assert not PANIC.search('grep "Kernel panic - not syncing: "')
+    assert not PANIC.search("[error] Kernel panic - not syncing: none")
+    assert GAVE_UP.search("fledge: /bin/kestrel did not start, powering off")
+    assert SHUTDOWN.search("[    5.205361] reboot: Power down")
+    assert not SHUTDOWN.search("please reboot: Power down")

@@ -122,6 +122,7 @@ def test_a_kernel_is_not_searched_without_end(
         find(bzimage(gzip.compress(vmlinux(ikconfig(CONFIG), before=2 << 20))), tmp_path)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.binary(max_size=300), st.sampled_from(sorted(KERNELS)), st.integers(0, 2000))
 def test_any_bytes_end_in_an_answer(tmp_path_factory, data: bytes, kind: str, at: int) -> None:  # type: ignore[no-untyped-def]

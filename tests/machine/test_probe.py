@@ -60,7 +60,6 @@ def test_a_server_that_appears_later() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "https://127.0.0.1/",
         "file:///etc/passwd",
         "127.0.0.1:80",
         "http://:80/",
@@ -73,3 +72,10 @@ def test_a_server_that_appears_later() -> None:
 def test_no_url(url: str) -> None:
     with pytest.raises(ConfigError, match="is not a URL that can be probed"):
         parse(url)
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1/", "HTTPS://127.0.0.1:8443/"])
+def test_tls(url: str) -> None:
+    with pytest.raises(ConfigError, match="fledge speaks http to a guest, and not TLS") as refused:
+        parse(url)
+    assert "--expect" in refused.value.hint

@@ -286,6 +286,7 @@ def test_retry_after(
     assert reporter.notes[0].endswith(f"in {pause}")
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.text(st.characters(codec="latin-1")) | st.from_regex(r"\w+, \d+ \w+ \d+ \d+:\d+ [-+\w]+"))
 def test_hostile_dates(value: str) -> None:
@@ -369,6 +370,7 @@ def released() -> Iterator[threading.Event]:
         event.set()
 
 
+@pytest.mark.slow
 def test_trickle_is_a_stall(
     server: Server, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +400,7 @@ def slow(exchange: Exchange, data: bytes, over: threading.Event) -> None:
             exchange.wfile.write(data[position : position + (20 << 10)])
 
 
+@pytest.mark.slow
 def test_server_slower_than_the_least_speed_is_given_up(
     server: Server, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +417,7 @@ def test_server_slower_than_the_least_speed_is_given_up(
         assert len(server.seen) <= 2 * fledge.net.fetch.MAX_TRIES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("least", ["100", "0"])
 def test_slow_server_that_is_fast_enough(
     server: Server, cache: Cache, monkeypatch: pytest.MonkeyPatch, least: str
@@ -442,6 +446,7 @@ def dribble(exchange: Exchange, start: bytes, endless: bytes, over: threading.Ev
         exchange.wfile.write(endless)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "endless"),
     [
@@ -457,7 +462,7 @@ def test_head_that_never_ends(
     start: bytes,
     endless: bytes,
 ) -> None:
-    monkeypatch.setattr(fledge.net.connection, "READ_TIMEOUT", 0.1)
+    monkeypatch.setattr(fledge.net.connection, "READ_TIMEOUT", 0.5)
     monkeypatch.setattr(fledge.net.fetch, "MAX_TRIES", 2)
     with released() as over:
         slow = partial(dribble, start=start, endless=endless, over=over)
@@ -469,6 +474,7 @@ def test_head_that_never_ends(
     assert len(server.seen) == 4
 
 
+@pytest.mark.slow
 def test_head_that_never_ends_over_tls(
     fetcher: Fetcher, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -481,6 +487,7 @@ def test_head_that_never_ends_over_tls(
             fetcher.fetch(server.url("/file", "localhost"), "file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "endless"),
     [
@@ -657,6 +664,7 @@ STEPS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(STEPS, max_size=8), st.booleans())
 def test_whatever_the_server_does(
@@ -971,6 +979,7 @@ def test_server_that_speaks_something_else(server: Server, fetcher: Fetcher) -> 
         fetcher.fetch(server.url("/file"), "file")
 
 
+@pytest.mark.slow
 def test_server_that_does_not_answer(
     server: Server, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1025,6 +1034,7 @@ def test_own_certificate_authority(
             fetcher.fetch(server.url("/file"), "file")
 
 
+@pytest.mark.slow
 def test_https_where_there_is_none(server: Server, fetcher: Fetcher) -> None:
     with pytest.raises(NetworkError, match="no secure connection to 127"):
         fetcher.fetch(server.url("/file").replace("http:", "https:"), "file")
@@ -1270,6 +1280,7 @@ def other_process(cache: Cache, url: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", SCRIPT, str(cache.root), url, DIGEST.hex])
 
 
+@pytest.mark.slow
 def test_two_processes_download_once(
     server: Server, fetcher: Fetcher, reporter: Recorder, cache: Cache
 ) -> None:
@@ -1298,6 +1309,7 @@ def test_many_threads_download_once(server: Server, fetcher: Fetcher, cache: Cac
     assert stored(cache) == [DIGEST.hex]
 
 
+@pytest.mark.slow
 def test_download_of_a_killed_process_is_resumed(
     server: Server, fetcher: Fetcher, cache: Cache
 ) -> None:

@@ -67,6 +67,7 @@ VALUES = st.text(st.characters(max_codepoint=0xFF), max_size=20)
 CHALLENGES = st.builds(Challenge, NAMES, st.dictionaries(NAMES, VALUES, max_size=4))
 
 
+@pytest.mark.slow
 @given(st.lists(CHALLENGES, max_size=4))
 def test_any_list_of_challenges(challenges: list[Challenge]) -> None:
     header = ", ".join(

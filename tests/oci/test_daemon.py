@@ -305,6 +305,7 @@ def test_nested_answers(hostile: Server, path: str, code: int, start: bytes) -> 
         open_image()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/version", INSPECT, EXPORT])
 def test_answers_that_trickle(hostile: Server, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.setattr(daemon, "ANSWER_TIMEOUT", 0.5)
@@ -314,6 +315,7 @@ def test_answers_that_trickle(hostile: Server, monkeypatch: pytest.MonkeyPatch, 
         open_image()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/version", INSPECT, EXPORT])
 def test_heads_that_trickle(hostile: Server, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.setattr(daemon, "ANSWER_TIMEOUT", 0.5)

@@ -287,6 +287,7 @@ def test_parents_that_nothing_describes_are_counted(
     assert listing(applied(tmp_path, pack(*entries[:5])))
 
 
+@pytest.mark.slow
 def test_hard_links_that_each_add_an_attribute_do_not_cost_much(tmp_path: Path) -> None:
     """A copy of all attributes for each link would take minutes."""
     links = [
@@ -356,6 +357,7 @@ def test_many_entries_in_changing_folders(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(listing(applied(tmp_path, pack(*entries)))) == 2 * 16 + 1000
 
 
+@pytest.mark.slow
 def test_whiteouts_again_and_again_do_not_cost_much(tmp_path: Path) -> None:
     """Each would visit 3,000 files without a record of what is empty below."""
     files = [file(f"d/{n}") for n in range(3000)]
@@ -390,6 +392,7 @@ SEEDS = [
 ]
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -173,6 +173,7 @@ def test_a_layer_that_is_no_tar_is_refused_again_and_again(
         assert not list((cache.root / "partial").iterdir())
 
 
+@pytest.mark.slow
 def test_a_bomb_ends(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "MAX_DECOMPRESSED_SIZE", 32 << 20)
     for compress in (gzip.compress, pyzstd.compress, lzma.compress, bz2.compress):
@@ -407,6 +408,7 @@ def sparse(count: int) -> Entry:
     )
 
 
+@pytest.mark.slow
 def test_the_limit_of_sparse_files_is_named(tmp_path: Path) -> None:
     tree = applied(tmp_path, pack(sparse(1 << 16)))
     node = tree.get(b"s")
@@ -436,6 +438,7 @@ def test_sparse_files_are_known_by_version_and_map(
     assert listing(applied(tmp_path, pack(file("s", b"abc", pax=pax)))) == {"s": size}
 
 
+@pytest.mark.slow
 def test_a_layer_that_an_image_lists_twice_is_parsed_once(
     tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

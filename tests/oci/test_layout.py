@@ -197,6 +197,7 @@ def test_an_image_inside_a_listed_index_by_its_digest(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_list_of_very_many_images_is_refused_soon(tmp_path: Path) -> None:
     folder = layout_of(tmp_path / "layout", (OLD, LATEST), (NEW, LATEST))
     entry = {**descriptor(OLD.media_type, OLD.body), "annotations": LATEST}

@@ -143,6 +143,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(json_values)
 def test_any_json_is_parsed_or_refused(value: object) -> None:
     raw = json.dumps(value).encode()

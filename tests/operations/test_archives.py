@@ -88,6 +88,7 @@ def test_a_disk_has_no_archive(tmp_path: Path, fledge: Fledge) -> None:
     assert '[archive]: only for strategy = "initramfs"; remove the table' in done.err
 
 
+@pytest.mark.slow
 def test_a_level_makes_a_difference(tmp_path: Path) -> None:
     text = {"big": b"".join(b"%d\n" % (number * number) for number in range(50_000))}
     tables = (project.LOCAL_AGENT, '[mappings]\n"big" = "/big"\n')

@@ -8,8 +8,8 @@ import pytest
 
 from fledge.loopfs.format import Btrfs, Xfs
 from fledge.machine import check, kernels
-from tests.support import project
-from tests.support.project import Fledge
+from tests.support import images, project, tars
+from tests.support.project import Fledge, Outcome
 
 OWN_INIT = '[init]\npath = "my-init"\n'
 
@@ -32,6 +32,32 @@ def test_an_init_that_cannot_run(tmp_path: Path, fledge: Fledge, init: bytes, wo
         assert done.code == 2, done.err
         assert f"the artifact would not boot: {words}" in done.err
     assert not (tmp_path / "plugin.cpio.gz").exists()
+
+
+def test_an_init_that_volant_does_not_find(tmp_path: Path, fledge: Fledge) -> None:
+    """Booted in test_refused_artifacts.py."""
+    layer = tars.pack(tars.folder("usr/bin"), tars.symlink("bin", "usr/bin"))
+    images.write_layout(tmp_path / "layout", images.image(layer), "latest")
+    binary = project.busybox()
+    url = project.write(tmp_path, "busybox", binary).as_uri()
+    source = project.source(url, binary) + 'image = "oci:layout:latest"\n'
+    link = "where the artifact has /bin -> usr/bin, Volant's kernel has a folder of its own"
+
+    def build(first_line: str, target: str = "") -> Outcome:
+        project.write(tmp_path, "my-init", f"#!{first_line}\n".encode())
+        project.make(tmp_path, source, OWN_INIT, target, files={})
+        return fledge("build", "--platform", "linux/amd64")
+
+    refused = build("/bin/sh")
+    assert refused.code == 2
+    assert f"/init needs /bin/sh, but /bin/sh does not exist: {link}" in refused.err
+    for first_line in ("/usr/bin/sh", "/bin/busybox sh"):
+        built = build(first_line)
+        assert built.code == 0, built.err
+        assert f"{link}: the init has to put the link back" in " ".join(built.err.split())
+    other = build("/bin/sh", '[target]\nkernel = "firecracker"\n')
+    assert other.code == 0, other.err
+    assert link not in " ".join(other.err.split())
 
 
 def test_another_program_that_cannot_run_is_a_note(tmp_path: Path, fledge: Fledge) -> None:

@@ -211,6 +211,7 @@ def run(
 THIS = Path(sys.executable)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("umask", [0o002, 0o077])
 @every_kind
 def test_same_whatever_the_umask(kind: Kind, tmp_path: Path, umask: int) -> None:
@@ -220,6 +221,7 @@ def test_same_whatever_the_umask(kind: Kind, tmp_path: Path, umask: int) -> None
     assert stat.S_IMODE(mode) == 0o666 & ~umask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [
@@ -238,6 +240,7 @@ def test_same_whatever_the_environment(
     assert run(THIS, [], environment, tmp_path) == kind.golden
 
 
+@pytest.mark.slow
 @every_kind
 def test_same_from_another_working_directory(kind: Kind, tmp_path: Path) -> None:
     kind.make(tmp_path / "some" / "where")
@@ -247,6 +250,7 @@ def test_same_from_another_working_directory(kind: Kind, tmp_path: Path) -> None
     assert run(THIS, arguments, {}, elsewhere) == kind.golden
 
 
+@pytest.mark.slow
 @every_kind
 def test_same_whatever_the_order_of_creation(
     kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -266,6 +270,7 @@ def other_filesystem() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.slow
 @every_kind
 def test_same_from_another_filesystem(kind: Kind, other_filesystem: Path, tmp_path: Path) -> None:
     assert other_filesystem.stat().st_dev != tmp_path.stat().st_dev
@@ -451,6 +456,7 @@ def test_a_cache_that_may_only_be_read_serves_downloads_of_unknown_digest(
             folder.chmod(0o755)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hard", [128, 2048])
 def test_an_image_of_more_layers_than_files_may_be_open(tmp_path: Path, hard: int) -> None:
     toml = make_with_image(tmp_path, "ext4")

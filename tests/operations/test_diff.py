@@ -52,12 +52,14 @@ def tree(**changes: bytes) -> Tree:
     return made
 
 
+@pytest.mark.slow
 @given(trees())
 def test_a_tree_is_no_other_than_itself(one: Tree) -> None:
     assert list(compare(one, one)) == []
     assert list(compare(one, one, without=frozenset(Feature), own_paths={b"lost+found"})) == []
 
 
+@pytest.mark.slow
 @given(trees(), trees())
 def test_two_trees_differ_where_their_listings_do(one: Tree, two: Tree) -> None:
     rows = [{row.path: row for row in describe(each)} for each in (one, two)]
@@ -105,6 +107,7 @@ def test_what_is_left_out_is_told() -> None:
     assert "more characters" in change.lines[1]
 
 
+@pytest.mark.slow
 def test_texts_that_take_long_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes seconds, and a small archive can have a thousand of them."""
     monkeypatch.setattr("fledge.operations.diff.MAX_LINE_PAIRS", 5_000_000)
@@ -386,6 +389,7 @@ def test_padding_and_concatenation(tmp_path: Path) -> None:
     assert report.container["archives"] == (["uncompressed"], ["uncompressed", "uncompressed"])
 
 
+@pytest.mark.slow
 def test_one_tree_in_images_of_two_sizes(tmp_path: Path) -> None:
     for name, size in (("a", 1), ("b", 200)):
         (tmp_path / name).touch()

@@ -164,11 +164,13 @@ def test_folder(fledge: Fledge, small: Path) -> None:
     assert fledge("inspect", small, "dev/console").out.startswith("crw-------")
 
 
+@pytest.mark.slow
 def test_content_is_the_bytes_of_the_file(small: Path) -> None:
     done = subprocess.run([*FLEDGE, "inspect", small, "/link/b"], capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"\x7f\x1b[2Jbytes\n\xff", b"")
 
 
+@pytest.mark.slow
 def test_content_on_a_terminal_cannot_command_it(small: Path) -> None:
     ours, theirs = pty.openpty()
     subprocess.run([*FLEDGE, "inspect", small, "bin/a"], stdout=theirs, check=True)
@@ -177,6 +179,7 @@ def test_content_on_a_terminal_cannot_command_it(small: Path) -> None:
     os.close(ours)
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_to_its_end(tmp_path: Path) -> None:
     big = initramfs(tmp_path / "big.cpio.gz", file=File(mode=0o644, content=bytes(4 << 20)))
     command = [*FLEDGE, "inspect", str(big), "file"]

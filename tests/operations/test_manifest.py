@@ -8,14 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 import fledge as library
-from fledge.errors import ConfigError, CorruptError
-from fledge.project.manifest import parse
+from fledge.errors import ConfigError, CorruptError, MalformedError
+from fledge.project.manifest import command_line, parse, read
 from fledge.report import Reporter
+from fledge.tree.content import hash_file
 from tests.support import images, project, tars
+from tests.support.plugin_manifest import NEWER, PUBLISHED, decode
 from tests.support.project import Fledge
+from tests.support.pythons import nobody
 
 TREE = (
     tars.folder("usr/sbin"),
@@ -62,7 +66,7 @@ def build(folder: Path, config: Mapping[str, object], table: str = "") -> tuple[
     session = library.Session.default(reporter=reporter)
     toml = make(folder, config, table)
     made = library.build(toml, folder / "out.img", platform="linux/amd64", session=session)
-    text = (folder / "out.manifest.json").read_text()
+    text = (folder / "out.img.manifest.json").read_text()
     document = json.loads(text)
     assert parse(document) == made.manifest
     assert document["rootfs"]["checksum"] == str(made.digest)
@@ -149,6 +153,26 @@ def test_images_of_the_kinds_that_people_use(
     assert (document["version"], document["runtime"]) == ("1.27", "out")
     assert document["rootfs"]["url"] == str(tmp_path / "out.img")
     assert document["image"] == "oci:layout:1.27"
+    jsonschema.validate(document, PUBLISHED if workload["type"] == "http" else NEWER)
+    given = decode(command_line(parse(document), None))
+    labels = {"volant.plugin": "out", "volant.runtime": "out"}
+    assert read(json.dumps(given).encode()) == parse(document | {"labels": labels})
+    for key in ("name", "version", "runtime", "resources", "workload", "rootfs"):
+        without = {name: value for name, value in document.items() if name != key}
+        with pytest.raises(MalformedError, match=key):
+            parse(without)
+        with pytest.raises(MalformedError, match=f"^{key}: must be"):
+            parse(document | {key: 5})
+
+
+def test_what_needs_a_newer_volant_is_a_choice(tmp_path: Path) -> None:
+    exposed = "network = {mode = 'bridged', expose = [{port = 80}]}\n"
+    config = {"Cmd": ["nginx"], "ExposedPorts": {"80/tcp": {}}}
+    for table, code in (("", True), (exposed, False), ("workload = {type = 'grpc'}\n", False)):
+        document, notes = build(tmp_path, config, table)
+        jsonschema.validate(document, NEWER)
+        assert jsonschema.Draft202012Validator(PUBLISHED).is_valid(document) is code
+        assert any("need Volant v0.6.6" in each for each in notes) is not code
 
 
 def test_what_volant_does_not_do_is_a_note(tmp_path: Path) -> None:
@@ -249,8 +273,9 @@ def test_where_the_artifact_will_be(tmp_path: Path, fledge: Fledge) -> None:
         done = fledge(*arguments, "a.img", "--base-url", wrong)
         assert done.code == 2
         assert f"{wrong} is not an http or https URL" in done.err
+    make(tmp_path, {"Cmd": ["nginx"]}, 'name = "a"\n' + HTTP)
     assert fledge(*arguments, "a #1.img", "--base-url", "https://example.org/x/").code == 0
-    document = json.loads((tmp_path / "a #1.manifest.json").read_text())
+    document = json.loads((tmp_path / "a #1.img.manifest.json").read_text())
     assert document["rootfs"]["url"] == "https://example.org/x/a%20%231.img"
     done = fledge(*arguments, os.fsdecode(b"\xff.img"))
     assert done.code == 2
@@ -266,11 +291,60 @@ def test_a_check_finds_what_a_manifest_lacks(tmp_path: Path, fledge: Fledge) -> 
     assert fledge("check", "--platform", "linux/amd64").code == 0
 
 
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (f"workload.env.LONG = {os.urandom(1500).hex()!r}\n", "bytes too long"),
+        ("workload.env.A = 'a\\u0000'\n", "must not have NUL"),
+        ("resources.cpu_cores = 5000\n", "resources.cpu_cores: must be at most 4096"),
+    ],
+)
+def test_a_check_without_the_image(tmp_path: Path, fledge: Fledge, table: str, words: str) -> None:
+    """What a registry has is not fetched, but what is wrong whatever it has is found."""
+    toml = make(tmp_path, {}, table.replace("'", '"'))
+    toml.write_text(toml.read_text().replace("oci:layout:1.27", "registry.invalid/app"))
+    done = fledge("check")
+    assert done.code == 2
+    assert words in done.err
+    toml.write_text(toml.read_text().replace(table.replace("'", '"'), ""))
+    done = fledge("check")
+    assert done.code == 0
+    assert "must be fetched, so it is not checked" in done.err
+
+
+def test_a_check_without_busybox(tmp_path: Path, fledge: Fledge) -> None:
+    """No image will say which version it is."""
+    text = 'version = "1"\nstrategy = "initramfs"\n[manifest]\n'
+    toml = project.write(tmp_path, "fledge.toml", text.encode())
+    done = fledge("check")
+    assert done.code == 2
+    assert "the plugin manifest is not complete: version is missing" in done.err
+    assert "Set version in [manifest] of fledge.toml." in done.err
+    toml.write_text(text + 'version = "1"\n')
+    assert fledge("check").code == 0
+
+
+def test_a_check_of_another_file(tmp_path: Path, fledge: Fledge) -> None:
+    toml = make(tmp_path, {"Cmd": ["nginx"]})
+    toml.write_text(toml.read_text().partition("[manifest]")[0])
+    arguments = ("check", "--platform", "linux/amd64", "-m", "other.toml")
+    assert "other.toml: no such file" in fledge(*arguments).err
+    project.write(tmp_path, "other.toml", b'version = "1"\n\nnmae = "a"\n')
+    done = fledge(*arguments)
+    assert done.code == 2
+    assert "other.toml:3: Volant knows no key nmae" in done.err
+    project.write(tmp_path, "other.toml", b"")
+    assert "base_url must be a URL" in fledge(*arguments).err
+    project.write(tmp_path, "other.toml", HTTP.encode())
+    assert fledge(*arguments).code == 0
+
+
 def test_a_key_that_volant_does_not_know(tmp_path: Path, fledge: Fledge) -> None:
     make(tmp_path, {"Cmd": ["nginx"]}, "nmae = 'x'\n")
     assert "[manifest] Volant knows no key nmae\n" in fledge("check").err
 
 
+@pytest.mark.slow
 def test_a_file_of_the_original(tmp_path: Path, fledge: Fledge) -> None:
     toml = make(tmp_path, {"Cmd": ["nginx"]})
     toml.write_text(toml.read_text().partition("[manifest]")[0])
@@ -290,12 +364,12 @@ def test_a_file_of_the_original(tmp_path: Path, fledge: Fledge) -> None:
     arguments = ("--platform", "linux/amd64", "-o", "nginx.img")
     done = fledge("build", *arguments, "--base-url", "https://example.org/plugins/")
     assert done.code == 0, done.err
-    document = json.loads((tmp_path / "nginx.manifest.json").read_text())
+    document = json.loads((tmp_path / "nginx.img.manifest.json").read_text())
     assert document["workload"]["entrypoint"] == ["/usr/sbin/nginx", "-g", "daemon off;"]
     assert document["workload"]["env"] == {"A": "1"}
     assert document["rootfs"]["url"] == "https://example.org/plugins/nginx.img"
     printed = fledge("manifest", "nginx.img", "--base-url", "https://example.org/plugins")
-    assert printed.out == (tmp_path / "nginx.manifest.json").read_text()
+    assert printed.out == (tmp_path / "nginx.img.manifest.json").read_text()
     assert fledge("verify", "nginx.img").code == 0
     (tmp_path / "manifest.toml").rename(tmp_path / "other.toml")
     again = fledge("build", *arguments, "-m", "other.toml")
@@ -306,34 +380,153 @@ def test_a_file_of_the_original(tmp_path: Path, fledge: Fledge) -> None:
     assert "[manifest] excludes other.toml; keep one of the two" in both.err
 
 
+@pytest.mark.slow
 def test_verify_compares_the_manifest(tmp_path: Path, fledge: Fledge) -> None:
     make(tmp_path, {"Cmd": ["nginx"]}, HTTP + 'url = "https://example.org/a.img"\n')
     assert fledge("build", "--platform", "linux/amd64", "-o", "a.img").code == 0
     assert fledge("verify", "a.img").code == 0
-    path = tmp_path / "a.manifest.json"
+    path = tmp_path / "a.img.manifest.json"
     path.write_text(path.read_text().replace("nginx", "other"))
     changed = fledge("verify", "a.img")
     assert changed.code == 1
-    assert "a.manifest.json: recorded sha256 " in changed.out + changed.err
+    assert "a.img.manifest.json: recorded sha256 " in changed.out + changed.err
     path.unlink()
     assert fledge("verify", "a.img").code == 1
 
 
-def test_two_builds_by_two_paths_and_users(tmp_path: Path, fledge: Fledge) -> None:
-    made = []
-    for name in ("here", "there"):
-        make(tmp_path / name, {"Cmd": ["nginx"]}, HTTP + 'url = "https://example.org/a.img"\n')
-        library.build(
-            tmp_path / name / "fledge.toml", tmp_path / name / "a.img", platform="linux/amd64"
+@pytest.mark.real
+def test_two_builds_by_two_users(
+    tmp_path: Path, fledge: Fledge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other user has another home, folder, umask, time zone and locale."""
+    monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    config = {"Cmd": ["nginx"], "Env": ["NAME=größer"], "ExposedPorts": {"80/tcp": {}}}
+    build = ("build", "--platform", "linux/amd64", "-o", "a.img")
+    options = (*build, "--base-url", "https://example.org")
+    make(tmp_path, config)
+    assert fledge(*options).code == 0
+    with nobody() as user:
+        make(user.home, config)
+        settings = ["env", "TZ=Asia/Tokyo", "LC_ALL=C", "TMPDIR=/dev/shm"]
+        shell = ["sh", "-c", 'umask 077; exec "$@"', "sh"]
+        done = user.run([*settings, *shell, user.python, "-m", "fledge", *options])
+        assert done.returncode == 0, done.stderr
+        for name in ("a.img", "a.img.manifest.json", "a.img.provenance.json"):
+            assert (user.home / name).read_bytes() == (tmp_path / name).read_bytes()
+            if os.geteuid() == 0:
+                assert (user.home / name).stat().st_uid != (tmp_path / name).stat().st_uid
+
+
+def test_artifacts_in_one_folder_keep_their_manifests(tmp_path: Path, fledge: Fledge) -> None:
+    project.make(tmp_path)
+    base = (tmp_path / "fledge.toml").read_bytes()
+    settings = b"""
+        [manifest]
+        version = "1"
+        workload = {base_url = "http://127.0.0.1:80", entrypoint = ["/bin/kestrel"]}
+    """
+    artifacts = {}
+    for compression in ("gzip", "zstd", "lz4", "none"):
+        text = f'[archive]\ncompression = "{compression}"\n'.encode()
+        project.write(tmp_path, "fledge.toml", base + settings + text)
+        done = fledge("build")
+        assert done.code == 0, done.err
+        artifacts[done.out.strip()] = compression
+    assert set(artifacts) == {f"plugin.cpio{each}" for each in (".gz", ".zst", ".lz4", "")}
+    for name in ("web.img", "web.cpio.gz"):
+        project.write(tmp_path, "fledge.toml", base + settings)
+        if name == "web.img":
+            make(tmp_path, {"Cmd": ["nginx"]}, HTTP)
+        assert fledge("build", "--platform", "linux/amd64", "-o", name).code == 0
+        artifacts[name] = "gzip"
+    for name in artifacts:
+        found = read((tmp_path / f"{name}.manifest.json").read_bytes())
+        assert found.url == str(tmp_path / name)
+        assert found.digest == hash_file(tmp_path / name).digest
+
+
+NAMES = ("a b", "a\nb", 'a"b', "größer", "-a", "a/b", "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_no_command_line_holds(tmp_path: Path, fledge: Fledge, name: str) -> None:
+    """A name or runtime is refused where it is written."""
+    for key in ("name", "runtime"):
+        toml = make(tmp_path, {"Cmd": ["nginx"]}, HTTP + f"{key} = {json.dumps(name)}\n")
+        line = next(
+            number
+            for number, text in enumerate(toml.read_text().splitlines(), 1)
+            if text.startswith(f"{key} =")
         )
-        made.append((tmp_path / name / "a.manifest.json").read_bytes())
-    assert made[0] == made[1]
+        for command in ("check", "build"):
+            done = fledge(command, "--platform", "linux/amd64")
+            assert done.code == 2
+            assert f"fledge.toml:{line}: [manifest] {key}: must begin with a letter" in done.err
+    settings = f'version = "1"\nname = {json.dumps(name)}\n'
+    project.write(tmp_path, "manifest.toml", settings.encode())
+    toml.write_text(toml.read_text().partition("[manifest]")[0])
+    done = fledge("build", "--platform", "linux/amd64")
+    assert done.code == 2
+    assert "manifest.toml:2: name: must begin with a letter" in done.err
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_name_of_an_artifact_that_is_no_name_of_a_plugin(tmp_path: Path, fledge: Fledge) -> None:
+    make(tmp_path, {"Cmd": ["nginx"]}, HTTP)
+    (tmp_path / "layout/index.json").write_bytes(b"not read")
+    for name in ("my app.img", "größer.img", "-.img", '"a".img'):
+        done = fledge("build", "--platform", "linux/amd64", "-o", f"./{name}")
+        assert done.code == 2
+        assert "the plugin cannot be named " in done.err
+        assert "Set [manifest] name, or choose another file with -o FILE." in done.err
+    assert not list(tmp_path.glob("*.img*"))
+
+
+@pytest.mark.parametrize(
+    ("config", "table", "words"),
+    [
+        ({"Cmd": ["gone"]}, "", "the artifact has no program gone in PATH="),
+        ({"Cmd": ["crlf"]}, "", "cannot run: the first line of /bin/crlf ends with a carriage"),
+        ({"Cmd": ["arm"]}, "", "cannot run: /bin/arm is for arm64, not for amd64"),
+        ({"Cmd": ["lost"]}, "", "cannot run: /bin/lost needs /bin/python, but /bin/python does"),
+        ({"Cmd": ["nginx"], "WorkingDir": "/gone"}, "", "the artifact has no folder /gone"),
+        ({"Cmd": ["nginx"]}, "workload.workdir = '/gone'\n", "the artifact has no folder /gone"),
+        ({"Cmd": ["nginx"]}, "workload.entrypoint = ['lost']\n", "/bin/lost needs /bin/python"),
+    ],
+)
+def test_an_artifact_that_exists_is_checked_as_a_build_is(
+    tmp_path: Path, fledge: Fledge, config: dict[str, object], table: str, words: str
+) -> None:
+    toml = make(tmp_path, config)
+    whole = toml.read_text()
+    toml.write_text(whole.partition("[manifest]")[0])
+    arguments = ("--platform", "linux/amd64")
+    assert fledge("build", *arguments, "-o", "a.img").code == 0
+    toml.write_text(whole + HTTP + table)
+    built = fledge("build", *arguments, "-o", "b.img")
+    printed = fledge("manifest", "a.img")
+    checked = fledge("check", *arguments)
+    assert (printed.code, printed.out) == (2, "")
+    assert words in printed.err
+    assert built.err.endswith(printed.err)
+    assert checked.err.endswith(printed.err)
+
+
+def test_the_provenance_of_an_older_artifact_says_nothing(tmp_path: Path, fledge: Fledge) -> None:
+    make(tmp_path, {"Cmd": ["nginx"]}, HTTP + 'version = "1"\n')
+    arguments = ("build", "--platform", "linux/amd64", "-o")
+    assert fledge(*arguments, "a.img").code == 0
+    assert json.loads(fledge("manifest", "a.img").out)["image"] == "oci:layout:1.27"
+    with (tmp_path / "a.img").open("ab") as file:
+        file.write(bytes(4096))
+    assert "image" not in json.loads(fledge("manifest", "a.img").out)
 
 
 def test_nothing_to_say(tmp_path: Path, fledge: Fledge) -> None:
     project.make_rootfs(tmp_path)
     assert fledge("build", "-o", "a.img").code == 0
-    assert not (tmp_path / "a.manifest.json").exists()
+    assert not list(tmp_path.glob("*.manifest.json"))
     for command in (("manifest", "a.img"), ("build", "--base-url", "https://example.org")):
         done = fledge(*command)
         assert done.code == 2

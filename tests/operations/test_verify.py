@@ -104,6 +104,7 @@ def name(place: tuple[str | int, ...], truth: dict[str, Any]) -> str:
     return ".".join(map(str, place))
 
 
+@pytest.mark.slow
 def test_every_lie_is_named(toml: Path, tmp_path: Path, fledge: Fledge) -> None:
     """Every value changed, one at a time."""
     options = "--platform", AMD64, "-o", "artifact.x"
@@ -137,6 +138,7 @@ def test_every_lie_is_named(toml: Path, tmp_path: Path, fledge: Fledge) -> None:
     assert fledge("verify", "-c", toml, "artifact.x").code == 0
 
 
+@pytest.mark.slow
 def test_what_is_removed_or_invented_is_named(toml: Path, tmp_path: Path) -> None:
     artifact = fledge.build(toml, tmp_path / "artifact.x", platform=AMD64)
     path = provenance.path_beside(artifact.path)

@@ -470,8 +470,8 @@ def test_wrong_values(folder: Path, context: str, key: str, values: list[str], r
         ("mapping.x = '/x'", "mapping is unknown: did you mean mappings?"),
         (
             "[zzz]",
-            "zzz is unknown: known here: agent, archive, filesystem, init, manifest, mappings,"
-            " source, strategy, target, version",
+            "zzz is unknown: known here: agent, archive, cache, filesystem, init, manifest,"
+            " mappings, source, strategy, target, version",
         ),
         ("agent.check_sum = 1", "[agent] check_sum is unknown: did you mean checksum?"),
         ("agent.sha = 1", "[agent] sha is unknown: known here: checksum, path, "),
@@ -747,6 +747,7 @@ VALUES = [
 ]
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES)))
 def test_any_config_is_read_or_explained(folder: Path, lines: dict[str, str]) -> None:

@@ -199,7 +199,7 @@ def test_a_manifest_beside_an_initramfs(tmp_path: Path, fledge: Fledge) -> None:
     project.write(tmp_path, "manifest.toml", WEBSERVER.encode())
     done = fledge("build")
     assert done.code == 0, done.err
-    workload = json.loads((tmp_path / "plugin.manifest.json").read_text())["workload"]
+    workload = json.loads((tmp_path / "plugin.cpio.gz.manifest.json").read_text())["workload"]
     assert workload == {
         "type": "http",
         "base_url": "http://127.0.0.1:8080",
@@ -234,6 +234,6 @@ def test_a_manifest_beside_a_disk(tmp_path: Path, fledge: Fledge) -> None:
     project.write(tmp_path, "nginx.toml", text.encode())
     done = fledge("build", "-m", "nginx.toml", "-o", "nginx.img", "--platform", "linux/amd64")
     assert done.code == 0, done.err
-    manifest = json.loads((tmp_path / "nginx.manifest.json").read_text())
+    manifest = json.loads((tmp_path / "nginx.img.manifest.json").read_text())
     assert manifest["workload"]["base_url"] == "http://127.0.0.1:443"
     assert manifest["network"]["expose"] == [{"port": 443}]

@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 import jsonschema
-import msgspec
 import pytest
 
 from fledge.errors import MalformedError
 from fledge.project import manifest
-from fledge.project.manifest import WIDEST, complete, decode, encode, parse, settings
+from fledge.project.manifest import WIDEST, complete, encode, parse, read, settings
+from tests.support.plugin_manifest import PUBLISHED, decode
 
 WHOLE: dict[str, Any] = {
     "schema_version": "1.0",
@@ -41,6 +41,12 @@ WHOLE: dict[str, Any] = {
 }
 
 
+BAD_NAMES = (
+    *("my app", " a", "a\t", "a\nb", "a\n", "a\0b", "a\u00a0b", 'a"b', "größer", "\ud800"),
+    *("-a", ".a", "..", "a/b", "a?b", "a#b", "a%20b", "a=b"),
+)
+
+
 def edited(path: str, value: object = None) -> dict[str, Any]:
     """Return `WHOLE` with another value at a path; without the key if the value is None."""
     document: dict[str, Any] = json.loads(json.dumps(WHOLE))
@@ -56,8 +62,8 @@ def edited(path: str, value: object = None) -> dict[str, Any]:
 
 def test_a_whole_manifest() -> None:
     parsed = parse(WHOLE)
-    jsonschema.validate(msgspec.to_builtins(parsed), manifest.json_schema())
     again = json.loads(manifest.serialize(parsed))
+    jsonschema.validate(again, PUBLISHED)
     assert parse(again) == parsed
     assert {key: again[key] for key in WHOLE} == WHOLE
 
@@ -66,7 +72,7 @@ def test_a_whole_manifest() -> None:
     ("path", "value", "words"),
     [
         ("name", None, "name is missing"),
-        ("name", "", "name: must not be empty"),
+        ("name", "", "name: must begin with a letter or digit"),
         ("runtime", None, "runtime is missing"),
         ("nmae", "x", "Volant knows no key nmae"),
         ("enabled", "yes", "enabled: must be bool, not str"),
@@ -77,9 +83,8 @@ def test_a_whole_manifest() -> None:
         ("workload.entrypoint", [], "workload.entrypoint: must not be empty"),
         ("workload.entrypoint", "/bin/sh", "workload.entrypoint: must be array, not str"),
         ("workload.base_url", None, 'workload: base_url must be a URL, such as "http://127'),
+        ("workload", None, "workload is missing"),
         ("workload.env", {"A": 1}, "workload.env: must be str, not int"),
-        ("rootfs.url", "file:///a.img", "rootfs.url: has the wrong form"),
-        ("rootfs.checksum", "b" * 64, "rootfs.checksum: has the wrong form"),
         ("rootfs.format", "ext4", "rootfs.format: Volant knows no ext4"),
         ("rootfs", None, "exactly one of rootfs and initramfs must be there"),
         (
@@ -91,34 +96,124 @@ def test_a_whole_manifest() -> None:
         ("health_check.timeout_ms", None, "health_check: timeout_ms is missing"),
         ("actions.reload.path", None, "actions: path is missing"),
         ("network.mode", "nat", "network.mode: Volant knows no nat"),
-        ("network.auto_assign", None, "network: a subnet with bridged needs a gateway or"),
-        ("cloud_init.user_data.inline", None, "cloud_init.user_data: content needs inline"),
         ("cloud_init.seed_mode", "iso", "cloud_init.seed_mode: Volant knows no iso"),
         ("disks", [{"name": "data"}], "disks[0]: source is missing"),
     ],
 )
-def test_what_volant_refuses(path: str, value: object, words: str) -> None:
+def test_what_the_published_schema_refuses(path: str, value: object, words: str) -> None:
+    with pytest.raises(MalformedError) as raised:
+        parse(edited(path, value))
+    assert str(raised.value).startswith(words)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(edited(path, value), PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        *(
+            (key, name, f"{key}: must begin with a letter or digit and have only letters of ASCII")
+            for key in ("name", "runtime")
+            for name in BAD_NAMES
+        ),
+        *(
+            ("version", version, "version: must be text on one line")
+            for version in ("", " ", "\u00a0", "1\n2", "1\n", "1\x1b[31m", "1\0", "1\x9b")
+        ),
+        ("rootfs.url", "file:///a.img", "rootfs.url: must be an http or https URL, or an absolute"),
+        ("rootfs.url", "", "rootfs.url: must be an http"),
+        ("rootfs.checksum", "b" * 63, "rootfs.checksum: must be a SHA-256: sha256: and 64 hex"),
+        ("rootfs.checksum", "sha256:" + "b" * 64 + "\n", "rootfs.checksum: must be a SHA-256"),
+        ("rootfs.checksum", "md5:" + "b" * 32, "rootfs.checksum: must be a SHA-256"),
+        ("resources.cpu_cores", 4097, "resources.cpu_cores: must be at most 4096, as many as KVM"),
+        ("resources.cpu_cores", 1 << 64, "resources.cpu_cores: must be at most 4096"),
+        ("resources.memory_mb", (1 << 32) + 1, "resources.memory_mb: must be at most 4294967296,"),
+        ("resources.memory_mb", 10**30, "resources.memory_mb: must be at most 4294967296,"),
+        (
+            "health_check.timeout_ms",
+            9223372036855,
+            "health_check.timeout_ms: must be int <= 9223372036854",
+        ),
+        ("actions.reload.timeout_ms", 1 << 63, "actions.timeout_ms: must be int <= 9223372036854"),
+        ("network.auto_assign", None, "network: a subnet with bridged needs a gateway or"),
+        ("cloud_init.user_data.inline", None, "cloud_init.user_data: content needs inline"),
+    ],
+)
+def test_what_volant_or_the_kernel_refuses(path: str, value: object, words: str) -> None:
     with pytest.raises(MalformedError) as raised:
         parse(edited(path, value))
     assert str(raised.value).startswith(words)
 
 
-def test_the_schema_refuses_the_same() -> None:
-    for path, value in (("name", ""), ("nmae", "x"), ("resources.cpu_cores", 0)):
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(edited(path, value), manifest.json_schema())
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *(("name", name) for name in ("a", "9", "web", "Web-1.27_b", "acme:web@2+x~y", "a" * 200)),
+        *(("version", version) for version in ("1", "1.0 (größer)", " 1 ", "2026-11-01T00:00:00Z")),
+        ("resources.cpu_cores", 4096),
+        ("resources.memory_mb", 1 << 32),
+        ("health_check.timeout_ms", 9223372036854),
+    ],
+)
+def test_what_volant_takes(path: str, value: object) -> None:
+    parse(edited(path, value))
+    jsonschema.validate(edited(path, value), PUBLISHED)
+
+
+def test_names_are_words_of_the_command_line() -> None:
+    """The agent splits the command line at spaces, and each word at its first ``=``."""
+    document = edited("name", "acme:web@2+x~y") | {"runtime": "run-time_1.2"}
+    line = manifest.command_line(parse(document), WIDEST)
+    parameters = dict(word.partition("=")[::2] for word in line.split())
+    assert parameters["volant.plugin"] == document["name"]
+    assert parameters["volant.runtime"] == document["runtime"]
+    assert '"' not in line
+    assert line.isascii()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        WHOLE | {"$schema": "https://example.org/plugin-manifest-v1.json"},
+        edited("rootfs.checksum"),
+        edited("rootfs.checksum", ""),
+        edited("rootfs.checksum", "b" * 64),
+        edited("rootfs.checksum", "sha256:" + "B" * 64),
+        WHOLE | {"initramfs": {"url": ""}},
+        edited("runtime"),
+        edited("schema_version"),
+    ],
+)
+def test_manifests_of_others(document: dict[str, Any]) -> None:
+    found = read(json.dumps(document).encode())
+    assert (found.name, found.runtime, found.url) == ("nginx", "nginx", WHOLE["rootfs"]["url"])
+    has_checksum = document["rootfs"].get("checksum")
+    assert (found.digest and found.digest.hex) == ("b" * 64 if has_checksum else None)
+    assert "$schema" not in json.loads(manifest.serialize(found))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"", "it is not JSON"),
+        (b"\xff", "it is not JSON"),
+        (b"[" * 100_000, "it is not JSON"),
+        (b"[]", "must be object, not array"),
+        (b'{"name": 5}', "name: must be str, not int"),
+        (b'{"name": "a", "rootfs": 5}', "rootfs: must be object"),
+    ],
+)
+def test_what_is_no_manifest(text: bytes, words: str) -> None:
+    with pytest.raises(MalformedError) as raised:
+        read(text)
+    assert str(raised.value).startswith(words)
 
 
 def test_round_trip_over_the_command_line() -> None:
     parsed = parse(WHOLE)
     line = manifest.command_line(parsed, None)
     assert "volant.rootfs_device=vda volant.rootfs_fstype=ext4" in line
-    [encoded] = [
-        each.removeprefix("volant.manifest=")
-        for each in line.split()
-        if each.startswith("volant.manifest=")
-    ]
-    found: Any = decode(encoded)
+    found = decode(line)
     assert found["labels"] == {
         "team": "web",
         "volant.plugin": "nginx",
@@ -126,8 +221,10 @@ def test_round_trip_over_the_command_line() -> None:
     }
     assert found["initramfs"] == {"url": ""}
     assert found["workload"] == WHOLE["workload"]
-    with pytest.raises(MalformedError):
-        decode(encoded[:-5])
+    again = read(json.dumps(found).encode())
+    assert again == parse(WHOLE | {"labels": found["labels"]})
+    with pytest.raises((ValueError, EOFError)):
+        decode(line[:-5])
 
 
 def test_what_is_too_long() -> None:

@@ -275,6 +275,7 @@ def test_a_byte_order_mark_is_no_mistake(folder: Path) -> None:
     assert config.load(project.write(folder, "fledge.toml", raw)).strategy == "initramfs"
 
 
+@pytest.mark.slow
 def test_as_a_person_sees_it(folder: Path) -> None:
     project.write(folder, "fledge.toml", (AGENT + "version = v1.2.3\n").encode())
     shown = screen.run([sys.executable, "-m", "fledge", "check"], folder, columns=80)
@@ -311,6 +312,7 @@ def test_long_keys_are_cut(folder: Path, text: str) -> None:
     assert len(problem) < 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -325,6 +327,7 @@ def test_large_files_are_explained(folder: Path, text: str) -> None:
     assert len(problem) < 300
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.data())
 def test_any_text_is_read_or_explained(folder: Path, data: st.DataObject) -> None:

@@ -96,6 +96,7 @@ def texts(draw: st.DrawFn) -> Text:
     return text
 
 
+@pytest.mark.slow
 @given(texts())
 def test_every_key_of_any_text(text: Text) -> None:
     tomli.loads(text.text)

@@ -141,6 +141,7 @@ def test_right(folder: Path, data: dict[str, Any]) -> None:
     assert agree(data, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", RIGHT[1::3])
 def test_one_value_changed(folder: Path, data: dict[str, Any]) -> None:
     outcomes = [agree(changed, folder) for changed in mutations(data)]
@@ -163,6 +164,7 @@ def mutations(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 yield changed
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.sampled_from(RIGHT),

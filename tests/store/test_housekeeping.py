@@ -166,6 +166,7 @@ def test_what_is_used_between_look_and_removal_stays(cache: Cache) -> None:
     assert not cache.remove(before)
 
 
+@pytest.mark.slow
 def test_killed_build_keeps_nothing(cache: Cache) -> None:
     blob = store(b"used")
     code = (
@@ -183,6 +184,7 @@ def test_killed_build_keeps_nothing(cache: Cache) -> None:
     assert left(cache) == set()
 
 
+@pytest.mark.slow
 def test_prune_beside_a_running_build(fledge: Fledge, cache: Cache, tmp_path: Path) -> None:
     asked, answer = threading.Event(), threading.Event()
 

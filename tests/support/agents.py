@@ -35,8 +35,12 @@ export PATH=/usr/local/bin:/usr/bin:/bin
 eval "set -- $(echo "$manifest" | $b sed 's/.*"entrypoint":\[\([^]]*\)\].*/\1/; s/,/ /g')"
 echo "agent: starts $*"
 "$@" &
+workload=$!
 url=$(echo "$manifest" | $b sed 's/.*"base_url":"\([^"]*\)".*/\1/')
-until $b wget -q -O /dev/null "$url"; do $b sleep 1; done
+until $b wget -q -O /dev/null "$url"; do
+    $b sleep 1
+    kill -0 $workload 2>/dev/null || die "the workload ended"
+done
 echo "agent: the workload answers at $url"
 wait
 """

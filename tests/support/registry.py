@@ -56,8 +56,11 @@ def push(host: str, repository: str, manifest: Manifest, tag: str | None = None)
 
 
 @contextmanager
-def serve(storage: Path, **sections: object) -> Iterator[str]:
-    """Run docker-registry on a folder. Yields its host and port. ``sections`` extend its config."""
+def serve(storage: Path, *, deletes: bool = False, **sections: object) -> Iterator[str]:
+    """Run docker-registry on a folder. Yields its host and port. ``sections`` extend its config.
+
+    It deletes manifests only if ``deletes`` says so.
+    """
     if not shutil.which("docker-registry"):
         pytest.skip("needs docker-registry (Debian package docker-registry)")
     config = {
@@ -65,7 +68,7 @@ def serve(storage: Path, **sections: object) -> Iterator[str]:
         "log": {"accesslog": {"disabled": True}},
         "storage": {
             "filesystem": {"rootdirectory": str(storage)},
-            "delete": {"enabled": True},
+            "delete": {"enabled": deletes},
         },
         **sections,
         "http": {"addr": "127.0.0.1:0", "secret": "s", **sections.get("http", {})},  # type: ignore[dict-item]

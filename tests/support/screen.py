@@ -100,11 +100,13 @@ def run(
     columns: int = 100,
     encoding: str = "utf-8",
     interrupt: Callable[[list[str]], int | None] = lambda lines: None,
+    answers: Sequence[str] = (),
 ) -> Shown:
     """Run a program on a terminal, standard output included.
 
     ``interrupt`` sees the screen from time to time, and may return a signal to send once. SIGINT
-    is sent by pressing Ctrl-C, which the terminal shows as ``^C``.
+    is sent by pressing Ctrl-C, which the terminal shows as ``^C``. One of the ``answers`` is typed
+    after each question, which ends with a colon and a space.
     """
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
@@ -124,6 +126,7 @@ def run(
     rest = ""
     decoder = getincrementaldecoder(encoding)()
     sent = False
+    left = list(answers)
     deadline = time.monotonic() + 60
     try:
         while time.monotonic() < deadline:
@@ -145,6 +148,8 @@ def run(
             end = unfinished.start() if (unfinished := UNFINISHED.search(rest)) else len(rest)
             piece, rest = rest[:end], rest[end:]
             text += piece
+            if left and text.endswith(": "):
+                os.write(parent, f"{left.pop(0)}\n".encode())
             screen.feed(piece)
             if screen.lines() != moments[-1]:
                 moments.append(screen.lines())

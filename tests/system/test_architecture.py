@@ -43,11 +43,13 @@ def lint_imports(checkout: Path, cache: Path) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.slow
 def test_the_contracts_are_kept(tmp_path: Path) -> None:
     done = lint_imports(CHECKOUT, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -176,3 +178,16 @@ def test_symlinks_where_the_kernel_has_directories(folder: Path) -> None:
         assert "usr/bin\n/usr/sbin\napp runs\n" in console
         assert "1 packets received" in console
         assert "Power down" in console
+
+
+def test_the_examples_can_run(tmp_path: Path) -> None:
+    """The first command of README.md says nothing that alarms a newcomer."""
+    checkout = Path(__file__).parents[2]
+    for name in ("fixtures", "scripts"):
+        shutil.copytree(checkout / name, tmp_path / name)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    done = subprocess.run([tmp_path / "scripts/hello"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["build/hello/plugin.cpio.gz", "build/hello.img"]
+    shown = [line for line in done.stderr.splitlines() if line.startswith("    ")]
+    assert shown == []  # no note

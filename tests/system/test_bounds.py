@@ -16,6 +16,8 @@ from tests.support import project
 from tests.support.images import descriptor, image, manifest, sha256, write_layout
 from tests.support.tars import END, block
 
+pytestmark = pytest.mark.slow
+
 MAX_PEAK = 256 << 10
 """KiB of memory for one run of the command."""
 

@@ -126,7 +126,7 @@ def test_docker_config(
     toml = project.make_rootfs(tmp_path)
     toml.write_text(toml.read_text().replace("oci:layout:hello", "docker-daemon:hello"))
     config = Path(os.environ["DOCKER_CONFIG"])
-    config.mkdir()
+    config.mkdir(parents=True)
     irregular(config, kind, "config.json")
     outcome = fledge("build")
     assert outcome.code == 2
@@ -141,7 +141,7 @@ def test_docker_context(
     toml = project.make_rootfs(tmp_path)
     toml.write_text(toml.read_text().replace("oci:layout:hello", "docker-daemon:hello"))
     config = Path(os.environ["DOCKER_CONFIG"])
-    config.mkdir()
+    config.mkdir(parents=True)
     (config / "config.json").write_text(json.dumps({"currentContext": "far"}))
     folder = config / "contexts/meta" / hashlib.sha256(b"far").hexdigest()
     folder.mkdir(parents=True)
@@ -149,3 +149,21 @@ def test_docker_context(
     outcome = fledge("build")
     assert outcome.code == 2
     assert "context" in outcome.err
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("name", ["a.key", "a.pub", "policy.toml", "x.gz.provenance.dsse.json"])
+def test_keys_and_signatures(fledge: Fledge, tmp_path: Path, name: str, kind: str) -> None:
+    project.make(tmp_path)
+    assert fledge("build", "-q", "-o", "x.gz").code == 0
+    assert fledge("keygen", "-o", "a").code == 0
+    replaced(tmp_path / name, kind)
+    if name == "policy.toml":
+        outcome = fledge("verify", "x.gz", "--no-rebuild", "--policy", name)
+    elif name == "a.pub":
+        outcome = fledge("verify", "x.gz", "--no-rebuild", "--key", name)
+    else:
+        outcome = fledge("sign", "x.gz", "--key", "a.key")
+    assert outcome.code == 2, outcome.err
+    assert "not a regular file" in outcome.err
+    assert name in outcome.err

@@ -35,6 +35,7 @@ PUBLIC = {
         "open_artifact",
     ),
     *("verify", "tune_for_builds"),
+    *("KeyPair", "Policy", "PublicKey", "Trusted", "keygen", "sign", "verify_signatures"),
     *("Console", "Ending", "ExpectationError", "Gate", "Machine"),
     *("Artifact", "Change", "Detail", "Difference", "Opened", "Program", "Summary"),
     *("Finding", "KernelCheck", "KernelConfig", "Requirement", "State"),
@@ -129,6 +130,7 @@ def test_the_tree_of_errors_is_the_documented_one() -> None:
     assert documented == actual
 
 
+@pytest.mark.slow
 def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project.make(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -136,24 +138,52 @@ def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     subprocess.run([sys.executable, "-c", example], check=True)
 
 
+def fixture_image(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of ``fixtures/image`` with its layout."""
+    shutil.copytree(ROOT / "fixtures", folder / "fixtures")
+    image = folder / "fixtures" / "image"
+    subprocess.run([sys.executable, image / "make-layout", image / "layout"], check=True)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    monkeypatch.setenv("FLEDGE_CACHE_DIR", str(folder / "cache"))
+    return image
+
+
+def session(title: str, next_title: str) -> list[tuple[str, str]]:
+    """The commands that a part of README.md shows, each with what it prints."""
+    part = README.read_text().partition(f"\n{title}\n")[2].partition(f"\n{next_title}\n")[0]
+    shown = "".join(re.findall(r"```console\n(.*?)```", part, re.DOTALL))
+    return re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", shown, re.MULTILINE)
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    shell = ["sh", "-c", command]
+    return subprocess.run(shell, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
 def test_the_session_for_auditors_shows_what_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """README.md shortens digests and lists; the rest of what its commands print is exact."""
-    shutil.copytree(ROOT / "fixtures", tmp_path / "fixtures")
-    folder = tmp_path / "fixtures" / "image"
-    subprocess.run([sys.executable, folder / "make-layout", folder / "layout"], check=True)
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-    monkeypatch.setenv("FLEDGE_CACHE_DIR", str(tmp_path / "cache"))
-    auditors = README.read_text().partition("## For auditors")[2].partition("### Provenance")[0]
-    session = "".join(re.findall(r"```console\n(.*?)```", auditors, re.DOTALL))
-    for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE):
+    folder = fixture_image(tmp_path, monkeypatch)
+    for command, expected in session("## For auditors", "### Provenance"):
         if "| jq" in command:
             continue
-        shell = ["sh", "-c", command]
-        done = subprocess.run(shell, cwd=folder, capture_output=True, text=True, check=False)
+        done = run(command, folder)
         pattern = re.escape(expected).replace("…", ".*")
         assert re.fullmatch(pattern, done.stdout), f"{command}:\n{done.stdout}{done.stderr}"
+
+
+def test_the_session_that_signs_shows_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fixture_image(tmp_path, monkeypatch)
+    assert run("fledge build -q --platform linux/amd64 -o hello.img", folder).returncode == 0
+    for command, expected in session("## Sign", "## Environment"):
+        done = run(command, folder)
+        _, error, explained = done.stderr.partition("error: ")
+        pattern = re.escape(expected).replace("…", ".*")
+        assert re.fullmatch(pattern, done.stdout + error + explained), f"{command}:\n{done}"
 
 
 @pytest.mark.real

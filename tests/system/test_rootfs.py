@@ -45,6 +45,7 @@ def layout(tmp_path: Path) -> Path:
     return make_layout(tmp_path / "layout")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["header", "content", "size"])
 def test_a_layer_that_is_damaged_in_the_cache_is_replaced(
     damage: str, layout: Path, tmp_path: Path, fledge: project.Fledge

@@ -91,7 +91,7 @@ def test_round_trip(
 
 
 def test_deleted_chunk(web: Path, storage: Path, session: Session, out: Path) -> None:
-    with registry.serve(storage) as host:
+    with registry.serve(storage, deletes=True) as host:
         push(web, f"{host}/web:1", session=session)
         api = f"http://{host}/v2/web"
         accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}

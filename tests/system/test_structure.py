@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parents[1]
 PACKAGE = TESTS.parent / "fledge"
 MODULES = sorted(TESTS.rglob("*.py"))
@@ -24,6 +26,7 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
+@pytest.mark.slow
 def test_no_module_imports_a_test_module() -> None:
     wrong = [
         f"{path.relative_to(TESTS)} imports {name}"

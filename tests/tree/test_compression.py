@@ -28,6 +28,7 @@ def decompressed(blob: bytes, step: int = 1 << 20) -> bytes:
     return b"".join(decompression(blob[at : at + step] for at in range(0, len(blob), step)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compress", [gzip.compress, pyzstd.compress, lzma.compress, bz2.compress])
 @given(parts=st.lists(st.binary(max_size=99), min_size=1, max_size=4), step=st.integers(1, 40))
 def test_any_parts_in_any_pieces(

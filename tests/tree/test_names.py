@@ -27,6 +27,7 @@ def test_suggestion(wanted: str, known: list[str], hint: str) -> None:
     assert suggestion(wanted, known) == hint
 
 
+@pytest.mark.slow
 def test_a_suggestion_has_bounds() -> None:
     known = ["ab" * 100] * 1_000_000 + ["wanted"]
     assert f"and {MAX_COMPARED - 5} more" in suggestion("c" * 120, known)

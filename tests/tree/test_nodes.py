@@ -264,6 +264,7 @@ def without_children(node: Node) -> Node:
     return replace(node, children={}) if isinstance(node, Directory) else node
 
 
+@pytest.mark.slow
 @given(trees())
 def test_walk_finds_everything(tree: Tree) -> None:
     found = list(tree.walk())
@@ -275,6 +276,7 @@ def test_walk_finds_everything(tree: Tree) -> None:
     assert describe(copy) == describe(tree)
 
 
+@pytest.mark.slow
 @given(trees(), st.lists(NAMES | st.just(b".."), max_size=4).map(b"/".join))
 def test_what_is_added_is_found(tree: Tree, path: bytes) -> None:
     node = file()

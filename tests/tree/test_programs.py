@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.oci.manifest import host_platform
-from fledge.tree import Directory, File, Symlink, Tree
+from fledge.tree import Directory, File, Symlink, Tree, programs
 from fledge.tree.content import DataExtent, Span, Sparse, read_range
-from fledge.tree.programs import find, problem
+from fledge.tree.programs import find
 from tests.support.project import program
 
 HOST = host_platform().architecture
@@ -33,6 +33,11 @@ def tree() -> Tree:
     for name in (str(PROGRAM), *re.findall(r"(/\S+) \(0x", said)):
         found.add(name.encode(), host_file(Path(os.path.realpath(name))))
     return found
+
+
+def problem(tree: Tree, path: str, architecture: str) -> str | None:
+    found = programs.problem(tree, path, architecture)
+    return found.text if found else None
 
 
 def add(tree: Tree, path: str, content: bytes, mode: int = 0o755) -> None:
@@ -80,8 +85,13 @@ def test_a_library_in_a_folder_of_ld_so_conf(tree: Tree) -> None:
         (b"#! /usr/bin/env python3\n", "/app needs /usr/bin/env, but /usr/bin/env does not exist"),
         (
             b"#!/bin/sh\r\necho\r\n",
-            "the first line of /app ends with a carriage return, as Windows writes it; Linux looks"
-            " for /bin/sh\\r",
+            "the first line of /app ends with a carriage return, as Windows writes it: Linux runs"
+            " /bin/sh\\r",
+        ),
+        (
+            b"#! /bin/busybox sh\r\n",
+            "the first line of /app ends with a carriage return, as Windows writes it: Linux runs"
+            " /bin/busybox sh\\r",
         ),
         (b"#!\n", "the first line of /app names no interpreter"),
         (b"#!/app\n", "/app is a script of a script, more than 5 times"),
@@ -106,6 +116,22 @@ def test_another_architecture() -> None:
     add(tree, "/app", program(183))
     assert problem(tree, "/app", "arm64") is None
     assert problem(tree, "/app", "amd64") == "/app is for arm64, not for amd64"
+
+
+def test_what_to_do(tree: Tree) -> None:
+    add(tree, "/other", program(183))
+    add(tree, "/windows", b"#!/bin/sh\r\n")
+    add(tree, "/script", b"#!/bin/none\n")
+    library = remove(tree, r"/libc\.so\.6$").rpartition("/")[2]
+    for path, advice in {
+        "/other": "Use one for amd64.",
+        "/windows": "Save it with the line ends of Unix (dos2unix).",
+        "/script": "Add /bin/none with [mappings].",
+        str(PROGRAM): f"Add {library} with [mappings], or link the program statically.",
+    }.items():
+        found = programs.problem(tree, path, "amd64" if path == "/other" else HOST)
+        assert found
+        assert found.advice == advice
 
 
 def test_nodes_that_are_no_programs() -> None:
@@ -142,6 +168,7 @@ def test_where_a_program_is(name: str, path: str, folder: str, found: str | None
     assert find(tree, name, path, folder) == found
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_damage_is_no_crash(data: st.DataObject) -> None:
