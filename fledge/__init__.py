@@ -38,19 +38,20 @@ if TYPE_CHECKING:
     from fledge.oci.manifest import Platform
     from fledge.operations.boot import Console, Gate, Machine, boot, boot_command
     from fledge.operations.build import Artifact, build
+    from fledge.operations.builds import BuildResult, build_all
     from fledge.operations.check import check
     from fledge.operations.diff import Change, Detail, Difference, diff
     from fledge.operations.fetch import fetch
     from fledge.operations.inspect import Program, Summary, inspect
     from fledge.operations.kernel import check_kernel, check_target
-    from fledge.operations.lock import lock
+    from fledge.operations.lock import Lookups, lock
     from fledge.operations.manifest import manifest
     from fledge.operations.verify import Verification, verify
     from fledge.project.config import Config
     from fledge.project.jsonschema import json_schema
     from fledge.project.manifest import PluginManifest
     from fledge.project.toml import InvalidConfig
-    from fledge.report import Reporter, Step, Transfer
+    from fledge.report import Job, Reporter, Step, Transfer
     from fledge.session import Session
     from fledge.sources.inputs import Input
     from fledge.sources.kinds import SOURCES
@@ -74,19 +75,20 @@ _PUBLIC_NAMES = {
     "fledge.machine.console": ("Ending",),
     "fledge.operations.boot": ("Console", "Gate", "Machine", "boot", "boot_command"),
     "fledge.operations.build": ("Artifact", "build"),
+    "fledge.operations.builds": ("BuildResult", "build_all"),
     "fledge.operations.check": ("check",),
     "fledge.operations.kernel": ("check_kernel", "check_target"),
     "fledge.operations.diff": ("Change", "Detail", "Difference", "diff"),
     "fledge.operations.fetch": ("fetch",),
     "fledge.operations.inspect": ("Program", "Summary", "inspect"),
-    "fledge.operations.lock": ("lock",),
+    "fledge.operations.lock": ("Lookups", "lock"),
     "fledge.operations.manifest": ("manifest",),
     "fledge.operations.verify": ("Verification", "verify"),
     "fledge.project.config": ("Config",),
     "fledge.project.jsonschema": ("json_schema",),
     "fledge.project.manifest": ("PluginManifest",),
     "fledge.project.toml": ("InvalidConfig",),
-    "fledge.report": ("Reporter", "Step", "Transfer"),
+    "fledge.report": ("Job", "Reporter", "Step", "Transfer"),
     "fledge.session": ("Session",),
     "fledge.sources.kinds": ("SOURCES",),
     "fledge.sources.inputs": ("Input",),
@@ -102,6 +104,7 @@ __all__ = [
     "FORMATS",
     "SOURCES",
     "Artifact",
+    "BuildResult",
     "Cache",
     "Change",
     "Config",
@@ -120,9 +123,11 @@ __all__ = [
     "HostError",
     "Input",
     "InvalidConfig",
+    "Job",
     "KernelCheck",
     "KernelConfig",
     "Kind",
+    "Lookups",
     "Machine",
     "NetworkError",
     "OfflineError",
@@ -145,6 +150,7 @@ __all__ = [
     "boot",
     "boot_command",
     "build",
+    "build_all",
     "check",
     "check_kernel",
     "check_target",

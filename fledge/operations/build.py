@@ -87,17 +87,29 @@ def build(
     """
     config, session = as_config(config, manifest), as_session(session)
     output = Path(output) if output else default_output(config)
-    outputs = [output, provenance.path_beside(output)]
-    url = None
-    if config.manifest:
-        url = plugin.artifact_url(config.manifest, base_url, output)
-        outputs.append(path_beside(output))
-    elif base_url:
+    if base_url and not config.manifest:
         raise plugin.no_settings(config)
-    check_outputs(config, outputs)
-    kernel = target_kernel(config)
+    check_outputs(config, outputs_of(config, output))
     pins = lock.load_pins(config, session.reporter, strict=locked)
-    start = start_assembly(config, platform, session)
+    return write_artifact(config, output, pins, start_assembly(config, platform, session), base_url)
+
+
+def outputs_of(config: Config, output: Path) -> list[Path]:
+    """Return the files that a build writes, the artifact first."""
+    manifests = [path_beside(output)] if config.manifest else []
+    return [output, provenance.path_beside(output), *manifests]
+
+
+def write_artifact(
+    config: Config, output: Path, pins: PinFinder, start: Assembly, base_url: str | None
+) -> Artifact:
+    """Build from pinned inputs, and write the artifact and the files beside it atomically.
+
+    ``start`` is an empty assembly, ``base_url`` as for `build`. Raises `FledgeError`.
+    """
+    url = plugin.artifact_url(config.manifest, base_url, output) if config.manifest else None
+    kernel = target_kernel(config)
+    outputs = outputs_of(config, output)
     with replacing_together(*outputs) as [new, new_record, *rest]:
         artifact = build_pinned(config, pins, start, new, output, url)
         with new_record.open() as record:
@@ -105,7 +117,7 @@ def build(
         if artifact.manifest:
             with rest[0].open() as file:
                 file.write(serialize(artifact.manifest))
-    _note_kernel(config, kernel, session)
+    _note_kernel(config, kernel, start.session)
     return artifact
 
 
@@ -117,10 +129,17 @@ def _note_kernel(config: Config, kernel: KernelConfig, session: Session) -> None
             session.reporter.note(f"kernel {name}: {each.requirement.purpose}: {each.advice}")
 
 
-def default_output(config: Config) -> Path:
-    """Return the default path of an artifact."""
+def default_output(config: Config, platform: str = "") -> Path:
+    """Return the default path of an artifact, such as ``nginx.img``.
+
+    With a ``platform`` such as ``arm/v7``, that is in the name: ``nginx-arm-v7.img``.
+    """
     names = (source.artifact_name() for source in config.sources)
-    return Path(config.format.default_output(next(filter(None, names), None)))
+    name = config.format.default_output(next(filter(None, names), None))
+    if platform:
+        suffix = "." + config.format.default_output(None).partition(".")[2]
+        name = f"{name.removesuffix(suffix)}-{platform.replace('/', '-')}{suffix}"
+    return Path(name)
 
 
 def build_pinned(

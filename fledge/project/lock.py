@@ -80,6 +80,16 @@ class PinFinder(msgspec.Struct, frozen=True):
             self.reporter.note(f"{self.path} {problem}")
         return pin
 
+    def has_all_names(self) -> bool:
+        """Return whether the lock pins every name that may move, for whatever platforms."""
+        names = {
+            source.role: source.pinned_name(self.config.path.parent)
+            for source in self.config.sources
+            if source.section and source.section.keyed_by
+        }
+        pinned = self.lock.sections if self.lock else {}
+        return all(role in pinned and pinned[role].name == name for role, name in names.items())
+
     def _find(self, source: Source, name: str, key: str) -> tuple[str, Any | None]:
         """Return why the lock has no pin, or an empty text and the pin."""
         role = source.role
