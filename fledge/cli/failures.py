@@ -55,7 +55,7 @@ def end_interrupted(interrupt: KeyboardInterrupt, hint: str = "") -> None:
     traceback.clear_frames(interrupt.__traceback__)
     if isinstance(interrupt, LateInterrupt):
         print_error(f"interrupted; {printable(os.fsencode(interrupt.output))} is written")
-    elif isinstance(interrupt, PartialInterrupt) and interrupt.done:
+    elif isinstance(interrupt, PartialInterrupt):
         print_error(f"interrupted; {interrupt.done} of {interrupt.total} are done")
     else:
         print_error("interrupted; nothing was written", *([hint] if hint else []))

@@ -43,7 +43,8 @@ def _expand(argument: str) -> Iterator[Path]:
     if glob.has_magic(argument) and not path.exists():
         found = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 -- absolute ones, too
         matches = map(Path, found)
-        configs = [config for each in matches if (config := _config(each)).is_file()]
+        candidates = [_config(each) for each in matches]
+        configs = [each for each in candidates if each.suffix == ".toml" and each.is_file()]
         if not configs:
             raise ConfigError(f"no folder with a fledge.toml matches {argument}")
         yield from configs

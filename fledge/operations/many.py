@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 from importlib import import_module
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from fledge.errors import FledgeError
 from fledge.host import children
-from fledge.host.children import Died, Event, Sent, Started
+from fledge.host.children import Died, Event, Returned, Sent, Started
 from fledge.host.signals import PartialInterrupt
 from fledge.oci.manifest import Platform
 from fledge.operations.arguments import ConfigLike
@@ -86,40 +86,44 @@ def side_by_side(
     functions = [partial(_work, tasks[number], session) for number in order]
     try:
         with closing(children.run(functions, processes or usable_cores())) as events:
-            for number, outcome in _watch(events, [tasks[number] for number in order], session):
-                outcomes[order[number]] = outcome
+            _watch(events, [tasks[number] for number in order], session.reporter, outcomes)
     except KeyboardInterrupt as interrupt:
         raise PartialInterrupt(len(outcomes), len(tasks), *interrupt.args) from interrupt
-    return [outcomes[number] for number in range(len(tasks))]
+    return [outcomes[order.index(number)] for number in range(len(tasks))]
 
 
 def _watch(
-    events: Iterable[Event | None], tasks: Sequence[Task[T]], session: Session
-) -> Iterator[tuple[int, Outcome[T]]]:
-    """Show what happens in the processes, and yield the outcomes as they come."""
-    with ExitStack() as shown:
+    events: Iterable[Event | None],
+    tasks: Sequence[Task[T]],
+    reporter: Reporter,
+    outcomes: dict[int, Outcome[T]],
+) -> None:
+    """Show what happens in the processes, and fill in the outcomes as they come."""
+    with ExitStack() as shown, reporter.batch("plugins", len(tasks), None) as batch:
         opened: dict[int, _Shown] = {}
-        batch = shown.enter_context(session.reporter.batch("plugins", len(tasks), None))
         for event in events:
             if event is None:
-                session.reporter.tick()
-            elif isinstance(event, Started):
-                job = _Shown(session.reporter, tasks[event.number].name)
-                opened[event.number] = shown.enter_context(job)
+                reporter.tick()
+                continue
+            number = event.number
+            if isinstance(event, Started):
+                opened[number] = shown.enter_context(_Shown(reporter, tasks[number].name))
             elif isinstance(event, Sent):
-                opened[event.number].replay.make(event.value)
+                opened[number].replay.make(event.value)
             else:
-                task = tasks[event.number]
-                if isinstance(event, Died):
-                    error = FledgeError(f"its process died: {event.how}", DIED)
-                    outcome: Outcome[T] = Outcome(task.name, error=error)
-                else:
-                    outcome, modules = event.value
-                    for module in modules:
-                        import_module(module)
-                opened.pop(event.number).end(outcome, task.describe)
+                outcomes[number] = _outcome(event, tasks[number].name)
+                opened[number].end(outcomes[number], tasks[number].describe)
                 batch.finished()
-                yield event.number, outcome
+
+
+def _outcome(event: Returned | Died, name: str) -> Outcome[Any]:
+    if isinstance(event, Died):
+        return Outcome(name, error=FledgeError(f"its process died: {event.how}", DIED))
+    outcome: Outcome[Any]
+    outcome, modules = event.value
+    for module in modules:
+        import_module(module)
+    return outcome
 
 
 def in_turn(tasks: Iterable[Task[T]], session: Session) -> list[Outcome[T]]:

@@ -81,15 +81,15 @@ def work(reporter: Reporter) -> None:
     reporter.note("a note")
     reporter.detail("a detail")
     with reporter.step("write"):
-        raise ValueError
+        raise ValueError("full")
 
 
 def test_the_same_calls_arrive() -> None:
     here, there = Recorder(), Recorder()
     replay = Replay(there)
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ValueError, match="full"):
         work(here)
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ValueError, match="full"):
         work(Relay(replay.make))
     assert there.calls == here.calls
 
