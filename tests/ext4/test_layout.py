@@ -132,8 +132,8 @@ def test_a_new_base_moves_what_is_above_it_by_whole_chunks(tmp_path: Path, growt
 
     def image(blocks: int) -> bytes:
         tree = Tree(mtime_ns=0)
-        tree.add(b"base", file(Span(zeros, 0, 100 * MIB)))
-        tree.add(b"base-too", file(noise("base", blocks * BLOCK_SIZE)))
+        tree.add(b"above/base", file(Span(zeros, 0, 100 * MIB)))
+        tree.add(b"above/base-too", file(noise("base", blocks * BLOCK_SIZE)))
         tree.origin = UPPER
         for number in range(40):
             tree.add(b"app/%d" % number, file(noise(f"u{number}", MIB - 3000)))
