@@ -229,6 +229,7 @@ def lay_sources(sources: Iterable[Source], pins: PinFinder, assembly: Assembly) 
     for source in sources:
         with laying(source, assembly) as step:
             step.detail = source.lay(assembly, pins.find(source, assembly))
+        assembly.tree.origin += 1
 
 
 @contextmanager
