@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from fledge.cli import app as cli
+from fledge.operations.push import push
 from tests.support import shipped
 from tests.support.httpd import Server
-from tests.support.oci_registry import OciRegistry
+from tests.support.oci_registry import OciRegistry, Repository
 from tests.support.project import Fledge, Outcome
 
 pytest_plugins = ["tests.support.no_skip"]
@@ -90,3 +91,19 @@ def served() -> Iterator[OciRegistry]:
     """A registry that follows the specification to the letter."""
     with OciRegistry().serve() as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def stock(artifacts: Path) -> Repository:
+    """A repository with the disk for amd64 under the tag 1."""
+    with OciRegistry().serve() as served:
+        web = artifacts / "amd64" / "web.img"
+        push(web, f"{served.host}/web:1", session=shipped.session(artifacts))
+        return served.repository("web")
+
+
+@pytest.fixture
+def stocked(served: OciRegistry, stock: Repository) -> OciRegistry:
+    """A registry with a repository ``web``, which has the disk for amd64 under the tag 1."""
+    served.repositories["web"] = stock.copy()
+    return served

@@ -10,8 +10,8 @@ from fledge.cli.failures import end_interrupted, explained
 from fledge.cli.lines import LineReporter
 from fledge.host.settings import Settings
 
-KEPT = "What was downloaded is kept; the next run continues there."
-"""Said to people who interrupt a download."""
+KEPT = "What was transferred is kept; the next run continues there."
+"""Said to people who interrupt a download or an upload."""
 
 
 @contextmanager

@@ -117,6 +117,8 @@ class Outgoing(msgspec.Struct, frozen=True):
     """Fields to send."""
     body: bytes | None = None
     """The body; None: no body, or that of the form."""
+    is_alone: bool = False
+    """Whether to open a connection for this request only."""
 
 
 GET = Outgoing()
@@ -208,7 +210,7 @@ class Transport:
         request = first = self._first_request(url, headers, range_headers, outgoing)
         login = later_login = None if isinstance(headers, Mapping) else headers
         for _ in range(MAX_REDIRECTS + 1):
-            with self._send(request, where) as response:
+            with self._send(request, where, outgoing.is_alone) as response:
                 refused = response.status_code == HTTPStatus.UNAUTHORIZED
                 if refused and login and request is first and login.renew(response):
                     request = first = self._first_request(url, headers, range_headers, outgoing)
@@ -256,6 +258,8 @@ class Transport:
         body = outgoing.body
         # Without "identity", ranges and lengths could refer to compressed bytes.
         own = {"Accept-Encoding": "identity", "User-Agent": f"fledge/{__version__}"}
+        if outgoing.is_alone:
+            own["Connection"] = "close"
         try:
             request = self._session.prepare_request(
                 requests.Request(
@@ -281,7 +285,9 @@ class Transport:
         except ValueError as error:
             raise NetworkError(f"{where}: not a valid URL", CHECK_URL) from error
 
-    def _send(self, request: requests.PreparedRequest, where: str) -> requests.Response:
+    def _send(
+        self, request: requests.PreparedRequest, where: str, is_alone: bool = False
+    ) -> requests.Response:
         url = request.url or ""
         settings = self._settings(request)
         bundle = settings["verify"]
@@ -289,7 +295,10 @@ class Transport:
             if isinstance(bundle, str) and not Path(bundle).is_dir():
                 check_regular(Path(bundle))
             # Not session.send, which would read the body of a redirect into memory.
-            return self._session.get_adapter(url).send(
+            adapter = self._session.get_adapter(url)
+            if is_alone:
+                adapter = connection.WatchedAdapter(self._certificates)
+            return adapter.send(
                 request,
                 timeout=(connection.CONNECT_TIMEOUT, connection.READ_TIMEOUT),
                 **settings,

@@ -10,6 +10,8 @@ import re
 from http import HTTPStatus
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
+import msgspec
+
 from fledge.errors import NetworkError
 from fledge.net.fetch import Answer, Fetcher
 from fledge.net.transport import (
@@ -59,6 +61,9 @@ class Upload:
         self._min_piece = MIN_PIECE
         self._in_doubt = False
         """Whether the registry must be asked first how much it has got."""
+        self._has_failed = False
+        """Whether a request has failed. Then each has a connection of its own: where connections
+        break after a time, a used one breaks sooner, and some registries drop the whole upload."""
 
     def run(self, transfer: Transfer) -> None:
         """Upload the blob. Raises `NetworkError` if it makes no progress in several tries."""
@@ -78,8 +83,9 @@ class Upload:
                 self._send_piece()
             self._finish()
         except TransientError:
-            self._in_doubt = True
-            self._piece = max(self._min_piece, min(self._piece, self._size - self._sent) // 2)
+            self._in_doubt = self._has_failed = True
+            # Fast enough that the shortest piece is tried before the tries are used up.
+            self._piece = max(self._min_piece, min(self._piece, self._size - self._sent) // 4)
             raise
 
     def _heed(self, least: str) -> None:
@@ -171,7 +177,8 @@ class Upload:
         is_here = urlsplit(url)[:2] == urlsplit(self._begin)[:2]
         login = self._headers if is_here else NO_LOGIN
         try:
-            return self._fetcher.send_once(url, login, outgoing, accepted, headers or {})
+            alone = msgspec.structs.replace(outgoing, is_alone=self._has_failed)
+            return self._fetcher.send_once(url, login, alone, accepted, headers or {})
         except HttpStatusError as error:
             if error.status in LOST and self._location and outgoing.method != "GET":
                 self._restart()

@@ -99,6 +99,7 @@ def pull(
     """
     session = as_session(session)
     name = registry_name(reference)
+    wanted = as_platform(platform)
     if session.offline and not name.digest:
         raise OfflineError(
             f"{name}: the tag cannot be looked up offline",
@@ -106,7 +107,7 @@ def pull(
         )
     places = Places(name, session)
     pulled = []
-    for digest, remote in _choose(name, places, platform, session):
+    for digest, remote in _choose(name, places, wanted, platform is not None, session):
         where = str(Name(name.host, name.repository, name.tag, digest))
         path = Path(folder, remote.name)
         _check_path(path)
@@ -131,14 +132,16 @@ def pull(
 
 
 def _choose(
-    name: Name, places: Places, platform: PlatformLike | None, session: Session
+    name: Name, places: Places, wanted: Platform, is_given: bool, session: Session
 ) -> list[tuple[Digest, RemoteArtifact]]:
-    """Return the artifacts that a name stands for, by the digests of their manifests."""
+    """Return the artifacts that a name stands for, by the digests of their manifests.
+
+    ``is_given`` is whether a person has asked for the platform.
+    """
     raw = places.ask(Repository.read_named_manifest)
     found = artifacts.parse(raw, str(name))
-    wanted = as_platform(platform)
     if isinstance(found, RemoteArtifact):
-        _check_platform(found, wanted, platform is not None, name, session)
+        _check_platform(found, wanted, is_given, name, session)
         return [(Digest.of(raw), found)]
     chosen = best_manifests(found, wanted)
     if not chosen:

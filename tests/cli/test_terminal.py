@@ -125,7 +125,7 @@ def test_interrupted_in_the_middle(
     assert shown.lines == [
         "  ✗ image",
         "error: interrupted; nothing was written",
-        "  What was downloaded is kept; the next run continues there.",
+        "  What was transferred is kept; the next run continues there.",
     ]
 
 
@@ -166,7 +166,7 @@ TRANSFER = rf"    six layer [1-6] of 6 ━*╌* {BYTES}  [\d.]+ [KM]iB/s  \d:\d\
 INTERRUPTED = [
     "  ✗ image",
     "error: interrupted; nothing was written",
-    "  What was downloaded is kept; the next run continues there.",
+    "  What was transferred is kept; the next run continues there.",
 ]
 WIDE = Appearance(100, {}, "utf-8", STEP + LEFT, TRANSFER, INTERRUPTED)
 DUMB = replace(
@@ -186,7 +186,7 @@ APPEARANCES = {
         transfer=rf"    six layer [1-6] of 6 {BYTES}",
         after=[
             *INTERRUPTED[:2],
-            "  What was downloaded is kept; the next",
+            "  What was transferred is kept; the next",
             "  run continues there.",
         ],
     ),

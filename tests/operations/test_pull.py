@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -78,7 +79,8 @@ def test_round_trip(
     pulled = only(pull(f"{served.host}/team/web:1", out, session=session))
     assert pulled.path == out / name
     assert pulled.path.read_bytes() == source.read_bytes()
-    assert pulled.path.stat().st_blocks <= source.stat().st_blocks
+    # Short holes are filled.
+    assert pulled.path.stat().st_blocks * 512 <= source.stat().st_blocks * 512 + (1 << 19)
     assert (pulled.reference, pulled.digest, pulled.size) == (
         pushed.reference,
         pushed.digest,
@@ -190,7 +192,7 @@ def test_single_artifact_of_another_platform(
 
 def test_missing_tag(web: Path, served: OciRegistry, session: Session, out: Path) -> None:
     push(web, f"{served.host}/web:1.0", session=session)
-    with pytest.raises(NetworkError, match="has no '1.1'") as caught:
+    with pytest.raises(NetworkError, match=r"has no '1\.1'") as caught:
         pull(f"{served.host}/web:1.1", out, session=session)
     assert "1.0" in caught.value.hint
 
@@ -210,23 +212,22 @@ def test_container_image(served: OciRegistry, session: Session, out: Path) -> No
 
 
 def test_cached_chunks_are_not_fetched(
-    web: Path, served: OciRegistry, session: Session, out: Path
+    web: Path, stocked: OciRegistry, session: Session, out: Path
 ) -> None:
-    push(web, f"{served.host}/web:1", session=session)
-    pull(f"{served.host}/web:1", out, session=session)
-    served.seen.clear()
-    pull(f"{served.host}/web:1", out, session=session)
-    assert [each.path for each in served.seen if "/blobs/" in each.path] == []
+    pull(f"{stocked.host}/web:1", out, session=session)
+    stocked.seen.clear()
+    pull(f"{stocked.host}/web:1", out, session=session)
+    assert [each.path for each in stocked.seen if "/blobs/" in each.path] == []
     # A new version shares most chunks.
     with web.open("r+b") as file:
         file.seek(web.read_bytes().index(noise(PAYLOAD)[:4096]) + 2 * CHUNK)
         file.write(b"changed")
     for document in ("web.img.provenance.json", "web.manifest.json"):
         (web.parent / document).unlink()
-    push(web, f"{served.host}/web:1", session=session)
-    served.seen.clear()
-    pull(f"{served.host}/web:1", out, session=session)
-    assert len([each for each in served.seen if "/blobs/" in each.path]) == 1
+    push(web, f"{stocked.host}/web:1", session=session)
+    stocked.seen.clear()
+    pull(f"{stocked.host}/web:1", out, session=session)
+    assert len([each for each in stocked.seen if "/blobs/" in each.path]) == 1
     assert (out / "web.img").read_bytes() == web.read_bytes()
 
 
@@ -265,12 +266,11 @@ def test_older_artifact_is_replaced(
 
 @pytest.mark.parametrize("name", ["web.img", "web.manifest.json", "web.img.provenance.json"])
 def test_file_that_is_something_else_is_not_replaced(
-    name: str, web: Path, served: OciRegistry, session: Session, out: Path
+    name: str, stocked: OciRegistry, session: Session, out: Path
 ) -> None:
-    push(web, f"{served.host}/web:1", session=session)
     (out / name).write_text('{"mine": 1}')
     with pytest.raises(ConfigError, match="so a pull does not replace it") as caught:
-        pull(f"{served.host}/web:1", out, session=session)
+        pull(f"{stocked.host}/web:1", out, session=session)
     assert name in caught.value.message
     assert "another folder with -o" in caught.value.hint
     assert os.listdir(out) == [name]
@@ -278,14 +278,13 @@ def test_file_that_is_something_else_is_not_replaced(
 
 
 def test_documents_that_stay(
-    web: Path, served: OciRegistry, session: Session, out: Path, notes: Notes
+    web: Path, stocked: OciRegistry, session: Session, out: Path, notes: Notes
 ) -> None:
-    push(web, f"{served.host}/web:1", session=session)
-    pull(f"{served.host}/web:1", out, session=session)
+    pull(f"{stocked.host}/web:1", out, session=session)
     for document in ("web.img.provenance.json", "web.manifest.json"):
         (web.parent / document).unlink()
-    push(web, f"{served.host}/web:1", session=session)
-    pull(f"{served.host}/web:1", out, session=session)
+    push(web, f"{stocked.host}/web:1", session=session)
+    pull(f"{stocked.host}/web:1", out, session=session)
     assert {each.partition(" ")[0] for each in notes.notes} == {
         str(out / "web.img.provenance.json"),
         str(out / "web.manifest.json"),
@@ -297,29 +296,27 @@ def test_documents_that_stay(
     [("none", "none is not a folder"), ("file", "file is not a folder")],
 )
 def test_folder_that_cannot_be(
-    folder: str, words: str, web: Path, served: OciRegistry, session: Session, out: Path
+    folder: str, words: str, stocked: OciRegistry, session: Session, out: Path
 ) -> None:
     (out / "file").touch()
-    push(web, f"{served.host}/web:1", session=session)
     with pytest.raises(ConfigError, match=words) as caught:
-        pull(f"{served.host}/web:1", out / folder, session=session)
+        pull(f"{stocked.host}/web:1", out / folder, session=session)
     assert "with -o." in caught.value.hint
 
 
-def test_lost_chunk(web: Path, served: OciRegistry, session: Session, out: Path) -> None:
-    push(web, f"{served.host}/web:1", session=session)
-    layers = served.manifest("web", "1")["layers"]
+def test_lost_chunk(web: Path, stocked: OciRegistry, session: Session, out: Path) -> None:
+    layers = stocked.manifest("web", "1")["layers"]
     layer = layers[2]
-    del served.repository("web").blobs[layer["digest"]]
+    del stocked.repository("web").blobs[layer["digest"]]
     with pytest.raises(NetworkError, match="does not have chunk") as caught:
-        pull(f"{served.host}/web:1", out, session=session)
+        pull(f"{stocked.host}/web:1", out, session=session)
     number = int(layer["annotations"][f"{PREFIX}offset"]) // CHUNK + 1
     assert f"chunk {number} of " in caught.value.message
     assert layer["digest"] in caught.value.message
     assert caught.value.hint == "It is incomplete there: push it again."
     assert os.listdir(out) == []
-    push(web, f"{served.host}/web:1", session=session)
-    pull(f"{served.host}/web:1", out, session=session)
+    push(web, f"{stocked.host}/web:1", session=session)
+    pull(f"{stocked.host}/web:1", out, session=session)
 
 
 # What a hostile registry, or whoever pushed to it, can do.
@@ -332,8 +329,8 @@ def annotate(**changes: str | None) -> Callable[[Manifest], None]:
     """Return a function that changes annotations of a manifest; None removes one."""
 
     def change(manifest: Manifest) -> None:
-        for key, value in changes.items():
-            key = TITLE if key == "title" else PREFIX + key.replace("_", "-")
+        for name, value in changes.items():
+            key = TITLE if name == "title" else PREFIX + name.replace("_", "-")
             if value is None:
                 del manifest["annotations"][key]
             else:
@@ -383,7 +380,7 @@ def exchanged_with_digest(manifest: Manifest) -> None:
 
 
 def many_layers(manifest: Manifest) -> None:
-    manifest["layers"] = [{}] * (1 << 20)
+    manifest["layers"] = [{}] * 1_000_000
 
 
 NAMES = [
@@ -448,19 +445,18 @@ def test_manifest_that_lies(
     change: Callable[[Manifest], None],
     words: str,
     web: Path,
-    served: OciRegistry,
+    stocked: OciRegistry,
     session: Session,
     out: Path,
 ) -> None:
-    push(web, f"{served.host}/web:1", session=session)
-    manifest = served.manifest("web", "1")
+    manifest = stocked.manifest("web", "1")
     change(manifest)
-    served.put("web", manifest, "lie")
+    stocked.put("web", manifest, "lie")
     try:
-        pulled = pull(f"{served.host}/web:lie", out, session=session)
+        pulled = pull(f"{stocked.host}/web:lie", out, session=session)
     except (CorruptError, NetworkError) as error:
         assert words
-        assert pytest.importorskip("re").search(words, error.message), error.message
+        assert re.search(words, error.message), error.message
         assert error.message.isprintable()
         assert os.listdir(out) == []
     else:
@@ -496,7 +492,7 @@ def unsized(data: bytes) -> bytes:
         pytest.param(lambda raw: packed(raw[: CHUNK // 2]), "other content", id="less"),
         pytest.param(lambda raw: packed(raw[: CHUNK // 2], CHUNK), "damaged", id="less than said"),
         pytest.param(lambda raw: packed(raw, CHUNK + 1), "other content", id="more than said"),
-        pytest.param(lambda raw: unsized(raw), "other content", id="size left out"),
+        pytest.param(unsized, "other content", id="size left out"),
         pytest.param(lambda raw: raw[:1000], "damaged", id="no frame"),
         pytest.param(lambda raw: packed(raw)[:-9], "damaged", id="cut"),
         pytest.param(lambda raw: b"", "damaged|other content", id="empty"),
@@ -509,18 +505,16 @@ def unsized(data: bytes) -> bytes:
 def test_chunk_that_lies(
     blob: Callable[[bytes], bytes],
     words: str,
-    web: Path,
-    served: OciRegistry,
+    stocked: OciRegistry,
     session: Session,
     out: Path,
 ) -> None:
-    push(web, f"{served.host}/web:1", session=session)
-    manifest = served.manifest("web", "1")
+    manifest = stocked.manifest("web", "1")
     layer = manifest["layers"][2]
-    raw = zstandard.decompress(served.repository("web").blobs[layer["digest"]])
-    layer |= served.put_blob("web", blob(raw), layer["mediaType"])
-    served.put("web", manifest, "lie")
-    reference = f"{served.host}/web:lie"
+    raw = zstandard.decompress(stocked.repository("web").blobs[layer["digest"]])
+    layer |= stocked.put_blob("web", blob(raw), layer["mediaType"])
+    stocked.put("web", manifest, "lie")
+    reference = f"{stocked.host}/web:lie"
 
     def attempt() -> str:
         with pytest.raises(CorruptError, match=words) as caught:
@@ -577,7 +571,7 @@ def test_index_that_is_an_index_of_indexes(
     inner = served.repository("web").tags["1"]
     raw = served.repository("web").manifests[inner][1]
     entry = {"mediaType": oci_registry.INDEX, "digest": inner, "size": len(raw)}
-    entry["platform"] = {"os": "linux", "architecture": "amd64"}  # type: ignore[assignment]
+    entry["platform"] = {"os": "linux", "architecture": "amd64"}
     served.put("web", {"mediaType": oci_registry.INDEX, "manifests": [entry]}, "2")
     with pytest.raises(CorruptError, match="an index in an index"):
         pull(f"{served.host}/web:2", out, platform="amd64", session=session)
@@ -600,30 +594,28 @@ def test_index_that_is_an_index_of_indexes(
     [b"{}", b"not JSON", b'{"rootfs": 1}', b"[" * 100_000, b"\xff", b"null"],
 )
 def test_config_that_is_no_plugin_manifest(
-    text: bytes, web: Path, served: OciRegistry, session: Session, out: Path
+    text: bytes, stocked: OciRegistry, session: Session, out: Path
 ) -> None:
-    push(web, f"{served.host}/web:1", session=session)
-    manifest = served.manifest("web", "1")
-    manifest["config"] |= served.put_blob("web", text, manifest["config"]["mediaType"])
-    served.put("web", manifest, "lie")
+    manifest = stocked.manifest("web", "1")
+    manifest["config"] |= stocked.put_blob("web", text, manifest["config"]["mediaType"])
+    stocked.put("web", manifest, "lie")
     with pytest.raises(CorruptError, match="is not a plugin manifest"):
-        pull(f"{served.host}/web:lie", out, session=session)
-    manifest["config"] |= served.put_blob("web", bytes(2 << 20), manifest["config"]["mediaType"])
-    served.put("web", manifest, "lie")
+        pull(f"{stocked.host}/web:lie", out, session=session)
+    manifest["config"] |= stocked.put_blob("web", bytes(2 << 20), manifest["config"]["mediaType"])
+    stocked.put("web", manifest, "lie")
     with pytest.raises(CorruptError, match="more than the 1048576 bytes allowed"):
-        pull(f"{served.host}/web:lie", out, session=session)
+        pull(f"{stocked.host}/web:lie", out, session=session)
 
 
 def test_plugin_manifest_of_another_artifact(
-    web: Path, artifacts: Path, served: OciRegistry, session: Session, out: Path
+    artifacts: Path, stocked: OciRegistry, session: Session, out: Path
 ) -> None:
-    push(artifacts / "arm64" / "web.img", f"{served.host}/web:2", session=session)
-    push(web, f"{served.host}/web:1", session=session)
-    manifest = served.manifest("web", "1")
-    manifest["config"] = served.manifest("web", "2")["config"]
-    served.put("web", manifest, "lie")
+    push(artifacts / "arm64" / "web.img", f"{stocked.host}/web:2", session=session)
+    manifest = stocked.manifest("web", "1")
+    manifest["config"] = stocked.manifest("web", "2")["config"]
+    stocked.put("web", manifest, "lie")
     with pytest.raises(CorruptError, match="the plugin manifest is that of another artifact"):
-        pull(f"{served.host}/web:lie", out, session=session)
+        pull(f"{stocked.host}/web:lie", out, session=session)
 
 
 def attach(served: OciRegistry, tag: str, text: bytes, layers: int = 1) -> None:
@@ -644,97 +636,87 @@ def attach(served: OciRegistry, tag: str, text: bytes, layers: int = 1) -> None:
 
 
 def test_statements_of_others_are_passed_over(
-    web: Path, artifacts: Path, served: OciRegistry, session: Session, out: Path
+    web: Path, artifacts: Path, stocked: OciRegistry, session: Session, out: Path
 ) -> None:
-    push(web, f"{served.host}/web:1", session=session)
     other = (artifacts / "arm64" / "web.img.provenance.json").read_bytes()
     own = (web.parent / "web.img.provenance.json").read_bytes()
     for text in (b"{}", b"not JSON", b"[" * 100_000, other, bytes(25 << 20)):
-        attach(served, "1", text)
-    attach(served, "1", own, layers=2)
-    served.page = 3
-    pull(f"{served.host}/web:1", out, session=session)
+        attach(stocked, "1", text)
+    attach(stocked, "1", own, layers=2)
+    stocked.page = 3
+    pull(f"{stocked.host}/web:1", out, session=session)
     assert (out / "web.img.provenance.json").read_bytes() == own
 
 
-def test_thousands_of_referrers(
-    web: Path, served: OciRegistry, session: Session, out: Path
-) -> None:
-    push(web, f"{served.host}/web:1", session=session)
+def test_thousands_of_referrers(stocked: OciRegistry, session: Session, out: Path) -> None:
     for number in range(1500):
-        attach(served, "1", b"%d" % number)
-    served.page = 100
-    served.seen.clear()
-    pull(f"{served.host}/web:1", out, session=session)
+        attach(stocked, "1", b"%d" % number)
+    stocked.page = 100
+    stocked.seen.clear()
+    pull(f"{stocked.host}/web:1", out, session=session)
     assert (out / "web.img").exists()
-    assert len(served.seen) < 100
+    assert len(stocked.seen) < 100
 
 
-def test_list_without_end(web: Path, served: OciRegistry, session: Session, out: Path) -> None:
-    push(web, f"{served.host}/web:1", session=session)
-    digest = served.repository("web").tags["1"]
+def test_list_without_end(stocked: OciRegistry, session: Session, out: Path) -> None:
+    digest = stocked.repository("web").tags["1"]
     path = f"/v2/web/referrers/{digest}"
     body = json.dumps({"manifests": []}).encode()
     headers = {"Link": f'<{path}?page=next>; rel="next"'}
-    served.answers[f"GET {path}"] = status(200, body, headers)
+    stocked.answers[f"GET {path}"] = status(200, body, headers)
     with pytest.raises(NetworkError, match="a list of more than 100 pages"):
-        pull(f"{served.host}/web:1", out, session=session)
+        pull(f"{stocked.host}/web:1", out, session=session)
     assert os.listdir(out) == []
 
 
 @pytest.mark.parametrize("link", ["http://127.0.0.1:9/v2/web/x", "//127.0.0.1:9/x", "/v2/other/x"])
-def test_page_elsewhere(
-    link: str, web: Path, served: OciRegistry, session: Session, out: Path
-) -> None:
-    push(web, f"{served.host}/web:1", session=session)
-    digest = served.repository("web").tags["1"]
+def test_page_elsewhere(link: str, stocked: OciRegistry, session: Session, out: Path) -> None:
+    digest = stocked.repository("web").tags["1"]
     body = json.dumps({"manifests": []}).encode()
     answer = status(200, body, {"Link": f'<{link}>; rel="next"'})
-    served.answers[f"GET /v2/web/referrers/{digest}"] = answer
+    stocked.answers[f"GET /v2/web/referrers/{digest}"] = answer
     with pytest.raises(NetworkError, match="the next page of a list is at"):
-        pull(f"{served.host}/web:1", out, session=session)
+        pull(f"{stocked.host}/web:1", out, session=session)
 
 
-def test_chunks_elsewhere(web: Path, served: OciRegistry, session: Session, out: Path) -> None:
+def test_chunks_elsewhere(stocked: OciRegistry, session: Session, out: Path) -> None:
     """A redirect of a chunk to where it is stored is followed, one to a file is not."""
-    push(web, f"{served.host}/web:1", session=session)
-    layer = served.manifest("web", "1")["layers"][2]
+    layer = stocked.manifest("web", "1")["layers"][2]
     path = f"/v2/web/blobs/{layer['digest']}"
     with Server() as store:
-        store.answers["/stored"] = status(200, served.repository("web").blobs[layer["digest"]])
-        served.answers[f"GET {path}"] = redirect(store.url("/stored"))
-        pull(f"{served.host}/web:1", out, session=session)
+        store.answers["/stored"] = status(200, stocked.repository("web").blobs[layer["digest"]])
+        stocked.answers[f"GET {path}"] = redirect(store.url("/stored"))
+        pull(f"{stocked.host}/web:1", out, session=session)
     (out / "web.img").unlink()
-    served.answers[f"GET {path}"] = redirect("file:///etc/passwd")
+    stocked.answers[f"GET {path}"] = redirect("file:///etc/passwd")
     shutil.rmtree(session.cache.root)
     with pytest.raises(NetworkError, match="neither http nor https"):
-        pull(f"{served.host}/web:1", out, session=session)
+        pull(f"{stocked.host}/web:1", out, session=session)
 
 
 def test_mirror(
     web: Path,
-    served: OciRegistry,
+    stocked: OciRegistry,
     session: Session,
     out: Path,
     monkeypatch: pytest.MonkeyPatch,
     notes: Notes,
 ) -> None:
     """A mirror that has not all: no list of referrers, and not every chunk."""
-    push(web, f"{served.host}/web:1", session=session)
     with OciRegistry(has_referrers=False).serve() as mirror:
         copied = mirror.repository("copies/web")
-        origin = served.repository("web")
+        origin = stocked.repository("web")
         copied.tags, copied.manifests = dict(origin.tags), dict(origin.manifests)
         copied.blobs = dict(origin.blobs)
-        monkeypatch.setenv("FLEDGE_REGISTRY_MIRRORS", f"{served.host}={mirror.host}/copies")
-        served.seen.clear()
-        pulled = only(pull(f"{served.host}/web:1", out, session=session))
+        monkeypatch.setenv("FLEDGE_REGISTRY_MIRRORS", f"{stocked.host}={mirror.host}/copies")
+        stocked.seen.clear()
+        pulled = only(pull(f"{stocked.host}/web:1", out, session=session))
         assert pulled.provenance
-        assert [each.path for each in served.seen if "/blobs/" in each.path] == []
+        assert [each.path for each in stocked.seen if "/blobs/" in each.path] == []
         shutil.rmtree(session.cache.root)
-        lost = served.manifest("web", "1")["layers"][-1]["digest"]
+        lost = stocked.manifest("web", "1")["layers"][-1]["digest"]
         del copied.blobs[lost]
-        pull(f"{served.host}/web:1", out, session=session)
+        pull(f"{stocked.host}/web:1", out, session=session)
     assert (out / "web.img").read_bytes() == web.read_bytes()
     [note] = notes.notes
     assert lost in note

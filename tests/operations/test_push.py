@@ -43,7 +43,9 @@ def session(tmp_path: Path) -> Session:
 def requests_of(served: OciRegistry) -> list[str]:
     """The methods and what they were for, of all requests so far; forgets them."""
     kinds = [KIND.search(each.path) for each in served.seen]
-    made = [f"{each.method} {kind[1]}" for each, kind in zip(served.seen, kinds) if kind]
+    made = [
+        f"{each.method} {kind[1]}" for each, kind in zip(served.seen, kinds, strict=True) if kind
+    ]
     served.seen.clear()
     return made
 

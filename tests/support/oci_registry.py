@@ -35,12 +35,17 @@ def digest_of(data: bytes) -> str:
 
 
 @dataclass
-class _Repository:
+class Repository:
+    """What a repository has."""
+
     blobs: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     """The media types and the bytes, by digest."""
     tags: dict[str, str] = field(default_factory=dict)
     """The digests of manifests, by tag."""
+
+    def copy(self) -> Repository:
+        return Repository(dict(self.blobs), dict(self.manifests), dict(self.tags))
 
 
 @dataclass
@@ -64,7 +69,7 @@ class OciRegistry:
     """What to send in place of the manifest or blob with that digest or tag."""
     answers: dict[str, Answer] = field(default_factory=dict)
     """Answers in place of its own, by ``METHOD PATH``."""
-    repositories: dict[str, _Repository] = field(default_factory=dict)
+    repositories: dict[str, Repository] = field(default_factory=dict)
     host: str = ""
 
     @contextmanager
@@ -81,8 +86,8 @@ class OciRegistry:
         """All requests so far."""
         return self._server.seen
 
-    def repository(self, name: str) -> _Repository:
-        return self.repositories.setdefault(name, _Repository())
+    def repository(self, name: str) -> Repository:
+        return self.repositories.setdefault(name, Repository())
 
     def put(self, name: str, manifest: dict[str, Any], tag: str = "") -> str:
         """Store a manifest without any check, and return its digest."""
@@ -225,7 +230,7 @@ class OciRegistry:
         else:
             _refuse(exchange, 405, "UNSUPPORTED")
 
-    def _put_manifest(self, exchange: Exchange, own: _Repository, name: str, ref: str) -> None:
+    def _put_manifest(self, exchange: Exchange, own: Repository, name: str, ref: str) -> None:
         raw, media_type = exchange.body, exchange.headers["Content-Type"]
         document = json.loads(raw)
         digest = digest_of(raw)

@@ -177,6 +177,8 @@ class TokenServer:
     lifetime: int = 60
     logins: frozenset[str] = frozenset({""})
     """The Authorization headers that get a token. An empty one is anonymous."""
+    allows: frozenset[str] = frozenset({"pull", "push"})
+    """What a token may allow at most."""
 
     def __call__(self, exchange: Exchange) -> None:
         query = parse_qs(urlsplit(exchange.path).query)
@@ -184,6 +186,7 @@ class TokenServer:
             exchange.reply(401, b"{}")
             return
         kind, name, actions = query["scope"][0].split(":")
+        granted = [each for each in actions.split(",") if each in self.allows]
         now = int(time.time())
         token = self.authority.sign(
             {
@@ -193,7 +196,7 @@ class TokenServer:
                 "iat": now,
                 "nbf": now - LEEWAY,
                 "exp": now - LEEWAY + self.lifetime,
-                "access": [{"type": kind, "name": name, "actions": actions.split(",")}],
+                "access": [{"type": kind, "name": name, "actions": granted}],
             }
         )
         exchange.reply(200, json.dumps({"token": token}).encode())
@@ -206,7 +209,7 @@ def serve_with_tokens(
     """Run a registry that requires tokens, and the server that issues them."""
     with Server() as server:
         path = f"/token?service=registry&scope=repository%3A{repository.replace('/', '%2F')}%3Apull"
-        server.answers[path] = tokens
+        server.answers[path] = server.answers[f"{path}%2Cpush"] = tokens
         auth = {
             "realm": server.url("/token"),
             "service": "registry",

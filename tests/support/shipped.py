@@ -76,7 +76,7 @@ def disk(
         [source]
         image = "oci:layout:1.27"
         [filesystem]
-        size_buffer_mb = 64
+        size_buffer_mb = 16
         {project.LOCAL_AGENT}
         [manifest]
         {table}
