@@ -38,12 +38,13 @@ if TYPE_CHECKING:
     from fledge.oci.manifest import Platform
     from fledge.operations.boot import Console, Gate, Machine, boot, boot_command
     from fledge.operations.build import Artifact, build
+    from fledge.operations.builds import BuildResult, build_all
     from fledge.operations.check import check
     from fledge.operations.diff import Change, Detail, Difference, diff
     from fledge.operations.fetch import fetch
     from fledge.operations.inspect import Program, Summary, inspect
     from fledge.operations.kernel import check_kernel, check_target
-    from fledge.operations.lock import lock
+    from fledge.operations.lock import Lookups, lock
     from fledge.operations.manifest import manifest
     from fledge.operations.pull import Pulled, pull
     from fledge.operations.push import Pushed, push
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from fledge.project.manifest import PluginManifest
     from fledge.project.policy import Policy
     from fledge.project.toml import InvalidConfig
-    from fledge.report import Reporter, Step, Transfer
+    from fledge.report import Job, Reporter, Step, Transfer
     from fledge.session import Session
     from fledge.sources.inputs import Input
     from fledge.sources.kinds import SOURCES
@@ -80,12 +81,13 @@ _PUBLIC_NAMES = {
     "fledge.machine.console": ("Ending",),
     "fledge.operations.boot": ("Console", "Gate", "Machine", "boot", "boot_command"),
     "fledge.operations.build": ("Artifact", "build"),
+    "fledge.operations.builds": ("BuildResult", "build_all"),
     "fledge.operations.check": ("check",),
     "fledge.operations.kernel": ("check_kernel", "check_target"),
     "fledge.operations.diff": ("Change", "Detail", "Difference", "diff"),
     "fledge.operations.fetch": ("fetch",),
     "fledge.operations.inspect": ("Program", "Summary", "inspect"),
-    "fledge.operations.lock": ("lock",),
+    "fledge.operations.lock": ("Lookups", "lock"),
     "fledge.operations.manifest": ("manifest",),
     "fledge.operations.pull": ("Pulled", "pull"),
     "fledge.operations.push": ("Pushed", "push"),
@@ -98,7 +100,7 @@ _PUBLIC_NAMES = {
     "fledge.project.manifest": ("PluginManifest",),
     "fledge.project.policy": ("Policy",),
     "fledge.project.toml": ("InvalidConfig",),
-    "fledge.report": ("Reporter", "Step", "Transfer"),
+    "fledge.report": ("Job", "Reporter", "Step", "Transfer"),
     "fledge.session": ("Session",),
     "fledge.sources.kinds": ("SOURCES",),
     "fledge.sources.inputs": ("Input",),
@@ -114,6 +116,7 @@ __all__ = [
     "FORMATS",
     "SOURCES",
     "Artifact",
+    "BuildResult",
     "Cache",
     "Change",
     "Config",
@@ -132,10 +135,12 @@ __all__ = [
     "HostError",
     "Input",
     "InvalidConfig",
+    "Job",
     "KernelCheck",
     "KernelConfig",
     "KeyPair",
     "Kind",
+    "Lookups",
     "Machine",
     "NetworkError",
     "OfflineError",
@@ -163,6 +168,7 @@ __all__ = [
     "boot",
     "boot_command",
     "build",
+    "build_all",
     "check",
     "check_kernel",
     "check_target",

@@ -18,6 +18,18 @@ class Step:
         self.detail = ""
 
 
+class Job:
+    """One of several pieces of work that run at the same time, such as the build of one plugin.
+
+    ``detail`` is its result, shown on the line that closes it.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        """Receives the reports of this work alone."""
+        self.detail = ""
+
+
 class Transfer:
     """A download, or other work whose progress is counted in bytes."""
 
@@ -63,6 +75,17 @@ class Reporter:
         ``noun`` is their name in the plural. Transfers in the block belong to the items.
         """
         yield Batch()
+
+    @contextmanager
+    def job(self, name: str) -> Iterator[Job]:
+        """Wrap one of several pieces of work that run at the same time, in other processes.
+
+        If the block raises, it counts as failed. The base class reports all of them as one.
+        """
+        yield Job(self)
+
+    def tick(self) -> None:
+        """Report that time passes while jobs run: a display need not have a thread of its own."""
 
     def detail(self, message: str) -> None:
         """Report something that only curious people want to know: that a file was cached."""

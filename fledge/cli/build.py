@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -10,22 +9,25 @@ from typing import Annotated, Any
 
 import typer
 
+from fledge.cli.artifacts import as_object, as_text
 from fledge.cli.lines import LineReporter
 from fledge.cli.options import (
-    DEFAULT_CONFIG,
     EXIT_CODES,
     BaseUrlOption,
     Command,
-    ConfigOption,
+    ConfigsOption,
     ManifestOption,
     OfflineOption,
-    PlatformOption,
+    PlatformsOption,
+    ProjectsArgument,
     new_app,
 )
 from fledge.cli.policies import read_policy
+from fledge.cli.projects import find, is_several
 from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
 from fledge.host.signals import written
+from fledge.operations.arguments import as_config
 from fledge.operations.build import Artifact, build
 from fledge.operations.shared_cache import Sharing
 from fledge.project.foreign import DOCKERFILE
@@ -48,29 +50,29 @@ class BuildCommand(Command):
         """Parse the arguments."""
         if any(each.partition("=")[0] in DOCKERFILE_OPTIONS for each in args):
             ctx.fail(DOCKERFILE)
-        _, arguments, _ = self.make_parser(ctx).parse_args(args=list(args))
-        for each in arguments:
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        for each in given.get("projects") or ():
             if re.search("(docker|container)file", Path(each).name, re.IGNORECASE):
                 ctx.fail(DOCKERFILE)
-            if each.endswith(".toml"):
-                ctx.fail(f"write -c {each} to name the configuration")
         return super().parse_args(ctx, args)
 
 
 @app.command(cls=BuildCommand, epilog=EXIT_CODES)
 def run(
-    config: ConfigOption = DEFAULT_CONFIG,
+    projects: ProjectsArgument = None,
+    config: ConfigsOption = None,
     output: Annotated[
         str | None,
         typer.Option(
             "--output",
             "-o",
-            metavar="FILE",
-            help="Where to write the artifact.",
-            show_default="plugin.cpio with the suffix of its compression, or IMAGE.img",
+            metavar="FILE|DIR",
+            help="Where to write the artifact. For several, a folder.",
+            show_default="plugin.cpio with the suffix of its compression, or IMAGE.img; of"
+            " several, each beside its fledge.toml",
         ),
     ] = None,
-    platform: PlatformOption = None,
+    platform: PlatformsOption = None,
     manifest: ManifestOption = None,
     base_url: BaseUrlOption = None,
     verbose: Annotated[
@@ -104,11 +106,24 @@ def run(
             " repeated.",
         ),
     ] = None,
+    changed: Annotated[
+        bool,
+        typer.Option(
+            "--changed", help="Build only what is not up to date, as its provenance says."
+        ),
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of the path.")
+        bool,
+        typer.Option(
+            "--json", help="Print a JSON object instead of the path, or a list of several."
+        ),
     ] = False,
 ) -> None:
-    """Build the artifact and print its path."""
+    """Build the artifact and print its path.
+
+    With folders or files as arguments, or several of --config or --platform, builds all of them
+    side by side.
+    """
     if verbose and quiet:
         raise typer.BadParameter("--quiet and --verbose exclude each other")
     if output == "":
@@ -119,15 +134,41 @@ def run(
         )
     if output and output.endswith("/") and not Path(output).is_dir():
         raise typer.BadParameter("--output ends in a slash, as only folders do; name a file")
+    several = is_several(projects, config) or len(platform or ()) > 1
+    if manifest and several:
+        raise typer.BadParameter(
+            "--manifest has the settings of one plugin; keep a manifest.toml beside each"
+        )
+    if several or changed:
+        # Imported late, because a single build does not need it.
+        from fledge.cli.builds import show  # noqa: PLC0415
+        from fledge.operations.builds import build_all  # noqa: PLC0415
+
+        with reported(verbose, quiet) as reporter:
+            session = Session.default(reporter=None if quiet else reporter, offline=offline)
+            configs = find(projects, config)
+            results = build_all(
+                [as_config(each, manifest) for each in configs] if manifest else configs,
+                output or (None if several else "."),
+                platforms=platform or (),
+                locked=locked,
+                only_changed=changed,
+                base_url=base_url,
+                sharing=Sharing(cache_to, sign_with, read_policy(keys)),
+                session=session,
+            )
+            reporter.close()
+            code = show(results, None if quiet else reporter, as_json, several)
+        raise typer.Exit(code)
     with reported(verbose, quiet) as reporter:
         artifact = build(
-            config,
+            find(projects, config)[0],
             output,
-            platform=platform or None,
+            platform=platform[0] if platform else None,
             locked=locked,
             manifest=manifest,
             base_url=base_url,
-            sharing=Sharing(cache_to, sign_with, read_policy(keys, None, None, None, None)),
+            sharing=Sharing(cache_to, sign_with, read_policy(keys)),
             session=Session.default(reporter=None if quiet else reporter, offline=offline),
         )
         with written(artifact.path):
@@ -136,7 +177,7 @@ def run(
             if not quiet:
                 # On a terminal the path that is printed below is in sight already.
                 _print_summary(reporter, artifact, with_path=as_json or not sys.stdout.isatty())
-            print(json.dumps(_as_json(artifact), indent=2) if as_json else path_text(artifact.path))
+            print(as_text(as_object(artifact)) if as_json else path_text(artifact.path))
 
 
 def _print_inputs(reporter: LineReporter, artifact: Artifact) -> None:
@@ -159,16 +200,3 @@ def _content(artifact: Artifact) -> str:
     if artifact.entries is None or artifact.content_size is None:
         return "built before"
     return f"{counted(artifact.entries, 'entry')} of {human_size(artifact.content_size)}"
-
-
-def _as_json(artifact: Artifact) -> dict[str, object]:
-    return {
-        "path": str(artifact.path),
-        "size": artifact.size,
-        "sha256": artifact.digest.hex,
-        "manifest": str(path_beside(artifact.path)) if artifact.manifest else None,
-        "inputs": [
-            {"role": item.role, "uri": item.uri, "sha256": item.digest.hex}
-            for item in artifact.inputs
-        ],
-    }

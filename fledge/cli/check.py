@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fledge.cli import views
+from fledge.cli.lines import LineReporter
 from fledge.cli.options import (
-    DEFAULT_CONFIG,
     EXIT_CODES,
     Command,
-    ConfigOption,
+    ConfigsOption,
     ManifestOption,
     PlatformOption,
     VerboseOption,
     new_app,
 )
+from fledge.cli.projects import find, is_config, is_several, print_failures
 from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
 from fledge.machine.check import KernelCheck
@@ -31,15 +34,16 @@ app = new_app()
 
 @app.command(cls=Command, epilog=EXIT_CODES)
 def run(
-    artifact: Annotated[
-        Path | None,
+    projects: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="[ARTIFACT]",
-            help="The artifact that the kernel is to boot.",
+            metavar="[ARTIFACT|DIR|FILE]...",
+            help="The artifact that the kernel is to boot; or folders with a fledge.toml, such"
+            " files, or patterns.",
             show_default="that of the configuration",
         ),
     ] = None,
-    config: ConfigOption = DEFAULT_CONFIG,
+    config: ConfigsOption = None,
     kernel: Annotated[
         str | None,
         typer.Option(
@@ -59,17 +63,57 @@ def run(
     writes nothing but the cache. With an artifact, checks the kernel against that and reads no
     configuration. The exit code is 1 if the kernel does not boot the artifact.
     """
-    if artifact and kernel is None:
-        raise typer.BadParameter("an artifact needs a kernel to check; name it with --kernel")
+    artifact = None
+    if projects and len(projects) == 1 and not is_config(projects[0]):
+        artifact = Path(projects[0])
+        if kernel is None:
+            raise typer.BadParameter("an artifact needs a kernel to check; name it with --kernel")
     with reported(verbose) as reporter:
+        session = Session.default(reporter=reporter, offline=True)
         if artifact and kernel is not None:
-            found: KernelCheck | None = check_kernel(kernel, artifact)
+            code = _print_kernel(check_kernel(kernel, artifact))
+        elif is_several(projects, config):
+            code = _check_all(find(projects, config), kernel, platform, session, reporter)
         else:
-            session = Session.default(reporter=reporter, offline=True)
-            valid = check(config, platform=platform, manifest=manifest, session=session)
+            [path] = find(projects, config)
+            valid = check(path, platform=platform, manifest=manifest, session=session)
+            print(f"{path_text(path)} is valid")
+            code = _print_kernel(check_target(valid, kernel))
+    if code:
+        raise typer.Exit(code)
+
+
+def _check_all(
+    configs: Sequence[Path],
+    kernel: str | None,
+    platform: str | None,
+    session: Session,
+    reporter: LineReporter,
+) -> int:
+    # Imported late, because for one project nothing is forked.
+    from fledge.operations.many import Task, project_name, side_by_side  # noqa: PLC0415
+
+    def check_one(config: Path, session: Session) -> tuple[Path, KernelCheck | None]:
+        valid = check(config, platform=platform, session=session)
+        return config, check_target(valid, kernel)
+
+    tasks = [Task(project_name(each), partial(check_one, each)) for each in configs]
+    outcomes = side_by_side(tasks, session)
+    reporter.close()
+    codes = []
+    for outcome in outcomes:
+        if outcome.value:
+            config, found = outcome.value
             print(f"{path_text(config)} is valid")
-            found = check_target(valid, kernel)
-        for line in views.kernel_lines(found) if found else ():
-            print(printable(line))
-    if found and not found.boots:
-        raise typer.Exit(1)
+            codes.append(_print_kernel(found))
+    failed = print_failures([(each.name, each.error) for each in outcomes])
+    return failed or max(codes, default=0)
+
+
+def _print_kernel(found: KernelCheck | None) -> int:
+    """Print what a kernel has and lacks. Returns the exit code."""
+    if found is None:
+        return 0
+    for line in views.kernel_lines(found):
+        print(printable(line))
+    return 0 if found.boots else 1

@@ -14,7 +14,7 @@ from fledge.cli.interrupts import die_of, interruptible
 from fledge.cli.messages import print_error
 from fledge.cli.streams import OutputError
 from fledge.errors import FledgeError, explained_memory
-from fledge.host.signals import LateInterrupt
+from fledge.host.signals import LateInterrupt, PartialInterrupt
 from fledge.tree.names import printable
 
 
@@ -55,6 +55,8 @@ def end_interrupted(interrupt: KeyboardInterrupt, hint: str = "") -> None:
     traceback.clear_frames(interrupt.__traceback__)
     if isinstance(interrupt, LateInterrupt):
         print_error(f"interrupted; {printable(os.fsencode(interrupt.output))} is written")
+    elif isinstance(interrupt, PartialInterrupt):
+        print_error(f"interrupted; {interrupt.done} of {interrupt.total} are done")
     else:
         print_error("interrupted; nothing was written", *([hint] if hint else []))
     die_of(interrupt.args[0] if interrupt.args else signal.SIGINT)

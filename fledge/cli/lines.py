@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fledge.report import Batch, Reporter, Step, Transfer, human_share, human_size
+from fledge.report import Batch, Job, Reporter, Step, Transfer, human_share, human_size
 from fledge.tree.names import printable
 
 LINE_INTERVAL = 10.0
@@ -23,7 +23,7 @@ class LineReporter(Reporter):
 
     def __init__(self, verbose: bool = False) -> None:
         """``verbose``: print details, too."""
-        self._verbose = verbose
+        self.verbose = verbose
         self._start = time.perf_counter()
         self.unicode = sys.stderr.encoding.lower().startswith("utf")
         self._done, self._failed = ("✓", "✗") if self.unicode else ("ok", "failed")
@@ -35,6 +35,9 @@ class LineReporter(Reporter):
         """How many blocks of the main thread have begun and not ended."""
         self.has_downloads = False
         """Whether anything was downloaded."""
+        self.jobs: list[JobReporter] = []
+        """The reporters of the running jobs."""
+        self._next_lines = time.monotonic() + LINE_INTERVAL
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
@@ -51,15 +54,23 @@ class LineReporter(Reporter):
             finally:
                 self.running = None
         except BaseException:
-            self.line((f"  {self._failed} ", "red"), title)
+            self._fail(title)
             raise
-        took = time.perf_counter() - start
-        self.line(
-            (f"  {self._done} ", "green"),
-            (f"{title:<9} "),
-            self._shortened(step.detail),
-            (f"  {took:.2f} s", "dim"),
-        )
+        self._end(step, time.perf_counter() - start)
+
+    @contextmanager
+    def job(self, name: str) -> Iterator[Job]:
+        """Print the lines of a job behind its name."""
+        with self._jobs(JobReporter(self, name)) as job:
+            yield job
+
+    def tick(self) -> None:
+        """Print the progress of the running jobs, from time to time."""
+        if time.monotonic() >= self._next_lines:
+            self._next_lines = time.monotonic() + LINE_INTERVAL
+            for each in self.jobs:
+                if each.running:
+                    each.note(f"{each.running.title}: {', '.join(each.progress())}")
 
     @contextmanager
     def transfer(self, label: str) -> Iterator[Transfer]:
@@ -85,7 +96,7 @@ class LineReporter(Reporter):
 
     def detail(self, message: str) -> None:
         """Print the message like a note, if this reporter is verbose."""
-        if self._verbose:
+        if self.verbose:
             self.line("    ", (message, "dim"))
 
     def note(self, message: str) -> None:
@@ -126,6 +137,36 @@ class LineReporter(Reporter):
     def _begin(self, title: str) -> None:
         """Print a line when a step begins."""
         self.line(f"  {'…' if self.unicode else '...'} {title}")
+
+    def _end(self, step: Step, seconds: float) -> None:
+        """Print a line when a step ends."""
+        self.line(
+            (f"  {self._done} ", "green"),
+            (f"{step.title:<9} "),
+            self._shortened(step.detail),
+            (f"  {seconds:.2f} s", "dim"),
+        )
+
+    def _fail(self, title: str) -> None:
+        """Print a line when a step fails."""
+        self.line((f"  {self._failed} ", "red"), title)
+
+    @contextmanager
+    def _jobs(self, reporter: JobReporter) -> Iterator[Job]:
+        """Show a job among those that run, and print a line when it ends."""
+        job = Job(reporter)
+        self.jobs.append(reporter)
+        try:
+            yield job
+        except BaseException:
+            self._fail(reporter.name)
+            raise
+        else:
+            step = Step(reporter.name)
+            step.detail = job.detail
+            self._end(step, reporter.seconds())
+        finally:
+            self.jobs.remove(reporter)
 
     def _shortened(self, text: str) -> str:
         """Shorten what a person need not read to the end. A log gets everything."""
@@ -182,6 +223,31 @@ class LineReporter(Reporter):
             yield
         finally:
             stop.set()
+
+
+class JobReporter(LineReporter):
+    """The reporter of one of several jobs. It prints its lines behind the name of the job.
+
+    It draws nothing: `tick` of the whole does, for all jobs.
+    """
+
+    def __init__(self, whole: LineReporter, name: str) -> None:
+        super().__init__(whole.verbose)
+        self.name = name
+        self._whole = whole
+
+    @contextmanager
+    def transfer(self, label: str) -> Iterator[Transfer]:
+        """Show the progress of a download."""
+        with self._task(Task(label, self._whole)) as task:
+            yield task
+
+    def _print(self, parts: list[tuple[str, str]]) -> None:
+        self._whole._print([(f"{printable(self.name)}:", "bold"), *parts])
+
+    @contextmanager
+    def _block(self) -> Iterator[None]:
+        yield
 
 
 class RunningStep:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fledge.cli.options import (
-    DEFAULT_CONFIG,
     EXIT_CODES,
     Command,
-    ConfigOption,
+    ConfigsOption,
     PlatformsOption,
+    ProjectsArgument,
     VerboseOption,
     new_app,
 )
+from fledge.cli.projects import find, is_several, print_failures
 from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
-from fledge.operations.lock import lock
+from fledge.operations.lock import Lookups, lock
 from fledge.session import Session
 
 app = new_app()
@@ -25,7 +28,8 @@ app = new_app()
 
 @app.command(cls=Command, epilog=EXIT_CODES)
 def run(
-    config: ConfigOption = DEFAULT_CONFIG,
+    projects: ProjectsArgument = None,
+    config: ConfigsOption = None,
     platform: PlatformsOption = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit with 1 if the lock is outdated.")
@@ -37,6 +41,28 @@ def run(
     Looks up which image, agent and busybox the configuration refers to now, and writes their
     digests to fledge.lock beside it. Builds then use exactly these inputs.
     """
+    code = 0
     with reported(verbose) as reporter:
         session = Session.default(reporter=reporter)
-        print(path_text(lock(config, platform or (), check=check, session=session)))
+        configs = find(projects, config)
+        if is_several(projects, config):
+            # Imported late, because one project is locked without it.
+            from fledge.operations.many import Task, in_turn, project_name  # noqa: PLC0415
+
+            lookups = Lookups()
+
+            def lock_one(config: Path, session: Session) -> Path:
+                return lock(config, platform or (), check=check, session=session, lookups=lookups)
+
+            tasks = [Task(project_name(each), partial(lock_one, each)) for each in configs]
+            outcomes = in_turn(tasks, session)
+            reporter.close()
+            for outcome in outcomes:
+                if outcome.value:
+                    print(path_text(outcome.value))
+            code = print_failures([(each.name, each.error) for each in outcomes])
+        else:
+            path = lock(configs[0], platform or (), check=check, session=session)
+            print(path_text(path))
+    if code:
+        raise typer.Exit(code)

@@ -19,6 +19,24 @@ DEFAULT_CONFIG = Path("fledge.toml")
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration to read.")
 ]
+ConfigsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="The configuration to read. Can be repeated.",
+        show_default="fledge.toml",
+    ),
+]
+ProjectsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[DIR|FILE]...",
+        help="Folders with a fledge.toml, or such files; patterns, too.",
+        show_default=False,
+    ),
+]
 ManifestOption = Annotated[
     Path | None,
     typer.Option(

@@ -47,10 +47,10 @@ PolicyOption = Annotated[
 
 def read_policy(
     keys: list[Path] | None,
-    threshold: int | None,
-    builder: str | None,
-    sources: list[str] | None,
-    file: Path | None,
+    threshold: int | None = None,
+    builder: str | None = None,
+    sources: list[str] | None = None,
+    file: Path | None = None,
 ) -> Policy | None:
     """Return the policy that the options make; None if there are none. Raises `ConfigError`."""
     others = [

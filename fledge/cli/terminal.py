@@ -11,9 +11,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from fledge.cli.lines import LineReporter, RunningStep, Task
+from fledge.cli.lines import JobReporter, LineReporter, RunningStep, Task
 from fledge.host.signals import uninterrupted
-from fledge.report import human_size
+from fledge.report import Job, Step, human_size
 from fledge.tree.names import printable
 
 FRAMES = 8
@@ -55,11 +55,24 @@ class TerminalReporter(LineReporter):
         self._closed = True
         self._end_display()
 
+    @contextmanager
+    def job(self, name: str) -> Iterator[Job]:
+        """Show a job in the display, which begins with the first one and ends with `close`."""
+        if self._live is None:
+            self._begin_display(threaded=False)
+        with self._jobs(TerminalJob(self, name)) as job:
+            yield job
+
+    def tick(self) -> None:
+        """Draw the display of the jobs again."""
+        if self._live:
+            self._live.refresh()
+
     def _begin(self, title: str) -> None:
         """Print nothing: the display shows the step."""
 
     def _shortened(self, text: str) -> str:
-        return text if self._verbose else DIGEST.sub(r"\1", text)
+        return text if self.verbose else DIGEST.sub(r"\1", text)
 
     def _print(self, parts: list[tuple[str, str]]) -> None:
         text = Text.assemble(*parts)
@@ -77,7 +90,8 @@ class TerminalReporter(LineReporter):
         finally:
             self._end_display()
 
-    def _begin_display(self) -> None:
+    def _begin_display(self, *, threaded: bool = True) -> None:
+        """Begin to draw, in a thread or whenever `tick` is called."""
         if self._closed:
             return
         # Half of the control codes of a beginning or end would leave the terminal damaged.
@@ -85,6 +99,7 @@ class TerminalReporter(LineReporter):
             self._live = Live(
                 get_renderable=self._picture,
                 console=self.console,
+                auto_refresh=threaded,
                 refresh_per_second=FRAMES,
                 transient=True,
                 redirect_stdout=False,
@@ -104,15 +119,26 @@ class TerminalReporter(LineReporter):
         running = self.running
         lines = [self._step_line(running, width)] if running else []
         lines += [self._task_line(task, width) for task in list(self.tasks)]
+        lines += [self._job_line(each, width) for each in self.jobs]
+        if self.jobs and self.batch_progress:
+            done = self.batch_progress.parts()[0]
+            lines.append(Text(f"    {done}, {self.seconds():.0f} s", "dim"))
         for line in lines:
             line.truncate(width, overflow="ellipsis" if self.unicode else "crop")
         return Group(*lines)
 
+    def _job_line(self, job: JobReporter, width: int) -> Text:
+        name = printable(job.name)
+        title = f"{name}  {job.running.title}" if job.running else name
+        return self._running_line(title, job.progress(), width)
+
     def _step_line(self, running: RunningStep, width: int) -> Text:
+        return self._running_line(running.title, self.progress(), width)
+
+    def _running_line(self, title: str, parts: list[str], width: int) -> Text:
         frames = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏" if self.unicode else "|/-\\"
         frame = frames[int(time.monotonic() * FRAMES) % len(frames)]
-        title = f"{printable(running.title):<9} "
-        parts = self.progress()
+        title = f"{printable(title):<9} "
         while len(parts) > 1 and len(f"  {frame} {title}{', '.join(parts)}") > width:
             parts.pop()
         return Text.assemble((f"  {frame} ", "green"), title, ", ".join(parts))
@@ -138,6 +164,24 @@ class TerminalReporter(LineReporter):
         done, rest = ("━", "╌") if self.unicode else ("#", "-")
         filled = width * min(task.done, task.total) // task.total
         return [(done * filled, "green"), (rest * (width - filled), "dim"), (" ", "")]
+
+
+class TerminalJob(JobReporter):
+    """The reporter of a job on a terminal. Its steps are in the display, and leave no lines."""
+
+    def _begin(self, title: str) -> None:
+        """Print nothing."""
+
+    def _end(self, step: Step, seconds: float) -> None:
+        """Print a line if the user wants to see more."""
+        if self.verbose:
+            super()._end(step, seconds)
+
+    def _fail(self, title: str) -> None:
+        """Print nothing: the line of the job says that it failed."""
+
+    def _shortened(self, text: str) -> str:
+        return text if self.verbose else DIGEST.sub(r"\1", text)
 
 
 def _breaks(line: str, width: int) -> list[int]:

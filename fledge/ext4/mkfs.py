@@ -12,7 +12,7 @@ import uuid
 
 from fledge.ext4 import debugfs
 from fledge.ext4.plan import GROUPS_PER_FLEX, Plan
-from fledge.ext4.structures import BLOCK_SIZE, INODE_SIZE
+from fledge.ext4.structures import BLOCK_SIZE, HASH_SEED, INODE_SIZE
 from fledge.host import folder, programs
 from fledge.host.files import NewFile
 from fledge.host.settings import Settings
@@ -27,7 +27,7 @@ CONFIG = f"""\
 [fs_types]
 	ext4 = {{
 		base_features = sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr,\
-has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize
+has_journal,extent,huge_file,flex_bg,metadata_csum,metadata_csum_seed,64bit,dir_nlink,extra_isize
 		default_mntopts = acl,user_xattr
 	}}
 """
@@ -75,7 +75,7 @@ def _mkfs(plan: Plan, file: NewFile, work: PrivateFolder, epoch: int, settings: 
         *("-N", str(geometry.inodes), "-G", str(GROUPS_PER_FLEX)),
         *("-J", f"size={geometry.journal_blocks * BLOCK_SIZE >> 20}"),
         *("-U", str(uuid.UUID(bytes=plan.uuid))),
-        *("-E", f"{OPTIONS},hash_seed={uuid.UUID(bytes=plan.hash_seed)}"),
+        *("-E", f"{OPTIONS},hash_seed={uuid.UUID(bytes=HASH_SEED)}"),
         "image",
         f"{geometry.blocks * BLOCK_SIZE // 1024}k",
         folder=work.descriptor,

@@ -1,7 +1,16 @@
 """Decides which blocks and inodes everything gets, before anything is written.
 
-Block groups, flex_bg groups and copies of the superblock are where mke2fs puts them. Inodes are
-numbered, and contents laid out, in the order of `Tree.walk`.
+Block groups, flex_bg groups and copies of the superblock are where mke2fs puts them.
+
+Images are sent and kept in chunks of fixed size, of which only the new ones matter. So a change of
+one file changes few other blocks:
+
+- Inodes are numbered, and contents laid out, by their origin: the lowest layer first, the mapped
+  files last. In each origin the order is that of `Tree.walk`.
+- Directories and other metadata are apart from the contents of files.
+- What is large begins at a multiple of `ALIGNMENT`. If what is before it grows, it stays, or moves
+  by whole chunks. The blocks left out are part of the free space.
+- Only the superblock, its copies and the journal depend on the UUID (`structures.CHECKSUM_SEED`).
 """
 
 from __future__ import annotations
@@ -26,6 +35,7 @@ from fledge.ext4.structures import (
     BLOCK_SIZE,
     BLOCKS_PER_GROUP,
     DESCRIPTORS_PER_BLOCK,
+    HASH_SEED,
     INODE_BLOCK_SIZE,
     INODES_PER_BLOCK,
     JOURNAL,
@@ -74,6 +84,13 @@ MIN_LAST_GROUP_DATA = 64
 
 BLOCKS_PER_NEW_EXTENT = 2048
 """Blocks that the kernel puts into one extent of a large new file, at least."""
+
+ALIGNMENT = 256
+"""Blocks of 1 MiB, the chunk size for which images are laid out."""
+
+LARGE_FILE = 4 * ALIGNMENT
+"""Blocks of a file that begins at a multiple of `ALIGNMENT`, at the cost of a quarter of its size
+at most."""
 
 POINTERS_PER_BLOCK = BLOCK_SIZE // 4
 MAX_GROWTH = 1024
@@ -204,14 +221,16 @@ class Space:
 
     def __init__(self, blocks: int) -> None:
         self.runs: list[Run] = [Run(0, blocks)]
-        """Ascending, with a gap between any two."""
+        """Those that can be taken, ascending."""
+        self.left: list[Run] = []
+        """Those that stay free between others."""
         self.end = self.blocks = blocks
         """``end`` is behind the last block, or the last one that was taken if there are too few."""
 
     @property
     def free(self) -> int:
         """How many blocks are free; negative if more were taken than there are."""
-        return sum(run.length for run in self.runs) + self.blocks - self.end
+        return sum(run.length for run in (*self.runs, *self.left)) + self.blocks - self.end
 
     def reserve(self, start: int, length: int) -> None:
         """Take these blocks, which must be free."""
@@ -222,20 +241,20 @@ class Space:
         self.runs[position : position + 1] = [left for left in (before, after) if left.length]
 
     def take(self, length: int) -> list[Run]:
-        """The first free run of that length; if there is none, the first runs that add up to it.
+        """The first free blocks, in as few runs as possible.
 
         If there are too few free blocks, the rest comes from behind the end.
         """
-        for position, run in enumerate(self.runs):
-            if run.length >= length:
-                self._shorten(position, length)
-                return [Run(run.start, length)]
         taken: list[Run] = []
         while length and self.runs:
-            run = self.runs[0]
-            taken.append(Run(run.start, min(run.length, length)))
-            self._shorten(0, taken[-1].length)
-            length -= taken[-1].length
+            start, available = self.runs[0]
+            count = min(length, available)
+            taken.append(Run(start, count))
+            if count < available:
+                self.runs[0] = Run(start + count, available - count)
+            else:
+                del self.runs[0]
+            length -= count
         if length:
             taken.append(Run(self.end, length))
             self.end += length
@@ -257,19 +276,37 @@ class Space:
                 return begin
         raise ValueError(f"no {length} adjacent blocks after {start}")
 
-    def _shorten(self, position: int, length: int) -> None:
-        """Remove the first blocks of a run."""
-        run = self.runs[position]
-        if run.length == length:
-            del self.runs[position]
-        else:
-            self.runs[position] = Run(run.start + length, run.length - length)
+    def align(self) -> None:
+        """Leave blocks free, so that the next one is at a multiple of `ALIGNMENT`."""
+        while self.runs:
+            run = self.runs.pop(0)
+            gap = min(-run.start % ALIGNMENT, run.length)
+            self._leave(run.start, gap)
+            if gap < run.length:
+                self.runs.insert(0, Run(run.start + gap, run.length - gap))
+                return
+        gap = -self.end % ALIGNMENT
+        self._leave(self.end, gap)
+        self.end += gap
+
+    def align_later_runs(self) -> None:
+        """Leave the first blocks of all runs but the first one free, up to such a multiple."""
+        later, self.runs = self.runs[1:], self.runs[:1]
+        for run in later:
+            gap = min(-run.start % ALIGNMENT, run.length)
+            self._leave(run.start, gap)
+            if gap < run.length:
+                self.runs.append(Run(run.start + gap, run.length - gap))
+
+    def _leave(self, start: int, length: int) -> None:
+        if length:
+            self.left.append(Run(start, length))
 
 
 class Allocation(msgspec.Struct):
     """The inode of a node, and the blocks that it uses."""
 
-    number: int
+    number: int = 0
     """The number of the inode."""
     size: int = 0
     """Bytes of the content: of a file, of the target of a symlink, of the blocks of a directory."""
@@ -311,8 +348,6 @@ class Plan(msgspec.Struct, frozen=True):
     """Everything that is decided before a filesystem is written."""
 
     uuid: bytes
-    hash_seed: bytes
-    """The seed of the hash of names in directories, 16 bytes."""
     geometry: Geometry
     groups: list[Group]
     allocations: dict[Node, Allocation]
@@ -346,22 +381,23 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
     """
     links = Counter(node for _, node in tree.walk())
     allocations = _inodes(tree.walk(), links)
-    identity = _identity(tree.walk(), buffer_mb, epoch)
-    hash_seed = uuid.UUID(bytes=identity[16:], version=4).bytes
+    nodes = sorted(allocations, key=attrgetter("origin"))
+    _number(tree, nodes, allocations)
     hash_trees: dict[Directory, list[Leaf]] = {}
     parents = {tree.root: tree.root}
     for path, node in tree.walk():
         if isinstance(node, Directory):
             blocks = LOST_AND_FOUND_BLOCKS if path == LOST_AND_FOUND_PATH else 1
             if not directory.is_linear(node.children):
-                hash_trees[node] = _leaves(path, node, hash_seed)
+                hash_trees[node] = _leaves(path, node)
                 blocks = directory.tree_size(len(hash_trees[node]))
             allocations[node].size = blocks * BLOCK_SIZE
             allocations[node].runs = _dense(blocks)
             below = (child for child in node.children.values() if isinstance(child, Directory))
             parents.update(dict.fromkeys(below, node))
     content = sum(allocation.blocks for allocation in allocations.values())
-    buffer = _with_extent_tree(-(-free_space(buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE))
+    size = -(-free_space(buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE)
+    buffer = _with_extent_tree(size)
     # The root's number is below that of /lost+found.
     used_inodes = LOST_AND_FOUND + len(allocations) - 1
     inodes = used_inodes + buffer * BLOCK_SIZE // BYTES_PER_SPARE_INODE
@@ -370,16 +406,15 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
         geometry = smallest_geometry(needed + 1, inodes)
         _check_size(geometry)
         space, groups, journal, resize_block = _allocate_metadata(geometry)
-        for allocation in allocations.values():
-            _allocate(allocation, space)
-        missing = buffer + geometry.withheld_blocks - space.free
+        _allocate_contents(nodes, allocations, space)
+        # Extent trees have taken some of it, or too much of it is between the contents.
+        buffer = _with_extent_tree(size, len(space.left))
+        missing = max(buffer + geometry.withheld_blocks - space.free, space.end - space.blocks)
         if missing <= 0:
             break
-        # Extent trees have taken some of it.
         needed += missing
     return Plan(
-        uuid=uuid.UUID(bytes=identity[:16], version=4).bytes,
-        hash_seed=hash_seed,
+        uuid=_uuid(tree.walk(), buffer_mb, epoch),
         geometry=geometry,
         groups=groups,
         allocations=allocations,
@@ -388,28 +423,26 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
         hash_trees=hash_trees,
         journal=journal,
         resize_block=resize_block,
-        free=space.runs,
+        free=sorted(space.runs + space.left),
     )
 
 
-def _with_extent_tree(blocks: int) -> int:
-    """The blocks that one new file takes whose content has so many."""
-    # A few extents more, because the free space need not be adjacent.
-    return blocks + extent_tree_blocks(blocks // BLOCKS_PER_NEW_EXTENT + 5)
+def _with_extent_tree(blocks: int, gaps: int = 0) -> int:
+    """The blocks that one new file takes whose content has so many, also if it is in ``gaps``."""
+    # A few extents more, because the other free space need not be adjacent either.
+    return blocks + extent_tree_blocks(blocks // BLOCKS_PER_NEW_EXTENT + 5 + gaps)
 
 
 def _inodes(entries: Iterable[tuple[bytes, Node]], links: Counter[Node]) -> dict[Node, Allocation]:
-    """An inode for each node. Size and runs of directories are still missing.
+    """An inode for each node. Numbers, and size and runs of directories are still missing.
 
     Raises as `plan` does.
     """
     allocations: dict[Node, Allocation] = {}
-    numbers = itertools.count(LOST_AND_FOUND + 1)
-    fixed = {b"": ROOT, LOST_AND_FOUND_PATH: LOST_AND_FOUND}
     for path, node in entries:
         if node in allocations:
             continue
-        allocation = allocations[node] = Allocation(fixed.get(path) or next(numbers))
+        allocation = allocations[node] = Allocation()
         if isinstance(node, File):
             allocation.size = content_size(node.content)
             allocation.runs = _runs(node.content)
@@ -420,6 +453,17 @@ def _inodes(entries: Iterable[tuple[bytes, Node]], links: Counter[Node]) -> dict
         if node.xattrs:
             allocation.has_xattr_block = _has_xattr_block(path, node)
     return allocations
+
+
+def _number(tree: Tree, nodes: Iterable[Node], allocations: dict[Node, Allocation]) -> None:
+    """Number the inodes of the nodes, in that order."""
+    lost_and_found = tree.root.children[LOST_AND_FOUND_PATH]
+    allocations[tree.root].number = ROOT
+    allocations[lost_and_found].number = LOST_AND_FOUND
+    numbers = itertools.count(LOST_AND_FOUND + 1)
+    for node in nodes:
+        if node is not tree.root and node is not lost_and_found:
+            allocations[node].number = next(numbers)
 
 
 def _check_size(geometry: Geometry) -> None:
@@ -444,8 +488,8 @@ def _check(path: bytes, node: Node, size: int, links: int) -> None:
         raise CorruptError(f"/{printable(path)}: {problem}")
 
 
-def _leaves(path: bytes, node: Directory, hash_seed: bytes) -> list[Leaf]:
-    leaves = directory.leaves(node.children, hash_seed)
+def _leaves(path: bytes, node: Directory) -> list[Leaf]:
+    leaves = directory.leaves(node.children, HASH_SEED)
     if len(leaves) > directory.MAX_LEAVES:
         raise CorruptError(
             f"/{printable(path)}: {len(leaves)} blocks of names in one directory;"
@@ -494,24 +538,65 @@ def _allocate_metadata(geometry: Geometry) -> tuple[Space, list[Group], Allocati
     space = Space(geometry.blocks)
     for group in geometry.copy_groups:
         space.reserve(group * BLOCKS_PER_GROUP, geometry.copy_blocks)
-    groups: list[Group] = []
-    for flex in range(0, geometry.groups, GROUPS_PER_FLEX):
-        members = range(flex, min(flex + GROUPS_PER_FLEX, geometry.groups))
-        start = flex * BLOCKS_PER_GROUP
-        block_bitmaps = [space.take_from(start, 1) for _ in members]
-        inode_bitmaps = [space.take_from(start, 1) for _ in members]
-        tables = [space.take_from(start, geometry.table_blocks) for _ in members]
-        groups += map(Group, block_bitmaps, inode_bitmaps, tables)
+    flexes = [
+        range(first, min(first + GROUPS_PER_FLEX, geometry.groups))
+        for first in range(0, geometry.groups, GROUPS_PER_FLEX)
+    ]
+    block_bitmaps: list[int] = []
+    inode_bitmaps: list[int] = []
+    for flex in flexes:
+        start = flex.start * BLOCKS_PER_GROUP
+        block_bitmaps += [space.take_from(start, 1) for _ in flex]
+        inode_bitmaps += [space.take_from(start, 1) for _ in flex]
+    resize_block = space.take_block()
+    # The journal begins with the UUID, as the superblock just before it does.
     blocks = geometry.journal_blocks
     journal = Allocation(JOURNAL, blocks * BLOCK_SIZE, _dense(blocks))
     _allocate(journal, space)
-    return space, groups, journal, space.take_block()
+    _begin(space, len(flexes[0]) * geometry.table_blocks)
+    tables: list[int] = []
+    for flex in flexes:
+        start = flex.start * BLOCKS_PER_GROUP
+        tables += [space.take_from(start, geometry.table_blocks) for _ in flex]
+    space.align_later_runs()
+    groups = list(map(Group, block_bitmaps, inode_bitmaps, tables))
+    return space, groups, journal, resize_block
+
+
+def _allocate_contents(
+    nodes: Sequence[Node], allocations: dict[Node, Allocation], space: Space
+) -> None:
+    """Give all inodes their blocks: first those of directories and the like, then of files.
+
+    The nodes are in the order of their origins.
+    """
+    others = [allocations[node] for node in nodes if not isinstance(node, File)]
+    xattr_blocks = sum(allocation.has_xattr_block for allocation in allocations.values())
+    _begin(space, xattr_blocks + sum(allocation.data_blocks for allocation in others))
+    for node in nodes:
+        allocation = allocations[node]
+        if allocation.has_xattr_block:
+            allocation.xattr_block = space.take_block()
+        if not isinstance(node, File):
+            _allocate(allocation, space)
+    files = (node for node in nodes if isinstance(node, File))
+    for _, group in itertools.groupby(files, attrgetter("origin")):
+        members = [allocations[node] for node in group]
+        _begin(space, sum(allocation.data_blocks for allocation in members))
+        for allocation in members:
+            if allocation.data_blocks >= LARGE_FILE:
+                space.align()
+            _allocate(allocation, space)
+
+
+def _begin(space: Space, blocks: int) -> None:
+    """Begin a part of so many blocks at a multiple of `ALIGNMENT`, unless it is small."""
+    if blocks >= ALIGNMENT:
+        space.align()
 
 
 def _allocate(allocation: Allocation, space: Space) -> None:
-    """Give an inode all of its blocks."""
-    if allocation.has_xattr_block:
-        allocation.xattr_block = space.take_block()
+    """Give an inode the blocks of its content, and those for its extent tree."""
     if not allocation.runs:
         return
     taken = space.take(allocation.data_blocks)
@@ -538,8 +623,8 @@ def _extents(runs: Iterable[Run], taken: Iterable[Run]) -> Iterator[Extent]:
             logical, physical, available = logical + length, physical + length, available - length
 
 
-def _identity(entries: Iterable[tuple[bytes, Node]], buffer_mb: int, epoch: int) -> bytes:
-    """32 bytes that depend on everything in an image: two different images have different ones."""
+def _uuid(entries: Iterable[tuple[bytes, Node]], buffer_mb: int, epoch: int) -> bytes:
+    """A UUID that depends on everything in an image: two different images have different ones."""
     digest = sha256(repr((buffer_mb, epoch)).encode())
     numbers: dict[Node, int] = {}
     for path, node in entries:
@@ -554,10 +639,10 @@ def _identity(entries: Iterable[tuple[bytes, Node]], buffer_mb: int, epoch: int)
             content = node.target
         elif isinstance(node, Device):
             content = node.major, node.minor
-        metadata = (node.file_type, node.mode, node.uid, node.gid, node.mtime_ns)
+        metadata = (node.file_type, node.mode, node.uid, node.gid, node.mtime_ns, node.origin)
         xattrs = sorted(node.xattrs.items()) if node.xattrs else []
         digest.update(repr((path, metadata, xattrs, content)).encode())
-    return digest.digest()
+    return uuid.UUID(bytes=digest.digest()[:16], version=4).bytes
 
 
 def _content_identity(content: Content) -> object:

@@ -15,7 +15,8 @@ tables of 16 groups lie together, in the first of them (flex_bg)::
                In groups 0 and 1 and those that are powers of 3, 5 and 7 (sparse_super). In
                group 0 there are 1024 unused bytes before it.
     flex_bg    16 block bitmaps │ 16 inode bitmaps │ 16 inode tables
-    data       the journal, directories, files, nodes of extent trees, extended attributes
+               In the first one, the journal is before the inode tables.
+    data       directories, symlinks and extended attributes │ files, with nodes of extent trees
 
 An inode has 256 bytes in the inode table of its group::
 
@@ -180,7 +181,9 @@ def feature_names(kind: type[IntFlag], bits: int) -> list[str]:
 
 
 COMPAT = Compat.HAS_JOURNAL | Compat.EXT_ATTR | Compat.RESIZE_INODE | Compat.DIR_INDEX
-INCOMPAT = Incompat.FILETYPE | Incompat.EXTENTS | Incompat.BIT64 | Incompat.FLEX_BG
+INCOMPAT = (
+    Incompat.FILETYPE | Incompat.EXTENTS | Incompat.BIT64 | Incompat.FLEX_BG | Incompat.CSUM_SEED
+)
 RO_COMPAT = (
     RoCompat.SPARSE_SUPER
     | RoCompat.LARGE_FILE
@@ -211,6 +214,13 @@ def inode_seed(seed: int, number: int, generation: int = 0) -> int:
 
 SUPERBLOCK_SEED = _LOW_32_BITS = 0xFFFFFFFF
 _NUMBER_AND_GENERATION = Struct("<II")
+
+
+CHECKSUM_SEED = int.from_bytes(b"seed", "little")
+"""The seed of all checksums of the images that fledge writes (metadata_csum_seed). Without it they
+would depend on the UUID, and so all metadata on every file."""
+HASH_SEED = b"fledge hash seed"
+"""The seed of the hash of names in directories. Any 16 bytes but zeros will do."""
 
 
 class Superblock(NamedTuple):

@@ -39,7 +39,6 @@ from fledge.ext4.structures import (
     InodeFlag,
     Superblock,
     checksum,
-    filesystem_seed,
     inode_seed,
     pack_device,
     pack_extents,
@@ -89,7 +88,7 @@ class _Writer:
         self.output = output
         self.copier = copier
         self.epoch = epoch
-        self.seed = filesystem_seed(plan.uuid)
+        self.seed = structures.CHECKSUM_SEED
         self.nodes: list[Node | None] = [None] * (plan.last_inode + 1)
         """By the number of their inode. None: reserved, or the filesystem's own."""
         for node, allocation in plan.allocations.items():
@@ -203,7 +202,7 @@ class _Writer:
             reserved_gdt_blocks=geometry.reserved_blocks,
             journal_inum=JOURNAL,
             last_orphan=0,
-            hash_seed=self.plan.hash_seed,
+            hash_seed=structures.HASH_SEED,
             def_hash_version=structures.HALF_MD4,
             jnl_backup_type=structures.JOURNAL_BACKUP,
             desc_size=structures.DESCRIPTOR_SIZE,
@@ -221,7 +220,7 @@ class _Writer:
             overhead_clusters=geometry.overhead,
             backup_group_1=0,
             backup_group_2=0,
-            checksum_seed=0,
+            checksum_seed=self.seed,
         )
 
     def _descriptor(self, group: int) -> bytes:

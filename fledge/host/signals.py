@@ -20,6 +20,15 @@ class LateInterrupt(KeyboardInterrupt):
         self.output = output
 
 
+class PartialInterrupt(KeyboardInterrupt):
+    """An interrupt that came when ``done`` of ``total`` jobs were done."""
+
+    def __init__(self, done: int, total: int, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.done = done
+        self.total = total
+
+
 @contextmanager
 def written(output: Path) -> Iterator[None]:
     """Turn an interrupt of the block into a `LateInterrupt`."""

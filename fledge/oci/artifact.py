@@ -45,7 +45,7 @@ PREFIX = "com.github.volantvm.fledge."
 
 PUSHED = f"{PREFIX}pushed"
 
-MIN_CHUNK = 1 << 19
+MIN_CHUNK = 1 << 20
 MAX_CHUNK = 1 << 23
 """Bytes of a chunk. Several are in memory at the same time."""
 MAX_CHUNKS = 8192

@@ -84,6 +84,7 @@ def unpack(
                     _apply(tree, _copies(parsed[layer.diff_id], budget), budget, since)
             except CorruptError as error:
                 raise _in_layer(error, number, image) from error
+            tree.origin += 1
     try:
         budget.charge_paths(tree)
     except MalformedError as error:
@@ -306,6 +307,8 @@ class _LayerApplier:
                 raise TreeError(f"it links to {printable(node.target)}, which is a directory")
             _update(target, node)
             node = target
+        else:
+            node.origin = self.tree.origin
         self._put(parents, name, node)
 
     def _apply_whiteout(self, parents: list[bytes], name: bytes) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from fledge.errors import ConfigError, CorruptError, FledgeError, explained_memory, unreadable
+from fledge.errors import CorruptError, FledgeError, explained_memory, unreadable
 from fledge.host.destination import Destination
 from fledge.host.files import NewFile, PathLike, replacing_together
 from fledge.host.output import Hasher
@@ -91,22 +91,12 @@ def build(
     """
     config, session = as_config(config, manifest), as_session(session)
     output = Path(output) if output else default_output(config)
-    if config.manifest:
-        plugin.check_settings(
-            config, output, plugin.artifact_url(config.manifest, base_url, output)
-        )
-    elif base_url:
+    if base_url and not config.manifest:
         raise plugin.no_settings(config)
     check_outputs(config, outputs_of(config, output))
-    sharing = sharing or Sharing()
-    if sharing.keep_in and not locked:
-        raise ConfigError(
-            "only a build whose inputs are all pinned can be kept for others",
-            "Add --locked, or leave out --cache-to.",
-        )
     pins = lock.load_pins(config, session.reporter, strict=locked)
     start = start_assembly(config, platform, session)
-    return write_artifact(config, output, pins, start, base_url, sharing)
+    return write_artifact(config, output, pins, start, base_url, sharing or Sharing())
 
 
 def outputs_of(config: Config, output: Path) -> list[Path]:
@@ -129,9 +119,11 @@ def write_artifact(
     `FledgeError`.
     """
     url = plugin.artifact_url(config.manifest, base_url, output) if config.manifest else None
+    if url:
+        plugin.check_settings(config, output, url)
     kernel = target_kernel(config)
     outputs = outputs_of(config, output)
-    shared = SharedBuild.open(pins, start, output.name, sharing) if pins.strict else None
+    shared = SharedBuild.open(pins, start, output.name, sharing)
     with replacing_together(*outputs) as [new, new_record, *rest]:
         artifact = _pulled(shared, new, output, url) if shared else None
         is_pulled = artifact is not None
@@ -237,6 +229,7 @@ def lay_sources(sources: Iterable[Source], pins: PinFinder, assembly: Assembly) 
     for source in sources:
         with laying(source, assembly) as step:
             step.detail = source.lay(assembly, pins.find(source, assembly))
+        assembly.tree.origin += 1
 
 
 @contextmanager

@@ -18,6 +18,11 @@ def check_outputs(config: Config, outputs: Sequence[Path]) -> None:
     """
     for output in outputs:
         check_output(output)
+    check_inputs(config, outputs)
+
+
+def check_inputs(config: Config, outputs: Sequence[Path]) -> None:
+    """Raise `ConfigError` if an output is an input, or in a folder that is one."""
     outputs_by_identity = {
         _identity(path): output
         for output in reversed(outputs)

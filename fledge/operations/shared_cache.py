@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fledge.errors import ConfigError, CorruptError, NetworkError
+from fledge.errors import ConfigError, CorruptError, MalformedError, NetworkError
 from fledge.host.files import NewFile
 from fledge.net.transport import HttpStatusError
 from fledge.oci import artifact as artifacts
@@ -29,7 +29,7 @@ from fledge.operations.arguments import as_session
 from fledge.operations.documents import parse_plugin
 from fledge.operations.pull import read_documents, write
 from fledge.operations.push import registry_name, store
-from fledge.project import provenance
+from fledge.project import lock, provenance
 from fledge.project.config import Config
 from fledge.project.lock import PinFinder
 from fledge.project.manifest import PluginManifest
@@ -37,6 +37,7 @@ from fledge.project.provenance import Provenance
 from fledge.project.schema import SETTINGS
 from fledge.report import Reporter, human_size
 from fledge.session import Session
+from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly
 from fledge.store.housekeeping import Amount
 from fledge.tree.digest import Digest
@@ -78,7 +79,8 @@ class SharedBuild(msgspec.Struct, frozen=True):
 
     key: Digest
     pins: PinFinder
-    start: Assembly
+    local: tuple[Input, ...]
+    session: Session
     pull_from: Name | None
     """The repository to look in; None: none."""
     policy: Policy | None
@@ -88,19 +90,22 @@ class SharedBuild(msgspec.Struct, frozen=True):
     sign_with: str | None
     """The key to sign it with before; None: it is not signed."""
 
-    @property
-    def session(self) -> Session:
-        """The session of the build."""
-        return self.start.session
-
     @classmethod
     def open(
         cls, pins: PinFinder, start: Assembly, output_name: str, sharing: Sharing
     ) -> SharedBuild | None:
         """Return what there is to do for a build. None: it is not shared.
 
-        Raises `ConfigError` if the name of a cache is none.
+        Raises `ConfigError` if the name of a cache is none, or if a build is to be kept that is not
+        locked: a key never stands for a tag, which moves.
         """
+        if sharing.keep_in and not pins.strict:
+            raise ConfigError(
+                "only a build whose inputs are all pinned can be kept for others",
+                "Add --locked, or leave out --cache-to.",
+            )
+        if not pins.strict:
+            return None
         config, session = pins.config, start.session
         own = session.settings.cache_registry
         registry = own or config.cache.registry
@@ -113,8 +118,9 @@ class SharedBuild(msgspec.Struct, frozen=True):
             pull_from = None
         if not pull_from and not keep_in:
             return None
-        key = build_key(pins, start, output_name)
-        return cls(key, pins, start, pull_from, policy, keep_in, sharing.sign_with)
+        local = local_inputs(pins, start)
+        key = build_key(pins, start, output_name, local)
+        return cls(key, pins, local, session, pull_from, policy, keep_in, sharing.sign_with)
 
     def pull(self, new: NewFile) -> Pulled | None:
         """Write the artifact that was built elsewhere to an empty file.
@@ -174,10 +180,31 @@ class SharedBuild(msgspec.Struct, frozen=True):
             raise CorruptError(f"{where} is an index, and not the artifact of a build")
         documents = read_documents(Digest.of(raw), remote, places, where, self.policy)
         record, manifest = documents.provenance, documents.plugin_manifest
-        config = self.pins.config
-        if record is None or _essential(record.config) != _essential(config.data):
+        if record is None or not self._is_record(record):
             raise CorruptError(f"{where} is not the artifact of this build")
         return _Found(remote, record, parse_plugin(manifest, where) if manifest else None, places)
+
+    def _is_record(self, record: Provenance) -> bool:
+        """Return whether a record is that of this build, whatever key it is kept under."""
+        if _essential(record.config) != _essential(self.pins.config.data):
+            return False
+        wanted = {(each.role, each.uri, each.digest) for each in self.local}
+        found = {(each.role, each.uri, each.digest): each for each in record.inputs}
+        pinned = [found[each] for each in found.keys() - wanted]
+        return wanted <= found.keys() and all(self._is_pinned(each, record) for each in pinned)
+
+    def _is_pinned(self, item: Input, record: Provenance) -> bool:
+        """Return whether the lock pins an input that was recorded."""
+        sources = [each for each in self.pins.config.sources if each.role == item.role]
+        sections = self.pins.lock.sections if self.pins.lock else {}
+        if not sources or item.role not in sections:
+            return False
+        try:
+            key, _ = sources[0].recorded_pin(item, record.platform)
+        except (MalformedError, msgspec.ValidationError):
+            return False
+        own = sections[item.role].pins.get(key)
+        return own is not None and lock.has_digest(own, item.digest)
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -200,25 +227,32 @@ def repository_name(reference: str) -> Name:
     return name
 
 
-def build_key(pins: PinFinder, start: Assembly, output_name: str) -> Digest:
-    """Return the digest of all that decides the bytes of a build.
+def local_inputs(pins: PinFinder, start: Assembly) -> tuple[Input, ...]:
+    """Return the inputs of a build that no lock pins: the files of the project.
 
-    That is the config, the lock, the files of the project, the platform, the time, and the versions
-    of fledge and its codecs. ``pins`` must pin everything. The name of the output counts if it is
-    that of a plugin, too. ``start`` is an empty assembly for the build, and stays empty. Raises
-    `FledgeError` if a file of the project cannot be read.
+    Raises `FledgeError` if one cannot be read.
     """
-    config = pins.config
     quiet = msgspec.structs.replace(start.session, reporter=Reporter(), offline=True)
     local = Assembly(quiet, start.platform, start.folder, start.epoch)
     local.architecture = ""  # not known without the programs that the lock pins
-    for source in config.sources:
+    for source in pins.config.sources:
         if source.section is None:
             source.lay(local, None)
+    return tuple(local.inputs)
+
+
+def build_key(pins: PinFinder, start: Assembly, output_name: str, local: Sequence[Input]) -> Digest:
+    """Return the digest of all that decides the bytes of a build.
+
+    That is the config, the lock, the files of the project, the platform, the time, and the versions
+    of fledge and its codecs. ``pins`` must pin everything else than ``local``. The name of the
+    output counts if it is that of a plugin, too. ``start`` is an empty assembly for the build.
+    """
+    config = pins.config
     facts = {
         "config": _essential(config.data),
         "lock": pins.lock,
-        "inputs": local.inputs,
+        "inputs": local,
         "platform": str(start.platform),
         "platform is given": start.is_platform_given,
         "epoch": start.epoch,

@@ -80,6 +80,16 @@ class PinFinder(msgspec.Struct, frozen=True):
             self.reporter.note(f"{self.path} {problem}")
         return pin
 
+    def has_all_names(self) -> bool:
+        """Return whether the lock pins every name that may move, for whatever platforms."""
+        names = {
+            source.role: source.pinned_name(self.config.path.parent)
+            for source in self.config.sources
+            if source.section and source.section.keyed_by
+        }
+        pinned = self.lock.sections if self.lock else {}
+        return all(role in pinned and pinned[role].name == name for role, name in names.items())
+
     def _find(self, source: Source, name: str, key: str) -> tuple[str, Any | None]:
         """Return why the lock has no pin, or an empty text and the pin."""
         role = source.role
@@ -133,7 +143,7 @@ def from_provenance(record: Provenance, config: Config) -> Lock:
                 if name is not None and item.role == source.role:
                     key, pin = source.recorded_pin(item, record.platform)
                     mine = own.sections.get(source.role, LockedSource(name, {}))
-                    if _has_digest(mine.pins.get(key), item.digest):
+                    if has_digest(mine.pins.get(key), item.digest):
                         pin = mine.pins[key]
                     sections[source.role] = LockedSource(name, {key: pin})
     except (MalformedError, msgspec.ValidationError) as error:
@@ -143,7 +153,8 @@ def from_provenance(record: Provenance, config: Config) -> Lock:
     return Lock(sections)
 
 
-def _has_digest(pin: msgspec.Struct | None, digest: Digest) -> bool:
+def has_digest(pin: msgspec.Struct | None, digest: Digest) -> bool:
+    """Return whether a pin names that digest."""
     return pin is not None and digest in (getattr(pin, name) for name in pin.__struct_fields__)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def path_beside(artifact: Path) -> Path:
     return artifact.parent / f"{artifact.name}.provenance.json"
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the installed versions of fledge and `CODECS`."""
     return {name: version(name) for name in ("fledge", *CODECS)}

@@ -20,6 +20,7 @@ from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, Kind, Presence, Source
 from fledge.tree import Directory, File, Node, Symlink, Tree, TreeError
 from fledge.tree.content import Blob, hash_file
+from fledge.tree.digest import Digest
 from fledge.tree.limits import MAX_NAME
 from fledge.tree.names import printable, split_path
 from fledge.tree.regular import problem_of
@@ -43,6 +44,10 @@ STANDARD_FOLDERS = frozenset(
     /var/run /var/spool /var/tmp""".split()
 )
 """Folders of the Filesystem Hierarchy Standard 3.0, chapters 3 to 5. No file can be one."""
+
+
+LAYOUT = "#mappings"
+"""The URI by which provenance names the mappings apart from contents: a part of the config."""
 
 
 class FileMapping(msgspec.Struct, frozen=True):
@@ -146,6 +151,8 @@ class Mappings(Source, frozen=True):
         assembly.inputs.extend(
             Input("mapping", assembly.relative(blob.path), blob.digest) for blob in blobs
         )
+        if self.placements:
+            assembly.inputs.append(Input(self.role, LAYOUT, layout_digest(self.placements)))
         size = human_size(sum(blob.size for blob in blobs))
         return f"{counted(len(blobs), 'file')}, {size}"
 
@@ -235,6 +242,19 @@ def place(tree: Tree, placements: Iterable[Placement]) -> list[Blob]:
             raise ConfigError(f"{placement.source}: {reason(error)}") from error
         placed[node] = placement
     return blobs
+
+
+def layout_digest(placements: Iterable[Placement]) -> Digest:
+    """Return the digest of a listing of placements: path, type, mode and the target of a symlink.
+
+    With the digests of the files, it decides what mappings add to an artifact. Raises `OSError`.
+    """
+    lines = []
+    for each in placements:
+        link = each.file_type == stat.S_IFLNK
+        target = os.readlink(os.fsencode(each.source)) if link else b""
+        lines.append(b"%o\0%s\0%s\0" % (each.file_type | each.mode, each.path, target))
+    return Digest.of(b"".join(lines))
 
 
 def _expand_mapping(mapping: FileMapping) -> Iterator[Placement | str]:

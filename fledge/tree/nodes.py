@@ -64,6 +64,9 @@ class Node:
     """Nanoseconds since 1970-01-01 UTC; negative for earlier times."""
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     """Extended attributes, by full name (xattr(7))."""
+    origin: int = 0
+    """The layer or source that added the node, counted from the lowest. It says where a format
+    may put the node, and is not stored in artifacts."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -138,6 +141,9 @@ class Tree:
         """Components that all lookups so far have followed, a measure of their cost."""
         self.created = 0
         """Directories that lookups have created because they were missing."""
+        self.origin = 0
+        """The `Node.origin` of all nodes that are added next. Each layer and source raises it when
+        it has added its own."""
         self.root = Directory(mode=0o755, mtime_ns=mtime_ns)
 
     def add(self, path: bytes, node: Node) -> None:
@@ -147,6 +153,7 @@ class Tree:
         The last component is never followed. A directory put over a directory updates its
         metadata and keeps its children; any other node replaces the old one. Raises `TreeError`.
         """
+        node.origin = self.origin
         parts = split_path(path)
         if parts:
             put(self.make_directory(parts[:-1]), parts[-1], node)
@@ -236,7 +243,7 @@ class Tree:
         if obstacle or not create:
             return trail, obstacle
         for name in missing:
-            child = Directory(mode=0o755, mtime_ns=self.mtime_ns)
+            child = Directory(mode=0o755, mtime_ns=self.mtime_ns, origin=self.origin)
             trail[-1].children[name] = child
             trail.append(child)
         self.created += len(missing)

@@ -60,7 +60,9 @@ def test_json(fledge: Fledge, tmp_path: Path) -> None:
     assert answer["path"] == str(tmp_path / "x.gz")
     assert answer["size"] == len(artifact)
     assert answer["sha256"] == hashlib.sha256(artifact).hexdigest()
-    assert {item["role"] for item in answer["inputs"]} == {"busybox", "agent", "mapping"}
+    assert {item["role"] for item in answer["inputs"]} == {
+        *("busybox", "agent", "mapping", "mappings"),
+    }
     kestrel = hashlib.sha256(project.FILES["kestrel"]).hexdigest()
     assert {"role": "agent", "uri": "kestrel", "sha256": kestrel} in answer["inputs"]
 

@@ -159,9 +159,8 @@ def test_short_help(fledge: Fledge, command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        (("-c", "a", "-c", "b"), "--config"),
-        (("-c", "a", "--config=a"), "--config"),
         (("-o", "a", "-o", "b"), "--output"),
+        (("-o", "a", "--output=a"), "--output"),
     ],
 )
 def test_an_option_given_twice(fledge: Fledge, options: tuple[str, ...], name: str) -> None:

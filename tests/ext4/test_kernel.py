@@ -27,7 +27,10 @@ def test_an_image_needs_what_the_format_says(tmp_path: Path) -> None:
     toml = project.make_rootfs(tmp_path)
     disk = build.build(toml, tmp_path / "x.img", platform="linux/amd64").path
     assert Ext4.read_requirements(disk, tmp_path) == Ext4().requirements()
-    assert features(disk) == {"metadata_csum": ((3, 18), ())}
+    assert features(disk) == {
+        "metadata_csum": ((3, 18), ()),
+        "metadata_csum_seed": ((4, 4), ()),
+    }
 
 
 @pytest.mark.real

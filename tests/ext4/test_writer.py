@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -173,7 +174,8 @@ def test_a_thousand_trees(fast: Path) -> None:
         file = File(mode=0o644, content=b"")
         for number in range(count):
             parent.children[b"%d" % number + b"-" * (length - len(str(number)))] = file
-        for _, node in tree.walk():
+        for number, (_, node) in enumerate(tree.walk()):
+            node.origin = number % 3
             node.uid, node.gid = min(node.uid, MAX_ID - 1), min(node.gid, MAX_ID - 1)
         try:
             write(tree, fast / "image")
@@ -209,8 +211,9 @@ def test_the_kernel_sees_what_mke2fs_would_have_made(tmp_path: Path) -> None:
 @pytest.mark.real
 @pytest.mark.parametrize("size_buffer_mb", [40, 3000])
 def test_it_is_divided_as_by_mke2fs(tmp_path: Path, size_buffer_mb: int) -> None:
-    """Except for zeros, which mke2fs makes holes, and bytes of names, which it reads as signed."""
-    differ = ("Filesystem flags:", "Free blocks:", "Lifetime writes:", "Checksum:")
+    """Except for zeros, which mke2fs makes holes, bytes of names, which it reads as signed, and
+    the seed of checksums, which it computes from the UUID."""
+    differ = ("Filesystem flags:", "Free blocks:", "Lifetime writes:", "Checksum")
     divisions = []
     for builder in get_args(Builder):
         image = write(sample(), tmp_path / builder, builder=builder, size_buffer_mb=size_buffer_mb)
@@ -372,7 +375,7 @@ def test_its_features(tmp_path: Path) -> None:
     assert set(features.split()) == {
         *("has_journal", "ext_attr", "resize_inode", "dir_index", "filetype", "extent", "64bit"),
         *("flex_bg", "sparse_super", "large_file", "huge_file", "dir_nlink", "extra_isize"),
-        "metadata_csum",
+        *("metadata_csum", "metadata_csum_seed"),
     }
     assert re.search(r"Total journal size: +4M|Total journal size: +4096k", said), said
     assert "Filesystem state:         clean" in said
@@ -436,7 +439,7 @@ COLLISIONS = (
     *(172842, 13346, 173261, 97212, 177033, 143077, 180623, 91585, 198665, 182270, 207136),
     *(26749, 229023, 20168, 236708, 231922, 245613, 31084, 262331),
 )
-"""Pairs of numbers whose names have equal hashes, with the seed of this identity."""
+"""Pairs of numbers whose names have equal hashes, with the seed of the test."""
 
 LOWEST = 172936
 """A name that sorts first, so that a leaf of 30 names ends within a pair."""
@@ -447,7 +450,9 @@ LOWEST = 172936
 def test_names_of_the_same_hash_in_two_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "_identity", lambda *_: bytes(range(16)) * 2)
+    seed = uuid.UUID(bytes=bytes(range(16)), version=4).bytes
+    for module in (plan, structures):
+        monkeypatch.setattr(module, "HASH_SEED", seed)
     tree = Tree(mtime_ns=0)
     names = [str(number).ljust(100, "-") for number in (*COLLISIONS, LOWEST)]
     for name in names:
@@ -552,7 +557,7 @@ def test_every_copy_of_the_superblock_is_whole(tmp_path: Path) -> None:
 @as_root
 def test_a_journal_of_many_extents_is_replayed(tmp_path: Path) -> None:
     image = write_large(sample(), tmp_path / "image", 300 << 10)
-    assert "1/ 1   8/  8" in run("debugfs", "-R", "ex <8>", image)
+    assert "1/ 1   9/  9" in run("debugfs", "-R", "ex <8>", image)
     with writable(image) as root:
         for number in range(1000):
             (root / f"new-{number}").write_bytes(b"y" * 5000)
@@ -755,17 +760,36 @@ def test_what_a_geometry_holds(needed: int, inodes: int) -> None:
     assert left == 0 or last == found.min_last_group
 
 
-def test_space_is_taken_where_it_first_fits() -> None:
+def test_space_is_taken_in_order() -> None:
     space = Space(100)
     space.reserve(10, 5)
-    assert space.take(20) == [(15, 20)]
-    assert space.take(4) == [(0, 4)]
+    assert space.take(20) == [(0, 10), (15, 10)]
+    assert space.take(4) == [(25, 4)]
     assert space.take_from(50, 10) == 50
-    assert space.runs == [(4, 6), (35, 15), (60, 40)]
-    assert space.take(50) == [(4, 6), (35, 15), (60, 29)]
+    assert space.runs == [(29, 21), (60, 40)]
+    assert space.take(50) == [(29, 21), (60, 29)]
     assert space.free == 11
     assert space.take(12) == [(89, 11), (100, 1)]
     assert space.free == -1
+
+
+def test_space_that_is_left_out_stays_free() -> None:
+    space = Space(2000)
+    space.reserve(0, 10)
+    space.reserve(600, 10)
+    space.reserve(1000, 20)
+    space.reserve(1024, 976)
+    space.align_later_runs()
+    assert space.left == [(610, 158), (1020, 4)]
+    assert space.take(5) == [(10, 5)]
+    space.align()
+    assert space.take(400) == [(256, 344), (768, 56)]
+    assert space.free == 2000 - 10 - 10 - 20 - 976 - 405
+    space.align()
+    assert space.free == 2000 - 10 - 10 - 20 - 976 - 405
+    assert space.take(1) == [(2048, 1)]
+    assert space.end == 2049
+    assert space.free == 2000 - 10 - 10 - 20 - 976 - 406
 
 
 def test_structures_are_what_mke2fs_wrote(tmp_path: Path) -> None:

@@ -344,6 +344,22 @@ def test_hard_links_name_one_node_and_may_change_its_metadata(tmp_path: Path) ->
     assert symbolic.xattrs == {b"trusted.t": b"t"}
 
 
+def test_nodes_know_their_layer(tmp_path: Path) -> None:
+    lower = pack(folder("a"), file("a/old", b"1"), file("a/replaced", b"1"), file("linked", b"1"))
+    upper = pack(
+        folder("a"), file("a/replaced", b"2"), hard_link("b", "linked"), file("made/new", b"2")
+    )
+    opened = opened_image(*(opened_layer(tmp_path, each) for each in (lower, upper)))
+    tree = Tree(mtime_ns=7)
+    layers.unpack(opened, tree, using(Cache(tmp_path / "cache")))
+    tree.add(b"made/later/mapped", File(mode=0o644, content=b""))
+    assert {path.decode(): node.origin for path, node in tree.walk()} == {
+        **{"": 0, "a": 0, "a/old": 0, "linked": 0, "b": 0},
+        **{"a/replaced": 1, "made": 1, "made/new": 1},
+        **{"made/later": 2, "made/later/mapped": 2},
+    }
+
+
 def test_empty_values_leave_what_the_header_says(tmp_path: Path) -> None:
     empty = dict.fromkeys(("path", "linkpath", "size", "uid", "gid", "mtime"), "")
     entries = [

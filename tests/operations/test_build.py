@@ -105,6 +105,7 @@ def test_what_it_says_of_itself(tmp_path: Path) -> None:
         ("mapping", "payload/webserver"),
         ("mapping", "payload/site/img/logo.svg"),
         ("mapping", "payload/site/index.html"),
+        ("mappings", "#mappings"),
     ]
     assert artifact.inputs[1].digest.hex == sha256(tmp_path / "kestrel")
     assert artifact.inputs[2].digest.hex == sha256(tmp_path / "payload/webserver.yaml")

@@ -32,7 +32,7 @@ def test_a_disk_that_the_kernel_has_a_driver_for(fledge: Fledge, tmp_path: Path)
     assert done.code == 0
     assert done.out.startswith("fledge.toml is valid\nvolant: ch_defconfig of ")
     assert "(Linux 6.16, amd64)\n" in done.out
-    assert "  built in  ext4 filesystem        CONFIG_EXT4_FS\n" in done.out
+    assert "  built in  ext4 filesystem          CONFIG_EXT4_FS\n" in done.out
     assert done.out.endswith("this kernel boots the artifact\n")
 
 

@@ -82,7 +82,7 @@ def test_an_input_that_changes_builds_anew(
         "agent": lambda: (tmp_path / "kestrel").write_bytes(b"#!/bin/busybox sh\nexit\n"),
         "link": lambda: (tmp_path / "payload/site/new").symlink_to("index.html"),
         "config": lambda: (tmp_path / "fledge.toml").write_text(
-            (tmp_path / "fledge.toml").read_text() + "\n[archive]\ncompression_level = 1\n"
+            (tmp_path / "fledge.toml").read_text() + "\n[archive]\nlevel = 1\n"
         ),
     }
     for name, change in changes.items():
@@ -180,12 +180,11 @@ def test_a_poisoned_entry_is_refused(
     (tmp_path / "payload/webserver.yaml").write_bytes(b"port: 80\n")
     stranger = {**json.loads(good), "artifactType": "application/vnd.example"}
     wrong = Digest.of(b"other").hex.encode()
-    poisoned = {
-        "is not the artifact of this build": bad,
-        "has sha256": good.replace(artifact_digest(good).encode(), wrong),
-        "is not an artifact of fledge": json.dumps(stranger).encode(),
-    }
-    for words, manifest in poisoned.items():
+    for manifest, words in (
+        (bad, "is not the artifact of this build"),
+        (good.replace(artifact_digest(good).encode(), wrong), "is not the artifact of this build"),
+        (json.dumps(stranger).encode(), "is not an artifact of fledge"),
+    ):
         write_manifest(host, key, manifest)
         done = fledge("build", "--locked")
         assert done.code == 0, done.err

@@ -8,10 +8,10 @@ means that artifacts change, which needs an entry in CHANGELOG.md.
 INITRAMFS = "7ab1a044a20c8407bd6f3eb15dc7625e2a0def743e0171e540cc47ede66539bb"
 
 # tests/operations/test_build.py: the ext4 image of `support.project.make_rootfs`.
-ROOTFS = "9fa4074ea8dcd4d980c7e0288c893f5d11568ae71691539c20beaf53994af454"
+ROOTFS = "2ce7661a54c8be1ef6e15fdd5e8b5fa0c9061376018f98e33996d54a8fb8916f"
 
 # tests/ext4/test_writer.py: the ext4 image of `support.samples.sample`.
-EXT4_SAMPLE = "10e7356109b4ccf35143f6b055c63e129528710470569e2ee171788778b25832"
+EXT4_SAMPLE = "8e40297909c13ff0ef56d295ead2e51b3e24f6f34bbb028f4e7b259dc29d7b39"
 
 # tests/cpio/test_gzip.py: a gzip stream of text, noise and zeros, which depends on libdeflate.
 GZIP = "5bf08efe8d5592411379a78d2cfe09ab7d25866e629a25570de6bbde92208d45"

@@ -1,0 +1,171 @@
+"""Build fifty plugins over five base images: all at once, one after the other, and in threads.
+
+    .venv/bin/python bench/many.py [--plugins 50] [--files 400]
+
+Needs Debian's docker-registry. Each way begins with an empty cache. The memory is the proportional
+set size of all processes together, which counts a shared page once and leaves out the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from measure import measure, mib
+
+CHECKOUT = Path(__file__).parents[1]
+sys.path.insert(0, str(CHECKOUT))
+
+from tests.support import images, project, registry, tars  # noqa: E402
+
+BASES = 5
+INTERVAL = 0.02
+"""Seconds between two looks at the memory."""
+
+THREADS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import fledge
+fledge.tune_for_builds()
+session = fledge.Session.default()
+def build(toml):
+    fledge.build(toml, toml.with_name("out.img"), session=session)
+with ThreadPoolExecutor(int(sys.argv[1])) as pool:
+    list(pool.map(build, sorted(Path("plugins").glob("*/fledge.toml"))))
+"""
+
+
+@dataclass
+class Memory:
+    """The memory of all processes below this one, as it was seen from time to time."""
+
+    peak: int = 0
+    stopped: bool = False
+
+    def watch(self) -> None:
+        while not self.stopped:
+            self.peak = max(self.peak, sum(map(proportional_size, descendants())))
+            time.sleep(INTERVAL)
+
+
+@contextmanager
+def watched(leaving_out: set[int]) -> Iterator[Memory]:
+    memory = Memory()
+    ignored.update(leaving_out)
+    thread = threading.Thread(target=memory.watch)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        memory.stopped = True
+        thread.join()
+
+
+ignored: set[int] = set()
+
+
+def descendants() -> list[int]:
+    found, pending = [], [os.getpid()]
+    while pending:
+        parent = pending.pop()
+        try:
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                children = [int(each) for each in (task / "children").read_text().split()]
+                pending += [each for each in children if each not in ignored]
+        except OSError:
+            continue  # it has ended
+        found.append(parent)
+    return found[1:]
+
+
+def proportional_size(process: int) -> int:
+    """Return the bytes of a process in memory; of shared pages, its share."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    sizes = dict(line.split(":", 1) for line in lines[1:])
+    return int(sizes["Pss"].split()[0]) << 10 if "Pss" in sizes else 0
+
+
+def make(folder: Path, host: str, behind: str, plugins: int, files: int) -> None:
+    """Push the bases, and write the plugins, each with a file of its own."""
+    choose = random.Random(1)  # noqa: S311
+    for base in range(BASES):
+        layers = [
+            tars.pack(
+                *(
+                    tars.file(f"usr/share/base{base}/{layer}/{n}", choose.randbytes(20_000))
+                    for n in range(files)
+                )
+            )
+            for layer in range(3)
+        ]
+        registry.push(behind, f"base{base}", images.image(*layers), "v1")
+    for number in range(plugins):
+        plugin = folder / "plugins" / f"{number:02}"
+        project.write(plugin, "kestrel", project.program())
+        project.write(plugin, "own", b"%d" % number)
+        project.write(
+            plugin,
+            "fledge.toml",
+            f'version = "1"\nstrategy = "oci_rootfs"\n[source]\n'
+            f'image = "docker://{host}/base{number % BASES}:v1"\n{project.LOCAL_AGENT}'
+            f'[mappings]\nown = "/etc/own"\n'.encode(),
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--plugins", type=int, default=50)
+    parser.add_argument("--files", type=int, default=400)
+    arguments = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    fledge = [sys.executable, "-m", "fledge", "build", "-q"]
+    script = " && ".join(
+        f'"{sys.executable}" -m fledge build -q -c plugins/{number:02}/fledge.toml -o out.img'
+        for number in range(arguments.plugins)
+    )
+    ways: Mapping[str, list[str]] = {
+        "all at once": [*fledge, "plugins/*"],
+        "again, with --changed": [*fledge, "plugins/*", "--changed"],
+        "one after the other": ["/bin/sh", "-c", script],
+        f"in {cores} threads": [sys.executable, "-c", THREADS, str(cores)],
+    }
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        folder = Path(name)
+        (folder / "storage").mkdir()
+        with registry.serve(folder / "storage") as behind, registry.forward(behind) as front:
+            host = front.url("").removeprefix("http://")
+            make(folder, host, behind, arguments.plugins, arguments.files)
+            servers = set(descendants())
+            print(f"{arguments.plugins} plugins, {BASES} bases, {cores} cores\n")
+            print("| way | time | CPU | peak memory | requests of blobs, most of one |")
+            print("| --- | ---: | ---: | ---: | ---: |")
+            for number, (way, command) in enumerate(ways.items()):
+                front.seen.clear()
+                cache = folder / f"cache{0 if 'again' in way else number}"
+                variables = {"PYTHONPATH": str(CHECKOUT), "FLEDGE_CACHE_DIR": str(cache)}
+                with watched(servers) as memory:
+                    run = measure(command, folder, variables)
+                asked = Counter(each.path for each in front.seen if "/blobs/" in each.path)
+                print(
+                    f"| {way} | {run.seconds:.1f} s | {run.cpu_seconds:.1f} s | {mib(memory.peak)}"
+                    f" | {asked.total()}, {max(asked.values(), default=0)} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

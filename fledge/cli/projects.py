@@ -1,0 +1,80 @@
+"""Finds the projects that a command is given, and says what became of several."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fledge.cli.messages import print_error
+from fledge.cli.options import DEFAULT_CONFIG
+from fledge.errors import ConfigError, FledgeError
+from fledge.tree.names import printable
+
+
+def is_several(arguments: Sequence[str] | None, configs: Sequence[Path] | None) -> bool:
+    """Return whether projects are given as several, by arguments or more than one ``--config``.
+
+    What a pattern matches does not change the form of the output.
+    """
+    return bool(arguments) or len(configs or ()) > 1
+
+
+def find(arguments: Sequence[str] | None, configs: Sequence[Path] | None) -> list[Path]:
+    """Return the configs that a command line names, each once. By default fledge.toml.
+
+    An argument is a folder with a fledge.toml, the path of such a file, or a pattern that a shell
+    has left as it is. Raises `ConfigError`.
+    """
+    found = {config.resolve(): config for config in configs or ()}
+    for argument in arguments or ():
+        for config in _expand(argument):
+            found.setdefault(config.resolve(), config)
+    return list(found.values()) or [DEFAULT_CONFIG]
+
+
+def is_config(argument: str) -> bool:
+    """Return whether an argument names projects, and not an artifact."""
+    return argument.endswith(".toml") or glob.has_magic(argument) or Path(argument).is_dir()
+
+
+def _expand(argument: str) -> Iterator[Path]:
+    path = Path(argument)
+    if glob.has_magic(argument) and not path.exists():
+        found = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 -- absolute ones, too
+        matches = map(Path, found)
+        candidates = [_config(each) for each in matches]
+        configs = [each for each in candidates if each.suffix == ".toml" and each.is_file()]
+        if not configs:
+            raise ConfigError(f"no folder with a fledge.toml matches {argument}")
+        yield from configs
+        return
+    config = _config(path)
+    if path.is_dir() and not config.is_file():
+        raise ConfigError(f"{path} has no fledge.toml", "Name a folder that has one.")
+    if config.suffix != ".toml":
+        raise ConfigError(
+            f"{path} is neither a folder nor a .toml file",
+            "Name a folder with a fledge.toml, or that file; -c FILE takes any name.",
+        )
+    yield config
+
+
+def _config(path: Path) -> Path:
+    return path / DEFAULT_CONFIG if path.is_dir() else path
+
+
+def print_failures(results: Sequence[tuple[str, FledgeError | None]]) -> int:
+    """Print why some of several projects failed, in (name, error). None: it did not.
+
+    Returns the exit code, which is that of the first one that failed.
+    """
+    failures = [(name, error) for name, error in results if error]
+    for name, error in failures:
+        hint = [error.hint] if error.hint else []
+        print_error(*map(printable, [f"{name}: {error.message}", *error.details, *hint]))
+    if not failures:
+        return 0
+    names = ", ".join(name for name, _ in failures)
+    print_error(f"{len(failures)} of {len(results)} failed: {printable(names)}")
+    return failures[0][1].exit_code
