@@ -58,7 +58,9 @@ def test_manifest(web: Path, served: OciRegistry, session: Session) -> None:
     assert pushed.digest.hex == hashlib.sha256(web.read_bytes()).hexdigest()
     assert manifest["artifactType"] == "application/vnd.fledge.artifact.v1"
     assert manifest["config"]["mediaType"] == "application/vnd.volant.plugin.manifest.v1+json"
-    assert blobs[manifest["config"]["digest"]] == (web.parent / "web.img.manifest.json").read_bytes()
+    assert (
+        blobs[manifest["config"]["digest"]] == (web.parent / "web.img.manifest.json").read_bytes()
+    )
     assert manifest["annotations"] == {
         "com.github.volantvm.fledge.chunk-size": str(CHUNK),
         "com.github.volantvm.fledge.digest": str(pushed.digest),

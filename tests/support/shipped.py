@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fledge as library
 from fledge.host.settings import Settings
+from fledge.oci.artifact import MIN_CHUNK
 from fledge.report import Reporter
 from fledge.session import Session
 from fledge.store.cache import Cache
@@ -16,7 +17,7 @@ from tests.support import images, project, tars
 MACHINES = {"amd64": 62, "arm64": 183}
 """The machines of ELF programs."""
 
-CHUNK = 1 << 19
+CHUNK = MIN_CHUNK
 """The size of the chunks of a small artifact."""
 
 
