@@ -136,7 +136,7 @@ class Output:
             position += end - start
             length -= end - start
 
-    def write(self, data: bytes, position: int) -> None:
+    def write(self, data: bytes | memoryview, position: int) -> None:
         """Write ``data`` at ``position``. Raises the errors of `space`."""
         view = memoryview(data)
         for piece in self.space(position, len(data)):

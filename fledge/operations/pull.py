@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
-from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -306,20 +307,26 @@ def write(remote: RemoteArtifact, new: NewFile, places: Places, session: Session
 
     Raises `CorruptError` if it is not what the manifest says.
     """
-    digest = _write(remote, new, places, session)
-    if digest != remote.digest:
-        raise CorruptError(
-            f"{remote.name} has sha256 {digest.hex}, but its manifest says {remote.digest.hex}",
-            PUSH_ELSEWHERE,
-        )
+    with new.open() as file:
+        digest = _write(remote, file.fileno(), places, session)
+    if digest == remote.digest:
+        return
+    with new.open() as file:
+        for chunk in remote.chunks:
+            part = os.pread(file.fileno(), remote.length(chunk), chunk.offset)
+            if Digest.of(part) != chunk.digest:
+                raise _wrong_chunk(remote, chunk, "has other content than the manifest says")
+    raise CorruptError(
+        f"{remote.name} has sha256 {digest.hex}, but its manifest says {remote.digest.hex}",
+        PUSH_ELSEWHERE,
+    )
 
 
-def _write(remote: RemoteArtifact, new: NewFile, places: Places, session: Session) -> Digest:
-    """Write the content of an artifact, and return its digest."""
+def _write(remote: RemoteArtifact, file: int, places: Places, session: Session) -> Digest:
+    """Write the content of an artifact to an empty open file, and return its digest."""
     with (
-        new.open() as file,
         closing(Hasher()) as hasher,
-        closing(Output(file.fileno(), hasher)) as output,
+        closing(Output(file, hasher)) as output,
         closing(_read_parts(remote, places, session)) as parts,
     ):
         for offset, data in parts:
@@ -328,10 +335,12 @@ def _write(remote: RemoteArtifact, new: NewFile, places: Places, session: Sessio
         return hasher.digest()
 
 
-def _read_parts(
-    remote: RemoteArtifact, places: Places, session: Session
-) -> Generator[tuple[int, bytes], None, None]:
-    """Yield the content of an artifact in order, each part with its offset."""
+Parts = Generator[tuple[int, bytes | memoryview], None, None]
+"""The content of an artifact in order: each part with its offset. A part is valid until the next
+one is asked for."""
+
+
+def _read_parts(remote: RemoteArtifact, places: Places, session: Session) -> Parts:
     if remote.whole:
         blob = places.ask(Repository.fetch, "blobs", remote.name, remote.whole)
         offset = 0
@@ -340,34 +349,51 @@ def _read_parts(
             offset += len(piece)
         return
     size = sum(chunk.blob.size for chunk in remote.chunks)
+    # Used again and again: to get new memory takes as long as to decompress into it.
+    buffers: SimpleQueue[bytearray] = SimpleQueue()
+    for _ in range(min(WINDOW, len(remote.chunks))):
+        buffers.put(bytearray(remote.chunk_size))
     with session.reporter.batch("chunks", len(remote.chunks), size) as batch:
-        fetch = partial(_fetch, remote, places, batch)
+
+        def fetch(chunk: Chunk) -> bytearray:
+            return _fetch(remote, places, batch, chunk, buffers.get())
+
         with closing(ordered(fetch, remote.chunks, THREADS, WINDOW)) as parts:
-            for chunk, data in zip(remote.chunks, parts, strict=True):
-                yield chunk.offset, data
+            for chunk, buffer in zip(remote.chunks, parts, strict=True):
+                yield chunk.offset, memoryview(buffer)[: remote.length(chunk)]
+                buffers.put(buffer)
 
 
-def _fetch(remote: RemoteArtifact, places: Places, batch: Batch, chunk: Chunk) -> bytes:
-    """Fetch one chunk, and return the part of the file that it holds."""
-    number, count = chunk.offset // remote.chunk_size + 1, -(-remote.size // remote.chunk_size)
-    label = f"chunk {number} of {count}"
-    blob = places.ask(Repository.fetch, "blobs", label, chunk.blob)
+def _fetch(
+    remote: RemoteArtifact, places: Places, batch: Batch, chunk: Chunk, buffer: bytearray
+) -> bytearray:
+    """Fetch one chunk, and decompress it into a buffer. Return the buffer.
+
+    The digest of the part is not verified, because that of the whole artifact will be.
+    """
+    blob = places.ask(Repository.fetch, "blobs", _label(remote, chunk), chunk.blob)
     batch.arrived(blob.size)
     packed = b"".join(read_content(blob))
     length = remote.length(chunk)
     try:
-        # What the frame says decides how much memory is taken.
-        fits = zstandard.frame_content_size(packed) == length
-        data = _decompressor().decompress(packed) if fits else b""
+        # The size of its window decides how much memory a frame takes.
+        decompressor = zstandard.ZstdDecompressor(max_window_size=artifacts.MAX_CHUNK)
+        with decompressor.stream_reader(packed) as reader:
+            part, size = memoryview(buffer)[:length], 0
+            while size < length and (count := reader.readinto(part[size:])):
+                size += count
+            if size < length or reader.read(1):
+                raise _wrong_chunk(remote, chunk, "has another size than the manifest says")
     except zstandard.ZstdError as error:
-        raise CorruptError(f"{remote.name}: {label} is damaged: {error}", PUSH_ELSEWHERE) from error
-    if len(data) != length or Digest.of(data) != chunk.digest:
-        raise CorruptError(
-            f"{remote.name}: {label} has other content than the manifest says", PUSH_ELSEWHERE
-        )
+        raise _wrong_chunk(remote, chunk, f"is damaged: {error}") from error
     batch.finished()
-    return data
+    return buffer
 
 
-def _decompressor() -> zstandard.ZstdDecompressor:
-    return zstandard.ZstdDecompressor(max_window_size=artifacts.MAX_CHUNK)
+def _label(remote: RemoteArtifact, chunk: Chunk) -> str:
+    number, count = chunk.offset // remote.chunk_size + 1, -(-remote.size // remote.chunk_size)
+    return f"chunk {number} of {count}"
+
+
+def _wrong_chunk(remote: RemoteArtifact, chunk: Chunk, problem: str) -> CorruptError:
+    return CorruptError(f"{remote.name}: {_label(remote, chunk)} {problem}", PUSH_ELSEWHERE)
