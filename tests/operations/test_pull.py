@@ -494,7 +494,6 @@ def packed(data: bytes, size: int = -1) -> bytes:
             "damaged|another size",
             id="less than said",
         ),
-        ),
         pytest.param(lambda raw: raw[:1000], "damaged", id="no frame"),
         pytest.param(lambda raw: packed(raw)[:-9], "damaged|another size", id="cut"),
         pytest.param(lambda raw: b"", "another size", id="empty"),
@@ -533,8 +532,7 @@ SKIPPED = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"
 
 @pytest.mark.parametrize("start", [b"", SKIPPED])
 def test_frame_that_does_not_say_its_size(
-    start: bytes,
-    web: Path, stocked: OciRegistry, session: Session, out: Path
+    start: bytes, web: Path, stocked: OciRegistry, session: Session, out: Path
 ) -> None:
     """Other compressors leave it out."""
     manifest = stocked.manifest("web", "1")
