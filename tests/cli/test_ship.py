@@ -44,7 +44,7 @@ def test_names_and_paths_are_all_that_is_printed(
     assert {path.name for path in tmp_path.glob("web.*")} == {
         "web.img",
         "web.img.provenance.json",
-        "web.manifest.json",
+        "web.img.manifest.json",
     }
 
 

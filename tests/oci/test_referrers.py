@@ -72,7 +72,7 @@ def texts(repository: Repository, subject: Descriptor, media_type: str = TYPE) -
 @pytest.fixture(params=["list", "tag", pytest.param("docker-registry", marks=real)])
 def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Repository]:
     if request.param == "docker-registry":
-        with registry.serve(tmp_path / "storage") as host:
+        with registry.serve(tmp_path / "storage", deletes=True) as host:
             yield open_repository(host, tmp_path / "cache")
     else:
         with OciRegistry(has_referrers=request.param == "list").serve() as served:

@@ -90,7 +90,7 @@ def test_round_trip(
     assert (out / statement).read_bytes() == source.with_name(statement).read_bytes()
     assert pulled.provenance
     assert pulled.plugin_manifest == (name == "web.img")
-    expected = {name, statement, *(["web.manifest.json"] if pulled.plugin_manifest else [])}
+    expected = {name, statement, *(["web.img.manifest.json"] if pulled.plugin_manifest else [])}
     assert set(os.listdir(out)) == expected
     shutil.copytree(shipped.config_of(artifacts, name).parent, out / "project", dirs_exist_ok=True)
     assert library.verify(pulled.path, out / "project" / "fledge.toml", session=session).equal
@@ -108,8 +108,8 @@ def test_manifest_says_where_the_artifact_is_now(
 ) -> None:
     push(web, f"{served.host}/web:1", session=session)
     pull(f"{served.host}/web:1", out, session=session)
-    before = json.loads((web.parent / "web.manifest.json").read_bytes())
-    after = json.loads((out / "web.manifest.json").read_bytes())
+    before = json.loads((web.parent / "web.img.manifest.json").read_bytes())
+    after = json.loads((out / "web.img.manifest.json").read_bytes())
     assert after["rootfs"].pop("url") == str(out / "web.img")
     assert before["rootfs"].pop("url") != str(out / "web.img")
     assert after == before
@@ -117,7 +117,7 @@ def test_manifest_says_where_the_artifact_is_now(
     assert only_reference(push(out / "web.img", f"{served.host}/web:2", session=session))
     (out / "again").mkdir()
     pull(f"{served.host}/web:2", out / "again", session=session)
-    again = json.loads((out / "again" / "web.manifest.json").read_bytes())
+    again = json.loads((out / "again" / "web.img.manifest.json").read_bytes())
     assert again["rootfs"]["url"] == str(out / "again" / "web.img")
 
 
@@ -132,8 +132,8 @@ def test_manifest_with_an_address_stays(
     source = shipped.disk(tmp_path, table='url = "https://plugins.example.org/web.img"')
     push(source, f"{served.host}/web:1", session=session)
     pull(f"{served.host}/web:1", out, session=session)
-    text = source.with_name("web.manifest.json").read_bytes()
-    assert (out / "web.manifest.json").read_bytes() == text
+    text = source.with_name("web.img.manifest.json").read_bytes()
+    assert (out / "web.img.manifest.json").read_bytes() == text
 
 
 ALL = [("amd64", "web.img"), ("amd64", "plugin.cpio.gz"), ("arm64", "web.img")]
@@ -222,7 +222,7 @@ def test_cached_chunks_are_not_fetched(
     with web.open("r+b") as file:
         file.seek(web.read_bytes().index(noise(PAYLOAD)[:4096]) + 2 * CHUNK)
         file.write(b"changed")
-    for document in ("web.img.provenance.json", "web.manifest.json"):
+    for document in ("web.img.provenance.json", "web.img.manifest.json"):
         (web.parent / document).unlink()
     push(web, f"{stocked.host}/web:1", session=session)
     stocked.seen.clear()
@@ -264,7 +264,7 @@ def test_older_artifact_is_replaced(
     assert len(os.listdir(out)) == 3
 
 
-@pytest.mark.parametrize("name", ["web.img", "web.manifest.json", "web.img.provenance.json"])
+@pytest.mark.parametrize("name", ["web.img", "web.img.manifest.json", "web.img.provenance.json"])
 def test_file_that_is_something_else_is_not_replaced(
     name: str, stocked: OciRegistry, session: Session, out: Path
 ) -> None:
@@ -281,13 +281,13 @@ def test_documents_that_stay(
     web: Path, stocked: OciRegistry, session: Session, out: Path, notes: Notes
 ) -> None:
     pull(f"{stocked.host}/web:1", out, session=session)
-    for document in ("web.img.provenance.json", "web.manifest.json"):
+    for document in ("web.img.provenance.json", "web.img.manifest.json"):
         (web.parent / document).unlink()
     push(web, f"{stocked.host}/web:1", session=session)
     pull(f"{stocked.host}/web:1", out, session=session)
     assert {each.partition(" ")[0] for each in notes.notes} == {
         str(out / "web.img.provenance.json"),
-        str(out / "web.manifest.json"),
+        str(out / "web.img.manifest.json"),
     }
 
 

@@ -58,7 +58,7 @@ def test_manifest(web: Path, served: OciRegistry, session: Session) -> None:
     assert pushed.digest.hex == hashlib.sha256(web.read_bytes()).hexdigest()
     assert manifest["artifactType"] == "application/vnd.fledge.artifact.v1"
     assert manifest["config"]["mediaType"] == "application/vnd.volant.plugin.manifest.v1+json"
-    assert blobs[manifest["config"]["digest"]] == (web.parent / "web.manifest.json").read_bytes()
+    assert blobs[manifest["config"]["digest"]] == (web.parent / "web.img.manifest.json").read_bytes()
     assert manifest["annotations"] == {
         "com.github.volantvm.fledge.chunk-size": str(CHUNK),
         "com.github.volantvm.fledge.digest": str(pushed.digest),
@@ -128,7 +128,7 @@ def test_changed_file_sends_few_chunks(web: Path, served: OciRegistry, session: 
         start = web.read_bytes().index(noise(PAYLOAD)[:4096])
         file.seek(start + 2 * CHUNK)
         file.write(b"changed")
-    for document in ("web.img.provenance.json", "web.manifest.json"):
+    for document in ("web.img.provenance.json", "web.img.manifest.json"):
         (web.parent / document).unlink()
     requests_of(served)
     [pushed] = push(web, name, session=session)
@@ -231,7 +231,7 @@ def test_whole(web: Path, served: OciRegistry, session: Session) -> None:
 
 
 def test_without_documents(web: Path, served: OciRegistry, session: Session) -> None:
-    for document in ("web.img.provenance.json", "web.manifest.json"):
+    for document in ("web.img.provenance.json", "web.img.manifest.json"):
         (web.parent / document).unlink()
     push(web, f"{served.host}/web:1", session=session)
     manifest = served.manifest("web", "1")
@@ -258,7 +258,7 @@ def test_artifact_that_has_changed_since_the_build(
 def test_documents_that_are_not_of_one_build(
     web: Path, served: OciRegistry, session: Session
 ) -> None:
-    path = web.parent / "web.manifest.json"
+    path = web.parent / "web.img.manifest.json"
     path.write_text(path.read_text().replace("1.27", "1.28"))
     with pytest.raises(CorruptError, match="is not the plugin manifest that the provenance"):
         push(web, f"{served.host}/web:1", session=session)
@@ -305,7 +305,7 @@ def test_files_that_cannot_go_together(
     with pytest.raises(ConfigError, match="no provenance that says which platform"):
         push([web, plain], f"{served.host}/web:1", session=session)
     with pytest.raises(CorruptError, match="not in a known format"):
-        push(web.parent / "web.manifest.json", f"{served.host}/web:1", session=session)
+        push(web.parent / "web.img.manifest.json", f"{served.host}/web:1", session=session)
     with pytest.raises(ConfigError, match="could not be read"):
         push(web.parent / "none.img", f"{served.host}/web:1", session=session)
     assert served.seen == []

@@ -40,7 +40,7 @@ def build_all(folder: Path) -> Path:
 def copy(artifact: Path, folder: Path) -> Path:
     """Copy an artifact and its documents into a new folder. Returns the copy."""
     folder.mkdir()
-    names = (artifact.name, f"{artifact.name}.provenance.json", f"{artifact.stem}.manifest.json")
+    names = (artifact.name, f"{artifact.name}.provenance.json", f"{artifact.name}.manifest.json")
     for name in names:
         if (source := artifact.with_name(name)).exists():
             subprocess.run(["cp", "--sparse=always", source, folder], check=True)

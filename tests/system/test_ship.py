@@ -85,13 +85,13 @@ def test_round_trip(
         assert each.path.stat().st_blocks * 512 <= source.stat().st_blocks * 512 + CHUNK
         statement = f"{each.path.name}.provenance.json"
         assert (out / statement).read_bytes() == source.with_name(statement).read_bytes()
-    assert (out / "web.manifest.json").exists()
+    assert (out / "web.img.manifest.json").exists()
     toml = shipped.config_of(artifacts, "web.img", "arm64")
     assert library.verify(out / "web.img", toml, session=session).equal
 
 
 def test_deleted_chunk(web: Path, storage: Path, session: Session, out: Path) -> None:
-    with registry.serve(storage) as host:
+    with registry.serve(storage, deletes=True) as host:
         push(web, f"{host}/web:1", session=session)
         api = f"http://{host}/v2/web"
         accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
@@ -255,6 +255,7 @@ def test_commands(web: Path, storage: Path, fledge: Fledge, tmp_path: Path) -> N
             "size": web.stat().st_size,
             "provenance": True,
             "manifest": True,
+            "signatures": False,
         }
         done = fledge("pull", f"{host}/web:2", "-o", "out")
         assert done.code == 3
