@@ -16,7 +16,7 @@ from tests.support import images, project, tars
 MACHINES = {"amd64": 62, "arm64": 183}
 """The machines of ELF programs."""
 
-CHUNK = 1 << 19
+CHUNK = 1 << 20
 """The size of the chunks of a small artifact."""
 
 
