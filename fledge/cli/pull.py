@@ -58,7 +58,7 @@ def run(
         bool, typer.Option("--json", help="Print a JSON array instead of the paths.")
     ] = False,
 ) -> None:
-    """Pull artifacts from a registry and print their paths.
+    """Pull artifacts from a registry.
 
     The plugin manifest and the provenance are put beside an artifact. Nothing gets its name before
     it is verified. What the cache has is not fetched again. With --key or --policy, the signatures

@@ -22,7 +22,8 @@ def run(
         list[str],
         typer.Argument(
             metavar="ARTIFACT... REFERENCE",
-            help="The files to push, and the name to give them: HOST/NAME:TAG.",
+            help="The files to push, and the name to give them: HOST/NAME:TAG, or HOST/PREFIX/ to"
+            " push each under its own name.",
             show_default=False,
         ),
     ],

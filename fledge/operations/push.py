@@ -41,6 +41,7 @@ from fledge.operations.documents import (
 from fledge.operations.documents import read as read_documents
 from fledge.operations.manifest import image_input
 from fledge.project import signatures
+from fledge.project.manifest import plain_name
 from fledge.project.provenance import PREDICATE, path_beside
 from fledge.report import Transfer, counted, human_size
 from fledge.session import Session
@@ -76,7 +77,10 @@ def push(
     whole: bool = False,
     session: Session | None = None,
 ) -> list[Pushed]:
-    """Push artifacts to a registry, under one name.
+    """Push artifacts to a registry, under one name or, if it ends in a slash, each under its own.
+
+    Its own name is that in its plugin manifest, with the version as the tag, or else that of the
+    file, without a tag.
 
     The plugin manifest and the provenance beside an artifact go with it. Content is sent in chunks,
     of which those that the registry has are left out; with ``whole``, as one blob that any client
@@ -88,14 +92,36 @@ def push(
     """
     session = as_session(session)
     files = [paths] if isinstance(paths, str | os.PathLike) else paths
+    common = None if reference.endswith("/") else _tag(reference)
+    by_name: dict[Name, list[_LocalArtifact]] = {}
+    for each in files:
+        artifact = _LocalArtifact.open(Path(each))
+        name = common or _tag(artifact.own_name(reference))
+        by_name.setdefault(name, []).append(artifact)
+    for together in by_name.values():
+        _check_names(together)
+    return [
+        each
+        for name, together in by_name.items()
+        for each in _push_together(together, name, whole, session)
+    ]
+
+
+def _tag(reference: str) -> Name:
+    """Parse the name of a tag. Raises `ConfigError`."""
     name = registry_name(reference)
     if name.digest:
         raise ConfigError(
             f"{reference} names a digest, which only the content can decide",
             "Name a tag, such as :1.0.",
         )
-    local_artifacts = [_LocalArtifact.open(Path(each)) for each in files]
-    _check_names(local_artifacts)
+    return name
+
+
+def _push_together(
+    local_artifacts: Sequence[_LocalArtifact], name: Name, whole: bool, session: Session
+) -> list[Pushed]:
+    """Push artifacts under one tag, which is written last."""
     repository = Repository.open(name, session, PUSH)
     known = _known_chunks(repository)
     pushed: list[Pushed] = []
@@ -200,6 +226,14 @@ class _LocalArtifact(msgspec.Struct, frozen=True):
             most = human_size(artifacts.MAX_SIZE)
             raise ConfigError(f"{path} has more than {most}", "Push a smaller artifact.")
         return cls(path, format_.name, size, read_documents(path))
+
+    def own_name(self, prefix: str) -> str:
+        """Return the reference of this artifact if it is pushed under its own name."""
+        plugin = self.documents.plugin_manifest
+        if plugin is None:
+            return prefix + plain_name(self.path.name)
+        found = parse_plugin(plugin, self.path.name)
+        return f"{prefix}{found.name}:{found.version}"
 
     @property
     def platform(self) -> str:

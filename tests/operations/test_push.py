@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import zstandard
 import fledge as library
 from fledge.errors import ConfigError, CorruptError, NetworkError
 from fledge.host.settings import Settings
-from fledge.oci.artifact import EMPTY_CONFIG, RemoteArtifact, serialize
+from fledge.oci.artifact import EMPTY_CONFIG, TITLE, RemoteArtifact, serialize
 from fledge.operations.push import push
 from fledge.report import Reporter
 from fledge.session import Session
@@ -107,6 +108,18 @@ def test_base_image_in_annotations(tmp_path: Path, served: OciRegistry, session:
     annotations = served.manifest("web", "latest")["annotations"]
     assert annotations["org.opencontainers.image.base.name"] == "docker.io/library/nginx:1.27"
     assert annotations["org.opencontainers.image.base.digest"] == f"sha256:{digest}"
+
+
+def test_each_under_its_own_name(
+    web: Path, tmp_path: Path, served: OciRegistry, session: Session
+) -> None:
+    plain = tmp_path / "other.cpio"
+    shutil.copy(next(web.parent.glob("*.cpio*"), web), plain)
+    pushed = push([web, plain], f"{served.host}/team/", session=session)
+    names = [each.reference.partition("@")[0] for each in pushed]
+    assert names == [f"{served.host}/team/web:1.27", f"{served.host}/team/other:latest"]
+    assert served.manifest("team/web", "1.27")["annotations"][TITLE] == "web.img"
+    assert served.manifest("team/other", "latest")["annotations"][TITLE] == "other.cpio"
 
 
 def test_second_push_sends_nothing(web: Path, served: OciRegistry, session: Session) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,17 +15,19 @@ import requests
 from fledge.oci import artifact as artifacts
 from fledge.tree.digest import Digest
 from tests.support import project, registry
+from tests.support.machines import SERVER, machines
 from tests.support.project import Fledge
+from tests.support.pythons import nobody
 
 pytestmark = pytest.mark.real
 
 CACHE = '\n[cache]\nregistry = "{}/team/cache"\ntrusted = {}\n'
 
 
-def make(folder: Path, host: str, *, trusted: bool = True) -> Path:
+def make(folder: Path, host: str, *tables: str, trusted: bool = True) -> Path:
     """Write a project that shares its builds in a registry."""
-    tables = (project.LOCAL_AGENT, project.MAPPINGS, CACHE.format(host, str(trusted).lower()))
-    return project.make(folder, *tables)
+    cache = CACHE.format(host, str(trusted).lower())
+    return project.make(folder, project.LOCAL_AGENT, project.MAPPINGS, cache, *tables)
 
 
 def tags(host: str) -> list[str]:
@@ -276,3 +279,57 @@ def test_a_registry_that_does_not_delete(fledge: Fledge, tmp_path: Path) -> None
         done = fledge(*prune)
     assert done.code == 3
     assert "does not delete" in done.err
+
+
+def test_two_machines(fledge: Fledge, tmp_path: Path) -> None:
+    """Other networks, users, homes and caches; only the registry is shared."""
+    address = {"addr": f"{SERVER}:0"}
+    with (
+        nobody() as user,
+        machines(user, 2) as [first, second],
+        registry.serve(tmp_path / "storage", http=address) as host,
+    ):
+        user.home.chmod(0o755)
+        binary = project.busybox()
+        busybox = project.write(user.home, "busybox", binary)
+        for machine in (first, second):
+            make(machine.home, host, project.source(busybox.as_uri(), binary))
+        done = first.run("lock")
+        assert done.returncode == 0, done.stderr
+        shutil.copy(first.home / "fledge.lock", second.home)
+        done = first.run("build", "--locked", "--cache-to", f"{host}/team/cache")
+        assert done.returncode == 0, done.stderr
+        busybox.rename(user.home / "hidden")
+        done = second.run("build", "--locked")
+        assert done.returncode == 0, done.stderr
+        assert "built before" in done.stderr
+        assert outputs(second.home) == outputs(first.home)
+        (second.home / "payload/webserver.yaml").write_bytes(b"port: 81\n")
+        (user.home / "hidden").rename(busybox)
+        done = second.run("build", "--locked")
+        assert done.returncode == 0, done.stderr
+        assert "built before" not in done.stderr
+        assert outputs(second.home) != outputs(first.home)
+
+
+def test_a_policy_says_whose_builds_are_used(
+    fledge: Fledge, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ci", "stranger", "other"):
+        assert fledge("keygen", "-o", name).code == 0
+    make(tmp_path, host, trusted=False)
+    (tmp_path / "policy.toml").write_text('keys = ["ci.pub"]\n')
+    config = tmp_path / "fledge.toml"
+    text = config.read_text().replace("trusted = false", 'policy = "policy.toml"')
+    config.write_text(text)
+    assert fledge("lock").code == 0
+    keep = ("build", "--locked", "--cache-to", f"{host}/team/cache")
+    for key, is_used in (((), False), (("stranger.key",), False), (("ci.key",), True)):
+        done = fledge(*keep, *(option for each in key for option in ("--sign-with", each)))
+        assert done.code == 0, done.err
+        assert "built before" not in done.err
+        done = fledge("build", "--locked")
+        assert done.code == 0, done.err
+        assert ("built before" in done.err) == is_used, (key, done.err)
+    done = fledge("build", "--locked", "--key", "other.pub")
+    assert "built before" not in done.err, "the command line counts more than the project"

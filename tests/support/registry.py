@@ -82,7 +82,7 @@ def serve(storage: Path, *, deletes: bool = False, **sections: object) -> Iterat
         assert process.stderr
         said = ""
         try:
-            while not (listening := re.search(r"listening on (127\.0\.0\.1:\d+)", said)):
+            while not (listening := re.search(r"listening on ([\d.]+:\d+)", said)):
                 line = process.stderr.readline()
                 assert line, f"docker-registry did not start: {said}"
                 said += line

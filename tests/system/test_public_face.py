@@ -13,7 +13,7 @@ import pytest
 
 import fledge
 from fledge import errors
-from tests.support import project, typed_use
+from tests.support import project, registry, typed_use
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -139,6 +139,10 @@ def test_the_example_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     subprocess.run([sys.executable, "-c", example], check=True)
 
 
+SHOWN_REGISTRY = "registry.example.org"
+"""The registry of README.md."""
+
+
 def fixture_image(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of ``fixtures/image`` with its layout."""
     shutil.copytree(ROOT / "fixtures", folder / "fixtures")
@@ -153,6 +157,7 @@ def session(title: str, next_title: str) -> list[tuple[str, str]]:
     """The commands that a part of README.md shows, each with what it prints."""
     part = README.read_text().partition(f"\n{title}\n")[2].partition(f"\n{next_title}\n")[0]
     shown = "".join(re.findall(r"```console\n(.*?)```", part, re.DOTALL))
+    shown = shown.replace("\\\n> ", "")
     return re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", shown, re.MULTILINE)
 
 
@@ -180,11 +185,32 @@ def test_the_session_that_signs_shows_what_is_shown(
 ) -> None:
     folder = fixture_image(tmp_path, monkeypatch)
     assert run("fledge build -q --platform linux/amd64 -o hello.img", folder).returncode == 0
-    for command, expected in session("## Sign", "## Environment"):
+    for command, expected in session("## Sign", "## A team"):
         done = run(command, folder)
         _, error, explained = done.stderr.partition("error: ")
         pattern = re.escape(expected).replace("…", ".*")
         assert re.fullmatch(pattern, done.stdout + error + explained), f"{command}:\n{done}"
+
+
+@pytest.mark.real
+def test_the_session_of_a_team_shows_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fixture_image(tmp_path, monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("FLEDGE_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("PYTHONUTF8", "1")
+    [table] = re.findall(r"```toml\n(\[cache\]\n.*?)```", README.read_text(), re.DOTALL)
+    (folder / "policy.toml").write_text('keys = ["ci.pub"]\n')
+    assert run("fledge keygen -o ci", folder).returncode == 0
+    with registry.serve(tmp_path / "storage", deletes=True) as host:
+        config = folder / "fledge.toml"
+        config.write_text(f"{config.read_text()}\n{table.replace(SHOWN_REGISTRY, host)}")
+        for command, expected in session("## A team", "## Environment"):
+            done = run(command.replace(SHOWN_REGISTRY, host), folder)
+            pattern = re.escape(expected.replace(SHOWN_REGISTRY, host)).replace("…", ".*")
+            assert re.fullmatch(pattern, done.stdout), f"{command}:\n{done.stdout}{done.stderr}"
 
 
 @pytest.mark.real
