@@ -3,17 +3,10 @@
     bench/ship.py oci:DIR:TAG
 
 The image gets a layer of 10 MiB on top and a mapped file of 1 KiB, and is built three times: as it
-<<<<<<< HEAD
 is, with another file, and with another layer. Each is pushed to a docker-registry on this machine,
 by fledge and by the Python client of oras, and pulled by fledge. A pull with an empty cache is compared
 with a plain HTTP download of the same file that is written sparse. Bytes are counted by a proxy in
 between, times are measured without it. Compare only the figures of one run.
-=======
-is, with another file, and with another layer. Each is pushed and pulled by fledge, and pushed by
-the Python client of oras, to a docker-registry on this machine. A pull with an empty cache is
-compared with a plain HTTP download of the same file that is written sparse. Bytes are counted by a
-proxy in between, times are measured without it. Compare only the figures of one run.
->>>>>>> ship
 """
 
 from __future__ import annotations
@@ -61,13 +54,8 @@ DOWNLOAD = """
 import os, sys
 import requests
 zeros = bytes(1 << 16)
-<<<<<<< HEAD
 response = requests.get(sys.argv[1], stream=True, timeout=60)
 with response, open(sys.argv[2], "wb") as file:
-=======
-answer = requests.get(sys.argv[1], stream=True, timeout=60)
-with answer as response, open(sys.argv[2], "wb") as file:
->>>>>>> ship
     for piece in response.iter_content(1 << 20):
         for start in range(0, len(piece), 1 << 16):
             part = piece[start : start + (1 << 16)]

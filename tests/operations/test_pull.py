@@ -425,17 +425,12 @@ NAMES = [
         (annotate(chunk_size="1000"), "is not a size of chunks"),
         (annotate(chunk_size="4096"), "larger than it can be"),
         (annotate(chunk_size=str(2 * CHUNK)), "not in order|other content"),
-<<<<<<< HEAD
         (annotate(chunk_size=str(1 << 24)), "is not a whole number up to"),
-=======
-        (annotate(chunk_size="1073741824"), "is not a whole number up to"),
->>>>>>> ship
         (annotate(platform="so/many/parts/here"), "platform"),
         (annotate(platform="linux/arm64"), ""),
         (of_layer(1, offset="1"), "not in order"),
         (of_layer(1, offset="274877906944"), "is not a whole number"),
         (of_layer(-1, offset="68719476736"), "not of this file"),
-<<<<<<< HEAD
         (of_layer(1, raw="sha256:" + "0" * 64), ""),
         (of_layer(1, size=1 << 39), "larger than it can be"),
         (of_layer(1, size=1000), "has more than|more than"),
@@ -443,15 +438,6 @@ NAMES = [
         (of_layer(1, size=-1), "size"),
         (of_layer(1, mediaType="application/vnd.fledge.chunk.v2"), "mediaType is not"),
         (of_layer(1, annotations=None), "annotations"),
-=======
-        (of_layer(2, raw="sha256:" + "0" * 64), "other content than the manifest says"),
-        (of_layer(2, size=1 << 39), "larger than it can be"),
-        (of_layer(2, size=10), "has more than|more than"),
-        (of_layer(2, size=1_200_000), "larger than it can be|but its manifest says"),
-        (of_layer(2, size=-1), "size"),
-        (of_layer(2, mediaType="application/vnd.fledge.chunk.v2"), "mediaType is not"),
-        (of_layer(2, annotations=None), "annotations"),
->>>>>>> ship
         (swapped, "not in order"),
         (doubled, "not in order"),
         (dropped, "but its manifest says"),
