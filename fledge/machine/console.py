@@ -31,6 +31,10 @@ PIECE = 1 << 16
 INTERVAL = 0.2
 """Seconds between two looks at what else can end a guest."""
 
+PAUSE = 5
+"""Looks without output, which is a second, after which a line that is not complete counts: it may
+be a prompt. A clock would count the time in which fledge itself is stopped."""
+
 AFTER_DEATH = 10
 """Seconds in which a guest that died has ended: the command line says that it reboots in one."""
 
@@ -48,6 +52,12 @@ class Ending(Enum):
     QUIT = "Ctrl-A X ended the guest"
 
 
+_NEEDS_END = re.compile(
+    r"(?:\\[^Z]|\[(?:\^|(?!\^))(?:\\.|[^\\])(?:\\.|[^]\\])*\]|[^$\\[])*(?:\$|\\Z)", re.DOTALL
+)
+"""Matches a regular expression with ``$`` or ``\\Z`` in it, outside escapes and sets."""
+
+
 class Watch:
     """What is expected on a console, line by line, and its last lines."""
 
@@ -61,7 +71,7 @@ class Watch:
         self._partial = b""
 
     def feed(self, data: bytes) -> None:
-        """Look at more output. The last line counts although it may go on."""
+        """Look at the lines that are complete with more output."""
         *whole, self._partial = (self._partial + data).split(b"\n")
         while len(self._partial) > MAX_LINE:
             whole.append(self._partial[:MAX_LINE])
@@ -70,6 +80,18 @@ class Watch:
             self._look(line)
             self._lines.append(_text(line))
             self._listen(self._lines[-1])
+
+    def pause(self) -> None:
+        """Look at the last line although it may go on, for what does not need its end."""
+        text = _text(self._partial)
+        self.missing = [
+            each
+            for each in self.missing
+            if _NEEDS_END.match(each.pattern) or not each.search(text)
+        ]
+
+    def end(self) -> None:
+        """Look at the last line, which does not go on."""
         self._look(self._partial)
 
     def tail(self) -> list[str]:
@@ -161,12 +183,15 @@ def attend(
     """
     keys = _Keys(guest.keyboard.fileno())
     decided_at = None
+    quiet = 0
     with selectors.DefaultSelector() as selector:
         selector.register(guest.console, selectors.EVENT_READ)
         if keyboard is not None:
             selector.register(keyboard, selectors.EVENT_READ)
         while True:
-            for key, _ in selector.select(INTERVAL):
+            ready = selector.select(INTERVAL)
+            quiet = 0 if ready else quiet + 1
+            for key, _ in ready:
                 data = os.read(key.fd, PIECE)
                 if key.fd == keyboard:
                     if not data:
@@ -178,8 +203,11 @@ def attend(
                     watch.feed(data)
                 else:
                     guest.wait()
+                    watch.end()
                     return _last_ending(watch, satisfied())
             now = time.monotonic()
+            if quiet >= PAUSE:
+                watch.pause()
             if watch.last_words and not decided_at:
                 decided_at = now + AFTER_DEATH
             if decided_at and now < decided_at:

@@ -270,6 +270,8 @@ def test_the_printed_command_boots(tmp_path: Path) -> None:
         (("-p", "80"), 2, "'80' does not say which port to publish"),
         (("-p", "0:70000"), 2, "'0:70000' does not say"),
         (("--expect", "("), 2, "'(' is not a regular expression"),
+        (("--expect", ""), 2, "'' matches an empty line, so that every guest would pass"),
+        (("--expect", "ok", "--expect", ".*"), 2, "'.*' matches an empty line"),
         (("--probe", "ftp://127.0.0.1/"), 2, "is not a URL that can be probed"),
         (("--probe", "https://127.0.0.1:8080/"), 2, "fledge speaks http to a guest, and not TLS"),
         (("--probe", "http://127.0.0.1:8080/"), 2, "no port of the guest is published as 8080"),
