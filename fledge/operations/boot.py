@@ -156,6 +156,7 @@ def boot(
             guest,
             watch,
             deadline=time.monotonic() + timeout if timeout else None,
+            started=probe.start if probe else lambda: None,
             satisfied=lambda: is_gate and not watch.missing and (not probe or probe.succeeded),
             output=console.output,
             keyboard=console.keyboard,

@@ -98,6 +98,7 @@ def guest(script: str, *patterns: str, keys: bytes = b"", seconds: float = 60) -
             running_guest,
             found,
             deadline=time.monotonic() + seconds,
+            started=lambda: None,
             satisfied=lambda: bool(patterns) and not found.missing,
             output=lambda _: None,
             keyboard=keyboard,
