@@ -19,7 +19,7 @@ from typing import IO
 import msgspec
 
 from fledge.host import programs
-from fledge.host.signals import uninterrupted
+from fledge.host.signals import GuestInterrupt, uninterrupted
 from fledge.machine.diagnosis import GAVE_UP, PANIC, SHUTDOWN
 
 MAX_LINE = 4096
@@ -153,7 +153,7 @@ def running(command: Sequence[str], files: Sequence[int], path: str) -> Iterator
     """Run QEMU while the block runs; kill it at the end. ``files`` stay open for it.
 
     In a session of its own, so that Ctrl-C reaches only fledge, which ends it. If fledge itself is
-    killed, QEMU is too, where setpriv(1) is installed.
+    killed, QEMU is too, where setpriv(1) is installed. Raises `GuestInterrupt` for an interrupt.
     """
     if setpriv := shutil.which("setpriv", path=path):
         command = [setpriv, "--pdeathsig", "KILL", *command]
@@ -179,6 +179,8 @@ def running(command: Sequence[str], files: Sequence[int], path: str) -> Iterator
             other.close()  # so that the end of QEMU is the end of the connection
             if process.stdin and process.stdout:
                 yield Guest(process, process.stdin, process.stdout, errors, monitor)
+        except KeyboardInterrupt as interrupt:
+            raise GuestInterrupt(*interrupt.args) from interrupt
         finally:
             if process:
                 with process:  # closes the pipes, and waits

@@ -151,7 +151,7 @@ def test_a_session_on_a_terminal(plugin: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_an_interrupt_leaves_nothing(number: signal.Signals, plugin: Path, tmp_path: Path) -> None:
     marker = f"fledge.test={tmp_path}"
     temporary = tmp_path / "temporary"
@@ -170,7 +170,9 @@ def test_an_interrupt_leaves_nothing(number: signal.Signals, plugin: Path, tmp_p
         assert seen.end() == -number
         if number != signal.SIGKILL:
             assert seen.settings() == settings
-            assert "interrupted; nothing was written" in " ".join(seen.text.split())
+            assert "interrupted; the guest was ended, and nothing of it is left" in " ".join(
+                seen.text.split()
+            )
             assert emulators(marker) == []
     while emulators(marker):
         assert time.monotonic() < deadline
