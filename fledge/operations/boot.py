@@ -94,7 +94,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """What a guest has to do to pass."""
 
     expect: Sequence[str] = ()
-    """Regular expressions, each of which some line of the console has to match."""
+    """Regular expressions, each of which some line of the console has to match. A line that is not
+    complete counts after a second without output, but not for an expression with ``$``."""
     probe: str | None = None
     """The URL of a server that has to answer with a status from 200 to 399."""
     timeout: float | None = None
@@ -155,6 +156,7 @@ def boot(
             guest,
             watch,
             deadline=time.monotonic() + timeout if timeout else None,
+            started=probe.start if probe else lambda: None,
             satisfied=lambda: is_gate and not watch.missing and (not probe or probe.succeeded),
             output=console.output,
             keyboard=console.keyboard,
@@ -421,11 +423,17 @@ def _is_usable(program: Content, architecture: str | None) -> bool:
 
 def _pattern(text: str) -> re.Pattern[str]:
     try:
-        return re.compile(text)
+        pattern = re.compile(text)
     except re.error as error:
         raise ConfigError(
             f"{text!r} is not a regular expression: {error}", "Put a backslash before ( and others."
         ) from error
+    if pattern.search(""):
+        raise ConfigError(
+            f"{text!r} matches an empty line, so that every guest would pass",
+            "Write what only the line has that you wait for.",
+        )
+    return pattern
 
 
 def _shortened(line: str) -> str:

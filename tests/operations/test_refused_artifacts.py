@@ -96,7 +96,7 @@ CASES = {
         "Add libc.so.6 with [mappings], or link the program statically.",
         DASH.read_bytes(),
         {LIBC: LIBC},
-        "^# $",
+        "^# ",
     ),
     "architecture": Case(
         "entrypoint",
