@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+from msgspec.structs import replace
+
 from fledge.errors import ConfigError
 from fledge.machine import shim
-from fledge.operations.kernel import VOLANT, target
+from fledge.machine.kconfig import State
+from fledge.operations.kernel import VOLANT, target, target_kernel
 from fledge.project.config import Config
 from fledge.sources import paths
 from fledge.sources.init import has_built_in
 from fledge.sources.source import Assembly
-from fledge.tree import File
+from fledge.tree import File, Tree, programs
 from fledge.tree.content import content_size
 from fledge.tree.names import printable
-from fledge.tree.programs import problem
+from fledge.tree.programs import Context, Problem
 
 AGENT_ROOM = 256 << 10
 """Bytes that the agent needs on a disk beside its own size, for the folders that it makes."""
@@ -27,10 +32,31 @@ def check(config: Config, assembly: Assembly) -> None:
     if config.format.needs_init:
         _check_init(config, assembly)
     _check_room(config, assembly)
+    context = Context(assembly.architecture, {"PATH": programs.DEFAULT_PATH})
     for source in config.sources:
         for path in source.programs():
-            if why := problem(assembly.tree, printable(path), assembly.architecture):
-                assembly.session.reporter.note(f"the {source.role} cannot run: {why.text}")
+            command = [path.decode("utf-8", "surrogateescape")]
+            if why := next(problems(config, assembly.tree, command, context), None):
+                can = "cannot" if why.is_certain else "may not"
+                assembly.session.reporter.note(f"the {source.role} {can} run: {why.text}")
+
+
+def problems(
+    config: Config, tree: Tree, command: Sequence[str], context: Context
+) -> Iterator[Problem]:
+    """Yield what keeps a command from running on the kernel that is to boot the artifact.
+
+    Raises `ConfigError` if there is no such kernel.
+    """
+    for each in programs.problems(tree, command, context):
+        if not each.option:
+            yield each
+            continue
+        kernel = target_kernel(config)
+        is_other = kernel.architecture not in (None, context.architecture)
+        if not is_other and kernel.state(each.option) is State.MISSING:
+            lacks = f"{each.text}: the kernel {target(config)} has no CONFIG_{each.option}"
+            yield replace(each, text=lacks)
 
 
 def _check_init(config: Config, assembly: Assembly) -> None:
@@ -45,8 +71,10 @@ def _check_init(config: Config, assembly: Assembly) -> None:
             "Map an executable to /init, or leave out [init] to get the built-in one.",
         )
     init = found[0].decode()
-    if why := problem(tree, init, assembly.architecture):
-        raise ConfigError(f"{config.path}: the artifact would not boot: {why.text}", why.advice)
+    for why in problems(config, tree, [init], Context(assembly.architecture)):
+        if why.is_certain:
+            raise ConfigError(f"{config.path}: the artifact would not boot: {why.text}", why.advice)
+        assembly.session.reporter.note(f"the init may not run: {why.text}")
     if target(config) == VOLANT:
         _check_over_baked(config, assembly, init)
 
@@ -60,7 +88,8 @@ def _check_over_baked(config: Config, assembly: Assembly, init: str) -> None:
         return
     links = " and ".join(f"{printable(path)} -> {printable(node.target)}" for path, node in lost)
     where = f"where the artifact has {links}, Volant's kernel has a folder of its own"
-    if why := problem(seen, init, assembly.architecture):
+    found = problems(config, seen, [init], Context(assembly.architecture))
+    if why := next((each for each in found if each.is_certain), None):
         raise ConfigError(
             f"{config.path}: the artifact would not boot on Volant: {why.text}: {where}",
             "Use paths without these links for the init and what it needs, such as #!/usr/bin/sh,"
