@@ -14,10 +14,17 @@ from fledge.project.config import Config
 from fledge.sources import paths
 from fledge.sources.init import has_built_in
 from fledge.sources.source import Assembly
-from fledge.tree import File, Tree, programs
+from fledge.tree import Directory, File, Node, Symlink, Tree, programs
 from fledge.tree.content import content_size
 from fledge.tree.names import printable
 from fledge.tree.programs import Context, Problem
+
+AGENT_SIZE = 7 << 20
+"""Bytes to reserve for the agent in Volant's kernel, which has about 6 MB. It copies itself to the
+disk, whatever agent is there."""
+
+AGENT_COPY = b"/usr/local/bin/kestrel"
+"""Where the agent copies itself to on a disk."""
 
 AGENT_ROOM = 256 << 10
 """Bytes that the agent needs on a disk beside its own size, for the folders that it makes."""
@@ -31,7 +38,9 @@ def check(config: Config, assembly: Assembly) -> None:
     """
     if config.format.needs_init:
         _check_init(config, assembly)
-    _check_room(config, assembly)
+    if not config.format.in_memory and isinstance(_agent(assembly.tree), File):
+        _check_agent_folder(config, assembly.tree)
+        _check_room(config, assembly.tree)
     context = Context(assembly.architecture, {"PATH": programs.DEFAULT_PATH})
     for source in config.sources:
         for path in source.programs():
@@ -98,13 +107,46 @@ def _check_over_baked(config: Config, assembly: Assembly, init: str) -> None:
     assembly.session.reporter.note(f"{where}: the init has to put the link back")
 
 
-def _check_room(config: Config, assembly: Assembly) -> None:
+def _agent(tree: Tree) -> Node | None:
+    return tree.get(paths.AGENT, follow=True)
+
+
+def _check_agent_folder(config: Config, tree: Tree) -> None:
+    """Raise `ConfigError` if the agent cannot copy itself to the disk.
+
+    It does so before the disk is the root, so that symlinks can lead out of the disk.
+    """
+    outside, mount_point = Tree(tree.mtime_ns), b"/mnt/volant-root"
+    outside.add(b"/mnt", Directory(mode=0o755, children={b"volant-root": tree.root}))
+    for path in (b"/usr", b"/usr/local", b"/usr/local/bin"):
+        node = tree.get(path)
+        if node is None:
+            return  # the agent makes it
+        reached = outside.get(mount_point + path, follow=True)
+        if isinstance(reached, Directory) and reached is tree.get(path, follow=True):
+            continue
+        shown = printable(path)
+        if isinstance(node, Symlink):
+            target = printable(node.target)
+            raise ConfigError(
+                f"{config.path}: the artifact would not boot: {shown} is a symlink to {target},"
+                " which the agent follows while the disk is not the root yet: it finds no folder"
+                f" there to copy itself to, as {printable(AGENT_COPY)}",
+                f"Make {shown} a folder, or a relative symlink to a folder of the disk.",
+            )
+        raise ConfigError(
+            f"{config.path}: the artifact would not boot: {shown} is not a folder, and the agent"
+            f" copies itself to {printable(AGENT_COPY)}",
+            f"Make {shown} a folder.",
+        )
+
+
+def _check_room(config: Config, tree: Tree) -> None:
     """Raise `ConfigError` if the agent, which copies itself to a disk at boot, has no room."""
-    agent = assembly.tree.get(paths.AGENT, follow=True)
-    free = config.format.free_space(0)
+    agent, free = _agent(tree), config.format.free_space(0)
     if not isinstance(agent, File) or free is None:
         return
-    needed = content_size(agent.content) + AGENT_ROOM
+    needed = max(content_size(agent.content), AGENT_SIZE) + AGENT_ROOM
     if free < needed:
         raise ConfigError(
             f"{config.path}: [filesystem] size_buffer_mb leaves {free >> 20} MiB free, but the"
