@@ -48,13 +48,14 @@ from fledge.sources.busybox import (
     DEFAULT_ARCHITECTURE,
     DEFAULT_DIGEST,
     DEFAULT_URL,
-    MAX_BUSYBOX_SIZE,
 )
-from fledge.sources.init import has_built_in
-from fledge.tree import File, elf
+from fledge.sources.init import has_built_in, mounted
+from fledge.tree import File, Tree, elf
+from fledge.tree.applets import MAX_BUSYBOX_SIZE
 from fledge.tree.content import Content, Span, content_size, hash_file, read_content, read_range
 from fledge.tree.elf import ELF_MAGIC
-from fledge.tree.programs import Problem, problem
+from fledge.tree.programs import Context, Problem
+from fledge.tree.programs import problems as why_not
 from fledge.tree.regular import read_regular
 
 DEFAULT_MEMORY = 512
@@ -462,14 +463,17 @@ def _judge(ending: Ending, watch: Watch, probe: Probe | None, gate: Gate, plan: 
 def _suspect(plan: _Plan) -> Problem | None:
     """Say why a program that the guest starts cannot run, as far as the artifact shows it."""
     with suppress(FledgeError), open_artifact(plan.artifact) as opened:
-        tree = opened.tree
-        candidates = []
+        tree, architecture = opened.tree, plan.machine.architecture
+        candidates: list[tuple[Tree, list[str], Context]] = []
         if not plan.machine.disk:
-            candidates.append((shim.over_baked(tree)[0] if plan.baked else tree, "/init"))
+            seen = shim.over_baked(tree)[0] if plan.baked else tree
+            candidates.append((seen, ["/init"], Context(architecture)))
         if plan.machine.disk or has_built_in(tree):
-            candidates.append((tree, paths.AGENT.decode()))
+            candidates.append((tree, [paths.AGENT.decode()], Context(architecture)))
             if plan.manifest:
-                candidates.append((tree, plan.manifest.workload.entrypoint[0]))
-        problems = (problem(seen, name, plan.machine.architecture) for seen, name in candidates)
-        return next(filter(None, problems), None)
+                workload = plan.manifest.workload
+                context = Context(architecture, workload.env, workload.workdir)
+                candidates.append((mounted(tree), workload.entrypoint, context))
+        problems = (each for candidate in candidates for each in why_not(*candidate))
+        return next((each for each in problems if each.is_certain and not each.option), None)
     return None
