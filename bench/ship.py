@@ -5,8 +5,8 @@
 The image gets a layer of 10 MiB on top and a mapped file of 1 KiB, and is built three times: as it
 is, with another file, and with another layer. Each is pushed to a docker-registry on this machine,
 by fledge and by the Python client of oras, and pulled by fledge. A pull with an empty cache is
-compared with a plain HTTP download of the same file that is written sparse. Bytes are counted by a proxy in
-between, times are measured without it. Compare only the figures of one run.
+compared with a plain HTTP download of the same file that is written sparse. Bytes are counted by a
+proxy in between, times are measured without it. Compare only the figures of one run.
 """
 
 from __future__ import annotations
