@@ -56,8 +56,15 @@ def artifact_url(settings: Settings, base_url: str | None, artifact: Path) -> st
 
     Raises `ConfigError` if ``base_url`` is no http or https URL, or the path here is not UTF-8.
     """
-    if base_url:
-        if not re.match(plugin.LOCATION, base_url) or base_url.startswith("/"):
+    if base_url is not None:
+        if re.search(r"[\s?#]", base_url):
+            raise ConfigError(
+                f"{base_url} has a query, a fragment or a space in it, and the name of the artifact"
+                " is to follow it",
+                "Name the folder of the artifact alone, such as https://plugins.example.org; write"
+                " %20 for a space, %3F for ? and %23 for #.",
+            )
+        if not plugin.is_http_url(base_url):
             raise ConfigError(
                 f"{base_url} is not an http or https URL, as Volant needs it for an artifact",
                 "Name the folder of the artifact, such as https://plugins.example.org.",
@@ -304,7 +311,10 @@ def _origin(image: Input, found: Runtime) -> dict[str, str]:
 
 def _workload(found: Runtime) -> dict[str, Any]:
     """The keys of the workload that the image sets."""
-    keys: dict[str, Any] = {"env": dict(found.environment)}
+    variables = found.environment.items()
+    keys: dict[str, Any] = {
+        "env": {name: value for name, value in variables if plugin.is_variable(name)}
+    }
     if found.arguments:
         keys["entrypoint"] = list(found.arguments)
     if found.folder:
@@ -371,6 +381,8 @@ def _notes(found: Runtime, filled: PluginManifest) -> Iterator[str]:
             f"the image exposes {', '.join(ports)}; from Volant v0.6.6 on,"
             " [[manifest.network.expose]] forwards ports"
         )
+    if not all(map(plugin.is_variable, found.environment)):
+        yield "the image sets a variable without a name, which is left out"
     for name, value in filled.workload.env.items():
         if value != value.strip():
             yield f"Volant removes the spaces around the value of {name}"

@@ -312,10 +312,15 @@ def test_a_config_of_an_image_that_is_not_json(tmp_path: Path, content: bytes) -
 def test_where_the_artifact_will_be(tmp_path: Path, fledge: Fledge) -> None:
     make(tmp_path, {"Cmd": ["nginx"]}, HTTP)
     arguments = ("build", "--platform", "linux/amd64", "-o")
-    for wrong in ("ftp://example.org", "/srv", "example.org"):
+    for wrong in ("ftp://example.org", "/srv", "example.org", "https://", ""):
         done = fledge(*arguments, "a.img", "--base-url", wrong)
         assert done.code == 2
         assert f"{wrong} is not an http or https URL" in done.err
+    for wrong in ("https://a/b?c=d", "https://a/b#c", "https://a/b c"):
+        done = fledge(*arguments, "a.img", "--base-url", wrong)
+        assert done.code == 2
+        assert f"{wrong} has a query, a fragment or a space in it" in done.err
+        assert "write %20 for a space" in " ".join(done.err.split())
     make(tmp_path, {"Cmd": ["nginx"]}, 'name = "a"\n' + HTTP)
     assert fledge(*arguments, "a #1.img", "--base-url", "https://example.org/x/").code == 0
     document = json.loads((tmp_path / "a #1.img.manifest.json").read_text())
@@ -382,9 +387,44 @@ def test_a_check_of_another_file(tmp_path: Path, fledge: Fledge) -> None:
     assert fledge(*arguments).code == 0
 
 
+def test_all_mistakes_with_their_lines(tmp_path: Path, fledge: Fledge) -> None:
+    text = b"""version = 1
+        nmae = "a"
+        [resources]
+        cpu_cores = "2"
+        [workload]
+        env = {"A=B" = "x"}
+        [health_check]
+        endpoint = ""
+        timeout_ms = 5
+    """
+    toml = make(tmp_path, {"Cmd": ["nginx"]})
+    toml.write_text(toml.read_text().partition("[manifest]")[0])
+    project.write(tmp_path, "manifest.toml", text)
+    said = fledge("check").err
+    assert "manifest.toml has 5 problems:" in said
+    for words in (
+        "manifest.toml:1: version: must be text in quotes",
+        "manifest.toml:2: Volant knows no key nmae: did you mean name?",
+        "manifest.toml:4: resources.cpu_cores: write 2, a whole number from 1 to 4096, without",
+        'manifest.toml:6: workload.env: "A=B" names no variable',
+        "manifest.toml:8: health_check.endpoint: must be the path of a URL, such as /health",
+    ):
+        assert words in said
+    toml.write_text(toml.read_text() + f"[manifest]\n{text.decode()}".replace("[h", "[manifest.h"))
+    (tmp_path / "manifest.toml").unlink()
+    assert "[manifest] Volant knows no key nmae: did you mean name?\n" in fledge("check").err
+
+
+def test_a_variable_of_an_image_without_a_name(tmp_path: Path) -> None:
+    document, notes = build(tmp_path, {"Cmd": ["nginx"], "Env": ["=x", "A=1"]}, HTTP)
+    assert document["workload"]["env"] == {"A": "1"}
+    assert "the image sets a variable without a name, which is left out" in notes
+
+
 def test_a_key_that_volant_does_not_know(tmp_path: Path, fledge: Fledge) -> None:
     make(tmp_path, {"Cmd": ["nginx"]}, "nmae = 'x'\n")
-    assert "[manifest] Volant knows no key nmae\n" in fledge("check").err
+    assert "[manifest] Volant knows no key nmae: did you mean name?\n" in fledge("check").err
 
 
 @pytest.mark.slow
