@@ -18,6 +18,9 @@ PROFILES = {
 """The kernels that are known by name. Their files hold only the options that fledge asks for, and
 say where these are from."""
 
+VOLANT = "volant"
+"""The one of them that Volant boots, and that a build has in mind if the config names none."""
+
 _SOURCE = re.compile(rb"^# Source: (.+)$", re.MULTILINE)
 
 

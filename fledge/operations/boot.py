@@ -39,6 +39,7 @@ from fledge.machine.network import ADDRESS, GATEWAY, NETMASK, Forward
 from fledge.machine.probe import Probe
 from fledge.machine.shim import INIT
 from fledge.oci.manifest import host_platform
+from fledge.operations import boots
 from fledge.operations.arguments import as_config, as_session
 from fledge.project import manifest as plugin
 from fledge.project.manifest import Address, PluginManifest
@@ -462,14 +463,16 @@ def _judge(ending: Ending, watch: Watch, probe: Probe | None, gate: Gate, plan: 
 def _suspect(plan: _Plan) -> Problem | None:
     """Say why a program that the guest starts cannot run, as far as the artifact shows it."""
     with suppress(FledgeError), open_artifact(plan.artifact) as opened:
-        tree = opened.tree
-        candidates = []
+        tree, architecture = opened.tree, plan.machine.architecture
+        problems = []
         if not plan.machine.disk:
-            candidates.append((shim.over_baked(tree)[0] if plan.baked else tree, "/init"))
+            problems.append(problem(tree, boots.INIT, architecture))
+            if plan.baked:
+                problems.append(boots.over_baked_problem(tree, architecture))
         if plan.machine.disk or has_built_in(tree):
-            candidates.append((tree, paths.AGENT.decode()))
+            problems.append(problem(tree, paths.AGENT.decode(), architecture))
             if plan.manifest:
-                candidates.append((tree, plan.manifest.workload.entrypoint[0]))
-        problems = (problem(seen, name, plan.machine.architecture) for seen, name in candidates)
+                entrypoint = plan.manifest.workload.entrypoint[0]
+                problems.append(problem(tree, entrypoint, architecture))
         return next(filter(None, problems), None)
     return None

@@ -135,7 +135,7 @@ def write_artifact(
                 file.write(serialize(artifact.manifest))
     if shared and not is_pulled:
         shared.keep(output)
-    _note_kernel(config, kernel, start.session)
+    _note_kernel(config, kernel, artifact.platform.architecture, start.session)
     return artifact
 
 
@@ -158,10 +158,15 @@ def _pulled(shared: SharedBuild, new: NewFile, output: Path, url: str | None) ->
     )
 
 
-def _note_kernel(config: Config, kernel: KernelConfig, session: Session) -> None:
-    """Report what the kernel that is to boot the artifact lacks."""
+def _note_kernel(config: Config, kernel: KernelConfig, architecture: str, session: Session) -> None:
+    """Report what the kernel that is to boot the artifact lacks.
+
+    Volant's kernel is for amd64. Who builds for another architecture, and names no kernel, has
+    another in mind.
+    """
     name = target(config)
-    for each in machine.check(config.format.requirements(), kernel).findings:
+    known = architecture if config.target.kernel else ""
+    for each in machine.check(config.format.requirements(), kernel, known).findings:
         if each.advice:
             session.reporter.note(f"kernel {name}: {each.requirement.purpose}: {each.advice}")
 
@@ -215,7 +220,7 @@ def _build_once(
 ) -> Artifact:
     with explained_memory(f"the artifact of {config.path}"):
         lay_sources(config.sources, pins, assembly)
-        boots.check(config, assembly)
+        boots.check(config, assembly, target(config))
         manifest = plugin.draft(config, assembly, output, url) if url else None
         with assembly.session.reporter.step("write") as step:
             artifact = _write(config, assembly, new, output, step)
