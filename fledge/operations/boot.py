@@ -25,7 +25,7 @@ from fledge.errors import (
     reason,
     unreadable_argument,
 )
-from fledge.formats import find_format, open_artifact
+from fledge.formats import Format, find_format, open_artifact
 from fledge.host import programs
 from fledge.host.files import PathLike
 from fledge.machine import boot_kernel, hypervisors, modules, network, shim
@@ -270,7 +270,7 @@ def _plan(artifact: Path, wanted: Machine, session: Session) -> _Plan:
             f"Name a kernel for {' or '.join(CONSOLES)}.",
         )
     forwards = tuple(map(network.parse_forward, wanted.publish))
-    manifest = _manifest(artifact, wanted.manifest, session)
+    manifest = _manifest(artifact, format_, wanted.manifest, session)
     drivers = modules.load_order(kernel.modules, shim.DRIVERS) if kernel.modules else []
     archive = None
     if is_disk or drivers or wanted.volant or forwards:
@@ -315,7 +315,9 @@ def _kernel(wanted: Machine, session: Session) -> BootKernel:
     return boot_kernel.host_kernel()
 
 
-def _manifest(artifact: Path, given: PathLike | None, session: Session) -> PluginManifest | None:
+def _manifest(
+    artifact: Path, format_: type[Format], given: PathLike | None, session: Session
+) -> PluginManifest | None:
     """Read the manifest that is given, or the one beside the artifact, which has to be for it."""
     path = Path(given) if given else plugin.path_beside(artifact)
     if not given and not path.exists():
@@ -329,14 +331,26 @@ def _manifest(artifact: Path, given: PathLike | None, session: Session) -> Plugi
         raise ConfigError(
             f"{path} is not a plugin manifest: {error}", "Write it again with fledge build."
         ) from error
+    advice = f"Remove {path}, or build the artifact with [manifest] in fledge.toml."
+    if given:
+        advice = "Name the manifest of this artifact with -m."
+    described = f"a disk in format {manifest.rootfs.format}" if manifest.rootfs else "an initramfs"
+    actual = "a disk in format raw" if format_.manifest_key == "rootfs" else "an initramfs"
+    if described != actual:
+        raise ConfigError(
+            f"{path} is the manifest of {described}, but {artifact} is {actual}", advice
+        )
+    if not manifest.enabled:
+        session.reporter.note(f"{path} does not say enabled: true, so Volant makes no VM of it")
     if manifest.digest is None:
         session.reporter.note(f"{path} has no checksum, so it may be that of another artifact")
         return manifest
     digest = hash_file(artifact).digest
     if manifest.digest != digest:
         raise CorruptError(
-            f"{artifact} has sha256 {digest.hex}, but {path} says {manifest.digest}",
-            "Either the artifact is damaged, or the manifest is that of another: build it again.",
+            f"{artifact} has sha256 {digest.hex}, but {path} says {manifest.digest}: the artifact"
+            " is damaged, or this is the manifest of another",
+            advice,
         )
     return manifest
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
-from fledge.errors import CorruptError, FledgeError, explained_memory, unreadable
+from fledge.errors import CorruptError, FledgeError, MalformedError, explained_memory, unreadable
 from fledge.host.destination import Destination
 from fledge.host.files import NewFile, PathLike, replacing_together
 from fledge.host.output import Hasher
@@ -25,13 +25,21 @@ from fledge.operations.arguments import (
     as_session,
     start_assembly,
 )
+from fledge.operations.documents import is_manifest_of
 from fledge.operations.kernel import target, target_kernel
 from fledge.operations.outputs import check_outputs
 from fledge.operations.shared_cache import SharedBuild, Sharing
 from fledge.project import lock, provenance
 from fledge.project.config import Config
 from fledge.project.lock import PinFinder
-from fledge.project.manifest import PluginManifest, path_beside, relocated, serialize
+from fledge.project.manifest import (
+    MAX_MANIFEST_SIZE,
+    PluginManifest,
+    path_beside,
+    read,
+    relocated,
+    serialize,
+)
 from fledge.project.provenance import Provenance
 from fledge.report import Step, counted, human_size
 from fledge.session import Session
@@ -41,6 +49,7 @@ from fledge.store.cache import BackgroundVerifier
 from fledge.tree import File, Node, TreeError
 from fledge.tree.content import content_size
 from fledge.tree.digest import Digest
+from fledge.tree.regular import read_regular
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -123,6 +132,7 @@ def write_artifact(
         plugin.check_settings(config, output, url)
     kernel = target_kernel(config)
     outputs = outputs_of(config, output)
+    stale = None if config.manifest else _recorded_manifest(output)
     shared = SharedBuild.open(pins, start, output.name, sharing)
     with replacing_together(*outputs) as [new, new_record, *rest]:
         artifact = _pulled(shared, new, output, url) if shared else None
@@ -133,6 +143,11 @@ def write_artifact(
         if artifact.manifest:
             with rest[0].open() as file:
                 file.write(serialize(artifact.manifest))
+    if stale:
+        stale.unlink(missing_ok=True)
+        start.session.reporter.note(f"{stale} is removed: {config.path} has no [manifest] any more")
+    elif not config.manifest:
+        _note_manifest(config, output, artifact.digest, start.session)
     if shared and not is_pulled:
         shared.keep(output)
     _note_kernel(config, kernel, artifact.platform.architecture, start.session)
@@ -156,6 +171,26 @@ def _pulled(shared: SharedBuild, new: NewFile, output: Path, url: str | None) ->
         uncompressed=record.uncompressed,
         manifest=relocated(manifest, url) if manifest and url else None,
     )
+
+
+def _recorded_manifest(output: Path) -> Path | None:
+    """Return the plugin manifest beside an artifact if the build of the artifact has written it."""
+    path = path_beside(output)
+    with suppress(FledgeError, OSError):
+        record = provenance.load(output)
+        if is_manifest_of(record, read_regular(path, MAX_MANIFEST_SIZE)):
+            return path
+    return None
+
+
+def _note_manifest(config: Config, output: Path, digest: Digest, session: Session) -> None:
+    """Report a plugin manifest beside an artifact that somebody wrote for another."""
+    path = path_beside(output)
+    with suppress(MalformedError, OSError):
+        if read(read_regular(path, MAX_MANIFEST_SIZE)).digest not in (None, digest):
+            session.reporter.note(
+                f"{path} is not for this artifact: remove it, or add [manifest] to {config.path}"
+            )
 
 
 def _note_kernel(config: Config, kernel: KernelConfig, architecture: str, session: Session) -> None:

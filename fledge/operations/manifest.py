@@ -304,6 +304,8 @@ def _find_program(tree: Tree, workload: Workload) -> str:
 
 def _notes(found: Runtime, filled: PluginManifest) -> Iterator[str]:
     """Describe what the image asks for, and what Volant makes of it instead."""
+    if not filled.enabled:
+        yield "[manifest] says enabled = false, so Volant makes no VM of it"
     if found.user not in ("", "root", "0", "0:0", "root:root"):
         yield f"the image runs as user {found.user}; Volant runs it as root"
     if found.has_healthcheck and not filled.health_check:

@@ -181,7 +181,7 @@ def test_quietly(fledge: Fledge, tmp_path: Path) -> None:
         (("--kernel", "vollant"), "vollant is neither a known kernel (debian, firecracker, kata"),
         (("--kernel", "./none"), "none could not be read: no such file or folder"),
         (("none.img", "--kernel", "volant"), "none.img could not be read"),
-        (("--kernel", "./kestrel.txt"), "kestrel.txt: it is neither a kernel nor the configuration"),
+        (("--kernel", "./bird.txt"), "bird.txt: it is neither a kernel nor the config"),
         (("--kernel", "vmlinux-6"), "vmlinux-6 is a kernel that does not hold its configuration"),
     ],
 )
@@ -190,7 +190,7 @@ def test_what_is_wrong_is_told(
 ) -> None:
     disk_project(tmp_path)
     (tmp_path / "vmlinux-6").write_bytes(vmlinux(b""))
-    (tmp_path / "kestrel.txt").write_text("a bird\n")
+    (tmp_path / "bird.txt").write_text("a bird\n")
     done = fledge("check", *arguments)
     assert done.code == 2
     assert words in done.err
