@@ -33,27 +33,33 @@ def check_kernel(kernel: PathLike, artifact: PathLike) -> KernelCheck:
     """
     requirements = artifact_requirements(artifact)
     config = kernels.find(str(kernel), Path())
+    architecture = _recorded_architecture(Path(artifact))
     try:
         with open_artifact(artifact) as opened:
-            architecture = _architecture(opened)
+            architecture = architecture or _architecture(opened)
             unable = boots.find_unable(opened.format, opened.tree, architecture, str(kernel))
             found = machine.check(requirements, config, architecture)
             return replace(found, findings=(*found.findings, *unable))
     except CorruptError:
         raise
     except FledgeError as error:  # a filesystem that fledge cannot read
-        return replace(machine.check(requirements, config), unchecked=error.message)
+        found = machine.check(requirements, config, architecture)
+        return replace(found, unchecked=error.message)
+
+
+def _recorded_architecture(artifact: Path) -> str:
+    """Return the architecture of an artifact (OCI name) by its provenance; empty if it has none for
+    these bytes.
+    """
+    with suppress(FledgeError):
+        record = provenance.load(artifact)
+        if record.digest == hash_file(artifact).digest:
+            return parse_platform(record.platform).architecture
+    return ""
 
 
 def _architecture(artifact: Opened) -> str:
-    """Return the architecture of an artifact (OCI name); empty if nothing in it tells.
-
-    It is what its provenance says, if that is for these bytes, or that of its first programs.
-    """
-    with suppress(FledgeError):
-        record = provenance.load(artifact.path)
-        if record.digest == hash_file(artifact.path).digest:
-            return parse_platform(record.platform).architecture
+    """Return the architecture of an artifact (OCI name) by its programs; empty if none tells."""
     for path in (*artifact.format.init_paths, paths.AGENT, paths.BUSYBOX, b"/bin/sh"):
         node = artifact.tree.get(path, follow=True)
         if isinstance(node, File):

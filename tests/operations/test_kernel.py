@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import pyzstd
+from msgspec.structs import replace
 
 import fledge as library
 from fledge.errors import ConfigError
@@ -14,6 +15,7 @@ from fledge.ext4.format import Ext4
 from fledge.machine import kernels
 from fledge.project import provenance
 from fledge.tree import File, Tree
+from fledge.tree.content import hash_file
 from tests.support import disks, project
 from tests.support.guests import initramfs
 from tests.support.kernel_images import vmlinux
@@ -142,6 +144,22 @@ def test_an_architecture_that_is_not_the_kernels(
         assert done.code == 0, done.out
         assert "  built in  arm64 programs" in done.out
     assert fledge("check", "--platform", AMD64, "-c", "ram/fledge.toml").code == 2
+
+
+def test_the_architecture_of_a_disk_that_cannot_be_read(fledge: Fledge, tmp_path: Path) -> None:
+    toml = disk_project(tmp_path)
+    project.write(tmp_path, "kestrel", project.program(183))
+    library.build(toml, tmp_path / "x.img", platform="linux/arm64")
+    (tmp_path / "y.img").write_bytes(b"XFSB" + bytes(100000))
+    record = replace(
+        provenance.load(tmp_path / "x.img"),
+        name="y.img",
+        digest=hash_file(tmp_path / "y.img").digest,
+    )
+    provenance.path_beside(tmp_path / "y.img").write_bytes(provenance.serialize(record))
+    done = fledge("check", "y.img", "--kernel", "firecracker")
+    assert done.code == 1
+    assert f"  {INSTEAD}\n" in done.out
 
 
 def test_what_no_kernel_can_start(fledge: Fledge, tmp_path: Path) -> None:
