@@ -21,6 +21,7 @@ from fledge.oci.manifest import parse_platform
 from fledge.oci.runtime import Runtime
 from fledge.operations import boots
 from fledge.operations.arguments import ConfigLike, as_config
+from fledge.operations.kernel import target
 from fledge.project import manifest as plugin
 from fledge.project import provenance
 from fledge.project.config import Config
@@ -157,13 +158,14 @@ def _check_workload(
     program = _find_program(tree, seen, workload)
     command = [program, *workload.entrypoint[1:]]
     notes = []
-    for why in boots.problems(config, seen, command, context):
+    kernel = target(config)
+    for why in boots.problems(kernel, seen, command, context):
         if not why.is_certain:
             notes.append(f"the entrypoint may not run: {why.text}")
             continue
         hint = why.advice
         if seen is not tree and not any(
-            each.is_certain for each in boots.problems(config, tree, command, context)
+            each.is_certain for each in boots.problems(kernel, tree, command, context)
         ):
             hint = f"Move what it needs elsewhere: the agent mounts over {_LISTED_MOUNT_POINTS}."
         raise ConfigError(f"the entrypoint of the plugin manifest cannot run: {why.text}", hint)
@@ -364,6 +366,8 @@ def _find_program(tree: Tree, seen: Tree, workload: Workload) -> str:
 
 def _notes(found: Runtime, filled: PluginManifest) -> Iterator[str]:
     """Describe what the image asks for, and what Volant makes of it instead."""
+    if not filled.enabled:
+        yield "[manifest] says enabled = false, so Volant makes no VM of it"
     if found.user not in ("", "root", "0", "0:0", "root:root"):
         yield f"the image runs as user {found.user}; Volant runs it as root"
     if found.has_healthcheck and not filled.health_check:

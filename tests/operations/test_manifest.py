@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -208,11 +209,14 @@ def test_what_volant_does_not_do_is_a_note(tmp_path: Path) -> None:
     }
     _, notes = build(tmp_path, config)
     said = "\n".join(notes)
+    assert "enabled" not in said
     assert "the image runs as user www-data; Volant runs it as root" in said
     assert "the health check of the image is a command" in said
     assert "the image exposes 443/tcp" in said
     assert "Volant removes the spaces around the value of SPACED" in said
     assert "Volant leaves out the empty arguments" in said
+    _, notes = build(tmp_path, config, "enabled = false\n")
+    assert "[manifest] says enabled = false, so Volant makes no VM of it" in notes
 
 
 @pytest.mark.parametrize(
@@ -461,6 +465,36 @@ def test_a_file_of_the_original(tmp_path: Path, fledge: Fledge) -> None:
     both = fledge("build", *arguments, "-m", "other.toml")
     assert both.code == 2
     assert "[manifest] excludes other.toml; keep one of the two" in both.err
+
+
+def test_a_manifest_that_the_project_has_no_more(tmp_path: Path, fledge: Fledge) -> None:
+    toml = make(tmp_path, {"Cmd": ["nginx"]}, HTTP)
+    arguments = ("build", "--platform", "linux/amd64", "-o", "a.img")
+    own = tmp_path / "a.img.manifest.json"
+
+    def build_without(name: str, text: bytes | None) -> str:
+        project.write(tmp_path, "kestrel", f"#!/bin/sh\n# {name}\n".encode())
+        if text is not None:
+            own.write_bytes(text)
+        toml.write_text(toml.read_text().partition("[manifest]")[0])
+        done = fledge(*arguments)
+        assert done.code == 0, done.err
+        return " ".join(done.err.split())
+
+    assert fledge(*arguments).code == 0
+    stale = own.read_bytes()
+    said = build_without("other", None)
+    assert "a.img.manifest.json is removed: fledge.toml has no [manifest] any more" in said
+    assert not own.exists()
+    foreign = "a.img.manifest.json is not for this artifact: remove it, or add [manifest] to fledge"
+    assert foreign in build_without("third", stale)
+    assert own.read_bytes() == stale
+    digest = hashlib.sha256((tmp_path / "a.img").read_bytes()).hexdigest()
+    for checksum in (digest, ""):
+        document = json.loads(stale)
+        document["rootfs"]["checksum"] = checksum
+        assert "a.img.manifest.json" not in build_without("third", json.dumps(document).encode())
+        assert own.exists()
 
 
 @pytest.mark.slow
