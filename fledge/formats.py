@@ -137,6 +137,11 @@ class Format(Protocol):
         read; `OSError` if the artifact cannot be written.
         """
 
+    def host_programs(self) -> Sequence[str]:
+        """Return the programs of this machine that write the artifact: their versions decide its
+        bytes, too.
+        """
+
     def requirements(self) -> Sequence[Requirement]:
         """Return what a kernel must be able to do to boot what `write` writes."""
 

@@ -20,6 +20,7 @@ from fledge.cli.options import (
     OfflineOption,
     PlatformsOption,
     ProjectsArgument,
+    QuietOption,
     new_app,
 )
 from fledge.cli.policies import read_policy
@@ -79,7 +80,7 @@ def run(
         bool,
         typer.Option("--verbose", "-v", help="Show every input and where it came from."),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only errors.")] = False,
+    quiet: QuietOption = False,
     offline: OfflineOption = False,
     locked: Annotated[
         bool, typer.Option("--locked", help="Refuse inputs that fledge.lock does not pin.")

@@ -14,7 +14,7 @@ from fledge.cli.interrupts import die_of, interruptible
 from fledge.cli.messages import print_error
 from fledge.cli.streams import OutputError
 from fledge.errors import FledgeError, explained_memory
-from fledge.host.signals import LateInterrupt, PartialInterrupt
+from fledge.host.signals import GuestInterrupt, LateInterrupt, PartialInterrupt
 from fledge.tree.names import printable
 
 
@@ -50,13 +50,15 @@ def _explained(verbose: bool) -> Iterator[None]:
 
 
 def end_interrupted(interrupt: KeyboardInterrupt, hint: str = "") -> None:
-    """Say what was written, and die of the signal that interrupted fledge."""
+    """Say what was written or ended, and die of the signal that interrupted fledge."""
     # Runs the clean-up of blocks that were interrupted on entry or exit.
     traceback.clear_frames(interrupt.__traceback__)
     if isinstance(interrupt, LateInterrupt):
         print_error(f"interrupted; {printable(os.fsencode(interrupt.output))} is written")
     elif isinstance(interrupt, PartialInterrupt):
         print_error(f"interrupted; {interrupt.done} of {interrupt.total} are done")
+    elif isinstance(interrupt, GuestInterrupt):
+        print_error("interrupted; the guest was ended, and nothing of it is left")
     else:
         print_error("interrupted; nothing was written", *([hint] if hint else []))
     die_of(interrupt.args[0] if interrupt.args else signal.SIGINT)

@@ -82,6 +82,7 @@ VerboseDifferenceOption = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Show the whole difference, and more of the build."),
 ]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show only errors.")]
 ArtifactArgument = Annotated[
     Path, typer.Argument(metavar="ARTIFACT", help="The file to read.", show_default=False)
 ]

@@ -101,6 +101,10 @@ class _Initramfs(msgspec.Struct, frozen=True, tag_field="compression"):
             output.finish(position)
         return Digest(archive.hexdigest()) if self.codec else None
 
+    def host_programs(self) -> tuple[str, ...]:
+        """Return no programs: the archive is written here."""
+        return ()
+
     def requirements(self) -> Sequence[Requirement]:
         """Return what unpacking the archive needs, and what every guest needs."""
         return _requirements([self.codec])

@@ -103,6 +103,10 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
             if self.preallocate:
                 os.posix_fallocate(file.fileno(), 0, size)
 
+    def host_programs(self) -> tuple[str, ...]:
+        """Return mkfs.ext4, if that is to build it."""
+        return ("mkfs.ext4",) if self.builder == "mkfs" else ()
+
     def requirements(self) -> Sequence[Requirement]:
         """Return the driver of ext4, its features, and what every disk needs."""
         from fledge.ext4 import kernel  # noqa: PLC0415

@@ -79,9 +79,9 @@ def run(
     return output
 
 
-def failed(program: str, output: str) -> FledgeError:
+def failed(program: str, output: str, hint: str = "") -> FledgeError:
     """Return the error for a program that failed with this error output."""
-    return FledgeError(f"{program} failed: {output[:MAX_QUOTED]}")
+    return FledgeError(f"{program} failed: {output[:MAX_QUOTED]}", hint)
 
 
 def _dying_with_parent(settings: Settings) -> list[str]:

@@ -29,6 +29,10 @@ class PartialInterrupt(KeyboardInterrupt):
         self.total = total
 
 
+class GuestInterrupt(KeyboardInterrupt):
+    """An interrupt that ended a guest."""
+
+
 @contextmanager
 def written(output: Path) -> Iterator[None]:
     """Turn an interrupt of the block into a `LateInterrupt`."""

@@ -66,6 +66,10 @@ class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
         with destination.file.open() as file, destination.reporter.work("hashing") as progress:
             destination.hasher.update_file(file, progress)
 
+    def host_programs(self) -> tuple[str, ...]:
+        """Return the program that makes the filesystem."""
+        return (f"mkfs.{self.name}",)
+
     def requirements(self) -> Sequence[Requirement]:
         """Return the driver of the filesystem, and what every disk needs."""
         return (filesystem(self.name, self.driver), *DISK)

@@ -50,9 +50,11 @@ class Probe:
         self.succeeded = False
 
     def __enter__(self) -> Probe:
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
         return self
+
+    def start(self) -> None:
+        """Begin to ask. Before, what answers may be another program that has the port."""
+        threading.Thread(target=self._run, daemon=True).start()
 
     def __exit__(self, *_: object) -> None:
         # Not joined: a request may wait for its answer, and nothing depends on it any more.

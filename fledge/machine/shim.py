@@ -22,9 +22,9 @@ from fledge.host.settings import DEFAULT_EPOCH
 from fledge.machine.modules import Module
 from fledge.machine.network import ADDRESS, GATEWAY, NETMASK
 from fledge.sources import paths
-from fledge.sources.busybox import applets
 from fledge.sources.init import install
 from fledge.tree import NANOSECONDS, Directory, File, Node, Symlink, Tree
+from fledge.tree.applets import applets
 
 FOLDER = "/dev/.fledge"
 INIT = f"{FOLDER}/init"

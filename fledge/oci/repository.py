@@ -49,6 +49,9 @@ NEXT_PAGE = re.compile(r'<([^<>"\s]+)>\s*;\s*rel="?next"?')
 """The ``Link`` to the next page of a list (RFC 8288)."""
 BLOB_UNKNOWN = {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND}
 """The statuses with which registries refuse a manifest whose blobs they do not have."""
+ATTACHED = re.compile("sha256-[0-9a-f]{64}")
+"""How tags begin that are not for people: those of lists of referrers (distribution-spec,
+"Referrers Tag Schema"), and what cosign attaches."""
 MAX_PAGES = 100
 """Pages of one list. A page has a thousand entries, or as many as the registry likes."""
 
@@ -249,13 +252,16 @@ class Repository(msgspec.Struct, frozen=True):
         return NetworkError(message, "It is incomplete there: push it again.")
 
     def tags(self) -> list[str]:
-        """Return all tags of the repository; none if there is no such repository."""
+        """Return all tags that people have chosen; none if there is no such repository.
+
+        Those of lists of referrers, and what cosign attaches, are left out.
+        """
         found: list[str] = []
         for page in self.pages("tags/list?n=1000"):
             document = parse_object(page, f"{self.name}: the list of tags")
             # Go writes an empty list as null.
             found += document.texts("tags") if document.has("tags") else []
-        return found
+        return [tag for tag in found if not ATTACHED.match(tag)]
 
     def _suggestion(self) -> str:
         """Return the hint for a tag or digest that does not exist."""
@@ -263,6 +269,7 @@ class Repository(msgspec.Struct, frozen=True):
         with suppress(NetworkError, CorruptError):
             try:
                 tags = JsonObject(self.fetcher.json(url, self.login), url).texts("tags")
+                tags = [tag for tag in tags if not ATTACHED.match(tag)]
             except HttpStatusError as error:
                 if error.status == HTTPStatus.NOT_FOUND:
                     return "Check the name; there is no such repository."

@@ -48,13 +48,14 @@ from fledge.sources.busybox import (
     DEFAULT_ARCHITECTURE,
     DEFAULT_DIGEST,
     DEFAULT_URL,
-    MAX_BUSYBOX_SIZE,
 )
-from fledge.sources.init import has_built_in
-from fledge.tree import File, elf
+from fledge.sources.init import has_built_in, mounted
+from fledge.tree import File, Tree, elf
+from fledge.tree.applets import MAX_BUSYBOX_SIZE
 from fledge.tree.content import Content, Span, content_size, hash_file, read_content, read_range
 from fledge.tree.elf import ELF_MAGIC
-from fledge.tree.programs import Problem, problem
+from fledge.tree.programs import Context, Problem
+from fledge.tree.programs import problems as why_not
 from fledge.tree.regular import read_regular
 
 DEFAULT_MEMORY = 512
@@ -94,7 +95,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """What a guest has to do to pass."""
 
     expect: Sequence[str] = ()
-    """Regular expressions, each of which some line of the console has to match."""
+    """Regular expressions, each of which some line of the console has to match. A line that is not
+    complete counts after a second without output, but not for an expression with ``$``."""
     probe: str | None = None
     """The URL of a server that has to answer with a status from 200 to 399."""
     timeout: float | None = None
@@ -155,6 +157,7 @@ def boot(
             guest,
             watch,
             deadline=time.monotonic() + timeout if timeout else None,
+            started=probe.start if probe else lambda: None,
             satisfied=lambda: is_gate and not watch.missing and (not probe or probe.succeeded),
             output=console.output,
             keyboard=console.keyboard,
@@ -421,11 +424,17 @@ def _is_usable(program: Content, architecture: str | None) -> bool:
 
 def _pattern(text: str) -> re.Pattern[str]:
     try:
-        return re.compile(text)
+        pattern = re.compile(text)
     except re.error as error:
         raise ConfigError(
             f"{text!r} is not a regular expression: {error}", "Put a backslash before ( and others."
         ) from error
+    if pattern.search(""):
+        raise ConfigError(
+            f"{text!r} matches an empty line, so that every guest would pass",
+            "Write what only the line has that you wait for.",
+        )
+    return pattern
 
 
 def _shortened(line: str) -> str:
@@ -454,14 +463,17 @@ def _judge(ending: Ending, watch: Watch, probe: Probe | None, gate: Gate, plan: 
 def _suspect(plan: _Plan) -> Problem | None:
     """Say why a program that the guest starts cannot run, as far as the artifact shows it."""
     with suppress(FledgeError), open_artifact(plan.artifact) as opened:
-        tree = opened.tree
-        candidates = []
+        tree, architecture = opened.tree, plan.machine.architecture
+        candidates: list[tuple[Tree, list[str], Context]] = []
         if not plan.machine.disk:
-            candidates.append((shim.over_baked(tree)[0] if plan.baked else tree, "/init"))
+            seen = shim.over_baked(tree)[0] if plan.baked else tree
+            candidates.append((seen, ["/init"], Context(architecture)))
         if plan.machine.disk or has_built_in(tree):
-            candidates.append((tree, paths.AGENT.decode()))
+            candidates.append((tree, [paths.AGENT.decode()], Context(architecture)))
             if plan.manifest:
-                candidates.append((tree, plan.manifest.workload.entrypoint[0]))
-        problems = (problem(seen, name, plan.machine.architecture) for seen, name in candidates)
-        return next(filter(None, problems), None)
+                workload = plan.manifest.workload
+                context = Context(architecture, workload.env, workload.workdir)
+                candidates.append((mounted(tree), workload.entrypoint, context))
+        problems = (each for candidate in candidates for each in why_not(*candidate))
+        return next((each for each in problems if each.is_certain and not each.option), None)
     return None

@@ -19,6 +19,7 @@ from fledge.net.json_document import MAX_DOCUMENT_SIZE
 from fledge.oci import runtime
 from fledge.oci.manifest import parse_platform
 from fledge.oci.runtime import Runtime
+from fledge.operations import boots
 from fledge.operations.arguments import ConfigLike, as_config
 from fledge.project import manifest as plugin
 from fledge.project import provenance
@@ -27,16 +28,21 @@ from fledge.project.manifest import PluginManifest, Settings, Workload, WrongKey
 from fledge.report import counted, human_size
 from fledge.sources import paths
 from fledge.sources.image import Image
-from fledge.sources.init import MOUNT_POINTS
+from fledge.sources.init import MADE_MOUNT_POINTS, MOUNT_POINTS, has_built_in, mounted
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly
 from fledge.tree import Directory, File, Tree, programs
 from fledge.tree.content import content_size, hash_file, read_range
 from fledge.tree.digest import Digest
 from fledge.tree.names import printable
+from fledge.tree.programs import Context
 
 VERSION_LABEL = "org.opencontainers.image.version"
 """The label of an image with the version of the software in it (OCI image-spec, annotations.md)."""
+
+AGENT_PATH = "/usr/local/bin:/usr/bin:/bin"
+"""The PATH of a workload on a disk whose environment sets none. In an initramfs, it is that of the
+built-in init."""
 
 PAGE = 4096
 """Bytes in a page of memory. A file takes whole pages."""
@@ -128,21 +134,59 @@ def draft(config: Config, assembly: Assembly, artifact: Path, url: str) -> Plugi
     return filled
 
 
-def _check_workload(tree: Tree, architecture: str, workload: Workload) -> None:
-    """Raise `ConfigError` if the agent could not start a workload: it would halt the machine."""
-    if why := programs.problem(tree, workload.entrypoint[0], architecture):
+def _check_workload(
+    config: Config, tree: Tree, architecture: str, workload: Workload
+) -> tuple[Workload, list[str]]:
+    """Return a workload with the path of its program, and notes.
+
+    Raises `ConfigError` if the agent could not start it: it would halt the machine.
+    """
+    is_agent_first = not config.format.in_memory or has_built_in(tree)
+    after_mounts = mounted(tree)
+    # An init of the project may mount the same, or nothing.
+    seen = after_mounts if is_agent_first else tree
+    path = programs.DEFAULT_PATH if config.format.in_memory else AGENT_PATH
+    context = Context(architecture, {"PATH": path} | workload.env, workload.workdir)
+    program = _find_program(tree, seen, workload)
+    command = [program, *workload.entrypoint[1:]]
+    notes = []
+    for why in boots.problems(config, seen, command, context):
+        if not why.is_certain:
+            notes.append(f"the entrypoint may not run: {why.text}")
+            continue
+        hint = why.advice
+        if seen is not tree and not any(
+            each.is_certain for each in boots.problems(config, tree, command, context)
+        ):
+            hint = f"Move what it needs elsewhere: the agent mounts over {_LISTED_MOUNT_POINTS}."
+        raise ConfigError(f"the entrypoint of the plugin manifest cannot run: {why.text}", hint)
+    folder = posixpath.join("/", workload.workdir)
+    places = filter(None, (each.locate(folder.encode()) for each in (seen, after_mounts)))
+    if not any(isinstance(node, Directory) for _, node in places):
+        where = "in which the entrypoint of the plugin manifest is to start"
+        if over := _hidden_by(tree, folder):
+            raise ConfigError(
+                f"the folder {printable(folder.encode())}, {where}, is hidden: the agent mounts a"
+                f" filesystem over {over}",
+                "Move it elsewhere, or set [manifest.workload] workdir.",
+            )
         raise ConfigError(
-            f"the entrypoint of the plugin manifest cannot run: {why.text}", why.advice
-        )
-    folder = posixpath.normpath(posixpath.join("/", workload.workdir)).encode()
-    found = tree.get(folder, follow=True)
-    # What init or agent mount over is there when the workload starts.
-    if folder not in MOUNT_POINTS and not isinstance(found, Directory):
-        raise ConfigError(
-            f"the artifact has no folder {printable(folder)}, in which the entrypoint of the plugin"
-            " manifest is to start",
+            f"the artifact has no folder {printable(folder.encode())}, {where}",
             "Add it with [mappings], or set [manifest.workload] workdir.",
         )
+    return msgspec.structs.replace(workload, entrypoint=command), notes
+
+
+_LISTED_MOUNT_POINTS = ", ".join(map(printable, MOUNT_POINTS))
+
+
+def _hidden_by(tree: Tree, path: str) -> str | None:
+    """Return the mount point that hides what a tree has at ``path``; None if none does."""
+    if tree.locate(path.encode()) is None:
+        return None
+    points = (*MOUNT_POINTS, *MADE_MOUNT_POINTS)
+    hiding = (each for each in points if mounted(tree, [each]).locate(path.encode()) is None)
+    return next(map(printable, hiding), None)
 
 
 def check_settings(config: Config, artifact: Path, url: str) -> None:
@@ -176,13 +220,10 @@ def fill(
     if image := image_input(inputs):
         known |= _origin(image, found)
     filled = _complete(config, known, artifact, url)
-    workload = filled.workload
-    program = _find_program(tree, workload)
-    workload = msgspec.structs.replace(workload, entrypoint=[program, *workload.entrypoint[1:]])
+    workload, doubts = _check_workload(config, tree, architecture, filled.workload)
     filled = msgspec.structs.replace(filled, workload=workload)
     _check_length(filled)
-    _check_workload(tree, architecture, workload)
-    notes = list(_notes(found, filled))
+    notes = [*doubts, *_notes(found, filled)]
     if config.format.in_memory:
         notes += _memory_notes(tree, filled.resources.memory_mb)
     return filled, notes
@@ -286,20 +327,29 @@ def _answers_at(settings: Settings) -> dict[str, str]:
     return {"base_url": f"http://127.0.0.1:{ports[0]['port']}"} if ports else {}
 
 
-def _find_program(tree: Tree, workload: Workload) -> str:
+def _find_program(tree: Tree, seen: Tree, workload: Workload) -> str:
     """Return the path of the entrypoint. The agent looks in a PATH of its own, so it is absolute.
 
-    Raises `ConfigError` if the tree has no such program.
+    ``seen`` is what the agent sees of the tree when it starts the program. Raises `ConfigError` if
+    that has no such program.
     """
     name, search = workload.entrypoint[0], workload.env.get("PATH", programs.DEFAULT_PATH)
-    program = programs.find(tree, name, search, workload.workdir)
-    if program is None:
-        where = f"below {workload.workdir or '/'}" if "/" in name else f"in PATH={search}"
+    program = programs.find(seen, name, search, workload.workdir)
+    if program is not None:
+        return program
+    hidden = programs.find(tree, name, search, workload.workdir)
+    over = _hidden_by(tree, hidden) if hidden else None
+    if hidden and over:
         raise ConfigError(
-            f"the artifact has no program {name} {where}, which is the entrypoint",
-            "Set [manifest.workload] entrypoint, or add the program with [mappings].",
+            f"the entrypoint {printable(hidden.encode())} is hidden when the agent starts it: the"
+            f" agent mounts a filesystem over {over}",
+            "Put the program elsewhere, and set [manifest.workload] entrypoint.",
         )
-    return program
+    where = f"below {workload.workdir or '/'}" if "/" in name else f"in PATH={search}"
+    raise ConfigError(
+        f"the artifact has no program {name} {where}, which is the entrypoint",
+        "Set [manifest.workload] entrypoint, or add the program with [mappings].",
+    )
 
 
 def _notes(found: Runtime, filled: PluginManifest) -> Iterator[str]:

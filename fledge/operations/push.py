@@ -47,6 +47,7 @@ from fledge.report import Transfer, counted, human_size
 from fledge.session import Session
 from fledge.tree.content import hash_file
 from fledge.tree.digest import Digest
+from fledge.tree.names import by_number
 
 THREADS = 8
 """Chunks that are compressed and sent at the same time. Most wait for the network."""
@@ -54,6 +55,8 @@ WINDOW = 2 * THREADS
 """Chunks in memory at the same time."""
 LEVEL = 3
 """The level of zstd."""
+SEARCHED_TAGS = 3
+"""Tags whose chunks are looked at if the tag of a push is new."""
 
 
 class Pushed(msgspec.Struct, frozen=True):
@@ -259,14 +262,28 @@ def _check_names(found: Sequence[_LocalArtifact]) -> None:
 
 
 def _known_chunks(repository: Repository) -> dict[Digest, Descriptor]:
-    """Return the chunks of what the tag stands for now, by the digest of their content."""
+    """Return the chunks that the registry is sure to have, by the digest of their content.
+
+    They are those of what the tag stands for now or, if it is new, of the highest other versions.
+    """
+    known = _chunks_of(repository, str(repository.name.tag))
+    if not known:
+        highest = sorted(repository.tags(), key=by_number)[-SEARCHED_TAGS:]
+        for tag in highest:
+            known |= _chunks_of(repository, tag)
+    return known
+
+
+def _chunks_of(repository: Repository, tag: str) -> dict[Digest, Descriptor]:
+    """Return the chunks of what a tag stands for; none if that is something else."""
+    where = f"{repository.name}: {tag}"
     try:
-        found = artifacts.parse(repository.read_named_manifest(), str(repository.name))
+        found = artifacts.parse(repository.read_manifest(tag), where)
         if isinstance(found, RemoteArtifact):
             remotes: list[object] = [found]
         else:
             documents = (repository.read_document("manifests", "manifest", each) for each in found)
-            remotes = [artifacts.parse(raw, str(repository.name)) for raw in documents]
+            remotes = [artifacts.parse(raw, where) for raw in documents]
     except (NoManifestError, CorruptError):
         return {}
     return {

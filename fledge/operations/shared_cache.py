@@ -106,6 +106,12 @@ class SharedBuild(msgspec.Struct, frozen=True):
             )
         if not pins.strict:
             return None
+        if programs := pins.config.format.host_programs():
+            if sharing.keep_in:
+                start.session.reporter.note(
+                    f"the build is not kept: {programs[0]} of this machine decides its bytes, too"
+                )
+            return None
         config, session = pins.config, start.session
         own = session.settings.cache_registry
         registry = own or config.cache.registry

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -17,6 +16,7 @@ from fledge.sources.inputs import Input
 from fledge.sources.programs import START_SIZE, describe
 from fledge.sources.source import Assembly, Kind, LockSection, Presence, Source, Url
 from fledge.tree import File, Symlink, Tree
+from fledge.tree.applets import MAX_BUSYBOX_SIZE, applets
 from fledge.tree.content import Span, read_content
 from fledge.tree.digest import Digest
 from fledge.tree.elf import architecture, is_executable
@@ -24,12 +24,6 @@ from fledge.tree.elf import architecture, is_executable
 DEFAULT_URL = "https://busybox.net/downloads/binaries/1.35.0-x86_64-linux-musl/busybox"
 DEFAULT_ARCHITECTURE = "amd64"
 DEFAULT_DIGEST = Digest("6e123e7f3202a8c1e9b1f94d8941580a25135382b99e8d3e34fb858bba311348")
-
-MAX_BUSYBOX_SIZE = 64 << 20
-"""Maximum size of a busybox in bytes, because it is read into memory."""
-
-APPLET_NAMES = re.compile(rb"(?:(?:\[\[?|[a-z][a-z0-9_.+-]{0,62})\0){2,}")
-"""Two or more NUL-terminated names of applets in a row."""
 
 
 class BusyboxPin(msgspec.Struct, frozen=True):
@@ -164,23 +158,3 @@ def install(tree: Tree, binary: Span) -> tuple[str, int]:
         if tree.get(b"/bin/" + name) is None:
             tree.add(b"/bin/" + name, Symlink(target=b"busybox", mtime_ns=tree.mtime_ns))
     return machine, len(names)
-
-
-def applets(program: bytes) -> list[bytes]:
-    """Return the names of the applets in a busybox binary, without running it.
-
-    busybox finds an applet by binary search in ``applet_names``, an array of NUL-terminated names
-    in ascending order. That array is the longest strictly ascending run of names in the binary.
-    """
-    if b"BusyBox v" not in program:
-        return []
-    longest: list[bytes] = []
-    for names in APPLET_NAMES.findall(program):
-        run: list[bytes] = []
-        for name in names.split(b"\0")[:-1]:
-            if run and name <= run[-1]:
-                run = []
-            run.append(name)
-            if len(run) > len(longest):
-                longest = run
-    return longest

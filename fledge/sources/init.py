@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -26,6 +26,9 @@ MOUNT_POINTS = {
     b"/tmp": 0o1777,
 }
 """The directories that the built-in init mounts filesystems on, with their permissions."""
+
+MADE_MOUNT_POINTS = (b"/dev/pts", b"/dev/shm")
+"""The directories in a mounted filesystem that init or agent make and mount others on."""
 
 DEVICES = {
     b"/dev/console": (0o600, 5, 1),
@@ -99,7 +102,7 @@ def built_in(tree: Tree) -> bytes:
     puts each symlink to a directory at the top of the tree there itself, and is started by a path
     to busybox without symlinks.
     """
-    busybox = os.fsdecode(_without_symlinks(tree, b"/bin") + b"/busybox")
+    busybox = os.fsdecode((tree.real_path(b"/bin") or b"/bin") + b"/busybox")
     lines = []
     for name, node in sorted(tree.root.children.items()):
         if isinstance(node, Symlink) and isinstance(tree.get(name, follow=True), Directory):
@@ -123,14 +126,6 @@ def has_built_in(tree: Tree) -> bool:
     )
 
 
-def _without_symlinks(tree: Tree, path: bytes) -> bytes:
-    """Return the path of an existing directory that leads through no symlink."""
-    names = [b""]
-    for parent, directory in itertools.pairwise(tree.trail(split_path(path))):
-        names += [name for name, child in parent.children.items() if child is directory]
-    return b"/".join(names)
-
-
 def install(tree: Tree, init: Content | None) -> None:
     """Add the mount points and device nodes to the tree, and ``init`` as ``/init``.
 
@@ -143,3 +138,26 @@ def install(tree: Tree, init: Content | None) -> None:
         tree.add(path, CharDevice(mode=mode, mtime_ns=tree.mtime_ns, major=major, minor=minor))
     if init is not None:
         tree.add(b"/init", File(mode=0o755, mtime_ns=tree.mtime_ns, content=init))
+
+
+def mounted(
+    tree: Tree, mount_points: Iterable[bytes] = (*MOUNT_POINTS, *MADE_MOUNT_POINTS)
+) -> Tree:
+    """Return a tree as programs see it once init or agent have mounted filesystems.
+
+    They hide what the tree has at these places, and follow symlinks to them. ``tree`` does not
+    change.
+    """
+    seen = Tree(tree.mtime_ns)
+    seen.root = replace(tree.root, children=dict(tree.root.children))
+    for path in mount_points:
+        empty = Directory(mode=0o755)
+        if not isinstance(seen.get(path, follow=True), Directory):
+            seen.add(path, empty)
+            continue
+        names = split_path(seen.real_path(path) or path)
+        parents = seen.trail(names)[:-1]
+        for name, parent in zip(reversed(names), reversed(parents), strict=True):
+            empty = replace(parent, children={**parent.children, name: empty})
+        seen.root = empty
+    return seen

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from fledge.errors import MalformedError
-from fledge.tree.content import Content, read_range
+from fledge.tree.content import Content, content_size, read_range
 
 ELF_MAGIC = b"\x7fELF"
 ELF_HEADER_SIZE = 20
@@ -121,6 +121,9 @@ def _read(content: Content) -> Binary:
         else _Segment(*struct.unpack_from(order + "III4xII", table, index * size))
         for index in range(count)
     ]
+    end = max((each.offset + each.size for each in segments if each.kind == _LOAD), default=0)
+    if end > content_size(content):
+        raise MalformedError(f"it is cut short: {content_size(content)} bytes of at least {end}")
     loader, entries = b"", b""
     for segment in segments:
         if segment.kind == _INTERP:

@@ -53,7 +53,7 @@ def suggestion(wanted: str, known: Iterable[str]) -> str:
         return f"Did you mean {same[0]}?"
     if close := difflib.get_close_matches(wanted, names, MAX_SUGGESTED):
         return _there_are(close, 0)
-    highest = sorted(names, key=_by_number, reverse=True)
+    highest = sorted(names, key=by_number, reverse=True)
     return _there_are(highest[:MAX_SUGGESTED], len(highest[MAX_SUGGESTED:])) if names else ""
 
 
@@ -66,7 +66,7 @@ def _there_are(names: list[str], others: int) -> str:
     return f"There {'is' if len(names) == 1 else 'are'} {', '.join(names)}{more}."
 
 
-def _by_number(name: str) -> tuple[bool, str]:
+def by_number(name: str) -> tuple[bool, str]:
     """Return a key that sorts versions by their numbers, after all other names."""
     plain = _plain(name)
     padded = re.sub("[0-9]+", lambda number: number[0].zfill(MAX_SHOWN), plain)

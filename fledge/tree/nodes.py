@@ -7,6 +7,7 @@ raises `TreeError`.
 
 from __future__ import annotations
 
+import itertools
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -177,6 +178,30 @@ class Tree:
         except TreeError:
             return None
         return parent.children.get(parts[-1]) if isinstance(parent, Directory) else None
+
+    def locate(self, path: bytes) -> tuple[bytes, Node] | None:
+        """Return a node and its absolute path without symlinks; None if there is none.
+
+        As in Linux, and unlike in `get`, a ``..`` in ``path`` is the parent of where a symlink
+        before it leads.
+        """
+        try:
+            trail, left = self._follow(path.split(b"/"), lexical=False)
+        except TreeError:
+            return None
+        node = trail[-1].children.get(left[0]) if left else trail[-1]
+        if node is None:
+            return None
+        names = [
+            next(name for name, child in parent.children.items() if child is directory)
+            for parent, directory in itertools.pairwise(trail)
+        ]
+        return b"/" + b"/".join([*names, *left]), node
+
+    def real_path(self, path: bytes) -> bytes | None:
+        """Return the absolute path, without symlinks, of a node as `locate` finds it."""
+        found = self.locate(path)
+        return found[0] if found else None
 
     def make_directory(self, parts: list[bytes]) -> Directory:
         """Return the directory at a path; create it and its parents if they are missing.

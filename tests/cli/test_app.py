@@ -615,7 +615,7 @@ def test_a_log_tells_of_a_long_download(fledge: Fledge, server: Server, tmp_path
 @pytest.mark.parametrize("options", ['builder = "native"', 'builder = "mkfs"'])
 def test_a_log_tells_of_long_work(fledge: Fledge, tmp_path: Path, options: str) -> None:
     toml = project.make_rootfs(tmp_path)
-    toml.write_text(toml.read_text().replace("size_buffer_mb = 1", options))
+    toml.write_text(toml.read_text().replace("size_buffer_mb = 8", options))
     with (tmp_path / "payload/site/large").open("wb") as file:
         for _ in range(256):
             file.write(os.urandom(1 << 20))

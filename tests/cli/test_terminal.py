@@ -132,7 +132,7 @@ def test_interrupted_in_the_middle(
 @pytest.mark.parametrize("columns", [100, 40])
 def test_inspect_shows_what_it_reads(tmp_path: Path, columns: int) -> None:
     toml = project.make_rootfs(tmp_path)
-    toml.write_text(toml.read_text().replace("size_buffer_mb = 1", "size_buffer_mb = 512"))
+    toml.write_text(toml.read_text().replace("size_buffer_mb = 8", "size_buffer_mb = 512"))
     assert (
         subprocess.run([*FLEDGE, "build", "-o", "a.img"], cwd=tmp_path, check=False).returncode == 0
     )

@@ -23,11 +23,35 @@ def watch(*patterns: str) -> Watch:
 
 
 def test_lines_in_pieces() -> None:
-    found = watch("^login: $", "ready$", "^never")
+    found = watch("^login: ", "ready$", "^never")
     for piece in (b"rea", b"d", b"y\r\nnot nev", b"er\nlogin", b": "):
         found.feed(piece)
+    assert [each.pattern for each in found.missing] == ["^login: ", "^never"]
+    found.pause()
     assert [each.pattern for each in found.missing] == ["^never"]
     assert found.tail() == ["ready", "not never", "login: "]
+
+
+@pytest.mark.parametrize("pattern", ["ready$", r"ready\Z", "(?:up|ready$)", r"[$]|\$|ready$"])
+def test_a_line_that_goes_on(pattern: str) -> None:
+    found = watch(pattern, r"y|\\$|[$]")
+    found.feed(b"server: ready")
+    assert len(found.missing) == 2
+    found.pause()
+    assert len(found.missing) == 2
+    found.feed(b" NOT, config is bad\n")
+    assert [each.pattern for each in found.missing] == [pattern]
+    found.feed(b"server: ready")
+    found.end()
+    assert found.missing == []
+
+
+@pytest.mark.parametrize("pattern", [r"[$] ", r"\$ ", r"[]$] ", r"[^\]a] ", r"\[?\$ "])
+def test_a_dollar_that_is_none_of_the_end(pattern: str) -> None:
+    found = watch(pattern)
+    found.feed(b"root$ ")
+    found.pause()
+    assert found.missing == []
 
 
 def test_a_flood_is_bounded() -> None:
@@ -74,6 +98,7 @@ def guest(script: str, *patterns: str, keys: bytes = b"", seconds: float = 60) -
             running_guest,
             found,
             deadline=time.monotonic() + seconds,
+            started=lambda: None,
             satisfied=lambda: bool(patterns) and not found.missing,
             output=lambda _: None,
             keyboard=keyboard,
@@ -95,6 +120,15 @@ ECHO = "import os\nwhile True: os.write(1, b'<%s>\\n' % os.read(0, 100))"
 )
 def test_keys(keys: bytes, ending: Ending, pattern: str) -> None:
     assert guest(ECHO, pattern, keys=keys) is ending
+
+
+@pytest.mark.slow
+def test_a_prompt_and_a_pause() -> None:
+    script = "import os, time; os.write(1, b'ready'); time.sleep(2); os.write(1, b' NOT\\n')"
+    assert guest(script, "ready$") is Ending.ENDED
+    assert guest(script, "ready") is Ending.SEEN
+    assert guest("import os; os.write(1, b'login: '); os.read(0, 9)", "^login: ") is Ending.SEEN
+    assert guest("import os; os.write(1, b'ready')", "ready$") is Ending.SEEN
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from tests.support.httpd import Server, content, status
 
 def asked(url: str, until: object) -> Probe:
     with Probe(parse(url)) as probe:
+        probe.start()
         waiting = threading.Event()
         while not (probe.succeeded or probe.answer == until):
             assert not waiting.wait(0.01)
@@ -49,6 +50,7 @@ def test_a_server_that_appears_later() -> None:
         url = server.url("/")
         server.answers["/"] = status(500)
         with Probe(parse(url)) as probe:
+            probe.start()
             waiting = threading.Event()
             while probe.answer != "status 500":
                 waiting.wait(0.01)

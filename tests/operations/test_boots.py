@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ OWN_INIT = '[init]\npath = "my-init"\n'
         (b"echo\n", "/init is neither an ELF program nor a script that begins with #!"),
         (project.program(183), "/init is for arm64, not for amd64"),
         (project.program()[:30], "/init is a damaged program: it is cut short"),
+        (b"#!/bin/busybox bash\n", "/init needs /bin/busybox, but /bin/busybox is busybox, which"),
+        (b"#!/bin/env sh\n", "/init needs /bin/env, but /bin/env does not exist"),
+        (
+            project.program(3),
+            "/init is for 386, not for amd64: the kernel volant has no CONFIG_IA3",
+        ),
     ],
 )
 def test_an_init_that_cannot_run(tmp_path: Path, fledge: Fledge, init: bytes, words: str) -> None:
@@ -60,6 +67,55 @@ def test_an_init_that_volant_does_not_find(tmp_path: Path, fledge: Fledge) -> No
     assert link not in " ".join(other.err.split())
 
 
+def test_an_init_that_env_does_not_find(tmp_path: Path, fledge: Fledge) -> None:
+    binary = project.busybox(b"env", b"sh")
+    project.make(tmp_path, OWN_INIT, files={}, busybox_binary=binary)
+    project.write(tmp_path, "my-init", b"#!/bin/env bash\n", executable=True)
+    done = fledge("build")
+    assert done.code == 2
+    said = " ".join(done.err.split())
+    assert "/init needs /bin/env, but env does not find bash in PATH=/usr/local/bin:/bin:" in said
+    assert "or use an interpreter that is there, such as #!/bin/sh." in said
+    project.write(tmp_path, "my-init", b"#!/bin/env sh\n", executable=True)
+    assert fledge("build").code == 0
+
+
+def test_an_init_of_32_bits_on_another_kernel(tmp_path: Path, fledge: Fledge) -> None:
+    project.make(tmp_path, OWN_INIT, '[target]\nkernel = "debian"\n', files={})
+    project.write(tmp_path, "my-init", project.program(3), executable=True)
+    done = fledge("build")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("links", "words"),
+    [
+        ({"usr/local": "/opt/local"}, "/usr/local is a symlink to /opt/local, which the agent"),
+        ({"usr/local/bin": "/usr/bin"}, "/usr/local/bin is a symlink to /usr/bin, which the agent"),
+        ({"usr/local": "../../opt/local"}, "/usr/local is a symlink to ../../opt/local"),
+        ({"usr/local": "../gone"}, "/usr/local is a symlink to ../gone"),
+        ({"usr/local": "../opt/local"}, None),
+        ({"usr/local/bin": "../bin"}, None),
+        ({}, None),
+    ],
+)
+def test_a_disk_whose_links_lead_out_of_it(
+    tmp_path: Path, fledge: Fledge, links: dict[str, str], words: str | None
+) -> None:
+    """The agent copies itself to /usr/local/bin while the disk is at /mnt/volant-root."""
+    folders = [tars.folder(each) for each in ("usr/bin", "opt/local/bin")]
+    entries = [tars.symlink(path, target) for path, target in links.items()]
+    project.make_rootfs(tmp_path)
+    layer = tars.pack(*folders, *entries)
+    images.write_layout(tmp_path / "linked", images.image(layer), "latest")
+    toml = tmp_path / "fledge.toml"
+    toml.write_text(toml.read_text().replace("oci:layout:hello", "oci:linked:latest"))
+    done = fledge("build", "--platform", "linux/amd64", "-o", "out.img")
+    assert done.code == (2 if words else 0), done.err
+    assert (words or "") in " ".join(done.err.split())
+    assert words is None or "or a relative symlink to a folder of the disk." in done.err
+
+
 def test_another_program_that_cannot_run_is_a_note(tmp_path: Path, fledge: Fledge) -> None:
     project.make(tmp_path)
     project.write(tmp_path, "payload/webserver", b"#!/usr/bin/python3\n")
@@ -73,15 +129,16 @@ def test_another_program_that_cannot_run_is_a_note(tmp_path: Path, fledge: Fledg
 
 def test_a_disk_without_room_for_the_agent(tmp_path: Path, fledge: Fledge) -> None:
     toml = project.make_rootfs(tmp_path)
-    agent = b"#!/bin/sh\n".ljust(6 << 20, b"#")
-    project.write(tmp_path, "kestrel", agent)
-    done = fledge("build", "-o", "out.img")
-    assert done.code == 2
-    said = " ".join(done.err.split())
-    assert "size_buffer_mb leaves 1 MiB free, but the agent copies itself to the disk" in said
-    assert "Set size_buffer_mb to 7 or more, or leave it out." in said
-    toml.write_text(toml.read_text().replace("size_buffer_mb = 1", "size_buffer_mb = 7"))
-    assert fledge("build", "-o", "out.img").code == 0
+    for size, given, needed in ((100, 1, 8), (7 << 20, 7, 8), (9 << 20, 8, 10)):
+        project.write(tmp_path, "kestrel", b"#!/bin/sh\n".ljust(size, b"#"))
+        toml.write_text(re.sub(r"(size_buffer_mb =) \d+", rf"\1 {given}", toml.read_text()))
+        done = fledge("build", "-o", "out.img")
+        assert done.code == 2
+        said = " ".join(done.err.split())
+        assert f"size_buffer_mb leaves {given} MiB free, but the agent copies itself" in said
+        assert f"Set size_buffer_mb to {needed} or more, or leave it out." in said
+        toml.write_text(re.sub(r"(size_buffer_mb =) \d+", rf"\1 {needed}", toml.read_text()))
+        assert fledge("build", "-o", "out.img").code == 0
 
 
 @pytest.mark.parametrize("format_", [Xfs(), Btrfs()])

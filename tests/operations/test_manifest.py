@@ -30,6 +30,18 @@ TREE = (
     tars.file("usr/sbin/nginx", project.program(), mode=0o755),
     tars.file("bin/sh", project.program(), mode=0o755),
     tars.file("srv/app/serve", b"#!/bin/sh\n", mode=0o755),
+    tars.file("bin/envy", b"#!/usr/bin/env bash\n", mode=0o755),
+    tars.file("usr/bin/env", project.program(), mode=0o755),
+    tars.file("run/app", b"#!/bin/sh\n", mode=0o755),
+    tars.file("run/sh", b"#!/bin/sh\n", mode=0o755),
+    tars.file("bin/hidden", b"#!/run/sh\n", mode=0o755),
+    tars.file("bin/old", project.program(3), mode=0o755),
+    tars.folder("tmp/here"),
+    tars.symlink("var/run", "../run"),
+    tars.symlink("tmp/nginx", "/usr/sbin/nginx"),
+    tars.symlink("w", "/opt/x"),
+    tars.folder("opt/x"),
+    tars.file("opt/app", b"#!/bin/sh\n", mode=0o755),
 )
 
 HEAD = 'version = "1"\nstrategy = "oci_rootfs"\n'
@@ -117,6 +129,17 @@ HTTP = 'workload.base_url = "http://127.0.0.1:9000"\n'
             ["/usr/sbin/nginx"],
             {"workdir": "/tmp/"},
         ),
+        *(
+            ({"Cmd": ["nginx"], "WorkingDir": folder}, HTTP, ["/usr/sbin/nginx"], {})
+            for folder in ("/dev/shm", "/var/run", "/dev/pts", "/sys")
+        ),
+        (
+            {"Cmd": ["./app"], "WorkingDir": "/w/.."},
+            HTTP,
+            ["/w/.././app"],
+            {"workdir": "/w/.."},
+        ),
+        ({"Cmd": ["nginx"], "WorkingDir": "/w/../x"}, HTTP, ["/usr/sbin/nginx"], {}),
         (
             {"Entrypoint": ["/gone"], "Cmd": ["x"]},
             HTTP + 'workload.entrypoint = ["sh", "-c", "true"]\n',
@@ -208,6 +231,26 @@ def test_what_volant_does_not_do_is_a_note(tmp_path: Path) -> None:
         ({"Cmd": ["arm"]}, HTTP, "cannot run: /bin/arm is for arm64, not for amd64"),
         ({"Cmd": ["lost"]}, HTTP, "cannot run: /bin/lost needs /bin/python, but /bin/python does"),
         ({"Cmd": ["nginx"], "WorkingDir": "/gone"}, HTTP, "the artifact has no folder /gone"),
+        (
+            {"Cmd": ["envy"], "Env": ["PATH=/bin:/usr/bin"]},
+            HTTP,
+            "/bin/envy needs /usr/bin/env, but env does not find bash in PATH=/bin:/usr/bin",
+        ),
+        (
+            {"Cmd": ["/usr/bin/env", "bash"]},
+            HTTP,
+            "cannot run: env does not find bash in PATH=/usr/local/bin:/usr/bin:/bin",
+        ),
+        ({"Cmd": ["old"]}, HTTP, "/bin/old is for 386, not for amd64: the kernel volant has no"),
+        (
+            {"Cmd": ["/run/app"]},
+            HTTP,
+            "the entrypoint /run/app is hidden .* a filesystem over /run",
+        ),
+        ({"Cmd": ["/var/run/app"]}, HTTP, "the entrypoint /var/run/app is hidden .* over /run"),
+        ({"Cmd": ["/tmp/nginx"]}, HTTP, "the entrypoint /tmp/nginx is hidden .* over /tmp"),
+        ({"Cmd": ["hidden"]}, HTTP, "/bin/hidden needs /run/sh, but /run/sh does not exist"),
+        ({"Cmd": ["nginx"], "WorkingDir": "/tmp/here"}, HTTP, "the folder /tmp/here, .* over /tmp"),
         (
             {"Cmd": ["nginx"], "Env": ["A=\0"]},
             HTTP,

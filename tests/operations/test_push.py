@@ -110,6 +110,17 @@ def test_base_image_in_annotations(tmp_path: Path, served: OciRegistry, session:
     assert annotations["org.opencontainers.image.base.digest"] == f"sha256:{digest}"
 
 
+def test_a_new_version_relies_on_the_last_ones(
+    web: Path, served: OciRegistry, session: Session
+) -> None:
+    push(web, f"{served.host}/web:1.9", session=session)
+    requests_of(served)
+    [pushed] = push(web, f"{served.host}/web:1.10", session=session)
+    made = requests_of(served)
+    assert pushed.sent == 0
+    assert made.count("HEAD blobs") < 5, "no chunk is asked for"
+
+
 def test_each_under_its_own_name(
     web: Path, tmp_path: Path, served: OciRegistry, session: Session
 ) -> None:

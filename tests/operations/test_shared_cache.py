@@ -128,6 +128,19 @@ def test_only_locked_builds_are_shared(
     assert "--locked" in done.err
 
 
+def test_what_a_program_of_the_host_writes_is_not_shared(
+    fledge: Fledge, host: str, tmp_path: Path
+) -> None:
+    config = project.make_rootfs(tmp_path)
+    text = config.read_text().replace("[filesystem]", '[filesystem]\nbuilder = "mkfs"')
+    config.write_text(text + CACHE.format(host, "true"))
+    assert fledge("lock").code == 0
+    done = fledge("build", "--locked", "--cache-to", f"{host}/team/cache")
+    assert done.code == 0, done.err
+    assert "is not kept: mkfs.ext4 of this machine" in done.err
+    assert keys(host) == []
+
+
 @pytest.mark.parametrize("reference", ["{}/team/cache:latest", "{}/team/cache@sha256:" + 64 * "0"])
 def test_a_cache_has_no_tag(
     reference: str, kept: dict[str, bytes], fledge: Fledge, host: str

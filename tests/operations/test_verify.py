@@ -44,7 +44,7 @@ def fetched_disk(folder: Path, github: Server, host: str) -> Path:
         [source]
         image = "{host}/app:v1"
         [filesystem]
-        size_buffer_mb = 1
+        size_buffer_mb = 8
         """
     return project.write(folder, "fledge.toml", text.encode())
 

@@ -196,8 +196,8 @@ def test_it_names_the_input_that_changed(tmp_path: Path) -> None:
 def test_it_names_the_setting_that_changed(tmp_path: Path) -> None:
     toml = project.make_rootfs(tmp_path)
     artifact = make(toml, tmp_path / "x.img")
-    toml.write_text(toml.read_text().replace("size_buffer_mb = 1", "size_buffer_mb = 2"))
-    with pytest.raises(FledgeError, match=r"size_buffer_mb: recorded 1, here 2") as raised:
+    toml.write_text(toml.read_text().replace("size_buffer_mb = 8", "size_buffer_mb = 9"))
+    with pytest.raises(FledgeError, match=r"size_buffer_mb: recorded 8, here 9") as raised:
         again(artifact.path, toml)
     assert raised.value.exit_code == 1
 

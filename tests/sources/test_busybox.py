@@ -12,6 +12,7 @@ import pytest
 from fledge.errors import CorruptError, FledgeError
 from fledge.sources import busybox
 from fledge.tree import Directory, File, Symlink, Tree
+from fledge.tree.applets import MAX_BUSYBOX_SIZE, applets
 from fledge.tree.content import Span, hash_file
 from fledge.tree.digest import Digest
 from fledge.tree.elf import architecture
@@ -45,18 +46,18 @@ def span(folder: Path, data: bytes) -> Span:
     ],
 )
 def test_applets(body: bytes, names: list[bytes]) -> None:
-    assert busybox.applets(MARK + body) == names
+    assert applets(MARK + body) == names
 
 
 # In Debian 13, the table before the names ends in a space, not in a zero byte.
 @pytest.mark.parametrize("before", [b"\xc0\xae ", b"\x11\x33", b"08<", b"\xff"])
 def test_applets_right_after_another_table(before: bytes) -> None:
     body = b"\0" + before + b"[\0[[\0acpid\0adjtimex\0"
-    assert busybox.applets(MARK + body) == [b"[", b"[[", b"acpid", b"adjtimex"]
+    assert applets(MARK + body) == [b"[", b"[[", b"acpid", b"adjtimex"]
 
 
 def test_no_applets_without_busybox() -> None:
-    assert busybox.applets(b"\0ash\0cat\0sh\0") == []
+    assert applets(b"\0ash\0cat\0sh\0") == []
 
 
 @pytest.mark.real
@@ -65,7 +66,7 @@ def test_applets_of_debian() -> None:
     program = shutil.which("busybox")
     assert program
     listed = subprocess.check_output([program, "--list"]).split()
-    assert busybox.applets(Path(program).read_bytes()) == listed
+    assert applets(Path(program).read_bytes()) == listed
     assert len(listed) > 200
 
 
@@ -121,9 +122,9 @@ def test_no_busybox(tmp_path: Path, tree: Tree, data: bytes, message: str) -> No
 def test_too_large(tmp_path: Path, tree: Tree) -> None:
     path = tmp_path / "busybox"
     with path.open("wb") as file:
-        file.truncate(busybox.MAX_BUSYBOX_SIZE + 1)
+        file.truncate(MAX_BUSYBOX_SIZE + 1)
     with pytest.raises(CorruptError, match="67108865 bytes: too large"):
-        busybox.install(tree, Span(path, 0, busybox.MAX_BUSYBOX_SIZE + 1))
+        busybox.install(tree, Span(path, 0, MAX_BUSYBOX_SIZE + 1))
 
 
 def test_only_the_span_counts(tmp_path: Path, tree: Tree) -> None:

@@ -8,7 +8,7 @@ means that artifacts change, which needs an entry in CHANGELOG.md.
 INITRAMFS = "7ab1a044a20c8407bd6f3eb15dc7625e2a0def743e0171e540cc47ede66539bb"
 
 # tests/operations/test_build.py: the ext4 image of `support.project.make_rootfs`.
-ROOTFS = "2ce7661a54c8be1ef6e15fdd5e8b5fa0c9061376018f98e33996d54a8fb8916f"
+ROOTFS = "8e22ffde4b87f26fda019a5ae4f57179ff6b1def02035dfd3667ff5fa7ca5eb9"
 
 # tests/ext4/test_writer.py: the ext4 image of `support.samples.sample`.
 EXT4_SAMPLE = "8e40297909c13ff0ef56d295ead2e51b3e24f6f34bbb028f4e7b259dc29d7b39"

@@ -125,6 +125,10 @@ class PlainTar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
         with destination.file.open() as output:
             destination.hasher.update_file(output)
 
+    def host_programs(self) -> tuple[str, ...]:
+        """Return no programs: the archive is written here."""
+        return ()
+
     def requirements(self) -> Sequence[Requirement]:
         return (Requirement("tar filesystem", ("TAR_FS",)),)
 

@@ -107,7 +107,7 @@ def make_rootfs(folder: Path) -> Path:
         [source]
         image = "oci:layout:hello"
         [filesystem]
-        size_buffer_mb = 1
+        size_buffer_mb = 8
         {LOCAL_AGENT}
         {MAPPINGS}
         """

@@ -390,3 +390,23 @@ def test_printable(name: bytes | str, shown: str) -> None:
 @given(st.binary() | st.text(st.characters()))
 def test_anything_becomes_printable(name: bytes | str) -> None:
     assert printable(name).isprintable()
+
+
+def test_where_a_path_leads() -> None:
+    """As realpath(3): symlinks come before ``..``."""
+    tree = Tree(mtime_ns=0)
+    tree.add(b"/opt/x/app", File(mode=0o755, content=b""))
+    tree.add(b"/w", Symlink(target=b"opt/x"))
+    tree.add(b"/loop", Symlink(target=b"loop"))
+    for path, real in {
+        b"/w/app": b"/opt/x/app",
+        b"w/../x/./app": b"/opt/x/app",
+        b"/w/..": b"/opt",
+        b"/": b"/",
+        b"/../..": b"/",
+        b"/w/app/..": None,
+        b"/gone/../w": None,
+        b"/loop": None,
+        b"/w/gone": None,
+    }.items():
+        assert tree.real_path(path) == real, path

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.oci.manifest import host_platform
-from fledge.tree import Directory, File, Symlink, Tree, programs
+from fledge.tree import Directory, File, Symlink, Tree
 from fledge.tree.content import DataExtent, Span, Sparse, read_range
-from fledge.tree.programs import find
-from tests.support.project import program
+from fledge.tree.programs import Context, Problem, find, problems
+from tests.support.project import busybox, program
 
 HOST = host_platform().architecture
 PROGRAM = Path(os.path.realpath("/bin/cat"))
@@ -30,14 +30,21 @@ def tree() -> Tree:
     """A tree with a dynamic program of this machine and all that it needs."""
     found = Tree(mtime_ns=0)
     said = subprocess.run(["ldd", PROGRAM], capture_output=True, text=True, check=True).stdout
-    for name in (str(PROGRAM), *re.findall(r"(/\S+) \(0x", said)):
+    libraries = re.findall(r"(/\S+) \(0x", said)
+    for name in (str(PROGRAM), *libraries):
         found.add(name.encode(), host_file(Path(os.path.realpath(name))))
+    folders = "\n".join(str(Path(each).parent) for each in libraries)
+    add(found, "/etc/ld.so.conf.d/multiarch.conf", folders.encode(), 0o644)
     return found
 
 
 def problem(tree: Tree, path: str, architecture: str) -> str | None:
-    found = programs.problem(tree, path, architecture)
+    found = certain(tree, path, Context(architecture))
     return found.text if found else None
+
+
+def certain(tree: Tree, path: str, context: Context) -> Problem | None:
+    return next((each for each in problems(tree, [path], context) if each.is_certain), None)
 
 
 def add(tree: Tree, path: str, content: bytes, mode: int = 0o755) -> None:
@@ -55,7 +62,19 @@ def remove(tree: Tree, pattern: str) -> str:
 
 
 def test_a_program_with_all_it_needs(tree: Tree) -> None:
-    assert problem(tree, str(PROGRAM), HOST) is None
+    assert not list(problems(tree, [str(PROGRAM)], Context(HOST)))
+
+
+def test_a_loader_looks_in_its_own_folder(tree: Tree) -> None:
+    """As in images without ld.so.conf, where the loader is a link to where the libraries are."""
+    remove(tree, r"multiarch\.conf$")
+    loader = Path(remove(tree, r"/ld[-\d.a-z_]*linux[^/]*$"))
+    folder = Path(remove(tree, r"/libc\.so\.6$")).parent
+    for path in (folder / loader.name, folder / "libc.so.6"):
+        tree.add(bytes(path), host_file(Path(os.path.realpath(path))))
+    if loader.parent != folder:
+        tree.add(bytes(loader), Symlink(target=bytes(folder / loader.name)))
+    assert not list(problems(tree, [str(PROGRAM)], Context(HOST)))
 
 
 def test_a_loader_that_is_missing(tree: Tree) -> None:
@@ -83,6 +102,7 @@ def test_a_library_in_a_folder_of_ld_so_conf(tree: Tree) -> None:
     [
         (b"#!/bin/sh\n", None),
         (b"#! /usr/bin/env python3\n", "/app needs /usr/bin/env, but /usr/bin/env does not exist"),
+        (b"#!/bin/sh\t -e \n", None),
         (
             b"#!/bin/sh\r\necho\r\n",
             "the first line of /app ends with a carriage return, as Windows writes it: Linux runs"
@@ -129,9 +149,190 @@ def test_what_to_do(tree: Tree) -> None:
         "/script": "Add /bin/none with [mappings].",
         str(PROGRAM): f"Add {library} with [mappings], or link the program statically.",
     }.items():
-        found = programs.problem(tree, path, "amd64" if path == "/other" else HOST)
+        found = certain(tree, path, Context("amd64" if path == "/other" else HOST))
         assert found
         assert found.advice == advice
+
+
+ENV_PATH = {"PATH": "/opt/bin:/usr/bin"}
+
+
+@pytest.mark.parametrize(
+    ("line", "environment", "words"),
+    [
+        ("/usr/bin/env tool", ENV_PATH, None),
+        ("/usr/bin/env gone", ENV_PATH, "env does not find gone in PATH=/opt/bin:/usr/bin"),
+        ("/usr/bin/env bash", {}, "bash, which it starts, cannot run: /bin/bash is busybox, which"),
+        ("/usr/bin/env tool", {}, "env does not find tool in PATH=/usr/local/bin:/bin:/usr/bin"),
+        ("/usr/bin/env tool -x", ENV_PATH, "env does not find tool -x in PATH="),
+        ("/usr/bin/env -S tool -x", ENV_PATH, None),
+        ("/usr/bin/env -vS A=1 -u B tool", ENV_PATH, None),
+        ("/usr/bin/env -S -i tool", ENV_PATH, "env does not find tool in PATH=/usr/local/bin:"),
+        ("/usr/bin/env -iS tool", ENV_PATH, "env does not find tool in PATH=/usr/local/bin:"),
+        ("/usr/bin/env -S -u PATH tool", ENV_PATH, "env does not find tool in PATH=/usr/local"),
+        ("/usr/bin/env --split-string=PATH=/opt/bin tool", {}, None),
+        ("/usr/bin/env -S --unset=A -- gone", ENV_PATH, "env does not find gone in PATH="),
+        ("/usr/bin/env -S $TOOL", ENV_PATH, None),
+        ("/usr/bin/env -S 'tool", ENV_PATH, None),
+        ("/usr/bin/env --odd gone", ENV_PATH, None),
+        ("/usr/bin/env /opt/bin/tool", {}, None),
+        ("/usr/bin/env /opt/gone", {}, "env does not find /opt/gone"),
+        (
+            "/usr/bin/env lost",
+            ENV_PATH,
+            "lost, which it starts, cannot run: /opt/bin/lost needs /x",
+        ),
+        ("/bin/alias gone", ENV_PATH, "env does not find gone in PATH="),
+        ("/bin/busybox sh", {}, None),
+        ("/bin/busybox", {}, "/bin/busybox is busybox, which has no applet app"),
+        ("/bin/busybox bash", {}, "/bin/busybox is busybox, which has no applet bash"),
+        ("/bin/busybox sh -e", {}, "/bin/busybox is busybox, which has no applet sh -e"),
+        ("/bin/sh -e", {}, None),
+        ("/bin/bash", {}, "/bin/bash is busybox, which has no applet bash"),
+        ("/bin/hard", {}, "/bin/hard is busybox, which has no applet hard"),
+        ("/bin/env sh", {"PATH": "/nowhere"}, None),
+        ("/bin/env bash2", ENV_PATH, "env does not find bash2 in PATH=/opt/bin:/usr/bin"),
+        ("/bin/env -S sh -e", ENV_PATH, "/bin/env is that of busybox, which has no option -S"),
+    ],
+)
+def test_a_script_that_others_start(line: str, environment: dict[str, str], words: str) -> None:
+    tree = Tree(mtime_ns=0)
+    add(tree, "/usr/bin/env", program())
+    tree.add(b"/bin/alias", Symlink(target=b"../usr/bin/env"))
+    add(tree, "/opt/bin/tool", program())
+    add(tree, "/opt/bin/lost", b"#!/x\n")
+    add(tree, "/bin/busybox", busybox(b"env", b"sh"))
+    for name in ("sh", "env", "bash"):
+        tree.add(f"/bin/{name}".encode(), Symlink(target=b"busybox"))
+    shared = tree.get(b"/bin/busybox")
+    assert shared
+    tree.add(b"/bin/hard", shared)
+    add(tree, "/app", f"#!{line}\n".encode())
+    found = certain(tree, "/app", Context("amd64", environment))
+    needs = f"/app needs {line.split(maxsplit=1)[0]}, but "
+    assert (found and found.text[: len(needs + (words or ""))]) == (words and needs + words)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["/bin/busybox", "sh"], None),
+        (["/bin/busybox", "gone"], "/bin/busybox is busybox, which has no applet gone"),
+        (["/bin/busybox", "--list"], None),
+        (["/bin/env", "A=1", "gone", "x"], "env does not find gone in PATH="),
+        (["/bin/env", "A=1", "sh", "x"], None),
+        (["/bin/env"], None),
+    ],
+)
+def test_a_command_that_starts_another(command: list[str], words: str | None) -> None:
+    tree = Tree(mtime_ns=0)
+    add(tree, "/bin/busybox", busybox(b"env", b"sh"))
+    tree.add(b"/bin/env", Symlink(target=b"busybox"))
+    found = next(problems(tree, command, Context()), None)
+    assert (found and found.text[: len(words or "")]) == words
+
+
+@pytest.mark.parametrize(
+    ("files", "line", "advice"),
+    [
+        ("/usr/bin/env", "/usr/bin/env tool", "Add tool, with what it needs, to a folder of that"),
+        ("/usr/bin/env /sbin/tool", "/usr/bin/env tool", "Begin the script with #!/sbin/tool."),
+        ("/usr/bin/env /bin/tool", "/usr/bin/env tool -x", "Linux hands over all that follows env"),
+        ("/bin/tool", "/usr/bin/env tool", "Begin it with #!/bin/tool."),
+        ("/bin/x", "/usr/bin/env tool", "Add /usr/bin/env and tool with [mappings]."),
+        (
+            "/bin/sh",
+            "/bin/bash",
+            "Add /bin/bash with [mappings], or use an interpreter that is there, such as #!/bin/sh",
+        ),
+    ],
+)
+def test_what_to_do_leads_to_no_other_problem(files: str, line: str, advice: str) -> None:
+    tree = Tree(mtime_ns=0)
+    for path in files.split():
+        add(tree, path, program())
+    add(tree, "/app", f"#!{line}\n".encode())
+    found = certain(tree, "/app", Context())
+    assert found
+    assert found.advice.startswith(advice)
+
+
+def test_where_env_looks_without_a_path(tree: Tree) -> None:
+    """As /usr/bin/env of this machine does."""
+    env = Path(os.path.realpath("/usr/bin/env"))
+    tree.add(b"/usr/bin/env", host_file(env))
+    add(tree, "/usr/local/bin/tool", program())
+    add(tree, "/app", b"#!/usr/bin/env tool\n")
+    assert problem(tree, "/app", "") == (
+        "/app needs /usr/bin/env, but env does not find tool in PATH=/bin:/usr/bin"
+    )
+    said = subprocess.run(
+        ["/usr/bin/env", "-i", "/usr/bin/env", "/bin/sh", "-c", "command -v /bin/sh"], check=False
+    )
+    assert said.returncode == 0
+
+
+def test_a_program_that_is_cut_short() -> None:
+    whole = PROGRAM.read_bytes()
+    tree = Tree(mtime_ns=0)
+    add(tree, "/app", whole[:20_000])
+    said = problem(tree, "/app", HOST)
+    assert said
+    assert said.startswith("/app is a damaged program: it is cut short: 20000 bytes of at least ")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"x", "which is damaged: it is not an ELF file"),
+        (PROGRAM.read_bytes()[:5000], "which is damaged: it is cut short"),
+        (program(8, big_endian=True), f"which is for .*, not for {HOST}"),
+    ],
+)
+def test_a_loader_or_library_that_is_another(tree: Tree, content: bytes, words: str) -> None:
+    library = remove(tree, r"/libc\.so\.6$")
+    add(tree, library, content)
+    said = problem(tree, str(PROGRAM), HOST)
+    what = words.replace("which", re.escape(library))
+    assert said
+    assert re.match(rf"{PROGRAM} needs libc\.so\.6, but {what}", said)
+    loader = remove(tree, r"/ld[-\d.a-z_]*linux[^/]*$")
+    add(tree, loader, content)
+    said = problem(tree, str(PROGRAM), HOST)
+    assert said
+    assert re.match(rf"{PROGRAM} needs the loader {loader}, {words}", said)
+
+
+def test_a_library_where_no_loader_looks(tree: Tree) -> None:
+    library = remove(tree, r"/libc\.so\.6$")
+    libc = host_file(Path(os.path.realpath(library)))
+    tree.add(b"/opt/lib/libc.so.6", libc)
+    [found] = problems(tree, [str(PROGRAM)], Context(HOST))
+    assert not found.is_certain
+    assert found.text == (
+        f"{PROGRAM} needs libc.so.6, which is at /opt/lib/libc.so.6, where its loader looks only"
+        " if it is told to"
+    )
+    told = Context(HOST, {"LD_LIBRARY_PATH": "/opt/lib"})
+    assert not list(problems(tree, [str(PROGRAM)], told))
+
+
+def test_all_that_is_missing_is_in_the_advice(tree: Tree) -> None:
+    loader = remove(tree, r"/ld[-\d.a-z_]*linux[^/]*$")
+    remove(tree, r"/libc\.so\.6$")
+    found = certain(tree, str(PROGRAM), Context(HOST))
+    assert found
+    assert found.text == f"{PROGRAM} needs the loader {loader}, which is missing"
+    assert found.advice == (
+        f"Add {loader} and libc.so.6 with [mappings], or link the program statically."
+    )
+
+
+def test_a_program_of_32_bits_needs_an_option_of_the_kernel() -> None:
+    tree = Tree(mtime_ns=0)
+    add(tree, "/app", program(3))
+    [found] = problems(tree, ["/app"], Context("amd64"))
+    assert (found.text, found.option) == ("/app is for 386, not for amd64", "IA32_EMULATION")
 
 
 def test_nodes_that_are_no_programs() -> None:
