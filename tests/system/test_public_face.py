@@ -36,6 +36,7 @@ PUBLIC = {
         "open_artifact",
     ),
     *("verify", "tune_for_builds"),
+    *("Pulled", "Pushed", "pull", "push"),
     *("KeyPair", "Policy", "PublicKey", "Trusted", "keygen", "sign", "verify_signatures"),
     *("Console", "Ending", "ExpectationError", "Gate", "Machine"),
     *("Artifact", "Change", "Detail", "Difference", "Opened", "Program", "Summary"),
@@ -185,7 +186,7 @@ def test_the_session_that_signs_shows_what_is_shown(
 ) -> None:
     folder = fixture_image(tmp_path, monkeypatch)
     assert run("fledge build -q --platform linux/amd64 -o hello.img", folder).returncode == 0
-    for command, expected in session("## Sign", "## A team"):
+    for command, expected in session("## Sign", "## Push and pull"):
         done = run(command, folder)
         _, error, explained = done.stderr.partition("error: ")
         pattern = re.escape(expected).replace("…", ".*")
