@@ -41,6 +41,7 @@ from fledge.machine.shim import INIT
 from fledge.oci.manifest import host_platform
 from fledge.operations import boots
 from fledge.operations.arguments import as_config, as_session
+from fledge.operations.manifest import workload_context
 from fledge.project import manifest as plugin
 from fledge.project.manifest import Address, PluginManifest
 from fledge.session import Session
@@ -487,7 +488,8 @@ def _suspect(plan: _Plan) -> Problem | None:
             candidates.append((tree, [paths.AGENT.decode()], Context(architecture)))
             if plan.manifest:
                 workload = plan.manifest.workload
-                context = Context(architecture, workload.env, workload.workdir)
+                in_memory = not plan.machine.disk
+                context = workload_context(workload, architecture, in_memory=in_memory)
                 candidates.append((mounted(tree), workload.entrypoint, context))
         problems = (each for candidate in candidates for each in boots.problems(None, *candidate))
         return next((each for each in problems if each.is_certain), None)

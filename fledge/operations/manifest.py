@@ -153,8 +153,7 @@ def _check_workload(
     after_mounts = mounted(tree)
     # An init of the project may mount the same, or nothing.
     seen = after_mounts if is_agent_first else tree
-    path = programs.DEFAULT_PATH if config.format.in_memory else AGENT_PATH
-    context = Context(architecture, {"PATH": path} | workload.env, workload.workdir)
+    context = workload_context(workload, architecture, in_memory=config.format.in_memory)
     program = _find_program(tree, seen, workload)
     command = [program, *workload.entrypoint[1:]]
     notes = []
@@ -184,6 +183,12 @@ def _check_workload(
             "Add it with [mappings], or set [manifest.workload] workdir.",
         )
     return msgspec.structs.replace(workload, entrypoint=command), notes
+
+
+def workload_context(workload: Workload, architecture: str, *, in_memory: bool) -> Context:
+    """Return what the agent starts a workload with, in an initramfs or on a disk."""
+    path = programs.DEFAULT_PATH if in_memory else AGENT_PATH
+    return Context(architecture, {"PATH": path} | workload.env, workload.workdir)
 
 
 _LISTED_MOUNT_POINTS = ", ".join(map(printable, MOUNT_POINTS))
