@@ -95,7 +95,7 @@ def run(
     sign_with: Annotated[
         str | None,
         typer.Option(
-            metavar="KEY", help="Sign what --cache-to keeps: FILE, env:NAME, exec:COMMAND."
+            metavar="KEY", help="Sign the artifact: with the private key in FILE or env:NAME."
         ),
     ] = None,
     keys: Annotated[

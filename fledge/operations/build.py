@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
 
-from fledge.errors import CorruptError, FledgeError, MalformedError, explained_memory, unreadable
+from fledge.errors import CorruptError, FledgeError, explained_memory, unreadable
 from fledge.host.destination import Destination
 from fledge.host.files import NewFile, PathLike, replacing_together
 from fledge.host.output import Hasher
 from fledge.machine import check as machine
 from fledge.machine.kernels import Kernel
 from fledge.oci.manifest import Platform, parse_platform
-from fledge.operations import boots
+from fledge.operations import beside, boots
 from fledge.operations import manifest as plugin
 from fledge.operations.arguments import (
     ConfigLike,
@@ -25,18 +25,15 @@ from fledge.operations.arguments import (
     as_session,
     start_assembly,
 )
-from fledge.operations.documents import is_manifest_of
 from fledge.operations.kernel import target
 from fledge.operations.outputs import check_outputs
-from fledge.operations.shared_cache import SharedBuild, Sharing
+from fledge.operations.shared_cache import Pulled, SharedBuild, Sharing
 from fledge.project import lock, provenance
 from fledge.project.config import Config
 from fledge.project.lock import PinFinder
 from fledge.project.manifest import (
-    MAX_MANIFEST_SIZE,
     PluginManifest,
     path_beside,
-    read,
     relocated,
     serialize,
 )
@@ -49,7 +46,6 @@ from fledge.store.cache import BackgroundVerifier
 from fledge.tree import File, Node, TreeError
 from fledge.tree.content import content_size
 from fledge.tree.digest import Digest
-from fledge.tree.regular import read_regular
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -132,37 +128,36 @@ def write_artifact(
         plugin.check_settings(config, output, url)
     kernel = target(config)
     outputs = outputs_of(config, output)
-    stale = None if config.manifest else _recorded_manifest(output)
+    stale = None if config.manifest else beside.recorded_manifest(output)
     shared = SharedBuild.open(pins, start, output.name, sharing)
+    signer = beside.open_signer(sharing.sign_with, start.session)
     with replacing_together(*outputs) as [new, new_record, *rest]:
-        artifact = _pulled(shared, new, output, url) if shared else None
-        is_pulled = artifact is not None
-        artifact = artifact or build_pinned(config, pins, start, new, output, url)
+        pulled = shared.pull(new) if shared else None
+        if pulled:
+            artifact = _as_artifact(pulled, output, url)
+        else:
+            artifact = build_pinned(config, pins, start, new, output, url)
+        statement = provenance.serialize(describe(config, artifact, start.epoch))
         with new_record.open() as record:
-            record.write(provenance.serialize(describe(config, artifact, start.epoch)))
+            record.write(statement)
         if artifact.manifest:
             with rest[0].open() as file:
                 file.write(serialize(artifact.manifest))
-    if stale:
-        stale.unlink(missing_ok=True)
-        start.session.reporter.note(f"{stale} is removed: {config.path} has no [manifest] any more")
-    elif not config.manifest:
-        _note_manifest(config, output, artifact.digest, start.session)
-    if shared and not is_pulled:
-        shared.keep(output)
+    if not config.manifest:
+        beside.tidy_manifest(config, output, artifact.digest, stale, start.session)
+    beside.sign(output, statement, pulled.envelope if pulled else None, signer, start.session)
+    if shared:
+        shared.keep(output, is_pulled=pulled is not None)
     _note_kernel(config, kernel, artifact.platform.architecture, start.session)
     return artifact
 
 
-def _pulled(shared: SharedBuild, new: NewFile, output: Path, url: str | None) -> Artifact | None:
-    """Pull the artifact of a build from the cache of builds. None: it is not there."""
-    found = shared.pull(new)
-    if found is None:
-        return None
-    record, manifest = found.record, found.manifest
+def _as_artifact(pulled: Pulled, output: Path, url: str | None) -> Artifact:
+    """Return the result of a build that was pulled from the cache of builds."""
+    record, manifest = pulled.record, pulled.manifest
     return Artifact(
         path=output,
-        size=found.size,
+        size=pulled.size,
         digest=record.digest,
         platform=parse_platform(record.platform),
         entries=None,
@@ -171,26 +166,6 @@ def _pulled(shared: SharedBuild, new: NewFile, output: Path, url: str | None) ->
         uncompressed=record.uncompressed,
         manifest=relocated(manifest, url) if manifest and url else None,
     )
-
-
-def _recorded_manifest(output: Path) -> Path | None:
-    """Return the plugin manifest beside an artifact if the build of the artifact has written it."""
-    path = path_beside(output)
-    with suppress(FledgeError, OSError):
-        record = provenance.load(output)
-        if is_manifest_of(record, read_regular(path, MAX_MANIFEST_SIZE)):
-            return path
-    return None
-
-
-def _note_manifest(config: Config, output: Path, digest: Digest, session: Session) -> None:
-    """Report a plugin manifest beside an artifact that somebody wrote for another."""
-    path = path_beside(output)
-    with suppress(MalformedError, OSError):
-        if read(read_regular(path, MAX_MANIFEST_SIZE)).digest not in (None, digest):
-            session.reporter.note(
-                f"{path} is not for this artifact: remove it, or add [manifest] to {config.path}"
-            )
 
 
 def _note_kernel(config: Config, kernel: Kernel, architecture: str, session: Session) -> None:

@@ -49,7 +49,7 @@ def read(artifact: Path) -> Documents:
         record = provenance.parse_file(statement, artifact)[1]
     if manifest is not None:
         parse_plugin(manifest, str(path))
-    if record and record.manifest and (not manifest or not is_manifest_of(record, manifest)):
+    if record and record.manifest and not is_manifest_of(record, manifest):
         raise CorruptError(
             f"{path} is not the plugin manifest that the provenance of {artifact.name} names",
             "Build the artifact again.",
@@ -72,11 +72,13 @@ def parse_plugin(text: bytes, where: str) -> PluginManifest:
         raise CorruptError(f"{where} is not a plugin manifest: {error}") from error
 
 
-def is_manifest_of(record: Provenance, text: bytes) -> bool:
-    """Return whether a plugin manifest is the one that a build has recorded.
+def is_manifest_of(record: Provenance, text: bytes | None) -> bool:
+    """Return whether a plugin manifest is the one that a build has recorded. None: there is none.
 
     It may say another place for the artifact: a pull writes the one that it has put it at.
     """
+    if record.manifest is None or text is None:
+        return record.manifest is None and text is None
     if Digest.of(text) == record.manifest:
         return True
     try:

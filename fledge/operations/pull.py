@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -58,8 +57,8 @@ WINDOW = 2 * THREADS
 """Chunks in memory at the same time."""
 MAX_DOCUMENTS = 20
 """Documents of one type that are read about one artifact."""
-PUSH_ELSEWHERE = "Whoever pushed it must push it again, under another tag."
-"""A push under the same tag relies on the chunks that it has."""
+PUSH_ELSEWHERE = "Whoever pushed it must push it again, with --whole or to another repository."
+"""Another push of chunks relies on those that the tags of the repository have."""
 
 
 class Pulled(msgspec.Struct, frozen=True):
@@ -159,6 +158,8 @@ def _choose(
         remote = artifacts.parse(inner, f"{name} ({each.digest})")
         if not isinstance(remote, RemoteArtifact):
             raise CorruptError(f"{name}: an index in an index, which fledge does not push")
+        if parse_platform(remote.platform) != each.platform:
+            raise CorruptError(f"{name}: the index says {each.platform} of {remote.platform}")
         remotes.append((each.digest, remote))
     if len({remote.name for _, remote in remotes}) < len(remotes):
         raise CorruptError(f"{name}: has two artifacts of the same name for {wanted}")
@@ -232,7 +233,11 @@ def read_documents(
                 f"{where}: signatures cannot be looked up offline", "Run without --offline."
             )
         return Documents(text)
-    envelopes = list(_attached(digest, places, ENVELOPE_TYPE, MAX_ENVELOPE_SIZE))
+    envelopes = [
+        each
+        for each in _attached(digest, places, ENVELOPE_TYPE, MAX_ENVELOPE_SIZE)
+        if _is_envelope(each)
+    ]
     if policy:
         # Imported late because cryptography is slow to load, and only signatures need it.
         from fledge.operations import trust  # noqa: PLC0415
@@ -245,12 +250,25 @@ def read_documents(
             _, record = provenance.parse(statement, remote.name)
         except MalformedError:
             continue  # others attach statements of other kinds
-        is_own = record.manifest is None or (text and is_manifest_of(record, text))
-        if record.digest == remote.digest and is_own:
+        is_about_it = (record.digest, record.platform) == (remote.digest, remote.platform)
+        is_unsigned = record.manifest is None and not policy
+        if is_about_it and (is_unsigned or is_manifest_of(record, text)):
             return Documents(text, statement, record, _joined(envelopes, statement, where))
     if policy:
-        raise CorruptError(f"{where}: the plugin manifest is not the one that was signed")
+        raise CorruptError(
+            f"{where}: the plugin manifest or the platform is not the one that was signed",
+            "Do not use it. Ask whoever signs it.",
+        )
     return Documents(text)
+
+
+def _is_envelope(text: bytes) -> bool:
+    """Return whether a document is an envelope with a statement: others attach other kinds."""
+    try:
+        signatures.parse(text, "")
+    except CorruptError:
+        return False
+    return True
 
 
 def _attached(digest: Digest, places: Places, media_type: str, limit: int) -> Iterator[bytes]:
@@ -264,10 +282,9 @@ def _joined(envelopes: Sequence[bytes], statement: bytes, where: str) -> bytes |
     """Return one envelope with all signatures of a statement; None if there are none."""
     found: list[Signature] = []
     for each in envelopes:
-        with suppress(CorruptError):  # one that is no envelope signs nothing
-            envelope = signatures.parse(each, where)
-            if envelope.payload == statement:
-                found += [own for own in envelope.signatures if own not in found]
+        envelope = signatures.parse(each, where)
+        if envelope.payload == statement:
+            found += [own for own in envelope.signatures if own not in found]
     if not found:
         return None
     return signatures.serialize(Envelope(statement, tuple(found[:MAX_SIGNATURES])))
@@ -309,17 +326,11 @@ def write(remote: RemoteArtifact, new: NewFile, places: Places, session: Session
     """
     with new.open() as file:
         digest = _write(remote, file.fileno(), places, session)
-    if digest == remote.digest:
-        return
-    with new.open() as file:
-        for chunk in remote.chunks:
-            part = os.pread(file.fileno(), remote.length(chunk), chunk.offset)
-            if Digest.of(part) != chunk.digest:
-                raise _wrong_chunk(remote, chunk, "has other content than the manifest says")
-    raise CorruptError(
-        f"{remote.name} has sha256 {digest.hex}, but its manifest says {remote.digest.hex}",
-        PUSH_ELSEWHERE,
-    )
+    if digest != remote.digest:
+        raise CorruptError(
+            f"{remote.name} has sha256 {digest.hex}, but its manifest says {remote.digest.hex}",
+            PUSH_ELSEWHERE,
+        )
 
 
 def _write(remote: RemoteArtifact, file: int, places: Places, session: Session) -> Digest:
@@ -369,7 +380,7 @@ def _fetch(
 ) -> bytearray:
     """Fetch one chunk, and decompress it into a buffer. Return the buffer.
 
-    The digest of the part is not verified, because that of the whole artifact will be.
+    A later push relies on the digests of the parts, so each is verified.
     """
     blob = places.ask(Repository.fetch, "blobs", _label(remote, chunk), chunk.blob)
     batch.arrived(blob.size)
@@ -386,6 +397,8 @@ def _fetch(
                 raise _wrong_chunk(remote, chunk, "has another size than the manifest says")
     except zstandard.ZstdError as error:
         raise _wrong_chunk(remote, chunk, f"is damaged: {error}") from error
+    if Digest.of(part) != chunk.digest:
+        raise _wrong_chunk(remote, chunk, "has other content than the manifest says")
     batch.finished()
     return buffer
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fledge.errors import ConfigError, CorruptError, MalformedError, NetworkError
+from fledge.errors import ConfigError, CorruptError, FledgeError, MalformedError, NetworkError
 from fledge.host.files import NewFile
 from fledge.net.transport import HttpStatusError
 from fledge.oci import artifact as artifacts
@@ -26,7 +26,7 @@ from fledge.oci.login import DELETE
 from fledge.oci.reference import Name
 from fledge.oci.repository import NoManifestError, Places, Repository
 from fledge.operations.arguments import as_session
-from fledge.operations.documents import parse_plugin
+from fledge.operations.documents import is_manifest_of, parse_plugin
 from fledge.operations.pull import read_documents, write
 from fledge.operations.push import registry_name, store
 from fledge.project import lock, provenance
@@ -45,12 +45,6 @@ from fledge.tree.digest import Digest
 if TYPE_CHECKING:
     from fledge.project.policy import Policy
 
-UNTRUSTED = (
-    "nobody vouches for what is in it; set [cache] trusted = true, or policy, a file that says"
-    " whose signatures it needs"
-)
-"""Why a cache is not used, and what to do."""
-
 TAG = "build-"
 """What the tags of artifacts begin with. The digits of the key follow."""
 
@@ -61,7 +55,7 @@ class Sharing(msgspec.Struct, frozen=True):
     keep_in: str | None = None
     """The repository to keep the artifact in. None: it is not kept."""
     sign_with: str | None = None
-    """The key to sign what is kept with, as for `sign`. None: it is not signed."""
+    """The key to sign the artifact with, as for `sign`. None: it is not signed."""
     policy: Policy | None = None
     """Whose signatures an artifact needs that was built elsewhere. None: as the project says."""
 
@@ -72,6 +66,8 @@ class Pulled(msgspec.Struct, frozen=True):
     size: int
     record: Provenance
     manifest: PluginManifest | None
+    envelope: bytes | None
+    """Its signatures, as its file has them. None: it is not signed."""
 
 
 class SharedBuild(msgspec.Struct, frozen=True):
@@ -80,15 +76,18 @@ class SharedBuild(msgspec.Struct, frozen=True):
     key: Digest
     pins: PinFinder
     local: tuple[Input, ...]
-    session: Session
+    start: Assembly
     pull_from: Name | None
     """The repository to look in; None: none."""
     policy: Policy | None
     """Whose signatures what it has needs; None: it is trusted."""
     keep_in: Name | None
     """The repository to keep the artifact in; None: none."""
-    sign_with: str | None
-    """The key to sign it with before; None: it is not signed."""
+
+    @property
+    def session(self) -> Session:
+        """The session of the build."""
+        return self.start.session
 
     @classmethod
     def open(
@@ -96,8 +95,8 @@ class SharedBuild(msgspec.Struct, frozen=True):
     ) -> SharedBuild | None:
         """Return what there is to do for a build. None: it is not shared.
 
-        Raises `ConfigError` if the name of a cache is none, or if a build is to be kept that is not
-        locked: a key never stands for a tag, which moves.
+        Raises `ConfigError` if the name of a cache is none, if its policy has expired, or if a
+        build is to be kept that is not locked: a key never stands for a tag, which moves.
         """
         if sharing.keep_in and not pins.strict:
             raise ConfigError(
@@ -118,15 +117,21 @@ class SharedBuild(msgspec.Struct, frozen=True):
         keep_in = repository_name(sharing.keep_in) if sharing.keep_in else None
         pull_from = repository_name(registry) if registry and not session.offline else None
         policy = sharing.policy or _policy(config)
+        if pull_from and policy:
+            policy.check_date()
         is_trusted = session.settings.trusts_cache if own else config.cache.trusted
         if pull_from and not policy and not is_trusted:
-            session.reporter.note(f"the build cache {registry} is not used: {UNTRUSTED}")
+            trust = "FLEDGE_CACHE_TRUSTED=1" if own else "[cache] trusted = true"
+            session.reporter.note(
+                f"the build cache {registry} is not used: nobody vouches for what is in it; set"
+                f" {trust}, or say with --key or [cache] policy whose signatures it needs"
+            )
             pull_from = None
         if not pull_from and not keep_in:
             return None
         local = local_inputs(pins, start)
         key = build_key(pins, start, output_name, local)
-        return cls(key, pins, local, session, pull_from, policy, keep_in, sharing.sign_with)
+        return cls(key, pins, local, start, pull_from, policy, keep_in)
 
     def pull(self, new: NewFile) -> Pulled | None:
         """Write the artifact that was built elsewhere to an empty file.
@@ -147,25 +152,17 @@ class SharedBuild(msgspec.Struct, frozen=True):
         except (NetworkError, CorruptError) as error:
             self.session.reporter.note(f"{where} is not used: {error.message}")
             return None
-        return Pulled(found.remote.size, found.record, found.manifest)
+        return Pulled(found.remote.size, found.record, found.manifest, found.envelope)
 
-    def keep(self, artifact: Path) -> None:
-        """Keep an artifact for others. That it cannot be kept is a note.
-
-        Raises what `sign` raises.
-        """
-        if not self.keep_in:
+    def keep(self, artifact: Path, *, is_pulled: bool) -> None:
+        """Keep an artifact for others, unless it was pulled from there. A failure is a note."""
+        if not self.keep_in or (is_pulled and self.keep_in == self.pull_from):
             return
-        if self.sign_with:
-            # Imported late because cryptography is slow to load, and only signatures need it.
-            from fledge.operations.sign import sign  # noqa: PLC0415
-
-            sign(artifact, self.sign_with, session=self.session)
         with self.session.reporter.step("keep") as step:
             try:
                 sent = store(artifact, _tagged(self.keep_in, self.key), self.session)
                 step.detail = f"{human_size(sent)} sent to {self.keep_in.host}"
-            except NetworkError as error:
+            except FledgeError as error:
                 step.detail = "not done"
                 self.session.reporter.note(f"the build is not kept: {error.message}")
 
@@ -186,13 +183,22 @@ class SharedBuild(msgspec.Struct, frozen=True):
             raise CorruptError(f"{where} is an index, and not the artifact of a build")
         documents = read_documents(Digest.of(raw), remote, places, where, self.policy)
         record, manifest = documents.provenance, documents.plugin_manifest
-        if record is None or not self._is_record(record):
+        if record is None or not self._is_record(record) or not is_manifest_of(record, manifest):
             raise CorruptError(f"{where} is not the artifact of this build")
-        return _Found(remote, record, parse_plugin(manifest, where) if manifest else None, places)
+        found = parse_plugin(manifest, where) if manifest is not None else None
+        return _Found(remote, record, found, documents.envelope, places)
 
     def _is_record(self, record: Provenance) -> bool:
         """Return whether a record is that of this build, whatever key it is kept under."""
-        if _essential(record.config) != _essential(self.pins.config.data):
+        config, start = self.pins.config, self.start
+        made = (_essential(record.config), record.epoch, record.versions)
+        if made != (_essential(config.data), start.epoch, provenance.versions()):
+            return False
+        if (record.manifest is None) != (config.manifest is None):
+            return False
+        # Unless it is asked for, busybox decides the platform of an initramfs.
+        is_free = config.format.in_memory and not start.is_platform_given
+        if not is_free and record.platform != str(start.platform):
             return False
         wanted = {(each.role, each.uri, each.digest) for each in self.local}
         found = {(each.role, each.uri, each.digest): each for each in record.inputs}
@@ -219,6 +225,7 @@ class _Found(msgspec.Struct, frozen=True):
     remote: RemoteArtifact
     record: Provenance
     manifest: PluginManifest | None
+    envelope: bytes | None
     places: Places
 
 
@@ -260,7 +267,6 @@ def build_key(pins: PinFinder, start: Assembly, output_name: str, local: Sequenc
         "lock": pins.lock,
         "inputs": local,
         "platform": str(start.platform),
-        "platform is given": start.is_platform_given,
         "epoch": start.epoch,
         "versions": provenance.versions(),
         "name": output_name if config.manifest else "",

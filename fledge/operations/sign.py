@@ -11,7 +11,7 @@ from fledge.host.files import PathLike, create, replacing
 from fledge.operations.arguments import as_session
 from fledge.operations.digests import read_digest
 from fledge.project import keys, provenance, signatures
-from fledge.project.keys import KeyType, Passphrase
+from fledge.project.keys import KeyType, Passphrase, Signer
 from fledge.project.signatures import Envelope, Signature
 from fledge.session import Session
 from fledge.tree.regular import read_regular
@@ -72,14 +72,27 @@ def sign(
         artifact.stat()
     except OSError as error:
         raise unreadable_argument(artifact, error) from error
-    payload = provenance.read(artifact)
-    _, recorded = provenance.parse_file(payload, artifact)
-    signer = keys.load_signer(
+    provenance.read(artifact)  # before a passphrase is asked for
+    signer = open_signer(key, Path(public_key) if public_key else None, passphrase, session)
+    return sign_with(signer, artifact, session)
+
+
+def open_signer(
+    key: str, public_key: Path | None, passphrase: Passphrase | None, session: Session
+) -> Signer:
+    """Return the signer that a key names, as for `sign`. Raises `ConfigError`."""
+    return keys.load_signer(
         key,
-        Path(public_key) if public_key else None,
+        public_key,
         lambda: session.settings.key_passphrase or (passphrase or _missing)(),
         session.settings,
     )
+
+
+def sign_with(signer: Signer, artifact: Path, session: Session) -> Path:
+    """Do the work of `sign` with an open signer."""
+    payload = provenance.read(artifact)
+    _, recorded = provenance.parse_file(payload, artifact)
     path = signatures.path_beside(artifact)
     old = _read_old(path)
     digest = read_digest(artifact, session)

@@ -113,9 +113,9 @@ def verify_signatures(
             f"{beside} is not the provenance that was signed",
             "Restore the file that was signed, or sign the artifact again.",
         )
-    recorded, plugin = trusted.record.manifest, manifest.path_beside(artifact)
+    plugin = manifest.path_beside(artifact)
     text = _read_beside(plugin, manifest.MAX_MANIFEST_SIZE)
-    if recorded and text is not None and not is_manifest_of(trusted.record, text):
+    if text is not None and not is_manifest_of(trusted.record, text):
         raise CorruptError(f"{plugin} is not the plugin manifest that was signed", REFUSED_HINT)
     return trusted
 

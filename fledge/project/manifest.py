@@ -36,6 +36,9 @@ MAX_COMMAND_LINE = 2047
 NAME_ROOM = 63
 """Bytes to reserve for the name of a VM, which Volant chooses: a host name (hostname(7))."""
 
+SUFFIX = ".manifest.json"
+"""How the name of a manifest ends. What precedes it is the name of the artifact."""
+
 MAX_MANIFEST_SIZE = 1 << 20
 """Maximum bytes of a manifest that is read."""
 
@@ -580,7 +583,7 @@ def path_beside(artifact: Path) -> Path:
 
     It has the whole name, so that no two artifacts of a folder share one.
     """
-    return artifact.parent / f"{artifact.name}.manifest.json"
+    return artifact.parent / f"{artifact.name}{SUFFIX}"
 
 
 def find(config: Path, given: Path | None) -> Path | None:

@@ -232,7 +232,9 @@ def _parse(top: _JsonValue, name: str) -> Provenance:
         raise MalformedError("subject is empty")
     parameters = definition["externalParameters"]
     digests = {each["name"].text(): each["digest"]["sha256"].sha256() for each in subjects[1:]}
-    manifest = digests.pop(manifests.path_beside(Path(name)).name, None)
+    # By its suffix: the artifact may have another name now than when it was built.
+    named = [each for each in digests if each.endswith(manifests.SUFFIX)]
+    manifest = digests.pop(named[0]) if named else None
     builder = top["predicate"]["runDetails"]["builder"]
     return Provenance(
         name=name,

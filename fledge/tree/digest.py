@@ -48,6 +48,6 @@ class Digest(msgspec.Struct, frozen=True, order=True):
         return cls(text)
 
     @classmethod
-    def of(cls, data: bytes) -> Digest:
+    def of(cls, data: bytes | memoryview) -> Digest:
         """Hash bytes in memory."""
         return cls(hashlib.sha256(data).hexdigest())

@@ -346,3 +346,82 @@ def test_a_policy_says_whose_builds_are_used(
         assert ("built before" in done.err) == is_used, (key, done.err)
     done = fledge("build", "--locked", "--key", "other.pub")
     assert "built before" not in done.err, "the command line counts more than the project"
+
+
+def move(host: str, source: str, target: str) -> None:
+    """Put what one tag stands for under another, as anyone may who can push there."""
+    write_manifest(host, target, read_manifest(host, source))
+
+
+def test_a_signed_build_is_not_another_one(
+    fledge: Fledge, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fledge("keygen", "-o", "ci").code == 0
+    make(tmp_path, host, trusted=False)
+    assert fledge("lock").code == 0
+    build = ("build", "--locked", "--key", "ci.pub")
+    keep = (*build, "--cache-to", f"{host}/team/cache", "--sign-with", "ci.key")
+    assert fledge(*keep).code == 0
+    [mine] = keys(host)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    assert fledge(*keep).code == 0
+    [other] = set(keys(host)) - {mine}
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    move(host, other, mine)
+    done = fledge(*build)
+    assert done.code == 0, done.err
+    assert "is not the artifact of this build" in done.err
+    assert "built before" not in done.err
+
+
+def test_signatures_come_with_a_build_and_go_with_the_next(
+    fledge: Fledge, host: str, tmp_path: Path
+) -> None:
+    assert fledge("keygen", "-o", "ci").code == 0
+    make(tmp_path, host, trusted=False)
+    assert fledge("lock").code == 0
+    build = ("build", "--locked", "--key", "ci.pub")
+    keep = (*build, "--cache-to", f"{host}/team/cache", "--sign-with", "ci.key")
+    assert fledge(*keep).code == 0
+    envelope = tmp_path / "plugin.cpio.gz.provenance.dsse.json"
+    signed = envelope.read_bytes()
+    envelope.unlink()
+    done = fledge(*build)
+    assert "built before" in done.err
+    assert envelope.read_bytes() == signed
+    assert fledge("verify", "plugin.cpio.gz", "--key", "ci.pub", "--no-rebuild").code == 0
+    (tmp_path / "payload/webserver.yaml").write_bytes(b"port: 81\n")
+    done = fledge(*build)
+    assert done.code == 0
+    assert "dsse.json is removed: it was for another build" in done.err
+    assert not envelope.exists()
+
+
+def test_a_build_that_was_pulled_is_kept_elsewhere(
+    kept: dict[str, bytes], fledge: Fledge, host: str
+) -> None:
+    done = fledge("build", "--locked", "--cache-to", f"{host}/team/mirror")
+    assert "built before" in done.err
+    answer = requests.get(f"http://{host}/v2/team/mirror/tags/list", timeout=10)
+    assert keys(host)[0] in answer.json()["tags"]
+
+
+def test_what_is_wrong_with_a_key_is_told_before_the_build(
+    kept: dict[str, bytes], fledge: Fledge, tmp_path: Path
+) -> None:
+    done = fledge("build", "--locked", "--sign-with", "missing.key")
+    assert done.code == 2
+    assert "missing.key" in done.err
+    assert outputs(tmp_path) == {}
+
+
+def test_a_policy_that_has_expired_is_refused(fledge: Fledge, host: str, tmp_path: Path) -> None:
+    assert fledge("keygen", "-o", "ci").code == 0
+    config = make(tmp_path, host, trusted=False)
+    config.write_text(config.read_text().replace("trusted = false", 'policy = "policy.toml"'))
+    policy = tmp_path / "policy.toml"
+    policy.write_text('keys = ["ci.pub"]\nexpires = 2020-01-01T00:00:00Z\n')
+    assert fledge("lock").code == 0
+    done = fledge("build", "--locked")
+    assert done.code == 2
+    assert "policy.toml expired" in done.err

@@ -58,7 +58,7 @@ def machines(user: Nobody, count: int) -> Iterator[Sequence[Machine]]:
     if os.geteuid() != 0:
         pytest.skip("needs root for namespaces with a network")
     with ExitStack() as stack:
-        _run("ip", "address", "add", f"{SERVER}/32", "dev", "lo")
+        _run("ip", "address", "replace", f"{SERVER}/32", "dev", "lo")
         stack.callback(_run, "ip", "address", "del", f"{SERVER}/32", "dev", "lo")
         yield [_machine(user, number, stack) for number in range(1, count + 1)]
 

@@ -1,0 +1,91 @@
+"""Keeps the documents beside an artifact in step with it: plugin manifest and signatures."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fledge.errors import CorruptError, FledgeError, MalformedError
+from fledge.host.files import replacing
+from fledge.operations.documents import is_manifest_of
+from fledge.project import provenance, signatures
+from fledge.project.config import Config
+from fledge.project.manifest import MAX_MANIFEST_SIZE, path_beside, read
+from fledge.project.signatures import MAX_ENVELOPE_SIZE
+from fledge.session import Session
+from fledge.tree.digest import Digest
+from fledge.tree.regular import read_regular
+
+if TYPE_CHECKING:
+    from fledge.project.keys import Signer
+
+
+def open_signer(key: str | None, session: Session) -> Signer | None:
+    """Return the signer that a build is to use, before its work. None: it is not signed.
+
+    Raises `ConfigError`.
+    """
+    if key is None:
+        return None
+    # Imported late because cryptography is slow to load, and only signatures need it.
+    from fledge.operations import sign as signing  # noqa: PLC0415
+
+    return signing.open_signer(key, None, None, session)
+
+
+def sign(
+    output: Path, statement: bytes, envelope: bytes | None, signer: Signer | None, session: Session
+) -> None:
+    """Put the signatures of an artifact beside it, and remove those of an older one.
+
+    ``envelope`` has those that were pulled with it; None: there are none.
+    """
+    path = signatures.path_beside(output)
+    if envelope and signatures.parse(envelope, "").payload == statement:
+        with replacing(path) as file:
+            file.write(envelope)
+    elif path.exists() and not _is_signed(path, statement):
+        path.unlink()
+        session.reporter.note(f"{path} is removed: it was for another build")
+    if signer:
+        from fledge.operations import sign as signing  # noqa: PLC0415 - as above
+
+        signing.sign_with(signer, output, session)
+
+
+def _is_signed(envelope: Path, statement: bytes) -> bool:
+    """Return whether a file is an envelope with a statement, or nothing that fledge has written."""
+    try:
+        return signatures.parse(read_regular(envelope, MAX_ENVELOPE_SIZE), "").payload == statement
+    except (CorruptError, OSError):
+        return True
+
+
+def recorded_manifest(output: Path) -> Path | None:
+    """Return the plugin manifest beside an artifact if the build of the artifact has written it."""
+    path = path_beside(output)
+    with suppress(FledgeError, OSError):
+        record = provenance.load(output)
+        if is_manifest_of(record, read_regular(path, MAX_MANIFEST_SIZE)):
+            return path
+    return None
+
+
+def tidy_manifest(
+    config: Config, output: Path, digest: Digest, stale: Path | None, session: Session
+) -> None:
+    """Remove the plugin manifest of an older artifact, or report one that somebody else wrote.
+
+    ``stale`` is the one that the older build has recorded; None: it has recorded none.
+    """
+    path = path_beside(output)
+    if stale:
+        stale.unlink(missing_ok=True)
+        session.reporter.note(f"{stale} is removed: {config.path} has no [manifest] any more")
+        return
+    with suppress(MalformedError, OSError):
+        if read(read_regular(path, MAX_MANIFEST_SIZE)).digest not in (None, digest):
+            session.reporter.note(
+                f"{path} is not for this artifact: remove it, or add [manifest] to {config.path}"
+            )
