@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from fledge.operations.diff import Change, Detail, Difference, diff
     from fledge.operations.fetch import fetch
     from fledge.operations.inspect import Program, Summary, inspect
-    from fledge.operations.kernel import check_kernel, check_target
+    from fledge.operations.kernel import check_kernel
     from fledge.operations.lock import Lookups, lock
     from fledge.operations.manifest import manifest
     from fledge.operations.pull import Pulled, pull
@@ -82,8 +82,8 @@ _PUBLIC_NAMES = {
     "fledge.operations.boot": ("Console", "Gate", "Machine", "boot", "boot_command"),
     "fledge.operations.build": ("Artifact", "build"),
     "fledge.operations.builds": ("BuildResult", "build_all"),
-    "fledge.operations.check": ("check",),
-    "fledge.operations.kernel": ("check_kernel", "check_target"),
+    "fledge.operations.check": ("check", "check_target"),
+    "fledge.operations.kernel": ("check_kernel",),
     "fledge.operations.diff": ("Change", "Detail", "Difference", "diff"),
     "fledge.operations.fetch": ("fetch",),
     "fledge.operations.inspect": ("Program", "Summary", "inspect"),

@@ -17,6 +17,7 @@ from fledge.cli.options import (
     ConfigsOption,
     ManifestOption,
     PlatformOption,
+    QuietOption,
     VerboseOption,
     new_app,
 )
@@ -24,8 +25,8 @@ from fledge.cli.projects import find, is_config, is_several, print_failures
 from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
 from fledge.machine.check import KernelCheck
-from fledge.operations.check import check
-from fledge.operations.kernel import check_kernel, check_target
+from fledge.operations.check import check_target
+from fledge.operations.kernel import check_kernel
 from fledge.session import Session
 from fledge.tree.names import printable
 
@@ -56,6 +57,7 @@ def run(
     platform: PlatformOption = None,
     manifest: ManifestOption = None,
     verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Validate the configuration, and check a kernel against it.
 
@@ -63,22 +65,25 @@ def run(
     writes nothing but the cache. With an artifact, checks the kernel against that and reads no
     configuration. The exit code is 1 if the kernel does not boot the artifact.
     """
+    if verbose and quiet:
+        raise typer.BadParameter("--quiet and --verbose exclude each other")
     artifact = None
     if projects and len(projects) == 1 and not is_config(projects[0]):
         artifact = Path(projects[0])
         if kernel is None:
             raise typer.BadParameter("an artifact needs a kernel to check; name it with --kernel")
-    with reported(verbose) as reporter:
-        session = Session.default(reporter=reporter, offline=True)
+    with reported(verbose, quiet) as reporter:
+        session = Session.default(reporter=None if quiet else reporter, offline=True)
         if artifact and kernel is not None:
-            code = _print_kernel(check_kernel(kernel, artifact))
+            code = _print_kernel(check_kernel(kernel, artifact), quiet)
         elif is_several(projects, config):
-            code = _check_all(find(projects, config), kernel, platform, session, reporter)
+            code = _check_all(find(projects, config), kernel, platform, session, reporter, quiet)
         else:
             [path] = find(projects, config)
-            valid = check(path, platform=platform, manifest=manifest, session=session)
-            print(f"{path_text(path)} is valid")
-            code = _print_kernel(check_target(valid, kernel))
+            found = check_target(
+                path, kernel, platform=platform, manifest=manifest, session=session
+            )
+            code = _print(path, found, quiet)
     if code:
         raise typer.Exit(code)
 
@@ -89,13 +94,13 @@ def _check_all(
     platform: str | None,
     session: Session,
     reporter: LineReporter,
+    quiet: bool,
 ) -> int:
     # Imported late, because for one project nothing is forked.
     from fledge.operations.many import Task, project_name, side_by_side  # noqa: PLC0415
 
     def check_one(config: Path, session: Session) -> tuple[Path, KernelCheck | None]:
-        valid = check(config, platform=platform, session=session)
-        return config, check_target(valid, kernel)
+        return config, check_target(config, kernel, platform=platform, session=session)
 
     tasks = [Task(project_name(each), partial(check_one, each)) for each in configs]
     outcomes = side_by_side(tasks, session)
@@ -103,17 +108,24 @@ def _check_all(
     codes = []
     for outcome in outcomes:
         if outcome.value:
-            config, found = outcome.value
-            print(f"{path_text(config)} is valid")
-            codes.append(_print_kernel(found))
+            codes.append(_print(*outcome.value, quiet))
     failed = print_failures([(each.name, each.error) for each in outcomes])
     return failed or max(codes, default=0)
 
 
-def _print_kernel(found: KernelCheck | None) -> int:
-    """Print what a kernel has and lacks. Returns the exit code."""
-    if found is None:
-        return 0
-    for line in views.kernel_lines(found):
-        print(printable(line))
+def _print(config: Path, found: KernelCheck | None, quiet: bool) -> int:
+    """Print that a config is valid, and what a kernel has and lacks. Returns the exit code."""
+    if not quiet:
+        print(f"{path_text(config)} is valid")
+    return _print_kernel(found, quiet) if found else 0
+
+
+def _print_kernel(found: KernelCheck, quiet: bool) -> int:
+    """Print what a kernel has and lacks; if quiet, only if it does not boot the artifact.
+
+    Returns the exit code.
+    """
+    if not (quiet and found.boots):
+        for line in views.kernel_lines(found):
+            print(printable(line))
     return 0 if found.boots else 1

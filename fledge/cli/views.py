@@ -97,6 +97,8 @@ def kernel_lines(found: KernelCheck) -> Iterator[str]:
     for each in found.findings:
         if each.advice:
             yield f"  {each.requirement.purpose}: {each.advice}"
+    if found.unchecked:
+        yield f"  its files were not checked: {found.unchecked}"
 
 
 def difference_lines(found: Difference, max_lines: int | None = None) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import ClassVar, NoReturn
 
 import msgspec
 
-from fledge.errors import CorruptError
+from fledge.errors import FledgeError
 from fledge.host.destination import Destination
 from fledge.host.settings import Settings
 from fledge.loopfs import writer
@@ -81,8 +81,8 @@ class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
 
     @classmethod
     def read(cls, path: Path, folder: Path, only: bytes | None) -> NoReturn:
-        """Raise `CorruptError`: fledge cannot read these filesystems."""
-        raise CorruptError(
+        """Raise `FledgeError`: fledge cannot read these filesystems."""
+        raise FledgeError(
             f"{path} is an image of type {cls.name}, which fledge cannot read",
             "Mount it to look at its files.",
         )

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import msgspec
 
-from fledge.machine.kconfig import KernelConfig, State
+from fledge.machine.kconfig import ARCHITECTURES, KernelConfig, State
 from fledge.tree.kernel import Requirement
+from fledge.tree.programs import COMPATIBLE, Problem
 
 _ORDER = list(State)
 """The best state first."""
@@ -19,7 +20,8 @@ class Finding(msgspec.Struct, frozen=True):
     requirement: Requirement
     state: State
     reason: str
-    """The option that decided, all options if none is there, or the version that is needed."""
+    """The option that decided, all options if none is there, or the version that is needed; of a
+    program that cannot run, why."""
     advice: str
     """What to change. Empty if it is built in."""
 
@@ -36,6 +38,8 @@ class KernelCheck(msgspec.Struct, frozen=True):
 
     kernel: KernelConfig
     findings: tuple[Finding, ...]
+    unchecked: str = ""
+    """Why the files of the artifact were not checked. Empty: they were, or there are none yet."""
 
     @property
     def boots(self) -> bool:
@@ -43,9 +47,33 @@ class KernelCheck(msgspec.Struct, frozen=True):
         return not any(each.prevents_boot for each in self.findings)
 
 
-def check(requirements: Iterable[Requirement], kernel: KernelConfig) -> KernelCheck:
-    """Compare requirements with the configuration of a kernel."""
-    return KernelCheck(kernel, tuple(_find(each, kernel) for each in requirements))
+def check(
+    requirements: Iterable[Requirement], kernel: KernelConfig, architecture: str = ""
+) -> KernelCheck:
+    """Compare requirements with the configuration of a kernel.
+
+    ``architecture`` is that of the artifact (OCI name; empty: not known).
+    """
+    known = architecture and kernel.architecture
+    first = (_find_architecture(architecture, kernel),) if known else ()
+    return KernelCheck(kernel, (*first, *(_find(each, kernel) for each in requirements)))
+
+
+def unable(role: str, why: Problem) -> Finding:
+    """Return the finding that a program cannot run without which the artifact does not boot."""
+    advice = why.advice[:1].lower() + why.advice[1:].rstrip(".")
+    return Finding(Requirement(role), State.MISSING, why.text, advice)
+
+
+def _find_architecture(architecture: str, kernel: KernelConfig) -> Finding:
+    own = kernel.architecture or ""
+    runs = architecture == own or (own, architecture) in COMPATIBLE
+    names = {name: f"CONFIG_{option}" for option, name in ARCHITECTURES.items()}
+    requirement = Requirement(f"{architecture} programs")
+    if runs:
+        return Finding(requirement, State.BUILT_IN, names[own], "")
+    advice = f"use a kernel for {architecture}, or build the artifact for {own}"
+    return Finding(requirement, State.MISSING, names.get(architecture, ""), advice)
 
 
 def _find(requirement: Requirement, kernel: KernelConfig) -> Finding:

@@ -26,7 +26,7 @@ _OPTION = re.compile(r"^CONFIG_(\w+)=(y|m)$", re.MULTILINE)
 _ANY_OPTION = re.compile(r"^(?:# )?CONFIG_\w+[= ]", re.MULTILINE)
 _WHOLE = re.compile(r"^(?:# )?CONFIG_BINFMT_ELF\b", re.MULTILINE)
 
-_ARCHITECTURES = {
+ARCHITECTURES = {
     "X86_64": "amd64",
     "X86_32": "386",
     "ARM64": "arm64",
@@ -84,6 +84,6 @@ def parse(data: bytes, source: str) -> KernelConfig:
     return KernelConfig(
         source,
         (int(version[1]), int(version[2])) if version else None,
-        next((name for option, name in _ARCHITECTURES.items() if option in options), None),
+        next((name for option, name in ARCHITECTURES.items() if option in options), None),
         options,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
+
 from fledge.errors import ConfigError, MalformedError
 from fledge.machine import image, kconfig
 from fledge.machine.kconfig import KernelConfig
@@ -18,7 +20,23 @@ PROFILES = {
 """The kernels that are known by name. Their files hold only the options that fledge asks for, and
 say where these are from."""
 
+VOLANT = "volant"
+"""The one of them that Volant boots, and that a build has in mind if the config names none."""
+
 _SOURCE = re.compile(rb"^# Source: (.+)$", re.MULTILINE)
+
+
+class Kernel(msgspec.Struct, frozen=True):
+    """A kernel that is to boot an artifact."""
+
+    name: str
+    """As the user names it: one of `PROFILES`, or a path."""
+    config: KernelConfig
+
+    @property
+    def is_volant(self) -> bool:
+        """Whether it is Volant's, which has an archive of its own."""
+        return self.name == VOLANT
 
 
 def find(what: str, folder: Path) -> KernelConfig:

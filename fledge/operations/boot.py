@@ -25,7 +25,7 @@ from fledge.errors import (
     reason,
     unreadable_argument,
 )
-from fledge.formats import find_format, open_artifact
+from fledge.formats import Format, find_format, open_artifact
 from fledge.host import programs
 from fledge.host.files import PathLike
 from fledge.machine import boot_kernel, hypervisors, modules, network, shim
@@ -39,7 +39,9 @@ from fledge.machine.network import ADDRESS, GATEWAY, NETMASK, Forward
 from fledge.machine.probe import Probe
 from fledge.machine.shim import INIT
 from fledge.oci.manifest import host_platform
+from fledge.operations import boots
 from fledge.operations.arguments import as_config, as_session
+from fledge.operations.manifest import workload_context
 from fledge.project import manifest as plugin
 from fledge.project.manifest import Address, PluginManifest
 from fledge.session import Session
@@ -55,7 +57,6 @@ from fledge.tree.applets import MAX_BUSYBOX_SIZE
 from fledge.tree.content import Content, Span, content_size, hash_file, read_content, read_range
 from fledge.tree.elf import ELF_MAGIC
 from fledge.tree.programs import Context, Problem
-from fledge.tree.programs import problems as why_not
 from fledge.tree.regular import read_regular
 
 DEFAULT_MEMORY = 512
@@ -270,7 +271,7 @@ def _plan(artifact: Path, wanted: Machine, session: Session) -> _Plan:
             f"Name a kernel for {' or '.join(CONSOLES)}.",
         )
     forwards = tuple(map(network.parse_forward, wanted.publish))
-    manifest = _manifest(artifact, wanted.manifest, session)
+    manifest = _manifest(artifact, format_, wanted.manifest, session)
     drivers = modules.load_order(kernel.modules, shim.DRIVERS) if kernel.modules else []
     archive = None
     if is_disk or drivers or wanted.volant or forwards:
@@ -315,7 +316,9 @@ def _kernel(wanted: Machine, session: Session) -> BootKernel:
     return boot_kernel.host_kernel()
 
 
-def _manifest(artifact: Path, given: PathLike | None, session: Session) -> PluginManifest | None:
+def _manifest(
+    artifact: Path, format_: type[Format], given: PathLike | None, session: Session
+) -> PluginManifest | None:
     """Read the manifest that is given, or the one beside the artifact, which has to be for it."""
     path = Path(given) if given else plugin.path_beside(artifact)
     if not given and not path.exists():
@@ -329,14 +332,26 @@ def _manifest(artifact: Path, given: PathLike | None, session: Session) -> Plugi
         raise ConfigError(
             f"{path} is not a plugin manifest: {error}", "Write it again with fledge build."
         ) from error
+    advice = f"Remove {path}, or build the artifact with [manifest] in fledge.toml."
+    if given:
+        advice = "Name the manifest of this artifact with -m."
+    described = f"a disk in format {manifest.rootfs.format}" if manifest.rootfs else "an initramfs"
+    actual = "a disk in format raw" if format_.manifest_key == "rootfs" else "an initramfs"
+    if described != actual:
+        raise ConfigError(
+            f"{path} is the manifest of {described}, but {artifact} is {actual}", advice
+        )
+    if not manifest.enabled:
+        session.reporter.note(f"{path} does not say enabled: true, so Volant makes no VM of it")
     if manifest.digest is None:
         session.reporter.note(f"{path} has no checksum, so it may be that of another artifact")
         return manifest
     digest = hash_file(artifact).digest
     if manifest.digest != digest:
         raise CorruptError(
-            f"{artifact} has sha256 {digest.hex}, but {path} says {manifest.digest}",
-            "Either the artifact is damaged, or the manifest is that of another: build it again.",
+            f"{artifact} has sha256 {digest.hex}, but {path} says {manifest.digest}: the artifact"
+            " is damaged, or this is the manifest of another",
+            advice,
         )
     return manifest
 
@@ -465,15 +480,17 @@ def _suspect(plan: _Plan) -> Problem | None:
     with suppress(FledgeError), open_artifact(plan.artifact) as opened:
         tree, architecture = opened.tree, plan.machine.architecture
         candidates: list[tuple[Tree, list[str], Context]] = []
+        if plan.baked and (why := boots.over_baked_problem(tree, architecture, None)):
+            return why
         if not plan.machine.disk:
-            seen = shim.over_baked(tree)[0] if plan.baked else tree
-            candidates.append((seen, ["/init"], Context(architecture)))
+            candidates.append((tree, [boots.INIT], Context(architecture)))
         if plan.machine.disk or has_built_in(tree):
             candidates.append((tree, [paths.AGENT.decode()], Context(architecture)))
             if plan.manifest:
                 workload = plan.manifest.workload
-                context = Context(architecture, workload.env, workload.workdir)
+                in_memory = not plan.machine.disk
+                context = workload_context(workload, architecture, in_memory=in_memory)
                 candidates.append((mounted(tree), workload.entrypoint, context))
-        problems = (each for candidate in candidates for each in why_not(*candidate))
-        return next((each for each in problems if each.is_certain and not each.option), None)
+        problems = (each for candidate in candidates for each in boots.problems(None, *candidate))
+        return next((each for each in problems if each.is_certain), None)
     return None

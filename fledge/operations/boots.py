@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from msgspec.structs import replace
 
 from fledge.errors import ConfigError
+from fledge.formats import Format
 from fledge.machine import shim
+from fledge.machine.check import Finding, unable
 from fledge.machine.kconfig import State
-from fledge.operations.kernel import VOLANT, target, target_kernel
+from fledge.machine.kernels import Kernel
 from fledge.project.config import Config
 from fledge.sources import paths
 from fledge.sources.init import has_built_in
@@ -30,81 +32,139 @@ AGENT_ROOM = 256 << 10
 """Bytes that the agent needs on a disk beside its own size, for the folders that it makes."""
 
 
-def check(config: Config, assembly: Assembly) -> None:
-    """Raise `ConfigError` if the artifact needs an init and has none that Linux can run, or if it
-    has no room for the agent.
+INIT = "/init"
+"""The first program of an initramfs."""
 
-    What keeps another program of the project from running is a note.
+
+def check(config: Config, assembly: Assembly, kernel: Kernel) -> None:
+    """Raise `ConfigError` if the artifact needs an init and has none that can start on a kernel, or
+    if the agent cannot copy itself to it.
+
+    What keeps another program of the project from running is a note, and so are the links that the
+    init has to put back on Volant's kernel.
     """
+    tree, note = assembly.tree, assembly.session.reporter.note
+    where = f"{config.path}: the artifact would not boot"
     if config.format.needs_init:
-        _check_init(config, assembly)
-    if not config.format.in_memory and isinstance(_agent(assembly.tree), File):
-        _check_agent_folder(config, assembly.tree)
-        _check_room(config, assembly.tree)
+        for why in init_problems(tree, assembly.architecture, kernel):
+            if why.is_certain:
+                raise ConfigError(f"{where}: {why.text}", why.advice)
+            note(f"the init may not run: {why.text}")
+        if kernel.is_volant:
+            if over := over_baked_problem(tree, assembly.architecture, kernel):
+                raise ConfigError(f"{where} on Volant: {over.text}", over.advice)
+            if lost := _lost_links(tree):
+                note(f"{lost}: the init has to put the link back")
+    if not config.format.in_memory and isinstance(_agent(tree), File):
+        _check_agent_folder(config, tree)
+        _check_room(config, tree)
     context = Context(assembly.architecture, {"PATH": programs.DEFAULT_PATH})
     for source in config.sources:
         for path in source.programs():
             command = [path.decode("utf-8", "surrogateescape")]
-            if why := next(problems(config, assembly.tree, command, context), None):
-                can = "cannot" if why.is_certain else "may not"
-                assembly.session.reporter.note(f"the {source.role} {can} run: {why.text}")
+            if found := next(problems(kernel, tree, command, context), None):
+                can = "cannot" if found.is_certain else "may not"
+                note(f"the {source.role} {can} run: {found.text}")
+
+
+def find_unable(
+    format_: type[Format], tree: Tree, architecture: str, kernel: Kernel
+) -> Iterator[Finding]:
+    """Yield what keeps an artifact, whoever made it, from booting on a kernel.
+
+    ``architecture`` is that of the artifact (OCI name; empty: not known).
+    """
+    why = None
+    if format_.needs_init:
+        found = init_problems(tree, architecture, kernel)
+        why = next((each for each in found if each.is_certain), None)
+        if kernel.is_volant:
+            why = why or over_baked_problem(tree, architecture, kernel)
+    if why:
+        yield unable("init", why)
+    elif why := _agent_problem(format_, tree, architecture, kernel):
+        yield unable("agent", why)
 
 
 def problems(
-    config: Config, tree: Tree, command: Sequence[str], context: Context
+    kernel: Kernel | None, tree: Tree, command: Sequence[str], context: Context
 ) -> Iterator[Problem]:
     """Yield what keeps a command from running on the kernel that is to boot the artifact.
 
-    Raises `ConfigError` if there is no such kernel.
+    None: the kernel is not known, and has what is needed.
     """
     for each in programs.problems(tree, command, context):
         if not each.option:
             yield each
             continue
-        kernel = target_kernel(config)
-        is_other = kernel.architecture not in (None, context.architecture)
-        if not is_other and kernel.state(each.option) is State.MISSING:
-            lacks = f"{each.text}: the kernel {target(config)} has no CONFIG_{each.option}"
+        if kernel is None:
+            continue
+        is_other = kernel.config.architecture not in (None, context.architecture)
+        if not is_other and kernel.config.state(each.option) is State.MISSING:
+            lacks = f"{each.text}: the kernel {kernel.name} has no CONFIG_{each.option}"
             yield replace(each, text=lacks)
 
 
-def _check_init(config: Config, assembly: Assembly) -> None:
-    """Raise `ConfigError` if the artifact has no init, or none that Linux can run."""
-    tree, candidates = assembly.tree, config.format.init_paths
-    nodes = {path: tree.get(path, follow=True) for path in candidates}
-    found = [path for path, node in nodes.items() if isinstance(node, File) and node.mode & 0o111]
-    if not found:
-        names = " or ".join(path.decode() for path in candidates)
-        raise ConfigError(
-            f"{config.path}: the artifact would have no executable {names} and would not boot",
-            "Map an executable to /init, or leave out [init] to get the built-in one.",
-        )
-    init = found[0].decode()
-    for why in problems(config, tree, [init], Context(assembly.architecture)):
-        if why.is_certain:
-            raise ConfigError(f"{config.path}: the artifact would not boot: {why.text}", why.advice)
-        assembly.session.reporter.note(f"the init may not run: {why.text}")
-    if target(config) == VOLANT:
-        _check_over_baked(config, assembly, init)
-
-
-def _check_over_baked(config: Config, assembly: Assembly, init: str) -> None:
-    """Raise `ConfigError` if an init cannot start once Volant's kernel has unpacked the artifact
-    over its own archive. The links that the init has to put back are a note.
-    """
-    seen, lost = shim.over_baked(assembly.tree)
-    if not lost or has_built_in(assembly.tree):
+def init_problems(tree: Tree, architecture: str, kernel: Kernel) -> Iterator[Problem]:
+    """Yield why the init of an initramfs cannot start."""
+    node = tree.get(INIT.encode(), follow=True)
+    if isinstance(node, File) and node.mode & 0o111:
+        yield from problems(kernel, tree, [INIT], Context(architecture))
         return
+    yield Problem(
+        f"it has no executable {INIT}",
+        f"Map an executable to {INIT}, or leave out [init] to get the built-in one.",
+    )
+
+
+def over_baked_problem(tree: Tree, architecture: str, kernel: Kernel | None) -> Problem | None:
+    """Say why the init of an initramfs cannot start once Volant's kernel has unpacked it over its
+    own archive; None if nothing stands against it that did not before. ``kernel`` is as for
+    `problems`.
+    """
+    lost = _lost_links(tree)
+    if not lost:
+        return None
+    found = problems(kernel, shim.over_baked(tree)[0], [INIT], Context(architecture))
+    why = next((each for each in found if each.is_certain), None)
+    return why and Problem(
+        f"{why.text}: {lost}",
+        "Use paths without these links for the init and what it needs, such as #!/usr/bin/sh, or"
+        " name another kernel in [target].",
+    )
+
+
+def _lost_links(tree: Tree) -> str:
+    """Say which links are lost over the archive in Volant's kernel; nothing if the init of a tree
+    puts them back.
+    """
+    _, lost = shim.over_baked(tree)
+    if not lost or has_built_in(tree):
+        return ""
     links = " and ".join(f"{printable(path)} -> {printable(node.target)}" for path, node in lost)
-    where = f"where the artifact has {links}, Volant's kernel has a folder of its own"
-    found = problems(config, seen, [init], Context(assembly.architecture))
-    if why := next((each for each in found if each.is_certain), None):
-        raise ConfigError(
-            f"{config.path}: the artifact would not boot on Volant: {why.text}: {where}",
-            "Use paths without these links for the init and what it needs, such as #!/usr/bin/sh,"
-            " or name another kernel in [target].",
+    return f"where the artifact has {links}, Volant's kernel has a folder of its own"
+
+
+def _agent_problem(
+    format_: type[Format], tree: Tree, architecture: str, kernel: Kernel
+) -> Problem | None:
+    """Say why the agent cannot start; None if it can, or if the artifact has an init instead."""
+
+    def first(path: str) -> Problem | None:
+        found = problems(kernel, tree, [path], Context(architecture))
+        return next((each for each in found if each.is_certain), None)
+
+    if format_.needs_init and not has_built_in(tree):
+        return None
+    starts_init_of_disk = not format_.needs_init and not kernel.is_volant
+    if starts_init_of_disk and not all(first(path.decode()) for path in format_.init_paths):
+        return None
+    agent = paths.AGENT.decode()
+    if _agent(tree) is None:
+        return Problem(
+            f"it has no agent {agent}", "Add [agent] to fledge.toml, and build it again."
         )
-    assembly.session.reporter.note(f"{where}: the init has to put the link back")
+    return first(agent)
 
 
 def _agent(tree: Tree) -> Node | None:

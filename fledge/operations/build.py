@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
-from fledge.errors import CorruptError, FledgeError, explained_memory, unreadable
+from fledge.errors import CorruptError, FledgeError, MalformedError, explained_memory, unreadable
 from fledge.host.destination import Destination
 from fledge.host.files import NewFile, PathLike, replacing_together
 from fledge.host.output import Hasher
 from fledge.machine import check as machine
-from fledge.machine.kconfig import KernelConfig
+from fledge.machine.kernels import Kernel
 from fledge.oci.manifest import Platform, parse_platform
 from fledge.operations import boots
 from fledge.operations import manifest as plugin
@@ -25,13 +25,21 @@ from fledge.operations.arguments import (
     as_session,
     start_assembly,
 )
-from fledge.operations.kernel import target, target_kernel
+from fledge.operations.documents import is_manifest_of
+from fledge.operations.kernel import target
 from fledge.operations.outputs import check_outputs
 from fledge.operations.shared_cache import SharedBuild, Sharing
 from fledge.project import lock, provenance
 from fledge.project.config import Config
 from fledge.project.lock import PinFinder
-from fledge.project.manifest import PluginManifest, path_beside, relocated, serialize
+from fledge.project.manifest import (
+    MAX_MANIFEST_SIZE,
+    PluginManifest,
+    path_beside,
+    read,
+    relocated,
+    serialize,
+)
 from fledge.project.provenance import Provenance
 from fledge.report import Step, counted, human_size
 from fledge.session import Session
@@ -41,6 +49,7 @@ from fledge.store.cache import BackgroundVerifier
 from fledge.tree import File, Node, TreeError
 from fledge.tree.content import content_size
 from fledge.tree.digest import Digest
+from fledge.tree.regular import read_regular
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -121,8 +130,9 @@ def write_artifact(
     url = plugin.artifact_url(config.manifest, base_url, output) if config.manifest else None
     if url:
         plugin.check_settings(config, output, url)
-    kernel = target_kernel(config)
+    kernel = target(config)
     outputs = outputs_of(config, output)
+    stale = None if config.manifest else _recorded_manifest(output)
     shared = SharedBuild.open(pins, start, output.name, sharing)
     with replacing_together(*outputs) as [new, new_record, *rest]:
         artifact = _pulled(shared, new, output, url) if shared else None
@@ -133,9 +143,14 @@ def write_artifact(
         if artifact.manifest:
             with rest[0].open() as file:
                 file.write(serialize(artifact.manifest))
+    if stale:
+        stale.unlink(missing_ok=True)
+        start.session.reporter.note(f"{stale} is removed: {config.path} has no [manifest] any more")
+    elif not config.manifest:
+        _note_manifest(config, output, artifact.digest, start.session)
     if shared and not is_pulled:
         shared.keep(output)
-    _note_kernel(config, kernel, start.session)
+    _note_kernel(config, kernel, artifact.platform.architecture, start.session)
     return artifact
 
 
@@ -158,12 +173,38 @@ def _pulled(shared: SharedBuild, new: NewFile, output: Path, url: str | None) ->
     )
 
 
-def _note_kernel(config: Config, kernel: KernelConfig, session: Session) -> None:
-    """Report what the kernel that is to boot the artifact lacks."""
-    name = target(config)
-    for each in machine.check(config.format.requirements(), kernel).findings:
+def _recorded_manifest(output: Path) -> Path | None:
+    """Return the plugin manifest beside an artifact if the build of the artifact has written it."""
+    path = path_beside(output)
+    with suppress(FledgeError, OSError):
+        record = provenance.load(output)
+        if is_manifest_of(record, read_regular(path, MAX_MANIFEST_SIZE)):
+            return path
+    return None
+
+
+def _note_manifest(config: Config, output: Path, digest: Digest, session: Session) -> None:
+    """Report a plugin manifest beside an artifact that somebody wrote for another."""
+    path = path_beside(output)
+    with suppress(MalformedError, OSError):
+        if read(read_regular(path, MAX_MANIFEST_SIZE)).digest not in (None, digest):
+            session.reporter.note(
+                f"{path} is not for this artifact: remove it, or add [manifest] to {config.path}"
+            )
+
+
+def _note_kernel(config: Config, kernel: Kernel, architecture: str, session: Session) -> None:
+    """Report what the kernel that is to boot the artifact lacks.
+
+    Volant's kernel is for amd64. Who builds for another architecture, and names no kernel, has
+    another in mind.
+    """
+    known = architecture if config.target.kernel else ""
+    for each in machine.check(config.format.requirements(), kernel.config, known).findings:
         if each.advice:
-            session.reporter.note(f"kernel {name}: {each.requirement.purpose}: {each.advice}")
+            session.reporter.note(
+                f"kernel {kernel.name}: {each.requirement.purpose}: {each.advice}"
+            )
 
 
 def default_output(config: Config, platform: str = "") -> Path:
@@ -215,7 +256,7 @@ def _build_once(
 ) -> Artifact:
     with explained_memory(f"the artifact of {config.path}"):
         lay_sources(config.sources, pins, assembly)
-        boots.check(config, assembly)
+        boots.check(config, assembly, target(config))
         manifest = plugin.draft(config, assembly, output, url) if url else None
         with assembly.session.reporter.step("write") as step:
             artifact = _write(config, assembly, new, output, step)

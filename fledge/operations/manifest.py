@@ -21,6 +21,7 @@ from fledge.oci.manifest import parse_platform
 from fledge.oci.runtime import Runtime
 from fledge.operations import boots
 from fledge.operations.arguments import ConfigLike, as_config
+from fledge.operations.kernel import target
 from fledge.project import manifest as plugin
 from fledge.project import provenance
 from fledge.project.config import Config
@@ -56,8 +57,15 @@ def artifact_url(settings: Settings, base_url: str | None, artifact: Path) -> st
 
     Raises `ConfigError` if ``base_url`` is no http or https URL, or the path here is not UTF-8.
     """
-    if base_url:
-        if not re.match(plugin.LOCATION, base_url) or base_url.startswith("/"):
+    if base_url is not None:
+        if re.search(r"[\s?#]", base_url):
+            raise ConfigError(
+                f"{base_url} has a query, a fragment or a space in it, and the name of the artifact"
+                " is to follow it",
+                "Name the folder of the artifact alone, such as https://plugins.example.org; write"
+                " %20 for a space, %3F for ? and %23 for #.",
+            )
+        if not plugin.is_http_url(base_url):
             raise ConfigError(
                 f"{base_url} is not an http or https URL, as Volant needs it for an artifact",
                 "Name the folder of the artifact, such as https://plugins.example.org.",
@@ -145,18 +153,18 @@ def _check_workload(
     after_mounts = mounted(tree)
     # An init of the project may mount the same, or nothing.
     seen = after_mounts if is_agent_first else tree
-    path = programs.DEFAULT_PATH if config.format.in_memory else AGENT_PATH
-    context = Context(architecture, {"PATH": path} | workload.env, workload.workdir)
+    context = workload_context(workload, architecture, in_memory=config.format.in_memory)
     program = _find_program(tree, seen, workload)
     command = [program, *workload.entrypoint[1:]]
     notes = []
-    for why in boots.problems(config, seen, command, context):
+    kernel = target(config)
+    for why in boots.problems(kernel, seen, command, context):
         if not why.is_certain:
             notes.append(f"the entrypoint may not run: {why.text}")
             continue
         hint = why.advice
         if seen is not tree and not any(
-            each.is_certain for each in boots.problems(config, tree, command, context)
+            each.is_certain for each in boots.problems(kernel, tree, command, context)
         ):
             hint = f"Move what it needs elsewhere: the agent mounts over {_LISTED_MOUNT_POINTS}."
         raise ConfigError(f"the entrypoint of the plugin manifest cannot run: {why.text}", hint)
@@ -175,6 +183,12 @@ def _check_workload(
             "Add it with [mappings], or set [manifest.workload] workdir.",
         )
     return msgspec.structs.replace(workload, entrypoint=command), notes
+
+
+def workload_context(workload: Workload, architecture: str, *, in_memory: bool) -> Context:
+    """Return what the agent starts a workload with, in an initramfs or on a disk."""
+    path = programs.DEFAULT_PATH if in_memory else AGENT_PATH
+    return Context(architecture, {"PATH": path} | workload.env, workload.workdir)
 
 
 _LISTED_MOUNT_POINTS = ", ".join(map(printable, MOUNT_POINTS))
@@ -304,7 +318,10 @@ def _origin(image: Input, found: Runtime) -> dict[str, str]:
 
 def _workload(found: Runtime) -> dict[str, Any]:
     """The keys of the workload that the image sets."""
-    keys: dict[str, Any] = {"env": dict(found.environment)}
+    variables = found.environment.items()
+    keys: dict[str, Any] = {
+        "env": {name: value for name, value in variables if plugin.is_variable(name)}
+    }
     if found.arguments:
         keys["entrypoint"] = list(found.arguments)
     if found.folder:
@@ -354,6 +371,8 @@ def _find_program(tree: Tree, seen: Tree, workload: Workload) -> str:
 
 def _notes(found: Runtime, filled: PluginManifest) -> Iterator[str]:
     """Describe what the image asks for, and what Volant makes of it instead."""
+    if not filled.enabled:
+        yield "[manifest] says enabled = false, so Volant makes no VM of it"
     if found.user not in ("", "root", "0", "0:0", "root:root"):
         yield f"the image runs as user {found.user}; Volant runs it as root"
     if found.has_healthcheck and not filled.health_check:
@@ -371,6 +390,8 @@ def _notes(found: Runtime, filled: PluginManifest) -> Iterator[str]:
             f"the image exposes {', '.join(ports)}; from Volant v0.6.6 on,"
             " [[manifest.network.expose]] forwards ports"
         )
+    if not all(map(plugin.is_variable, found.environment)):
+        yield "the image sets a variable without a name, which is left out"
     for name, value in filled.workload.env.items():
         if value != value.strip():
             yield f"Volant removes the spaces around the value of {name}"

@@ -11,7 +11,7 @@ from fledge.formats import Format
 from fledge.project import manifest as plugin
 from fledge.project import parser, rules, toml
 from fledge.project.build_cache import BuildCache
-from fledge.project.manifest import Settings, WrongKey
+from fledge.project.manifest import Settings, WrongKeys
 from fledge.project.rules import T, first_of_type
 from fledge.project.schema import check_fields, schema
 from fledge.project.target import Target
@@ -114,10 +114,11 @@ def _config(document: Document) -> Config:
 
 
 def _read_manifest(table: Table) -> Settings | None:
-    """Read the settings of the manifest from a table. Reports a problem and returns None."""
+    """Read the settings of the manifest from a table. Reports problems and returns None."""
     try:
         return plugin.settings(table.data)
-    except WrongKey as error:
+    except WrongKeys as error:
         header = f"[{table.name}] " if table.keys else ""
-        table.document.report((*table.keys, *error.keys), f"{header}{error}")
+        for each in error.found:
+            table.document.report((*table.keys, *each.keys), f"{header}{each}")
         return None

@@ -12,14 +12,17 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
 from fledge.errors import MalformedError
+from fledge.project import mistakes
+from fledge.project.values import literal
 from fledge.tree.digest import Digest
 
 TABLE = "manifest"
@@ -50,7 +53,9 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@+~-]*$(?!\n)"
 """A word of the kernel's command line, and of the path of a URL of Volant's API."""
 VERSION = r"^(?!\s*$)[^\x00-\x1f\x7f-\x9f]+$(?!\n)"
 """Text on one line. Volant removes spaces around it, and refuses it if nothing is left."""
-LOCATION = r"^(https?://[^\s/]|/)"
+ENDPOINT = r"\S"
+"""The path of a URL. Without one, Volant does not look at the workload."""
+LOCATION = r"^(https?://[^\s/?#]|/)"
 """An http or https URL, or an absolute path. Volant accepts file:// and then fails to start."""
 CHECKSUM = r"^((sha256:)?[0-9A-Fa-f]{64})?$(?!\n)"
 """A SHA-256 as Volant compares it, or nothing."""
@@ -61,6 +66,16 @@ Location = Annotated[str, Meta(pattern=LOCATION)]
 Checksum = Annotated[str, Meta(pattern=CHECKSUM)]
 Milliseconds = Annotated[int, Meta(ge=0, le=MAX_MILLISECONDS)]
 DiskFormat = Literal["raw", "qcow2"]
+
+
+def is_http_url(text: str) -> bool:
+    """Return whether a text is an http or https URL with a host, and no space in it."""
+    try:
+        parts = urlsplit(text)
+        is_complete = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets or a port that no host has
+        return False
+    return is_complete and parts.scheme in ("http", "https") and not re.search(r"\s", text)
 
 
 class _Part(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -85,7 +100,7 @@ class Workload(_Part, frozen=True, kw_only=True):
     workdir: str = ""
 
     def __post_init__(self) -> None:
-        if self.type == "http" and not self.base_url.startswith(("http://", "https://")):
+        if self.type == "http" and not is_http_url(self.base_url):
             raise ValueError('base_url must be a URL, such as "http://127.0.0.1:8080"')
         if any("\0" in each for each in (*self.entrypoint, *self.env, *self.env.values())):
             raise ValueError("entrypoint and env must not have NUL in them, which ends a string")
@@ -120,7 +135,7 @@ class Disk(_Part, frozen=True, kw_only=True):
 class HealthCheck(_Part, frozen=True, kw_only=True):
     """Where the workload says that it is well."""
 
-    endpoint: str
+    endpoint: Annotated[str, Meta(pattern=ENDPOINT)]
     timeout_ms: Milliseconds
 
 
@@ -269,6 +284,15 @@ class WrongKey(MalformedError):
         self.keys = tuple(keys)
 
 
+class WrongKeys(MalformedError):
+    """All wrong keys of the settings of a project."""
+
+    def __init__(self, found: Sequence[WrongKey]) -> None:
+        """``found`` has at least one."""
+        super().__init__("; ".join(map(str, found)))
+        self.found = tuple(found)
+
+
 class Settings(msgspec.Struct, frozen=True):
     """What a project says about its manifest, in [manifest] or manifest.toml."""
 
@@ -283,36 +307,62 @@ def settings(table: Mapping[str, Any]) -> Settings:
 
     Beside the keys of the manifest there are ``url``, and what the original's manifest.toml has: an
     entrypoint as text, its arguments in ``args``, the environment in a table ``env``, and v1 for
-    the version of the schema. Raises `WrongKey` for the first value that Volant would refuse;
-    keys that are missing are no mistake.
+    the version of the schema. Raises `WrongKeys` with all that Volant would refuse; keys that are
+    missing are no mistake.
     """
     keys = {key: dict(each) if isinstance(each, Mapping) else each for key, each in table.items()}
-    url = keys.pop("url", "")
+    found, url = [], keys.pop("url", "")
     if not isinstance(url, str) or (url and not re.match(LOCATION, url)):
-        raise WrongKey(["url"], f"url: {FORMS[LOCATION]}")
+        found.append(WrongKey(["url"], f"url: {FORMS[LOCATION]}"))
     for key in ("rootfs", "initramfs"):
-        if key in keys:
-            raise WrongKey(
-                [key], f"{key}: fledge writes this; set url to say where the artifact is"
-            )
+        if keys.pop(key, None) is not None:
+            words = f"{key}: fledge writes this; set url to say where the artifact is"
+            found.append(WrongKey([key], words))
     if keys.get("schema_version") == "v1":
         del keys["schema_version"]
     workload = keys.setdefault("workload", {})
+    environment: tuple[str, ...] = ("workload", "env")
     if isinstance(workload, dict):
-        if isinstance(workload.get("entrypoint"), str):
-            workload["entrypoint"] = [workload["entrypoint"]]
-        if "args" in workload:
-            arguments = workload.pop("args")
-            if not isinstance(arguments, list) or "entrypoint" not in workload:
-                raise WrongKey(
-                    ["workload", "args"], "workload.args: must be a list, beside an entrypoint"
-                )
-            workload["entrypoint"] = [*workload["entrypoint"], *arguments]
-        if "env" in keys:
-            workload.setdefault("env", keys.pop("env"))
-    found = Settings(keys, url)
-    complete(found, EXAMPLE)
-    return found
+        found += _join_arguments(workload)
+        if "env" in keys and "env" not in workload:
+            environment, workload["env"] = ("env",), keys.pop("env")
+        found += _wrong_names(workload.get("env"), environment)
+    data = _merged(_merged(_DEFAULTS, EXAMPLE), keys)
+    for each in mistakes.find(PluginManifest, data, _WORDS):
+        if each.keys[:2] == ("workload", "env") != environment:
+            found.append(WrongKey(each.keys[1:], each.message.removeprefix("workload.")))
+        else:
+            found.append(WrongKey(each.keys, each.message))
+    if found:
+        raise WrongKeys(found)
+    return Settings(keys, str(url))
+
+
+def _join_arguments(workload: dict[str, Any]) -> Iterator[WrongKey]:
+    """Make one list of an entrypoint that is text, and of its arguments."""
+    if isinstance(workload.get("entrypoint"), str):
+        workload["entrypoint"] = [workload["entrypoint"]]
+    if "args" not in workload:
+        return
+    arguments, entrypoint = workload.pop("args"), workload.get("entrypoint")
+    if isinstance(arguments, list) and isinstance(entrypoint, list):
+        workload["entrypoint"] = entrypoint + arguments
+    else:
+        words = "workload.args: must be a list, beside an entrypoint"
+        yield WrongKey(["workload", "args"], words)
+
+
+def _wrong_names(environment: object, keys: tuple[str, ...]) -> Iterator[WrongKey]:
+    """Yield the names that no variable can have. ``keys`` is the path to the environment."""
+    for name in environment if isinstance(environment, Mapping) else ():
+        if not is_variable(name):
+            words = f"{'.'.join(keys)}: {literal(name)} names no variable: a name"
+            yield WrongKey((*keys, name), f"{words} is not empty, and has no = in it")
+
+
+def is_variable(name: str) -> bool:
+    """Return whether a variable of the environment can have a name. Volant leaves out others."""
+    return bool(name.strip()) and "=" not in name
 
 
 def complete(settings: Settings, known: Mapping[str, Any]) -> PluginManifest:
@@ -351,10 +401,9 @@ EXAMPLE: dict[str, Any] = {
 
 def parse(data: object) -> PluginManifest:
     """Validate a manifest that was read from JSON. Raises `WrongKey`."""
-    try:
-        return msgspec.convert(data, PluginManifest)
-    except msgspec.ValidationError as error:
-        raise explain(error) from error
+    for each in mistakes.find(PluginManifest, data, _WORDS):
+        raise WrongKey(each.keys, each.message)
+    return msgspec.convert(data, PluginManifest)
 
 
 def read(text: bytes) -> PluginManifest:
@@ -403,6 +452,7 @@ def settings_schema() -> tuple[dict[str, Any], dict[str, Any]]:
         del found["properties"][key]
     del definitions["RootFilesystem"], definitions["Initramfs"]
     workload = definitions["Workload"]["properties"]
+    workload["env"]["propertyNames"] = {"pattern": r"^[^=]*[^=\s][^=]*$"}
     workload["entrypoint"] = {"anyOf": [workload["entrypoint"], {"type": "string"}]}
     workload["args"] = {
         "type": "array",
@@ -430,47 +480,20 @@ FORMS = {
     NAME: "must begin with a letter or digit and have only letters of ASCII, digits and . _ : @ + ~"
     " - in it, as it is a word of the kernel's command line and a part of URLs",
     VERSION: "must be text on one line",
+    ENDPOINT: "must be the path of a URL, such as /health",
     LOCATION: "must be an http or https URL, or an absolute path",
     CHECKSUM: "must be a SHA-256: sha256: and 64 hexadecimal digits",
 }
 """What each pattern demands, in words."""
 
-_AT = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<inside>key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
-
-
-_KEY = re.compile(r"Volant knows no key (.*)|(\w+) (?:is missing|must|needs)\b")
-"""What a problem of a table says about one of its keys."""
-
-
-def explain(error: msgspec.ValidationError) -> WrongKey:
-    """Put a validation error in words, with the key first: ``resources.cpu_cores: …``."""
-    found = _AT.match(str(error))
-    problem, path = (found["problem"], found["path"] or "") if found else (str(error), "")
-    for pattern, words in _WORDS:
-        problem = re.sub(pattern, words, problem)
-    path = path.replace("[...]", "").lstrip(".")
-    keys = re.findall(r"[^.\[\]]+", path)
-    if inside := _KEY.match(problem):
-        keys.append(inside[1] or inside[2])
-    return WrongKey(keys, f"{path}: {problem}" if path else problem)
-
-
-_WORDS = (
-    (r"^Object missing required field `(.*)`$", r"\1 is missing"),
-    (r"^Object contains unknown field `(.*)`$", r"Volant knows no key \1"),
-    (r"^Expected `(\w+)( \| null)?`, got `(\w+)`$", r"must be \1, not \3"),
-    (rf"^Expected `int` <= {MAX_CPUS}$", f"must be at most {MAX_CPUS}, as many as KVM gives a VM"),
-    (
-        rf"^Expected `int` <= {MAX_MEMORY_MB}$",
-        f"must be at most {MAX_MEMORY_MB}, all that addresses of 52 bits reach",
-    ),
-    (r"^Expected `(\w+)` (>=|<=) (.*)$", r"must be \1 \2 \3"),
-    (r"^Expected `(str|array)` of length >= 1$", r"must not be empty"),
-    *(
-        (rf"^Expected `str` matching regex {re.escape(repr(pattern))}$", words)
-        for pattern, words in FORMS.items()
-    ),
-    (r"^Invalid enum value '(.*)'$", r"Volant knows no \1"),
+_WORDS = mistakes.Words(
+    owner="Volant",
+    patterns=FORMS,
+    limits={
+        MAX_CPUS: "as many as KVM gives a VM",
+        MAX_MEMORY_MB: "all that addresses of 52 bits reach",
+    },
+    more_keys=("env", "url"),
 )
 
 

@@ -24,11 +24,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from fledge.cpio import newc
+from fledge.ext4.format import Ext4
 from fledge.oci.manifest import host_platform
 from fledge.operations import build
 from fledge.sources.init import install
 from fledge.tree import File, Tree
-from tests.support import project, vm
+from tests.support import disks, project, vm
 from tests.support.httpd import Server, content
 from tests.support.kernel_images import arm64_image, bzimage
 from tests.support.plugin_manifest import decode
@@ -340,6 +341,10 @@ def test_a_manifest_of_another_artifact(
     done = fledge("boot", plugin, "--kernel", kernel)
     assert done.code == 4
     assert f"but {own.name} says sha256:" in done.err.replace(f"{tmp_path}/", "")
+    assert f"Remove {own}, or build the artifact with [manifest]" in " ".join(done.err.split())
+    done = fledge("boot", plugin, "--kernel", kernel, "-m", "other.cpio.gz.manifest.json")
+    assert done.code == 4
+    assert "Name the manifest of this artifact with -m." in done.err
 
 
 def test_manifests_of_two_artifacts_in_one_folder(
@@ -389,6 +394,40 @@ def test_a_manifest_of_somebody_else(plugin: Path, kernel: Path, fledge: Fledge)
     document = manifest | {"initramfs": {"url": "/a", "checksum": "0" * 64}}
     project.write(plugin.parent, "their.json", json.dumps(document).encode())
     assert fledge(*arguments).code == 4
+
+
+def test_a_manifest_of_another_kind(
+    plugin: Path, kernel: Path, tmp_path: Path, fledge: Fledge
+) -> None:
+    disk = tmp_path / "x.img"
+    disks.write(Tree(mtime_ns=0), disk, Ext4())
+    manifest = {
+        "name": "a",
+        "version": "1",
+        "resources": {"cpu_cores": 1, "memory_mb": 100},
+        "workload": {"type": "http", "base_url": "http://127.0.0.1", "entrypoint": ["/a"]},
+    }
+    qcow2 = {"rootfs": {"url": "/a", "format": "qcow2"}}
+    raw: dict[str, object] = {"rootfs": {"url": "/a"}}
+    initramfs = {"initramfs": {"url": "/a"}}
+    for artifact, place, said in (
+        (plugin, qcow2, f"of a disk in format qcow2, but {plugin} is an initramfs"),
+        (plugin, raw, f"of a disk in format raw, but {plugin} is an initramfs"),
+        (disk, qcow2, f"of a disk in format qcow2, but {disk} is a disk in format raw"),
+        (disk, initramfs, f"of an initramfs, but {disk} is a disk in format raw"),
+        (disk, raw, ""),
+        (plugin, initramfs, ""),
+        (plugin, initramfs | {"enabled": True}, ""),
+    ):
+        project.write(tmp_path, "m.json", json.dumps(manifest | place).encode())
+        done = fledge(
+            *("boot", artifact, "--kernel", kernel, "-m", "m.json", "--print-command", "qemu")
+        )
+        text = " ".join(done.err.split())
+        assert said in text
+        assert done.code == (2 if said else 0), done.err
+        disabled = "m.json does not say enabled: true, so Volant makes no VM of it"
+        assert (disabled in text) == (not said and "enabled" not in place)
 
 
 def test_where_the_kernel_comes_from(

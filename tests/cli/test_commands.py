@@ -142,7 +142,7 @@ def test_an_option_before_the_command(fledge: Fledge, tmp_path: Path) -> None:
         assert bool(done.err) == err
         assert done.code == (2 if len(options) == 2 else 0)
     assert "No such option: --offline" in fledge("--offline", "build").err
-    assert "No such option: -q" in fledge("-q", "check").err
+    assert "No such option: -q" in fledge("-q", "lock").err
     assert fledge("-v").code == 2
 
 

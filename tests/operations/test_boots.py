@@ -65,6 +65,16 @@ def test_an_init_that_volant_does_not_find(tmp_path: Path, fledge: Fledge) -> No
     other = build("/bin/sh", '[target]\nkernel = "firecracker"\n')
     assert other.code == 0, other.err
     assert link not in " ".join(other.err.split())
+    assert fledge("check").code == 0
+    for arguments, code in (((), 2), (("plugin.cpio.gz",), 1)):
+        checked = fledge("check", *arguments, "--kernel", "volant")
+        assert checked.code == code
+        said = checked.out + checked.err
+        assert f"/init needs /bin/sh, but /bin/sh does not exist: {link}" in said
+        assert "uch as #!/usr/bin/sh" in said
+        assert fledge("check", *arguments, "--kernel", "firecracker").code == 0
+    build("/usr/bin/sh")
+    assert fledge("check", "plugin.cpio.gz", "--kernel", "volant").code == 0
 
 
 def test_an_init_that_env_does_not_find(tmp_path: Path, fledge: Fledge) -> None:

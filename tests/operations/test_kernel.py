@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 import pyzstd
+from msgspec.structs import replace
 
 import fledge as library
 from fledge.errors import ConfigError
+from fledge.ext4.format import Ext4
 from fledge.machine import kernels
 from fledge.project import provenance
-from tests.support import project
+from fledge.tree import File, Tree
+from fledge.tree.content import hash_file
+from tests.support import disks, project
+from tests.support.guests import initramfs
 from tests.support.kernel_images import vmlinux
 from tests.support.project import Fledge
 
@@ -21,6 +26,7 @@ AMD64 = "linux/amd64"
 
 def disk_project(folder: Path, filesystem: str = "ext4", target: str = "") -> Path:
     toml = project.make_rootfs(folder)
+    project.write(folder, "kestrel", project.program())
     text = toml.read_text().replace("[filesystem]", f'[filesystem]\ntype = "{filesystem}"')
     toml.write_text(f"{text}\n{target}")
     return toml
@@ -79,6 +85,7 @@ def test_an_artifact(fledge: Fledge, tmp_path: Path) -> None:
     done = fledge("check", "x.xfs", "--kernel", "volant")
     assert done.code == 1
     assert "xfs filesystem: build the kernel with CONFIG_XFS_FS=y" in done.out
+    assert "its files were not checked: x.xfs is an image of type xfs, which fledge can" in done.out
 
 
 def test_an_artifact_with_several_compressions(fledge: Fledge, tmp_path: Path) -> None:
@@ -101,6 +108,90 @@ def test_a_kernel_of_ones_own(fledge: Fledge, tmp_path: Path) -> None:
     assert "my.config (Linux 6.16, amd64)\n" in done.out
 
 
+ARM64 = "  missing   arm64 programs         CONFIG_ARM64\n"
+INSTEAD = "arm64 programs: use a kernel for arm64, or build the artifact for amd64"
+
+
+@pytest.mark.parametrize("has_provenance", [True, False])
+def test_an_architecture_that_is_not_the_kernels(
+    has_provenance: bool, fledge: Fledge, tmp_path: Path
+) -> None:
+    """That of the platform, or of programs in the artifact."""
+    for_arm64 = ("--platform", "linux/arm64")
+    text = kernels.PROFILES["volant"].read_text().replace("CONFIG_X86_64", "CONFIG_ARM64")
+    (tmp_path / "arm64.config").write_text(text)
+    toml = disk_project(tmp_path)
+    project.write(tmp_path, "kestrel", project.program(183))
+    built = fledge("build", *for_arm64, "-o", "x.img")
+    assert built.code == 0, built.err
+    assert "kernel volant" not in built.err  # which nobody has named
+    toml.write_text(toml.read_text() + '\n[target]\nkernel = "volant"\n')
+    built = fledge("build", *for_arm64, "-o", "x.img")
+    assert f"kernel volant: {INSTEAD}" in " ".join(built.err.split())
+    library.build(
+        project.make(tmp_path / "ram", busybox_binary=project.busybox(machine=183)),
+        tmp_path / "x.cpio.gz",
+    )
+    if not has_provenance:
+        provenance.path_beside(tmp_path / "x.img").unlink()
+        provenance.path_beside(tmp_path / "x.cpio.gz").unlink()
+    for arguments in (("x.img",), ("x.cpio.gz",), for_arm64, ("-c", "ram/fledge.toml")):
+        done = fledge("check", *arguments, "--kernel", "volant")
+        assert done.code == 1, arguments
+        assert ARM64.split() in [line.split() for line in done.out.splitlines()]
+        assert f"  {INSTEAD}\n" in done.out
+        done = fledge("check", *arguments, "--kernel", "arm64.config")
+        assert done.code == 0, done.out
+        assert "  built in  arm64 programs" in done.out
+    assert fledge("check", "--platform", AMD64, "-c", "ram/fledge.toml").code == 2
+
+
+def test_the_architecture_of_a_disk_that_cannot_be_read(fledge: Fledge, tmp_path: Path) -> None:
+    toml = disk_project(tmp_path)
+    project.write(tmp_path, "kestrel", project.program(183))
+    library.build(toml, tmp_path / "x.img", platform="linux/arm64")
+    (tmp_path / "y.img").write_bytes(b"XFSB" + bytes(100000))
+    record = replace(
+        provenance.load(tmp_path / "x.img"),
+        name="y.img",
+        digest=hash_file(tmp_path / "y.img").digest,
+    )
+    provenance.path_beside(tmp_path / "y.img").write_bytes(provenance.serialize(record))
+    done = fledge("check", "y.img", "--kernel", "firecracker")
+    assert done.code == 1
+    assert f"  {INSTEAD}\n" in done.out
+
+
+def test_what_no_kernel_can_start(fledge: Fledge, tmp_path: Path) -> None:
+    initramfs(tmp_path / "x.cpio.gz", None, busybox=project.busybox())
+    tree = Tree(mtime_ns=0)
+    tree.add(b"etc/hosts", File(mode=0o644, content=b""))
+    disks.write(tree, tmp_path / "empty.img", Ext4())
+    tree.add(b"sbin/init", File(mode=0o755, content=project.program()))
+    disks.write(tree, tmp_path / "init.img", Ext4())
+    for name, kernel, words in (
+        ("x.cpio.gz", "volant", "init              it has no executable /init"),
+        ("x.cpio.gz", "debian", "init: map an executable to /init, or leave out [init]"),
+        ("empty.img", "volant", "agent                   it has no agent /bin/kestrel"),
+        ("empty.img", "firecracker", "agent: add [agent] to fledge.toml, and build it again\n"),
+        ("init.img", "volant", "agent                   it has no agent /bin/kestrel"),
+    ):
+        done = fledge("check", name, "--kernel", kernel)
+        assert done.code == 1
+        assert " ".join(words.split()) in " ".join(done.out.split())
+    assert fledge("check", "init.img", "--kernel", "firecracker").code == 0
+
+
+def test_quietly(fledge: Fledge, tmp_path: Path) -> None:
+    disk_project(tmp_path)
+    done = fledge("check", "-q", "--kernel", "volant")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    done = fledge("check", "-q", ".", "--kernel", "debian")
+    assert done.code == 1
+    assert done.out.startswith("debian: ")
+    assert fledge("check", "-q", "-v").code == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -108,7 +199,7 @@ def test_a_kernel_of_ones_own(fledge: Fledge, tmp_path: Path) -> None:
         (("--kernel", "vollant"), "vollant is neither a known kernel (debian, firecracker, kata"),
         (("--kernel", "./none"), "none could not be read: no such file or folder"),
         (("none.img", "--kernel", "volant"), "none.img could not be read"),
-        (("--kernel", "kestrel"), "kestrel: it is neither a kernel nor the configuration of one"),
+        (("--kernel", "./bird.txt"), "bird.txt: it is neither a kernel nor the config"),
         (("--kernel", "vmlinux-6"), "vmlinux-6 is a kernel that does not hold its configuration"),
     ],
 )
@@ -117,6 +208,7 @@ def test_what_is_wrong_is_told(
 ) -> None:
     disk_project(tmp_path)
     (tmp_path / "vmlinux-6").write_bytes(vmlinux(b""))
+    (tmp_path / "bird.txt").write_text("a bird\n")
     done = fledge("check", *arguments)
     assert done.code == 2
     assert words in done.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -208,11 +209,14 @@ def test_what_volant_does_not_do_is_a_note(tmp_path: Path) -> None:
     }
     _, notes = build(tmp_path, config)
     said = "\n".join(notes)
+    assert "enabled" not in said
     assert "the image runs as user www-data; Volant runs it as root" in said
     assert "the health check of the image is a command" in said
     assert "the image exposes 443/tcp" in said
     assert "Volant removes the spaces around the value of SPACED" in said
     assert "Volant leaves out the empty arguments" in said
+    _, notes = build(tmp_path, config, "enabled = false\n")
+    assert "[manifest] says enabled = false, so Volant makes no VM of it" in notes
 
 
 @pytest.mark.parametrize(
@@ -312,10 +316,15 @@ def test_a_config_of_an_image_that_is_not_json(tmp_path: Path, content: bytes) -
 def test_where_the_artifact_will_be(tmp_path: Path, fledge: Fledge) -> None:
     make(tmp_path, {"Cmd": ["nginx"]}, HTTP)
     arguments = ("build", "--platform", "linux/amd64", "-o")
-    for wrong in ("ftp://example.org", "/srv", "example.org"):
+    for wrong in ("ftp://example.org", "/srv", "example.org", "https://", ""):
         done = fledge(*arguments, "a.img", "--base-url", wrong)
         assert done.code == 2
         assert f"{wrong} is not an http or https URL" in done.err
+    for wrong in ("https://a/b?c=d", "https://a/b#c", "https://a/b c"):
+        done = fledge(*arguments, "a.img", "--base-url", wrong)
+        assert done.code == 2
+        assert f"{wrong} has a query, a fragment or a space in it" in done.err
+        assert "write %20 for a space" in " ".join(done.err.split())
     make(tmp_path, {"Cmd": ["nginx"]}, 'name = "a"\n' + HTTP)
     assert fledge(*arguments, "a #1.img", "--base-url", "https://example.org/x/").code == 0
     document = json.loads((tmp_path / "a #1.img.manifest.json").read_text())
@@ -382,9 +391,44 @@ def test_a_check_of_another_file(tmp_path: Path, fledge: Fledge) -> None:
     assert fledge(*arguments).code == 0
 
 
+def test_all_mistakes_with_their_lines(tmp_path: Path, fledge: Fledge) -> None:
+    text = b"""version = 1
+        nmae = "a"
+        [resources]
+        cpu_cores = "2"
+        [workload]
+        env = {"A=B" = "x"}
+        [health_check]
+        endpoint = ""
+        timeout_ms = 5
+    """
+    toml = make(tmp_path, {"Cmd": ["nginx"]})
+    toml.write_text(toml.read_text().partition("[manifest]")[0])
+    project.write(tmp_path, "manifest.toml", text)
+    said = fledge("check").err
+    assert "manifest.toml has 5 problems:" in said
+    for words in (
+        "manifest.toml:1: version: must be text in quotes",
+        "manifest.toml:2: Volant knows no key nmae: did you mean name?",
+        "manifest.toml:4: resources.cpu_cores: write 2, a whole number from 1 to 4096, without",
+        'manifest.toml:6: workload.env: "A=B" names no variable',
+        "manifest.toml:8: health_check.endpoint: must be the path of a URL, such as /health",
+    ):
+        assert words in said
+    toml.write_text(toml.read_text() + f"[manifest]\n{text.decode()}".replace("[h", "[manifest.h"))
+    (tmp_path / "manifest.toml").unlink()
+    assert "[manifest] Volant knows no key nmae: did you mean name?\n" in fledge("check").err
+
+
+def test_a_variable_of_an_image_without_a_name(tmp_path: Path) -> None:
+    document, notes = build(tmp_path, {"Cmd": ["nginx"], "Env": ["=x", "A=1"]}, HTTP)
+    assert document["workload"]["env"] == {"A": "1"}
+    assert "the image sets a variable without a name, which is left out" in notes
+
+
 def test_a_key_that_volant_does_not_know(tmp_path: Path, fledge: Fledge) -> None:
     make(tmp_path, {"Cmd": ["nginx"]}, "nmae = 'x'\n")
-    assert "[manifest] Volant knows no key nmae\n" in fledge("check").err
+    assert "[manifest] Volant knows no key nmae: did you mean name?\n" in fledge("check").err
 
 
 @pytest.mark.slow
@@ -421,6 +465,36 @@ def test_a_file_of_the_original(tmp_path: Path, fledge: Fledge) -> None:
     both = fledge("build", *arguments, "-m", "other.toml")
     assert both.code == 2
     assert "[manifest] excludes other.toml; keep one of the two" in both.err
+
+
+def test_a_manifest_that_the_project_has_no_more(tmp_path: Path, fledge: Fledge) -> None:
+    toml = make(tmp_path, {"Cmd": ["nginx"]}, HTTP)
+    arguments = ("build", "--platform", "linux/amd64", "-o", "a.img")
+    own = tmp_path / "a.img.manifest.json"
+
+    def build_without(name: str, text: bytes | None) -> str:
+        project.write(tmp_path, "kestrel", f"#!/bin/sh\n# {name}\n".encode())
+        if text is not None:
+            own.write_bytes(text)
+        toml.write_text(toml.read_text().partition("[manifest]")[0])
+        done = fledge(*arguments)
+        assert done.code == 0, done.err
+        return " ".join(done.err.split())
+
+    assert fledge(*arguments).code == 0
+    stale = own.read_bytes()
+    said = build_without("other", None)
+    assert "a.img.manifest.json is removed: fledge.toml has no [manifest] any more" in said
+    assert not own.exists()
+    foreign = "a.img.manifest.json is not for this artifact: remove it, or add [manifest] to fledge"
+    assert foreign in build_without("third", stale)
+    assert own.read_bytes() == stale
+    digest = hashlib.sha256((tmp_path / "a.img").read_bytes()).hexdigest()
+    for checksum in (digest, ""):
+        document = json.loads(stale)
+        document["rootfs"]["checksum"] = checksum
+        assert "a.img.manifest.json" not in build_without("third", json.dumps(document).encode())
+        assert own.exists()
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,13 @@ OWN, OTHER, OTHER_MACHINE = ("arm64", "amd64", 62) if HOST == "aarch64" else ("a
 
 DASH = Path("/bin/dash").resolve()
 LOADER = os.fsdecode(elf.read(Span(DASH, 0, DASH.stat().st_size)).loader)
+_HEADERS = DASH.read_bytes()[64 : 64 + 56 * DASH.read_bytes()[56]]
+DASH_END = max(
+    offset + size
+    for kind, offset, size in struct.iter_unpack("<I4xQ16xQ16x", _HEADERS)
+    if kind == 1
+)
+"""Where the last segment that is loaded (PT_LOAD) ends in the file."""
 LIBC = f"/lib/{HOST}-linux-gnu/libc.so.6"
 
 INIT = b"#!/bin/busybox sh\necho the init runs\nexec busybox poweroff -f\n"
@@ -83,7 +91,7 @@ CASES = {
         DASH.read_bytes(),
         (),
         f"/usr/bin/app needs the loader {LOADER}, which is missing",
-        f"Add {LOADER} with [mappings], or link the program statically.",
+        f"Add {LOADER} and libc.so.6 with [mappings], or link the program statically.",
         DASH.read_bytes(),
         {LOADER: LOADER, LIBC: LIBC},
         "^the workload runs",
@@ -113,10 +121,42 @@ CASES = {
         INIT.replace(b"/bin/busybox sh", b"/bin/bash"),
         (),
         "/init needs /bin/bash, but /bin/bash does not exist",
-        "Add /bin/bash with [mappings].",
+        "Add /bin/bash with [mappings], or use an interpreter that is there, such as #!/bin/sh.",
         INIT.replace(b"/bin/busybox sh", b"/bin/bash"),
         {str(DASH): "/bin/bash", LOADER: LOADER, LIBC: LIBC},
         "^the init runs",
+    ),
+    "env": Case(
+        "init",
+        INIT.replace(b"/bin/busybox sh", b"/bin/env bash"),
+        (),
+        "/init needs /bin/env, but env does not find bash in PATH=/usr/local/bin:/bin:/usr/bin",
+        "Add bash, with what it needs, to a folder of that PATH, or use an interpreter that is"
+        " there, such as #!/bin/sh.",
+        INIT.replace(b"/bin/busybox sh", b"/bin/env bash"),
+        {str(DASH): "/bin/bash", LOADER: LOADER, LIBC: LIBC},
+        "^the init runs",
+    ),
+    "applet": Case(
+        "init",
+        INIT.replace(b"/bin/busybox sh", b"/bin/busybox bash"),
+        (),
+        "/init needs /bin/busybox, but /bin/busybox is busybox, which has no applet bash",
+        "Add the program bash with what it needs, or use an interpreter that is there, such as"
+        " #!/bin/sh.",
+        INIT.replace(b"/bin/busybox sh", b"/bin/sh"),
+        {},
+        "^the init runs",
+    ),
+    "cut short": Case(
+        "init",
+        DASH.read_bytes()[:20_000],
+        (LOADER, LIBC),
+        f"/init is a damaged program: it is cut short: 20000 bytes of at least {DASH_END}",
+        "Copy it again.",
+        DASH.read_bytes(),
+        {},
+        "^# $",
     ),
     "carriage return": Case(
         "init",
@@ -304,8 +344,11 @@ def test_an_init_that_is_found_by_a_link(tmp_path: Path) -> None:
     assert "such as #!/usr/bin/sh" in refused.value.hint
 
     volant = Machine(kernel=vm.kernel(), volant=True)
-    with pytest.raises(FledgeError, match="died: /init needs /bin/sh, but /bin/sh does not exist"):
+    with pytest.raises(FledgeError) as died:
         run(unchecked(toml, tmp_path / "dead.cpio.gz"), volant, expect=["^the init runs"])
+    problem = refused.value.message.partition(" on Volant: ")[2]
+    assert died.value.message == f"the guest died: {problem}"
+    assert died.value.hint == refused.value.hint
 
     project.write(tmp_path, "my-init", init.replace("PATH", "/usr/bin").encode())
     mended = library.build(toml, tmp_path / "mended.cpio.gz").path

@@ -10,7 +10,7 @@ import pytest
 
 from fledge.errors import MalformedError
 from fledge.project import manifest
-from fledge.project.manifest import WIDEST, complete, encode, parse, read, settings
+from fledge.project.manifest import WIDEST, WrongKeys, complete, encode, parse, read, settings
 from tests.support.plugin_manifest import PUBLISHED, decode
 
 WHOLE: dict[str, Any] = {
@@ -75,16 +75,16 @@ def test_a_whole_manifest() -> None:
         ("name", "", "name: must begin with a letter or digit"),
         ("runtime", None, "runtime is missing"),
         ("nmae", "x", "Volant knows no key nmae"),
-        ("enabled", "yes", "enabled: must be bool, not str"),
-        ("resources.cpu_cores", 0, "resources.cpu_cores: must be int >= 1"),
+        ("enabled", "yes", "enabled: must be true or false, without quotes"),
+        ("resources.cpu_cores", 0, "resources.cpu_cores: must be a whole number from 1 to 4096"),
         ("resources.memory_mb", None, "resources: memory_mb is missing"),
         ("resources.cpus", 1, "resources: Volant knows no key cpus"),
         ("workload.type", "tcp", "workload.type: Volant knows no tcp"),
         ("workload.entrypoint", [], "workload.entrypoint: must not be empty"),
-        ("workload.entrypoint", "/bin/sh", "workload.entrypoint: must be array, not str"),
+        ("workload.entrypoint", "/bin/sh", "workload.entrypoint: must be a list in brackets"),
         ("workload.base_url", None, 'workload: base_url must be a URL, such as "http://127'),
         ("workload", None, "workload is missing"),
-        ("workload.env", {"A": 1}, "workload.env: must be str, not int"),
+        ("workload.env", {"A": 1}, "workload.env.A: must be text in quotes"),
         ("rootfs.format", "ext4", "rootfs.format: Volant knows no ext4"),
         ("rootfs", None, "exactly one of rootfs and initramfs must be there"),
         (
@@ -92,9 +92,13 @@ def test_a_whole_manifest() -> None:
             {"url": "/a", "checksum": "sha256:" + "b" * 64},
             "exactly one of rootfs and initramfs must be there",
         ),
-        ("health_check.timeout_ms", -1, "health_check.timeout_ms: must be int >= 0"),
+        (
+            "health_check.timeout_ms",
+            -1,
+            "health_check.timeout_ms: must be a whole number from 0 to",
+        ),
         ("health_check.timeout_ms", None, "health_check: timeout_ms is missing"),
-        ("actions.reload.path", None, "actions: path is missing"),
+        ("actions.reload.path", None, "actions.reload: path is missing"),
         ("network.mode", "nat", "network.mode: Volant knows no nat"),
         ("cloud_init.seed_mode", "iso", "cloud_init.seed_mode: Volant knows no iso"),
         ("disks", [{"name": "data"}], "disks[0]: source is missing"),
@@ -132,9 +136,13 @@ def test_what_the_published_schema_refuses(path: str, value: object, words: str)
         (
             "health_check.timeout_ms",
             9223372036855,
-            "health_check.timeout_ms: must be int <= 9223372036854",
+            "health_check.timeout_ms: must be a whole number from 0 to 9223372036854",
         ),
-        ("actions.reload.timeout_ms", 1 << 63, "actions.timeout_ms: must be int <= 9223372036854"),
+        (
+            "actions.reload.timeout_ms",
+            1 << 63,
+            "actions.reload.timeout_ms: must be a whole number from 0 to 92233",
+        ),
         ("network.auto_assign", None, "network: a subnet with bridged needs a gateway or"),
         ("cloud_init.user_data.inline", None, "cloud_init.user_data: content needs inline"),
     ],
@@ -198,9 +206,9 @@ def test_manifests_of_others(document: dict[str, Any]) -> None:
         (b"", "it is not JSON"),
         (b"\xff", "it is not JSON"),
         (b"[" * 100_000, "it is not JSON"),
-        (b"[]", "must be object, not array"),
-        (b'{"name": 5}', "name: must be str, not int"),
-        (b'{"name": "a", "rootfs": 5}', "rootfs: must be object"),
+        (b"[]", "must be a table"),
+        (b'{"name": 5}', "name: must be text in quotes"),
+        (b'{"name": "a", "version": "1", "rootfs": 5}', "resources is missing"),
     ],
 )
 def test_what_is_no_manifest(text: bytes, words: str) -> None:
@@ -272,12 +280,28 @@ def test_settings_of_the_original() -> None:
     [
         ({"url": "ftp://a/b"}, "url: must be an http or https URL, or an absolute path"),
         ({"url": 5}, "url: must be"),
+        ({"url": "http://?a"}, "url: must be"),
         ({"rootfs": {"url": "/a"}}, "rootfs: fledge writes this; set url"),
+        ({"env": {"": "x"}}, 'env: "" names no variable: a name is not empty, and has no = in it'),
+        ({"workload": {"env": {" ": "x"}}}, 'workload.env: " " names no variable'),
+        ({"workload": {"env": {"A=B": "x"}}}, 'workload.env: "A=B" names no variable'),
+        ({"workload": {"base_url": "http://"}}, "workload: base_url must be a URL"),
+        ({"workload": {"base_url": "http://:80"}}, "workload: base_url must be a URL"),
+        ({"workload": {"base_url": "http://a:x"}}, "workload: base_url must be a URL"),
+        ({"workload": {"base_url": "http://a b"}}, "workload: base_url must be a URL"),
+        ({"health_check": {"endpoint": "", "timeout_ms": 1}}, "health_check.endpoint: must be the"),
+        (
+            {"health_check": {"endpoint": " ", "timeout_ms": 1}},
+            "health_check.endpoint: must be the",
+        ),
         ({"workload": {"args": ["a"]}}, "workload.args: must be a list, beside an entrypoint"),
         ({"workload": {"entrypoint": "a", "args": "b"}}, "workload.args: must be a list"),
-        ({"workload": 5}, "workload: must be object, not int"),
-        ({"env": "A=1"}, "workload.env: must be object, not str"),
-        ({"resources": {"memory_mb": "512"}}, "resources.memory_mb: must be int, not str"),
+        ({"workload": 5}, "workload: must be a table"),
+        ({"env": "A=1"}, "env: must be a table"),
+        (
+            {"resources": {"memory_mb": "512"}},
+            "resources.memory_mb: write 512, a whole number from 1 to 42949",
+        ),
     ],
 )
 def test_settings_that_are_wrong(table: dict[str, Any], words: str) -> None:
@@ -286,7 +310,39 @@ def test_settings_that_are_wrong(table: dict[str, Any], words: str) -> None:
     assert str(raised.value).startswith(words)
 
 
+def test_all_mistakes_are_found_at_once() -> None:
+    table = {
+        "nmae": "web",
+        "enabled": "yes",
+        "url": "ftp://a/b",
+        "resources": {"cpu_cores": 0, "memory": 512},
+        "workload": {"type": "htp", "env": {"": "x", "A": 1}, "args": "x"},
+        "disks": [{"name": "a"}, {"name": "b", "source": "/b", "readonly": 1}],
+        "network": {"mode": "vsock", "expose": [{"port": 0, "protocol": "sctp"}]},
+    }
+    with pytest.raises(WrongKeys) as raised:
+        settings(table)
+    assert {each.keys: str(each) for each in raised.value.found} == {
+        ("url",): "url: must be an http or https URL, or an absolute path",
+        ("workload", "args"): "workload.args: must be a list, beside an entrypoint",
+        ("workload", "env", ""): 'workload.env: "" names no variable: a name is not empty, and has'
+        " no = in it",
+        ("nmae",): "Volant knows no key nmae: did you mean name?",
+        ("enabled",): "enabled: must be true or false, without quotes",
+        ("resources", "memory"): "resources: Volant knows no key memory: did you mean memory_mb?",
+        ("resources", "cpu_cores"): "resources.cpu_cores: must be a whole number from 1 to 4096",
+        ("workload", "type"): 'workload.type: Volant knows no htp: did you mean "http"?',
+        ("workload", "env", "A"): "workload.env.A: must be text in quotes",
+        ("disks", "0", "source"): "disks[0]: source is missing",
+        ("disks", "1", "readonly"): "disks[1].readonly: must be true or false, without quotes",
+        ("network", "expose", "0", "port"): "network.expose[0].port: must be a whole number from 1"
+        " to 65535",
+        ("network", "expose", "0", "protocol"): "network.expose[0].protocol: Volant knows no sctp:"
+        ' must be "tcp" or "udp"',
+    }
+
+
 def test_settings_may_be_empty() -> None:
     assert complete(settings({}), KNOWN).resources.memory_mb == 512
     with pytest.raises(MalformedError, match="entrypoint is missing"):
-        complete(settings({}), {})
+        complete(settings({}), KNOWN | {"workload": {}})
