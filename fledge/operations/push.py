@@ -21,7 +21,6 @@ from fledge.formats import find_format
 from fledge.host.files import PathLike
 from fledge.host.output import Hasher
 from fledge.host.parallel import ordered
-from fledge.net.json_document import MAX_DOCUMENT_SIZE
 from fledge.oci import artifact as artifacts
 from fledge.oci import referrers
 from fledge.oci.artifact import Chunk, RemoteArtifact
@@ -186,10 +185,6 @@ def _push(
 def _put(repository: Repository, remote: RemoteArtifact, tag: str | None = None) -> Digest:
     """Store the manifest of an artifact, under a tag or its digest. Return the digest."""
     manifest = artifacts.serialize(remote)
-    if len(manifest) > MAX_DOCUMENT_SIZE:
-        raise ConfigError(
-            f"{remote.name} has too many chunks for a registry", "Push it with --whole."
-        )
     digest = Digest.of(manifest)
     repository.put_manifest(tag or str(digest), artifacts.MANIFEST_TYPE, manifest)
     return digest
