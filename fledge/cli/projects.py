@@ -50,8 +50,6 @@ def _expand(argument: str) -> Iterator[Path]:
         yield from configs
         return
     config = _config(path)
-    if path.is_dir() and not config.is_file():
-        raise ConfigError(f"{path} has no fledge.toml", "Name a folder that has one.")
     if config.suffix != ".toml":
         raise ConfigError(
             f"{path} is neither a folder nor a .toml file",

@@ -158,13 +158,12 @@ class SharedBuild(msgspec.Struct, frozen=True):
         """Keep an artifact for others, unless it was pulled from there. A failure is a note."""
         if not self.keep_in or (is_pulled and self.keep_in == self.pull_from):
             return
-        with self.session.reporter.step("keep") as step:
-            try:
+        try:
+            with self.session.reporter.step("keep") as step:
                 sent = store(artifact, _tagged(self.keep_in, self.key), self.session)
                 step.detail = f"{human_size(sent)} sent to {self.keep_in.host}"
-            except FledgeError as error:
-                step.detail = "not done"
-                self.session.reporter.note(f"the build is not kept: {error.message}")
+        except FledgeError as error:
+            self.session.reporter.note(f"the build is not kept: {error.message}")
 
     def _find(self, name: Name) -> _Found | None:
         """Return what a cache has under a name. None: nobody has built it before.

@@ -16,7 +16,8 @@ class BuildCache(msgspec.Struct, frozen=True):
         str | None,
         Meta(
             description="A repository in which fledge build --locked looks for the artifact before"
-            " it builds it, and --cache-to stores it. FLEDGE_CACHE_REGISTRY takes precedence.",
+            " it builds it. --cache-to REPOSITORY keeps it there. FLEDGE_CACHE_REGISTRY takes"
+            " precedence.",
             examples=["ghcr.io/example/cache"],
         ),
     ] = None

@@ -70,7 +70,7 @@ def test_one_that_is_named_as_several(fledge: Fledge, tmp_path: Path) -> None:
     ("arguments", "answer"),
     [
         (("none",), "none is neither a folder nor a .toml file"),
-        (("plugins",), "plugins has no fledge.toml"),
+        (("plugins",), "plugins/fledge.toml: no such file"),
         (("none/*",), "no folder with a fledge.toml matches none/*"),
         (("plugins/a/kestrel",), "plugins/a/kestrel is neither a folder nor a .toml file"),
         (("plugins/*", "-m", "x.toml"), "--manifest has the settings of one plugin"),
@@ -84,6 +84,15 @@ def test_what_names_no_project(
     assert (done.code, done.out) == (2, "")
     assert answer in done.err
     assert not list(tmp_path.glob("**/plugin.cpio.gz"))
+
+
+def test_a_folder_of_something_else_leaves_the_others(fledge: Fledge, tmp_path: Path) -> None:
+    """A shell expands plugins/* to all folders."""
+    make_all(tmp_path, "a", "b")
+    (tmp_path / "plugins/docs").mkdir()
+    done = fledge("build", "plugins/a", "plugins/b", "plugins/docs")
+    assert (done.code, done.out) == (2, artifacts("a", "b"))
+    assert "error: plugins/docs: plugins/docs/fledge.toml: no such file" in done.err
 
 
 def test_failures(fledge: Fledge, tmp_path: Path) -> None:
