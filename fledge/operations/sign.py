@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -80,7 +83,13 @@ def sign(
 def open_signer(
     key: str, public_key: Path | None, passphrase: Passphrase | None, session: Session
 ) -> Signer:
-    """Return the signer that a key names, as for `sign`. Raises `ConfigError`."""
+    """Return the signer that a key names, as for `sign`. Raises `ConfigError`.
+
+    A file that others can read is a note.
+    """
+    with suppress(OSError, ValueError):
+        if Path(key).stat().st_mode & 0o077:
+            session.reporter.note(f"others can read {key}: run chmod 600 {key}")
     return keys.load_signer(
         key,
         public_key,
@@ -94,7 +103,7 @@ def sign_with(signer: Signer, artifact: Path, session: Session) -> Path:
     payload = provenance.read(artifact)
     _, recorded = provenance.parse_file(payload, artifact)
     path = signatures.path_beside(artifact)
-    old = _read_old(path)
+    _read_old(path)  # before the work
     digest = read_digest(artifact, session)
     if digest != recorded.digest:
         raise CorruptError(
@@ -104,21 +113,32 @@ def sign_with(signer: Signer, artifact: Path, session: Session) -> Path:
         )
     message = signatures.encode(payload)
     new = Signature(signer.sign(message))
-    kept: list[Signature] = []
-    if old and old.payload == payload:
-        mine = signer.public
-        kept = [each for each in old.signatures if not mine.verifies(message, each.signature)]
-    elif old:
-        session.reporter.note(f"{path} was for another provenance; its signatures are dropped")
-    if len(kept) >= signatures.MAX_SIGNATURES:
-        raise CorruptError(f"{path} has {len(kept)} signatures, and cannot have more")
-    try:
-        with replacing(path) as file:
-            file.write(signatures.serialize(Envelope(payload, (*kept, new))))
-    except FledgeError as error:
-        error.hint = f"Check that you can write to {path.parent}, and that its disk has space."
-        raise
+    with _locked(artifact):
+        old = _read_old(path)
+        kept: list[Signature] = []
+        if old and old.payload == payload:
+            mine = signer.public
+            kept = [each for each in old.signatures if not mine.verifies(message, each.signature)]
+        elif old:
+            session.reporter.note(f"{path} was for another provenance; its signatures are dropped")
+        if len(kept) >= signatures.MAX_SIGNATURES:
+            raise CorruptError(f"{path} has {len(kept)} signatures, and cannot have more")
+        try:
+            with replacing(path) as file:
+                file.write(signatures.serialize(Envelope(payload, (*kept, new))))
+        except FledgeError as error:
+            error.hint = f"Check that you can write to {path.parent}, and that its disk has space."
+            raise
     return path
+
+
+@contextmanager
+def _locked(artifact: Path) -> Iterator[None]:
+    """Keep others that sign the same artifact from writing in between."""
+    with artifact.open("rb") as file:
+        with suppress(OSError):  # a filesystem without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _missing() -> str:

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fledge.operations import trust
 from fledge.project import provenance, signatures
 from fledge.project.keys import load_signer
 from fledge.project.policy import Policy
+from fledge.report import Reporter
 from fledge.tree.digest import Digest
 from tests.support import openssl, project
 
@@ -463,6 +465,30 @@ def test_openssl_agrees_with_the_envelope(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.real
+def test_two_who_sign_at_once(folder: Path) -> None:
+    names = ["alice", "bob", "carol"]
+    threads = [threading.Thread(target=sign, args=(folder, name)) for name in names * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert verify(folder, Policy.of(keys(folder, *names))) == names
+
+
+def test_a_key_that_others_can_read(folder: Path) -> None:
+    notes: list[str] = []
+    reporter = Reporter()
+    reporter.note = notes.append  # type: ignore[method-assign, assignment]
+    session = fledge.Session.default(reporter=reporter)
+    key = folder / "alice.key"
+    key.chmod(0o600)
+    fledge.sign(folder / ARTIFACT, str(key), session=session)
+    assert notes == []
+    key.chmod(0o644)
+    fledge.sign(folder / ARTIFACT, str(key), session=session)
+    assert notes == [f"others can read {key}: run chmod 600 {key}"]
+
+
 def test_openssl_signs_as_a_command(folder: Path) -> None:
     private, public = openssl.key(folder, "ecdsa-p256")
     command = f"exec:openssl dgst -sha256 -sign '{private}'"
