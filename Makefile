@@ -39,7 +39,7 @@ vet: $(TESTABLE)
 # Where tests skip there is less coverage, so only .ci/run, where none may, asks for all of it.
 test: $(TESTABLE)
 	scripts/test-tools
-	.venv/bin/python -m pytest --cov=fledge --cov-fail-under=0
+	.venv/bin/python -m pytest -n 2 --cov=fledge --cov-fail-under=0
 
 test-fast: $(TESTABLE)
 	.venv/bin/python -m pytest -n 2 -m "not real and not slow"

@@ -1,5 +1,6 @@
 """Pythons of this machine with fledge installed, and a user without privileges."""
 
+import fcntl
 import functools
 import hashlib
 import os
@@ -55,13 +56,16 @@ def venv_with_fledge(python: Path) -> Path:
     venv = _CHECKOUT / ".cache" / "venvs" / key.hexdigest()[:16]
     venv_python = venv / "bin" / "python"
     finished = venv / "finished"
-    if not finished.exists():
-        if subprocess.run([python, "-c", "import ensurepip"], check=False).returncode != 0:
-            pytest.skip(f"{python} cannot make a venv: run scripts/test-tools")
-        subprocess.run([python, "-m", "venv", "--clear", venv], check=True)
-        pip = [str(venv_python), "-I", "-m", "pip", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", "--quiet", "--editable", str(_CHECKOUT)], check=True)
-        finished.touch()
+    venv.parent.mkdir(parents=True, exist_ok=True)
+    with venv.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests that run side by side share it
+        if not finished.exists():
+            if subprocess.run([python, "-c", "import ensurepip"], check=False).returncode != 0:
+                pytest.skip(f"{python} cannot make a venv: run scripts/test-tools")
+            subprocess.run([python, "-m", "venv", "--clear", venv], check=True)
+            pip = [str(venv_python), "-I", "-m", "pip", "--disable-pip-version-check"]
+            subprocess.run([*pip, "install", "--quiet", "--editable", str(_CHECKOUT)], check=True)
+            finished.touch()
     return venv_python
 
 
