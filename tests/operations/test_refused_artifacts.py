@@ -156,7 +156,7 @@ CASES = {
         "Copy it again.",
         DASH.read_bytes(),
         {},
-        "^# $",
+        "^# ",
     ),
     "carriage return": Case(
         "init",

@@ -90,7 +90,7 @@ strategy = "oci_rootfs"
 [source]
 image = "{image}"
 [filesystem]
-size_buffer_mb = 1
+size_buffer_mb = 8
 [agent]
 source_strategy = "local"
 path = "kestrel"
