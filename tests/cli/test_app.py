@@ -92,6 +92,7 @@ def test_verbose_tells_where_an_input_came_from(
     assert "from the cache" not in fledge("build").err
 
 
+@pytest.mark.slow
 def test_verbose_tells_of_an_image(fledge: Fledge, tmp_path: Path) -> None:
     project.make_rootfs(tmp_path)
     first = fledge("build", "-v").err
@@ -549,6 +550,7 @@ def test_hostile_names_do_not_reach_the_terminal(fledge: Fledge, tmp_path: Path)
 
 
 @pytest.mark.parametrize("line", ["\nerror: FAKE", "\n  error: FAKE", "\r\n    FAKE"])
+@pytest.mark.slow
 def test_a_newline_in_a_name_makes_no_line(fledge: Fledge, tmp_path: Path, line: str) -> None:
     mapping = json.dumps({f"payload/site{line}": f"/var/www{line}"})[1:-1].replace('": ', '" = ')
     project.make(tmp_path, project.LOCAL_AGENT, f"[mappings]\n{mapping}\n")

@@ -232,6 +232,7 @@ def test_a_network_is_set_up_in_the_guest(plugin: Path, kernel: Path, fledge: Fl
     assert b"ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up" in archive
 
 
+@pytest.mark.slow
 def test_other_hypervisors(kernel: Path, tmp_path: Path, fledge: Fledge) -> None:
     toml = project.make_rootfs(tmp_path)
     project.write(tmp_path, "kestrel", project.program())
@@ -397,6 +398,7 @@ def test_a_manifest_of_somebody_else(plugin: Path, kernel: Path, fledge: Fledge)
     assert fledge(*arguments).code == 4
 
 
+@pytest.mark.slow
 def test_a_manifest_of_another_kind(
     plugin: Path, kernel: Path, tmp_path: Path, fledge: Fledge
 ) -> None:

@@ -17,6 +17,8 @@ import pytest
 from tests.support import images, project, registry, screen, tars
 from tests.support.project import Fledge
 
+pytestmark = pytest.mark.slow
+
 FLEDGE = [sys.executable, "-m", "fledge"]
 
 

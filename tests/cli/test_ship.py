@@ -32,6 +32,7 @@ def test_usage(arguments: list[str], words: str, fledge: Fledge) -> None:
     assert done.out == ""
 
 
+@pytest.mark.slow
 def test_names_and_paths_are_all_that_is_printed(
     web: Path, served: OciRegistry, fledge: Fledge, tmp_path: Path
 ) -> None:
@@ -58,6 +59,7 @@ def test_names_and_paths_are_all_that_is_printed(
         (["pull", "HOST/web:1", "--platform", "riscv64"], 2, "is for linux/amd64"),
     ],
 )
+@pytest.mark.slow
 def test_failures(
     arguments: list[str],
     code: int,

@@ -16,6 +16,8 @@ import pytest
 from tests.support import project, screen
 from tests.support.project import Fledge
 
+pytestmark = pytest.mark.slow
+
 ARTIFACT = "x.gz"
 FLEDGE = [sys.executable, "-m", "fledge"]
 PASSPHRASE = "correct horse"  # noqa: S105

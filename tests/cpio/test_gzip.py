@@ -51,6 +51,7 @@ def inflate(data: bytes) -> bytes:
         *(gzip.CHUNK_SIZE - 1, gzip.CHUNK_SIZE, gzip.CHUNK_SIZE + 1, 2 * gzip.CHUNK_SIZE + 1),
     ],
 )
+@pytest.mark.slow
 def test_sizes(make: Callable[[int], bytes], size: int) -> None:
     data = make(size)
     assert inflate(compress([data])) == data

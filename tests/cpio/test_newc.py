@@ -175,6 +175,7 @@ def test_order_is_by_component_and_parents_first(path: Path) -> None:
 
 @few
 @given(trees(), st.randoms(use_true_random=False))
+@pytest.mark.slow
 def test_order_of_making_makes_no_difference(tree: Tree, random: random.Random) -> None:
     data = archive(tree)
     for _, node in tree.walk():
@@ -203,6 +204,7 @@ def test_hard_links_share_an_inode_and_the_last_has_the_data(path: Path) -> None
 
 @few
 @given(trees())
+@pytest.mark.slow
 def test_alignment_and_end(path: Path, tree: Tree) -> None:
     data = archive(tree)
     assert len(data) % 512 == 0

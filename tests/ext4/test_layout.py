@@ -19,6 +19,8 @@ from tests.support import project
 from tests.support.disks import write_ext4
 from tests.support.samples import CAPABILITIES, EPOCH
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 BASE, UPPER, MAPPED = range(3)
 

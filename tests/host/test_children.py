@@ -15,6 +15,8 @@ import pytest
 
 from fledge.host.children import Died, Returned, Send, Sent, Started, run
 
+pytestmark = pytest.mark.slow
+
 
 def double(number: int, send: Send) -> int:
     send(f"doubling {number}")

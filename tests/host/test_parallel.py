@@ -78,6 +78,7 @@ def test_threads_end() -> None:
     assert threading.active_count() <= before
 
 
+@pytest.mark.slow
 def test_interrupt() -> None:
     """A signal ends the wait for a result that does not come."""
     release = threading.Event()

@@ -54,6 +54,7 @@ def test_a_dollar_that_is_none_of_the_end(pattern: str) -> None:
     assert found.missing == []
 
 
+@pytest.mark.slow
 def test_a_flood_is_bounded() -> None:
     found = watch("end")
     for _ in range(100):
@@ -82,6 +83,7 @@ def test_a_program_that_writes_what_the_kernel_would(written: bytes) -> None:
     assert guest(f"import os; os.write(1, {SHUTDOWN + written!r})") is Ending.DIED
 
 
+@pytest.mark.slow
 def test_the_trace_of_a_panic_is_not_what_was_expected() -> None:
     script = f"import os, time; os.write(1, {PANIC!r}); time.sleep(1)"
     assert guest(script, "init") is Ending.DIED
@@ -139,6 +141,7 @@ def test_endings() -> None:
     assert guest("import time; time.sleep(100)", seconds=0.1) is Ending.TIMED_OUT
 
 
+@pytest.mark.slow
 def test_a_guest_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "AFTER_DEATH", 0.1)
     script = f"import os, time; os.write(1, {PANIC + b'ready'!r}); time.sleep(100)"

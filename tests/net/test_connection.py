@@ -28,6 +28,7 @@ def test_watchdogs_share_a_thread() -> None:
         assert busy.recv(1) == b"x"
 
 
+@pytest.mark.slow
 def test_progress_puts_the_end_off() -> None:
     one, peer = socket.socketpair()
     with one, peer, Watchdog(one.fileno(), 0.3) as watchdog:

@@ -35,6 +35,7 @@ def test_chunk_size(size: int, expected: int) -> None:
     assert chunk_size(size) == expected
 
 
+@pytest.mark.slow
 def test_largest_artifact() -> None:
     """The manifest of an artifact without holes, of the most bytes, is one that registries take."""
     chunks = tuple(

@@ -180,6 +180,7 @@ def test_what_makes_no_tree_is_refused(entries: list[Entry], match: str, tmp_pat
         ({"major": "1", "minor": "0", "realsize": "9"}, "no decimal|no sparse map|within"),
     ],
 )
+@pytest.mark.slow
 def test_sparse_maps_must_make_sense(records: dict[str, str], match: str, tmp_path: Path) -> None:
     pax = {f"GNU.sparse.{key}": value for key, value in records.items()}
     refused(tmp_path, pack(file("x", b"0123456789", pax=pax)), match=match)
@@ -233,6 +234,7 @@ def test_paths_below_a_long_symlink_are_bounded(
         layers.unpack(long, Tree(0), session)
 
 
+@pytest.mark.slow
 def test_records_of_extended_headers_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,8 @@ from fledge.tree.digest import Digest
 from tests.support import oci_registry, registry
 from tests.support.oci_registry import OciRegistry
 
+pytestmark = pytest.mark.slow
+
 real = pytest.mark.real
 
 TYPE = "application/vnd.example.note"

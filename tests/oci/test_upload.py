@@ -70,6 +70,7 @@ def noise(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, upload.MAX_PIECE, 2 * upload.MAX_PIECE + 12345])
+@pytest.mark.slow
 def test_upload(size: int, host: str, session: Session, tmp_path: Path) -> None:
     data = noise(size)
     repository = open_repository(host, session)
@@ -83,6 +84,7 @@ def test_upload(size: int, host: str, session: Session, tmp_path: Path) -> None:
     assert repository.has_blob(file.digest)
 
 
+@pytest.mark.slow
 def test_connection_that_is_cut_again_and_again(host: str, session: Session) -> None:
     """Every connection ends after 300 KiB, and the upload goes on after what has arrived."""
     data = noise(5 << 20)
@@ -169,6 +171,7 @@ def challenge(exchange: Exchange) -> None:
     exchange.reply(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
 
 
+@pytest.mark.slow
 def test_login_is_not_for_where_a_registry_uploads_to(private: Server, session: Session) -> None:
     data = noise(2 * upload.MAX_PIECE)
     with Server() as store:

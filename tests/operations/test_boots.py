@@ -109,6 +109,7 @@ def test_an_init_of_32_bits_on_another_kernel(tmp_path: Path, fledge: Fledge) ->
         ({}, None),
     ],
 )
+@pytest.mark.slow
 def test_a_disk_whose_links_lead_out_of_it(
     tmp_path: Path, fledge: Fledge, links: dict[str, str], words: str | None
 ) -> None:
@@ -137,6 +138,7 @@ def test_another_program_that_cannot_run_is_a_note(tmp_path: Path, fledge: Fledg
     ) in " ".join(done.err.split())
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_for_the_agent(tmp_path: Path, fledge: Fledge) -> None:
     toml = project.make_rootfs(tmp_path)
     for size, given, needed in ((100, 1, 8), (7 << 20, 7, 8), (9 << 20, 8, 10)):

@@ -366,6 +366,7 @@ real = pytest.mark.real
     "format_name",
     ["initramfs", "ext4", *(pytest.param(each, marks=real) for each in ("mkfs", "xfs", "btrfs"))],
 )
+@pytest.mark.slow
 def test_a_blob_that_is_swapped_after_its_check_changes_nothing(
     tmp_path: Path, format_name: str
 ) -> None:

@@ -16,6 +16,8 @@ from fledge.operations.builds import BuildResult, build_all
 from tests.support import images, project, tars
 from tests.support.httpd import Server, status
 
+pytestmark = pytest.mark.slow
+
 BASES = ("linux/amd64", "linux/arm64")
 
 

@@ -82,6 +82,7 @@ def evil(folder: Path) -> None:
         (project.make, replace("kestrel", KESTREL_ARM64), "is for arm64, not for amd64"),
     ],
 )
+@pytest.mark.slow
 def test_what_a_build_finds(
     make: Callable[[Path], Path], change: Change, message: str, tmp_path: Path
 ) -> None:

@@ -289,6 +289,7 @@ def test_the_fields_of_a_superblock_are_public_names(tmp_path: Path) -> None:
     assert str(facts["superblock jnl_blocks"]).endswith("00000000" + "00004000")
 
 
+@pytest.mark.slow
 def test_bytes_that_mean_nothing(tmp_path: Path) -> None:
     artifact = make(project.make_rootfs(tmp_path), tmp_path / "a.img")
     data = bytearray(artifact.read_bytes())

@@ -113,6 +113,7 @@ INSTEAD = "arm64 programs: use a kernel for arm64, or build the artifact for amd
 
 
 @pytest.mark.parametrize("has_provenance", [True, False])
+@pytest.mark.slow
 def test_an_architecture_that_is_not_the_kernels(
     has_provenance: bool, fledge: Fledge, tmp_path: Path
 ) -> None:
@@ -162,6 +163,7 @@ def test_the_architecture_of_a_disk_that_cannot_be_read(fledge: Fledge, tmp_path
     assert f"  {INSTEAD}\n" in done.out
 
 
+@pytest.mark.slow
 def test_what_no_kernel_can_start(fledge: Fledge, tmp_path: Path) -> None:
     initramfs(tmp_path / "x.cpio.gz", None, busybox=project.busybox())
     tree = Tree(mtime_ns=0)
@@ -214,6 +216,7 @@ def test_what_is_wrong_is_told(
     assert words in done.err
 
 
+@pytest.mark.slow
 def test_the_target_is_checked(fledge: Fledge, tmp_path: Path) -> None:
     disk_project(tmp_path, "xfs", '[target]\nkernel = "volant"\n')
     assert fledge("check").code == 1

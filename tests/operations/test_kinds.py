@@ -58,6 +58,7 @@ def tar_project(folder: Path, options: str = "") -> Path:
 
 
 @pytest.mark.usefixtures("plain_tar")
+@pytest.mark.slow
 def test_a_format_is_one_module(tmp_path: Path, fledge_run: Fledge) -> None:
     toml = tar_project(tmp_path / "tar", 'comment = "hello"')
     artifact = fledge.build(toml, tmp_path / "x.tar", platform=AMD64)
@@ -85,6 +86,7 @@ def test_a_format_is_one_module(tmp_path: Path, fledge_run: Fledge) -> None:
 
 
 @pytest.mark.usefixtures("plain_tar")
+@pytest.mark.slow
 def test_a_change_is_told_in_the_words_of_the_format(tmp_path: Path) -> None:
     one = fledge.build(tar_project(tmp_path / "one"), tmp_path / "1.tar", platform=AMD64)
     toml = tar_project(tmp_path / "two", 'comment = "longer than the other"')
@@ -121,6 +123,7 @@ def test_without_it_the_type_is_unknown(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("greeting_kind")
 @pytest.mark.parametrize("kind", [project.make, project.make_rootfs])
+@pytest.mark.slow
 def test_a_source_is_one_module(tmp_path: Path, kind, server: Server) -> None:  # type: ignore[no-untyped-def]
     toml = kind(tmp_path / "project")
     url = server.url("/greeting")

@@ -161,6 +161,7 @@ HTTP = 'workload.base_url = "http://127.0.0.1:9000"\n'
         ),
     ],
 )
+@pytest.mark.slow
 def test_images_of_the_kinds_that_people_use(
     tmp_path: Path,
     config: dict[str, object],
@@ -189,6 +190,7 @@ def test_images_of_the_kinds_that_people_use(
             parse(document | {key: 5})
 
 
+@pytest.mark.slow
 def test_what_needs_a_newer_volant_is_a_choice(tmp_path: Path) -> None:
     exposed = "network = {mode = 'bridged', expose = [{port = 80}]}\n"
     config = {"Cmd": ["nginx"], "ExposedPorts": {"80/tcp": {}}}
@@ -199,6 +201,7 @@ def test_what_needs_a_newer_volant_is_a_choice(tmp_path: Path) -> None:
         assert any("need Volant v0.6.6" in each for each in notes) is not code
 
 
+@pytest.mark.slow
 def test_what_volant_does_not_do_is_a_note(tmp_path: Path) -> None:
     config = {
         "Cmd": ["nginx", " "],
@@ -313,6 +316,7 @@ def test_a_config_of_an_image_that_is_not_json(tmp_path: Path, content: bytes) -
     assert not list(tmp_path.glob("out.*"))
 
 
+@pytest.mark.slow
 def test_where_the_artifact_will_be(tmp_path: Path, fledge: Fledge) -> None:
     make(tmp_path, {"Cmd": ["nginx"]}, HTTP)
     arguments = ("build", "--platform", "linux/amd64", "-o")
@@ -467,6 +471,7 @@ def test_a_file_of_the_original(tmp_path: Path, fledge: Fledge) -> None:
     assert "[manifest] excludes other.toml; keep one of the two" in both.err
 
 
+@pytest.mark.slow
 def test_a_manifest_that_the_project_has_no_more(tmp_path: Path, fledge: Fledge) -> None:
     toml = make(tmp_path, {"Cmd": ["nginx"]}, HTTP)
     arguments = ("build", "--platform", "linux/amd64", "-o", "a.img")
@@ -535,6 +540,7 @@ def test_two_builds_by_two_users(
                 assert (user.home / name).stat().st_uid != (tmp_path / name).stat().st_uid
 
 
+@pytest.mark.slow
 def test_artifacts_in_one_folder_keep_their_manifests(tmp_path: Path, fledge: Fledge) -> None:
     project.make(tmp_path)
     base = (tmp_path / "fledge.toml").read_bytes()
@@ -612,6 +618,7 @@ def test_a_name_of_an_artifact_that_is_no_name_of_a_plugin(tmp_path: Path, fledg
         ({"Cmd": ["nginx"]}, "workload.entrypoint = ['lost']\n", "/bin/lost needs /bin/python"),
     ],
 )
+@pytest.mark.slow
 def test_an_artifact_that_exists_is_checked_as_a_build_is(
     tmp_path: Path, fledge: Fledge, config: dict[str, object], table: str, words: str
 ) -> None:
@@ -630,6 +637,7 @@ def test_an_artifact_that_exists_is_checked_as_a_build_is(
     assert checked.err.endswith(printed.err)
 
 
+@pytest.mark.slow
 def test_the_provenance_of_an_older_artifact_says_nothing(tmp_path: Path, fledge: Fledge) -> None:
     make(tmp_path, {"Cmd": ["nginx"]}, HTTP + 'version = "1"\n')
     arguments = ("build", "--platform", "linux/amd64", "-o")

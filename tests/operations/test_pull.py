@@ -32,6 +32,8 @@ from tests.support.httpd import Exchange, Server, redirect, status
 from tests.support.oci_registry import OciRegistry
 from tests.support.shipped import CHUNK, PAYLOAD, noise
 
+pytestmark = pytest.mark.slow
+
 real = pytest.mark.real
 
 PREFIX = "com.github.volantvm.fledge."

@@ -30,6 +30,8 @@ from tests.support.httpd import status
 from tests.support.oci_registry import OciRegistry
 from tests.support.shipped import CHUNK, PAYLOAD, noise
 
+pytestmark = pytest.mark.slow
+
 real = pytest.mark.real
 
 KIND = re.compile("/(manifests|blobs/uploads|blobs|referrers|tags)/")

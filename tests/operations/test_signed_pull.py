@@ -22,6 +22,8 @@ from fledge.store.cache import Cache
 from tests.support import oci_registry
 from tests.support.oci_registry import OciRegistry
 
+pytestmark = pytest.mark.slow
+
 Manifest = dict[str, Any]
 
 

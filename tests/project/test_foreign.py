@@ -222,6 +222,7 @@ def test_a_manifest_without_a_program(tmp_path: Path, fledge: Fledge) -> None:
     assert "[manifest.workload] entrypoint" in done.err
 
 
+@pytest.mark.slow
 def test_a_manifest_beside_a_disk(tmp_path: Path, fledge: Fledge) -> None:
     layer = pack(folder("usr/sbin"), file("usr/sbin/nginx", b"#!/bin/sh\n", mode=0o755),
                  folder("bin"), file("bin/sh", project.program(), mode=0o755))  # fmt: skip

@@ -199,6 +199,7 @@ def test_a_key_on_the_command_line_is_not_repeated(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "output", ["{}", "base64.encodebytes({})", "base64.b64encode({}) + b'\\n\\n'"]
 )
+@pytest.mark.slow
 def test_a_command_signs(tmp_path: Path, kind: KeyType, output: str) -> None:
     _, public = make(tmp_path, kind)
     write = output.format("key.sign(sys.stdin.buffer.read())")
@@ -219,6 +220,7 @@ def test_a_command_signs(tmp_path: Path, kind: KeyType, output: str) -> None:
         ("import os; os.kill(os.getpid(), 9)", FledgeError, "did not sign: exit status -9"),
     ],
 )
+@pytest.mark.slow
 def test_a_command_fails(
     tmp_path: Path, script: str, error: type[FledgeError], problem: str
 ) -> None:

@@ -237,6 +237,7 @@ def test_another_version_is_told(tmp_path: Path) -> None:
         ('"subject": [', '"subject": {}, "x": [', "not a list"),
     ],
 )
+@pytest.mark.slow
 def test_a_damaged_one_is_told(tmp_path: Path, old: str, new: str, words: str) -> None:
     toml = project.make_rootfs(tmp_path)
     artifact = make(toml, tmp_path / "x.img")

@@ -129,6 +129,7 @@ def test_end_of_one_build_leaves_the_partial_of_the_next(cache: Cache) -> None:
 
 
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=9))))
+@pytest.mark.slow
 def test_size_and_digest_are_of_the_file(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes | None]
 ) -> None:
@@ -329,6 +330,7 @@ def test_what_a_killed_build_left_without_a_digest_goes(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("missing", ["fcntl", "flock"])
+@pytest.mark.slow
 def test_a_kernel_without_such_locks(cache: Cache, missing: str) -> None:
     """The kernel refuses the calls, in a process of their own."""
     store(cache)

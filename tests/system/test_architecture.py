@@ -114,6 +114,7 @@ def test_the_drawing_is_up_to_date(modules: grimp.ImportGraph) -> None:
     assert expected in page, "replace the diagram: .venv/bin/python scripts/import-graph --mermaid"
 
 
+@pytest.mark.slow
 def test_a_config_is_handed_to_few_functions(tmp_path: Path) -> None:
     """Sources and formats carry their own settings; only operations and the lock see a config."""
     toml = project.make_rootfs(tmp_path)

@@ -93,6 +93,7 @@ def test_layout(fledge: Fledge, tmp_path: Path, name: str, kind: str) -> None:
 
 @EVERY_KIND
 @pytest.mark.parametrize("transport", ["oci-archive", "docker-archive"])
+@pytest.mark.slow
 def test_archive(fledge: Fledge, tmp_path: Path, transport: str, kind: str) -> None:
     toml = project.make_rootfs(tmp_path)
     irregular(tmp_path, kind, "image.tar")
@@ -103,6 +104,7 @@ def test_archive(fledge: Fledge, tmp_path: Path, transport: str, kind: str) -> N
 
 
 @EVERY_KIND
+@pytest.mark.slow
 def test_blob_of_the_cache(fledge: Fledge, tmp_path: Path, kind: str) -> None:
     """It is worth no more than a missing one. A folder cannot be replaced by a file."""
     project.make_rootfs(tmp_path)

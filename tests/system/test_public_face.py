@@ -181,6 +181,7 @@ def test_the_session_for_auditors_shows_what_is_shown(
         assert re.fullmatch(pattern, done.stdout), f"{command}:\n{done.stdout}{done.stderr}"
 
 
+@pytest.mark.slow
 def test_the_session_that_signs_shows_what_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

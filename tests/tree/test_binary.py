@@ -36,6 +36,7 @@ SAMPLES = st.builds(
 
 @pytest.mark.parametrize("order", ["little", "big"])
 @given(fields=SAMPLES, before=st.binary(max_size=9))
+@pytest.mark.slow
 def test_every_field_is_where_it_is_declared(order: str, fields: Sample, before: bytes) -> None:
     layout: Layout[Sample] = Layout(Sample, size=32, order=order)  # type: ignore[arg-type]
     expected = bytearray(32)
