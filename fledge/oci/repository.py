@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -125,11 +125,9 @@ class Repository(msgspec.Struct, frozen=True):
 
     def has_blob(self, digest: Digest) -> bool:
         """Return whether the repository has a blob."""
-        return self._exists(f"blobs/{digest}")
-
-    def has_manifest(self, reference: str) -> bool:
-        """Return whether the repository has a manifest with that tag or digest."""
-        return self._exists(f"manifests/{reference}")
+        accepted = {HTTPStatus.OK, HTTPStatus.NOT_FOUND}
+        answer = self._send(f"blobs/{digest}", Outgoing("HEAD"), accepted)
+        return answer.status == HTTPStatus.OK
 
     def upload(self, data: bytes | Span, digest: Digest, transfer: Transfer) -> None:
         """Upload a blob. ``transfer`` is told the bytes that the registry has taken."""
@@ -191,19 +189,9 @@ class Repository(msgspec.Struct, frozen=True):
             "Ask whoever runs that registry.",
         )
 
-    def _exists(self, path: str) -> bool:
-        accepted = {HTTPStatus.OK, HTTPStatus.NOT_FOUND}
-        return self._send(path, Outgoing("HEAD"), accepted).status == HTTPStatus.OK
-
-    def _send(
-        self,
-        path: str,
-        outgoing: Outgoing,
-        accepted: set[HTTPStatus],
-        headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    def _send(self, path: str, outgoing: Outgoing, accepted: set[HTTPStatus]) -> Answer:
         try:
-            return self.fetcher.send(self._url(path), self.login, outgoing, accepted, headers or {})
+            return self.fetcher.send(self._url(path), self.login, outgoing, accepted)
         except HttpStatusError as error:
             raise self._explain(error, path) from error
 
