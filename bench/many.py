@@ -113,17 +113,7 @@ def make(folder: Path, host: str, behind: str, plugins: int, files: int) -> None
             for layer in range(3)
         ]
         registry.push(behind, f"base{base}", images.image(*layers), "v1")
-    for number in range(plugins):
-        plugin = folder / "plugins" / f"{number:02}"
-        project.write(plugin, "kestrel", project.program())
-        project.write(plugin, "own", b"%d" % number)
-        project.write(
-            plugin,
-            "fledge.toml",
-            f'version = "1"\nstrategy = "oci_rootfs"\n[source]\n'
-            f'image = "docker://{host}/base{number % BASES}:v1"\n{project.LOCAL_AGENT}'
-            f'[mappings]\nown = "/etc/own"\n'.encode(),
-        )
+    project.make_many(folder, host, plugins, BASES)
 
 
 def main() -> None:

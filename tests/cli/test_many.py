@@ -164,17 +164,7 @@ def make_from_registry(folder: Path, host: str, count: int, bases: int) -> list[
         own = tars.pack(tars.file("base", os.urandom(300_000)))
         pushed.append(images.image(common, own))
         registry.push(host, f"base{base}", pushed[-1], "v1")
-    for number in range(count):
-        plugin = folder / "plugins" / f"{number:02}"
-        project.write(plugin, "kestrel", project.program())
-        project.write(plugin, "own", b"%d" % number)
-        project.write(
-            plugin,
-            "fledge.toml",
-            f'version = "1"\nstrategy = "oci_rootfs"\n[source]\n'
-            f'image = "docker://{host}/base{number % bases}:v1"\n{project.LOCAL_AGENT}'
-            f'[mappings]\nown = "/etc/own"\n'.encode(),
-        )
+    project.make_many(folder, host, count, bases)
     return pushed
 
 

@@ -96,6 +96,20 @@ def make(
     return write(folder, "fledge.toml", text.encode())
 
 
+def make_many(folder: Path, host: str, count: int, bases: int) -> None:
+    """Write ``plugins/NN``, each from one of the images ``base0:v1`` and so on of a registry."""
+    for number in range(count):
+        plugin = folder / "plugins" / f"{number:02}"
+        write(plugin, "kestrel", program())
+        write(plugin, "own", b"%d" % number)
+        text = (
+            f'version = "1"\nstrategy = "oci_rootfs"\n[source]\n'
+            f'image = "docker://{host}/base{number % bases}:v1"\n{LOCAL_AGENT}'
+            f'[mappings]\nown = "/etc/own"\n'
+        )
+        write(plugin, "fledge.toml", text.encode())
+
+
 def make_rootfs(folder: Path) -> Path:
     """Write a project with an image in an OCI layout beside it. Returns its fledge.toml."""
     make_layout(folder / "layout")
