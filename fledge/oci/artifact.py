@@ -170,11 +170,11 @@ def serialize(artifact: RemoteArtifact) -> bytes:
     )
 
 
-def serialize_index(artifacts: Mapping[Digest, RemoteArtifact]) -> bytes:
-    """Return the index of several artifacts, by the digests of their manifests."""
+def serialize_index(artifacts: Mapping[Descriptor, RemoteArtifact]) -> bytes:
+    """Return the index of several artifacts, by the descriptors of their manifests."""
     manifests = []
-    for digest, artifact in artifacts.items():
-        entry = to_json(Descriptor(MANIFEST_TYPE, digest, len(serialize(artifact))))
+    for manifest, artifact in artifacts.items():
+        entry = to_json(manifest)
         platform = parse_platform(artifact.platform)
         parts = {"os": platform.os, "architecture": platform.architecture}
         if platform.variant:

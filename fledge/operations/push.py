@@ -127,17 +127,19 @@ def _push_together(
     repository = Repository.open(name, session, PUSH)
     known = _known_chunks(repository)
     pushed: list[Pushed] = []
-    remotes: dict[Digest, RemoteArtifact] = {}
+    stored: dict[Descriptor, _Stored] = {}
     for each in local_artifacts:
         with session.reporter.step("push") as step:
-            remote, digest, step.detail, sent = _push(repository, each, known, whole, session)
-        remotes[digest] = remote
-        pinned = Name(name.host, name.repository, name.tag, digest)
-        pushed.append(Pushed(each.path, str(pinned), remote.digest, remote.size, sent))
-    if len(remotes) == 1:
-        _put(repository, remote, name.tag)
+            found = _push(repository, each, known, whole, session)
+            step.detail = found.detail
+        stored[found.descriptor] = found
+        remote = found.remote
+        pinned = Name(name.host, name.repository, name.tag, found.descriptor.digest)
+        pushed.append(Pushed(each.path, str(pinned), remote.digest, remote.size, found.sent))
+    if len(stored) == 1:
+        repository.put_manifest(str(name.tag), artifacts.MANIFEST_TYPE, found.manifest)
     else:
-        index = artifacts.serialize_index(remotes)
+        index = artifacts.serialize_index({key: each.remote for key, each in stored.items()})
         repository.put_manifest(str(name.tag), artifacts.INDEX_TYPE, index)
     return pushed
 
@@ -149,9 +151,23 @@ def store(path: Path, name: Name, session: Session) -> int:
     """
     repository = Repository.open(name, session, PUSH)
     local = msgspec.structs.replace(_LocalArtifact.open(path), pushed=int(time.time()))
-    remote, _, _, sent = _push(repository, local, {}, False, session)
-    _put(repository, remote, name.tag)
-    return sent
+    stored = _push(repository, local, {}, False, session)
+    repository.put_manifest(str(name.tag), artifacts.MANIFEST_TYPE, stored.manifest)
+    return stored.sent
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    """An artifact that the registry has, as yet without a tag."""
+
+    remote: RemoteArtifact
+    manifest: bytes
+    """The same, as the registry has it."""
+    descriptor: Descriptor
+    """That of the manifest."""
+    sent: int
+    """Bytes that were sent."""
+    detail: str
+    """What was sent, for people."""
 
 
 def _push(
@@ -160,34 +176,24 @@ def _push(
     known: Mapping[Digest, Descriptor],
     whole: bool,
     session: Session,
-) -> tuple[RemoteArtifact, Digest, str, int]:
-    """Push an artifact and its documents, without a tag.
-
-    Returns it, the digest of its manifest, a summary and the bytes that were sent.
-    """
+) -> _Stored:
+    """Push an artifact and its documents, without a tag."""
     sending = _Sending(repository, session, known)
     remote = sending.send(source, whole)
+    manifest = artifacts.serialize(remote)
+    subject = Descriptor(artifacts.MANIFEST_TYPE, Digest.of(manifest), len(manifest))
     try:
-        digest = _put(repository, remote)
+        repository.put_manifest(str(subject.digest), artifacts.MANIFEST_TYPE, manifest)
     except BlobUnknownError:
         if not known:
             raise
         # Not even what the tag stands for is complete there: ask for every chunk.
         return _push(repository, source, {}, whole, session)
-    subject = Descriptor(artifacts.MANIFEST_TYPE, digest, len(artifacts.serialize(remote)))
     referrers.attach(repository, subject, list(_attached(source)))
     detail = f"{source.path.name}, {human_size(sending.sent)} sent"
     if not whole:
         detail += f", {sending.new} of {counted(len(remote.chunks), 'chunk')} new"
-    return remote, digest, detail, sending.sent
-
-
-def _put(repository: Repository, remote: RemoteArtifact, tag: str | None = None) -> Digest:
-    """Store the manifest of an artifact, under a tag or its digest. Return the digest."""
-    manifest = artifacts.serialize(remote)
-    digest = Digest.of(manifest)
-    repository.put_manifest(tag or str(digest), artifacts.MANIFEST_TYPE, manifest)
-    return digest
+    return _Stored(remote, manifest, subject, sending.sent, detail)
 
 
 def registry_name(reference: str) -> Name:
