@@ -27,7 +27,7 @@ from fledge.operations.arguments import (
 )
 from fledge.operations.kernel import target
 from fledge.operations.outputs import check_outputs
-from fledge.operations.shared_cache import Pulled, SharedBuild, Sharing
+from fledge.operations.shared_cache import EarlierBuild, SharedBuild, Sharing
 from fledge.project import lock, provenance
 from fledge.project.config import Config
 from fledge.project.lock import PinFinder
@@ -152,7 +152,7 @@ def write_artifact(
     return artifact
 
 
-def _as_artifact(pulled: Pulled, output: Path, url: str | None) -> Artifact:
+def _as_artifact(pulled: EarlierBuild, output: Path, url: str | None) -> Artifact:
     """Return the result of a build that was pulled from the cache of builds."""
     record, manifest = pulled.record, pulled.manifest
     return Artifact(

@@ -60,7 +60,7 @@ class Sharing(msgspec.Struct, frozen=True):
     """Whose signatures an artifact needs that was built elsewhere. None: as the project says."""
 
 
-class Pulled(msgspec.Struct, frozen=True):
+class EarlierBuild(msgspec.Struct, frozen=True):
     """An artifact that was built elsewhere, as its provenance describes it."""
 
     size: int
@@ -133,7 +133,7 @@ class SharedBuild(msgspec.Struct, frozen=True):
         key = build_key(pins, start, output_name, local)
         return cls(key, pins, local, start, pull_from, policy, keep_in)
 
-    def pull(self, new: NewFile) -> Pulled | None:
+    def pull(self, new: NewFile) -> EarlierBuild | None:
         """Write the artifact that was built elsewhere to an empty file.
 
         None: there is none, or it cannot be used, which is noted. The file is then worth nothing.
@@ -146,13 +146,14 @@ class SharedBuild(msgspec.Struct, frozen=True):
             if found is None:
                 self.session.reporter.detail(f"{where} does not have {TAG}{self.key.hex}")
                 return None
+            remote, places, build = found
             with self.session.reporter.step("pull") as step:
-                write(found.remote, new, found.places, self.session)
-                step.detail = f"{human_size(found.remote.size)}, built before: from {where}"
+                write(remote, new, places, self.session)
+                step.detail = f"{human_size(remote.size)}, built before: from {where}"
         except (NetworkError, CorruptError) as error:
             self.session.reporter.note(f"{where} is not used: {error.message}")
             return None
-        return Pulled(found.remote.size, found.record, found.manifest, found.envelope)
+        return build
 
     def keep(self, artifact: Path, *, is_pulled: bool) -> None:
         """Keep an artifact for others, unless it was pulled from there. A failure is a note."""
@@ -165,8 +166,8 @@ class SharedBuild(msgspec.Struct, frozen=True):
         except FledgeError as error:
             self.session.reporter.note(f"the build is not kept: {error.message}")
 
-    def _find(self, name: Name) -> _Found | None:
-        """Return what a cache has under a name. None: nobody has built it before.
+    def _find(self, name: Name) -> tuple[RemoteArtifact, Places, EarlierBuild] | None:
+        """Return what a cache has under a name, and where. None: nobody has built it before.
 
         Raises `NetworkError` if the registry does not answer, `CorruptError` if that is not the
         artifact of this build, or is not signed as the policy asks for.
@@ -185,7 +186,7 @@ class SharedBuild(msgspec.Struct, frozen=True):
         if record is None or not self._is_record(record) or not is_manifest_of(record, manifest):
             raise CorruptError(f"{where} is not the artifact of this build")
         found = parse_plugin(manifest, where) if manifest is not None else None
-        return _Found(remote, record, found, documents.envelope, places)
+        return remote, places, EarlierBuild(remote.size, record, found, documents.envelope)
 
     def _is_record(self, record: Provenance) -> bool:
         """Return whether a record is that of this build, whatever key it is kept under."""
@@ -216,16 +217,6 @@ class SharedBuild(msgspec.Struct, frozen=True):
             return False
         own = sections[item.role].pins.get(key)
         return own is not None and lock.has_digest(own, item.digest)
-
-
-class _Found(msgspec.Struct, frozen=True):
-    """An artifact that a cache has."""
-
-    remote: RemoteArtifact
-    record: Provenance
-    manifest: PluginManifest | None
-    envelope: bytes | None
-    places: Places
 
 
 def repository_name(reference: str) -> Name:
