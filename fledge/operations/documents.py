@@ -42,8 +42,8 @@ def read(artifact: Path) -> Documents:
     Raises `CorruptError` if they are malformed, or are not those of one build.
     """
     path = plugin.path_beside(artifact)
-    manifest = _read(path, plugin.MAX_MANIFEST_SIZE)
-    statement = _read(provenance.path_beside(artifact), MAX_STATEMENT_SIZE + 1)
+    manifest = read_beside(path, plugin.MAX_MANIFEST_SIZE)
+    statement = read_beside(provenance.path_beside(artifact), MAX_STATEMENT_SIZE + 1)
     record = None
     if statement is not None:
         record = provenance.parse_file(statement, artifact)[1]
@@ -55,7 +55,7 @@ def read(artifact: Path) -> Documents:
             "Build the artifact again.",
         )
     signed = signatures.path_beside(artifact)
-    envelope = _read(signed, MAX_ENVELOPE_SIZE)
+    envelope = read_beside(signed, MAX_ENVELOPE_SIZE)
     if envelope is not None and signatures.parse(envelope, str(signed)).payload != statement:
         raise CorruptError(
             f"{signed} is not for the provenance of {artifact.name} as it is now",
@@ -88,7 +88,11 @@ def is_manifest_of(record: Provenance, text: bytes | None) -> bool:
     return Digest.of(plugin.serialize(moved)) == record.manifest
 
 
-def _read(path: Path, limit: int) -> bytes | None:
+def read_beside(path: Path, limit: int) -> bytes | None:
+    """Read at most ``limit`` bytes of a file beside an artifact; None if it does not exist.
+
+    Raises `FledgeError` if it cannot be read.
+    """
     try:
         return read_regular(path, limit)
     except FileNotFoundError:

@@ -233,11 +233,10 @@ def read_documents(
                 f"{where}: signatures cannot be looked up offline", "Run without --offline."
             )
         return Documents(text)
-    envelopes = [
-        each
-        for each in _attached(digest, places, ENVELOPE_TYPE, MAX_ENVELOPE_SIZE)
-        if _is_envelope(each)
-    ]
+    envelopes: list[Envelope] = []
+    for attached in _attached(digest, places, ENVELOPE_TYPE, MAX_ENVELOPE_SIZE):
+        with suppress(CorruptError):  # others attach envelopes of other kinds
+            envelopes.append(signatures.parse(attached, where))
     if policy:
         # Imported late because cryptography is slow to load, and only signatures need it.
         from fledge.operations import trust  # noqa: PLC0415
@@ -253,22 +252,13 @@ def read_documents(
         is_about_it = (record.digest, record.platform) == (remote.digest, remote.platform)
         is_unsigned = record.manifest is None and not policy
         if is_about_it and (is_unsigned or is_manifest_of(record, text)):
-            return Documents(text, statement, record, _joined(envelopes, statement, where))
+            return Documents(text, statement, record, _joined(envelopes, statement))
     if policy:
         raise CorruptError(
             f"{where}: the plugin manifest or the platform is not the one that was signed",
             "Do not use it. Ask whoever signs it.",
         )
     return Documents(text)
-
-
-def _is_envelope(text: bytes) -> bool:
-    """Return whether a document is an envelope with a statement: others attach other kinds."""
-    try:
-        signatures.parse(text, "")
-    except CorruptError:
-        return False
-    return True
 
 
 def _attached(digest: Digest, places: Places, media_type: str, limit: int) -> Iterator[bytes]:
@@ -278,11 +268,10 @@ def _attached(digest: Digest, places: Places, media_type: str, limit: int) -> It
             yield places.ask(referrers.read, each, limit)
 
 
-def _joined(envelopes: Sequence[bytes], statement: bytes, where: str) -> bytes | None:
+def _joined(envelopes: Sequence[Envelope], statement: bytes) -> bytes | None:
     """Return one envelope with all signatures of a statement; None if there are none."""
     found: list[Signature] = []
-    for each in envelopes:
-        envelope = signatures.parse(each, where)
+    for envelope in envelopes:
         if envelope.payload == statement:
             found += [own for own in envelope.signatures if own not in found]
     if not found:

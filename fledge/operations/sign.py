@@ -13,11 +13,11 @@ from fledge.errors import ConfigError, CorruptError, FledgeError, unreadable_arg
 from fledge.host.files import PathLike, create, replacing
 from fledge.operations.arguments import as_session
 from fledge.operations.digests import read_digest
+from fledge.operations.documents import read_beside
 from fledge.project import keys, provenance, signatures
 from fledge.project.keys import KeyType, Passphrase, Signer
 from fledge.project.signatures import Envelope, Signature
 from fledge.session import Session
-from fledge.tree.regular import read_regular
 
 
 class KeyPair(msgspec.Struct, frozen=True):
@@ -150,10 +150,5 @@ def _missing() -> str:
 
 def _read_old(path: Path) -> Envelope | None:
     """Read the signatures that exist; None if there are none."""
-    try:
-        text = read_regular(path, signatures.MAX_ENVELOPE_SIZE + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise unreadable_argument(path, error) from error
-    return signatures.parse(text, str(path))
+    text = read_beside(path, signatures.MAX_ENVELOPE_SIZE + 1)
+    return None if text is None else signatures.parse(text, str(path))

@@ -22,7 +22,7 @@ from fledge.errors import (
 from fledge.host.files import PathLike
 from fledge.operations.arguments import as_session
 from fledge.operations.digests import read_digest
-from fledge.operations.documents import is_manifest_of
+from fledge.operations.documents import is_manifest_of, read_beside
 from fledge.project import manifest, provenance, signatures
 from fledge.project.keys import PublicKey
 from fledge.project.policy import Policy, matches
@@ -30,7 +30,6 @@ from fledge.project.provenance import Provenance
 from fledge.session import Session
 from fledge.sources.image import Image
 from fledge.tree.digest import Digest
-from fledge.tree.regular import read_regular
 
 STATEMENTS = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1")
 """The types of statements that are accepted. cosign writes the second one around a predicate."""
@@ -51,21 +50,23 @@ class Trusted(msgspec.Struct, frozen=True):
 
 
 def check(
-    envelopes: Sequence[bytes], policy: Policy, artifact: Digest, name: str = "the artifact"
+    envelopes: Sequence[signatures.Envelope],
+    policy: Policy,
+    artifact: Digest,
+    name: str = "the artifact",
 ) -> Trusted:
     """Return the first statement about an artifact that meets the policy.
 
-    ``envelopes`` are DSSE envelopes or Sigstore bundles; signatures of one statement may be spread
-    over several. ``artifact`` is the digest of the artifact: the caller has checked its bytes, or
-    will before they get a name. ``name`` is what messages call it. Raises `ConfigError` if the
-    policy has expired, `CorruptError` if an envelope is malformed or nothing meets the policy.
+    Signatures of one statement may be spread over several ``envelopes``. ``artifact`` is the digest
+    of the artifact: the caller has checked its bytes, or will before they get a name. ``name`` is
+    what messages call it. Raises `ConfigError` if the policy has expired, `CorruptError` if nothing
+    meets it.
     """
     policy.check_date()
-    parsed = [signatures.parse(each, f"the signature of {name}") for each in envelopes]
-    if sum(len(each.signatures) for each in parsed) > signatures.MAX_SIGNATURES:
+    if sum(len(each.signatures) for each in envelopes) > signatures.MAX_SIGNATURES:
         raise CorruptError(f"{name} has more than {signatures.MAX_SIGNATURES} signatures")
     signers: dict[bytes, set[int]] = {}
-    for envelope in parsed:
+    for envelope in envelopes:
         signers.setdefault(envelope.payload, set()).update(_signers(envelope, policy.keys))
     accepted = {each: keys for each, keys in signers.items() if len(keys) >= policy.threshold}
     if not accepted:
@@ -99,22 +100,24 @@ def verify_signatures(
     except OSError as error:
         raise unreadable_argument(artifact, error) from error
     policy.check_date()
-    envelope = _read_beside(path, signatures.MAX_ENVELOPE_SIZE)
+    envelope = read_beside(path, signatures.MAX_ENVELOPE_SIZE + 1)
     if envelope is None:
         raise ConfigError(
             f"{path} does not exist, so {artifact} is not signed",
             "fledge sign writes it beside the artifact; keep the two together.",
         )
-    trusted = check([envelope], policy, read_digest(artifact, session), str(artifact))
+    digest = read_digest(artifact, session)
+    signed = signatures.parse(envelope, f"the signature of {artifact}")
+    trusted = check([signed], policy, digest, str(artifact))
     beside = provenance.path_beside(artifact)
-    text = _read_beside(beside, provenance.MAX_STATEMENT_SIZE)
+    text = read_beside(beside, provenance.MAX_STATEMENT_SIZE + 1)
     if text is not None and not _same_json(text, trusted.payload):
         raise CorruptError(
             f"{beside} is not the provenance that was signed",
             "Restore the file that was signed, or sign the artifact again.",
         )
     plugin = manifest.path_beside(artifact)
-    text = _read_beside(plugin, manifest.MAX_MANIFEST_SIZE)
+    text = read_beside(plugin, manifest.MAX_MANIFEST_SIZE + 1)
     if text is not None and not is_manifest_of(trusted.record, text):
         raise CorruptError(f"{plugin} is not the plugin manifest that was signed", REFUSED_HINT)
     return trusted
@@ -180,16 +183,6 @@ def _check_statement(
             f"{name} was built {made_from}, and the policy asks for {' or '.join(policy.sources)}",
             REFUSED_HINT,
         )
-
-
-def _read_beside(path: Path, limit: int) -> bytes | None:
-    """Read a file beside an artifact; None if it does not exist."""
-    try:
-        return read_regular(path, limit + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise unreadable_argument(path, error) from error
 
 
 def _same_json(text: bytes, payload: bytes) -> bool:

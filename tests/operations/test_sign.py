@@ -347,7 +347,8 @@ def test_several_envelopes(folder: Path) -> None:
 
     def check(*envelopes: bytes, threshold: int = 2) -> trust.Trusted:
         policy = Policy.of(keys(folder, *NAMES), threshold=threshold)
-        return trust.check(envelopes, policy, digest, "it")
+        parsed = [signatures.parse(each, "the signature of it") for each in envelopes]
+        return trust.check(parsed, policy, digest, "it")
 
     trusted = check(envelope(payload, "carol"), envelope(payload, "alice"))
     assert trusted.payload == payload
