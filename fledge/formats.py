@@ -16,13 +16,13 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from fledge.cpio.format import GzipInitramfs, Lz4Initramfs, PlainInitramfs, ZstdInitramfs
+from fledge.disks.loopfs.format import Btrfs, Xfs
 from fledge.errors import CorruptError, explained_memory, unreadable_argument
 from fledge.ext4.format import Ext4
 from fledge.host.destination import Destination
 from fledge.host.files import PathLike
 from fledge.host.settings import Settings
 from fledge.host.work import temporary_folder
-from fledge.loopfs.format import Btrfs, Xfs
 from fledge.tree import Node, Tree
 from fledge.tree.digest import Digest
 from fledge.tree.features import Feature
@@ -113,6 +113,10 @@ class Format(Protocol):
     """The key of Volant's plugin manifest for the artifact: ``rootfs`` or ``initramfs``."""
     in_memory: ClassVar[bool]
     """Whether the kernel unpacks the whole artifact into memory."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether Linux can only read the filesystem: a guest that writes needs an overlay."""
 
     def default_output(self, image_name: str | None) -> str:
         """Return the default file name. ``image_name`` is the name of the image in the artifact;

@@ -53,6 +53,7 @@ class _Initramfs(msgspec.Struct, frozen=True, tag_field="compression"):
     needs_init: ClassVar[bool] = True
     manifest_key: ClassVar[str] = "initramfs"
     in_memory: ClassVar[bool] = True
+    read_only: ClassVar[bool] = False
 
     codec: ClassVar[str | None]
     """The compression, in the kernel's words; None if the archive is not compressed."""

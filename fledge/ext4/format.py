@@ -48,6 +48,7 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
     needs_init: ClassVar[bool] = False
     manifest_key: ClassVar[str] = "rootfs"
     in_memory: ClassVar[bool] = False
+    read_only: ClassVar[bool] = False
 
     size_buffer_mb: SizeBuffer = 0
     builder: Annotated[

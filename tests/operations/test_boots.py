@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.loopfs.format import Btrfs, Xfs
+from fledge.disks.loopfs.format import Btrfs, Xfs
 from fledge.machine import check, kernels
 from tests.support import images, project, tars
 from tests.support.project import Fledge, Outcome

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fledge.cpio.format import GzipInitramfs
+from fledge.disks.loopfs.format import Btrfs
 from fledge.errors import ConfigError
 from fledge.ext4.format import Ext4
-from fledge.loopfs.format import Btrfs
 from fledge.oci import reference
 from fledge.project import config
 from fledge.project.config import Config

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fledge.cpio.format import GzipInitramfs
+from fledge.disks.loopfs.format import Xfs
 from fledge.ext4.format import Ext4
-from fledge.loopfs.format import Xfs
 from fledge.oci import reference
 from fledge.project import config
 from fledge.project.config import Config

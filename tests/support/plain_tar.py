@@ -90,6 +90,7 @@ class PlainTar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
     needs_init: ClassVar[bool] = False
     manifest_key: ClassVar[str] = "rootfs"
     in_memory: ClassVar[bool] = False
+    read_only: ClassVar[bool] = False
 
     comment: Annotated[str, Meta(description="written into the archive")] = "none"
 

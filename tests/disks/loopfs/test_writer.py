@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from fledge.disks.loopfs import writer as loop
 from fledge.errors import CorruptError, FledgeError, HostError
 from fledge.host import programs
 from fledge.host.files import replacing_together
 from fledge.host.settings import Settings
-from fledge.loopfs import writer as loop
 from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink, Tree
 from fledge.tree.content import DataExtent, Span, Sparse
 from tests.support.mounted import (
@@ -172,7 +172,7 @@ def test_a_signal_releases_all(tmp_path: Path, kind: signal.Signals) -> None:
     script = f"""
 import time
 from pathlib import Path
-from fledge.loopfs import writer as loop
+from fledge.disks.loopfs import writer as loop
 from fledge.host.files import replacing_together
 from fledge.host.settings import Settings
 from fledge.tree import Tree
@@ -232,7 +232,7 @@ def test_missing_loop_devices_are_explained(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from fledge.loopfs import writer as loop
+from fledge.disks.loopfs import writer as loop
 from fledge.host.files import replacing_together
 from fledge.host.settings import Settings
 from fledge.errors import HostError

@@ -12,10 +12,10 @@ from typing import ClassVar, NoReturn
 
 import msgspec
 
+from fledge.disks.loopfs import writer
 from fledge.errors import FledgeError
 from fledge.host.destination import Destination
 from fledge.host.settings import Settings
-from fledge.loopfs import writer
 from fledge.tree import Tree
 from fledge.tree.features import Feature
 from fledge.tree.kernel import DISK, Requirement, filesystem
@@ -37,6 +37,7 @@ class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
     needs_init: ClassVar[bool] = False
     manifest_key: ClassVar[str] = "rootfs"
     in_memory: ClassVar[bool] = False
+    read_only: ClassVar[bool] = False
 
     size_buffer_mb: SizeBuffer = 0
     preallocate: Preallocate = False

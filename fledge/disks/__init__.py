@@ -1,0 +1,1 @@
+"""Formats of disk images besides ext4."""
