@@ -90,6 +90,9 @@ class Reporter:
     def detail(self, message: str) -> None:
         """Report something that only curious people want to know: that a file was cached."""
 
+    def output(self, line: str) -> None:
+        """Report a line that a program printed which does a part of the work, such as a builder."""
+
     def note(self, message: str) -> None:
         """Report an event that is not an error: a retry, an input without a checksum."""
 

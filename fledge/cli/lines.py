@@ -99,6 +99,10 @@ class LineReporter(Reporter):
         if self.verbose:
             self.line("    ", (message, "dim"))
 
+    def output(self, line: str) -> None:
+        """Print the line, indented as a note is."""
+        self.line("    ", (line, "dim"))
+
     def note(self, message: str) -> None:
         """Print the message, indented below the steps."""
         self.line("    ", (self._shortened(message), "yellow"))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from fledge.errors import FledgeError, HostError
 from fledge.host.settings import Settings
+from fledge.host.signals import uninterrupted
 
 SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
 """The folders of administrators' programs, which a plain user's PATH often lacks."""
@@ -27,8 +32,24 @@ PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-system-aarch64": "qemu-system-arm",
     "busybox": "busybox-static",
+    "buildctl": "buildkit",
+    "docker": "docker.io",
+    "podman": "podman",
+    "buildah": "buildah",
 }
 """The Debian package of every program that fledge runs."""
+
+ANSWER_TIMEOUT = 20.0
+"""Seconds to wait for the answer of a program, which may ask a daemon that hangs."""
+
+GRACE_PERIOD = 10.0
+"""Seconds that an interrupted program gets to clean up, before it is killed."""
+
+POLL_INTERVAL = 0.05
+"""Seconds between two looks whether an interrupted program has ended."""
+
+MAX_LINE = 1 << 13
+"""Maximum bytes of a line that a program prints."""
 
 MAX_QUOTED = 1000
 """Maximum characters of a program's error output in a message."""
@@ -36,7 +57,7 @@ MAX_QUOTED = 1000
 
 def find(program: str, settings: Settings) -> str:
     """Return the path of a program. Raises `HostError` that names the package to install."""
-    path = shutil.which(program, path=_search_path(settings))
+    path = shutil.which(program, path=search_path(settings))
     if path is None:
         package = PACKAGES[program]
         raise HostError(
@@ -60,7 +81,7 @@ def run(
     installed, `FledgeError` that quotes its standard error if it fails.
     """
     command = [*_dying_with_parent(settings), find(program, settings), *arguments]
-    variables = {"LC_ALL": "C", "TZ": "UTC", "PATH": _search_path(settings), **(environment or {})}
+    variables = {"LC_ALL": "C", "TZ": "UTC", "PATH": search_path(settings), **(environment or {})}
     # In a session of its own, so that Ctrl-C on the terminal reaches only fledge, which then
     # cleans up in order.
     done = subprocess.run(
@@ -79,22 +100,95 @@ def run(
     return output
 
 
+def ask(
+    program: str, *arguments: str, settings: Settings, environment: Mapping[str, str]
+) -> tuple[int, str]:
+    """Run a program that answers a question, and return its exit status and all that it prints.
+
+    One that takes longer than `ANSWER_TIMEOUT` is killed, and has the exit status -9. Raises
+    `HostError` if it is not installed.
+    """
+    try:
+        done = subprocess.run(
+            [find(program, settings), *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            timeout=ANSWER_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return -signal.SIGKILL, f"no answer within {ANSWER_TIMEOUT:.0f} s"
+    return done.returncode, done.stdout.decode("utf-8", "backslashreplace").strip()
+
+
+def follow(
+    program: str,
+    *arguments: str,
+    settings: Settings,
+    environment: Mapping[str, str],
+    show: Callable[[str], None],
+) -> int:
+    """Run a program that works for long, pass on each line that it prints, return its exit status.
+
+    A line of more than `MAX_LINE` bytes is passed on in pieces. An interrupt, or any other
+    exception, stops the program and its children as Ctrl-C does, and kills them after
+    `GRACE_PERIOD`; the death of this thread stops the program as well. Raises `HostError` if it is
+    not installed.
+    """
+    command = [*_dying_with_parent(settings, "INT"), find(program, settings), *arguments]
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout  # noqa: S101 -- it is a pipe
+            for line in iter(partial(process.stdout.readline, MAX_LINE), b""):
+                for part in line.decode("utf-8", "backslashreplace").rstrip().split("\r"):
+                    show(part)
+            return process.wait()
+        except BaseException:
+            with uninterrupted():
+                _stop(process)
+            raise
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process group. Its leader may end before the others have cleaned up."""
+    deadline = time.monotonic() + GRACE_PERIOD
+    with suppress(ProcessLookupError):  # no process of the group is left
+        os.killpg(process.pid, signal.SIGINT)
+        while time.monotonic() < deadline:
+            process.poll()
+            time.sleep(POLL_INTERVAL)
+            os.killpg(process.pid, 0)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def failed(program: str, output: str, hint: str = "") -> FledgeError:
     """Return the error for a program that failed with this error output."""
     return FledgeError(f"{program} failed: {output[:MAX_QUOTED]}", hint)
 
 
-def _dying_with_parent(settings: Settings) -> list[str]:
-    """Return the command that lets the program after it die with this thread (prctl(2)).
+def _dying_with_parent(settings: Settings, by: str = "KILL") -> list[str]:
+    """Return the command that lets the program after it get a signal when this thread dies
+    (prctl(2)).
 
     It is of util-linux, and empty where only another setpriv is installed: programs of a killed
     build then run to their end.
     """
-    path = shutil.which("setpriv", path=_search_path(settings))
+    path = shutil.which("setpriv", path=search_path(settings))
     if path is None or Path(path).resolve().name != "setpriv":  # busybox's knows no such option
         return []
-    return [path, "--pdeathsig", "KILL", "--"]
+    return [path, "--pdeathsig", by, "--"]
 
 
-def _search_path(settings: Settings) -> str:
+def search_path(settings: Settings) -> str:
+    """Return the folders that programs are searched in, as in ``PATH``."""
     return settings.program_folders + os.pathsep + SYSTEM_FOLDERS

@@ -89,6 +89,10 @@ class Relay(Reporter):
         """Relay a detail."""
         self.call(None, "detail", message)
 
+    def output(self, line: str) -> None:
+        """Relay a line of a program."""
+        self.call(None, "output", line)
+
     def note(self, message: str) -> None:
         """Relay a note."""
         self.call(None, "note", message)
