@@ -120,8 +120,13 @@ def _strategy_conditions(strategy: str, declared: Schema) -> Json:
 def _group_conditions(group: Group, strategy: str, table: Table) -> list[Json]:
     """Return the conditions between the keys of a group."""
     parts: list[Json] = []
+    choices = [{"required": [key.name]} for key in group.alternatives]
+    if choices:
+        parts.append({"anyOf": choices})
     for variant in group.variants:
         then = _variant_conditions(variant, group, table)
+        if choices:
+            then = {"if": {"required": [variant.decisive.name]}, "then": then}
         if group.selector and then:
             default = variant.choice == group.selector.default
             condition = _without_empty(

@@ -83,7 +83,7 @@ class _TableReader:
         self.presence = {
             id(group): _group_presence(group, strategy, strategies) for group in groups
         }
-        self.chosen = {id(group): _chosen_variant(group, table.data) for group in groups}
+        self.chosen = {id(group): group.chosen(table.data) for group in groups}
 
     def is_accepted(self, group: Group) -> bool:
         """Return whether the strategy accepts the group.
@@ -137,6 +137,10 @@ class _TableReader:
                 others = [group for group in self.groups if name in group.names()]
                 table.report_value(name, f"{_only_for(others)}; remove it")
             elif owners and not any(self._belongs(group, name) for group in owners):
+                if owners[0].alternatives:
+                    needed = owners[0].owners(name)[0].decisive.name
+                    table.report_value(name, f"requires {needed}; add that, or remove {name}")
+                    continue
                 selector = cast(Key, owners[0].selector).name
                 choices = (literal(each.choice) for each in owners[0].owners(name))
                 needed = f"{selector} = {' or '.join(choices)}"
@@ -153,7 +157,10 @@ class _TableReader:
         table, chosen = self.table, self.chosen[id(group)]
         given = frozenset(name for name in group.names() if name in table.data)
         presence = self.presence[id(group)]
-        if presence is None or chosen is None or (presence is Presence.IF_GIVEN and not given):
+        if presence is None or (presence is Presence.IF_GIVEN and not given):
+            return None
+        if chosen is None:
+            self._report_choice(group, given)
             return None
         complete = given <= values.keys()
         for key in chosen.keys:
@@ -177,6 +184,19 @@ class _TableReader:
         except ValueError as error:
             table.report(str(error))
             return None
+
+    def _report_choice(self, group: Group, given: frozenset[str]) -> None:
+        """Report that of the keys that choose a variant none is given, or several are."""
+        named = [key.name for key in group.alternatives if key.name in given]
+        for name in named[1:]:
+            self.table.report_value(name, f"contradicts {named[0]}; keep one of the two")
+        if group.alternatives and not named:
+            owners = {
+                id(each.decisive): each.decisive for name in given for each in group.owners(name)
+            }
+            keys = list(owners.values()) or group.alternatives
+            ways = " or ".join(f"{key.name} = {key.value.like()}" for key in keys)
+            self.table.report_missing(keys[0].name, f"write {ways}")
 
 
 def _below_a_header(top: Table, schema: Schema) -> dict[str, tuple[str, object]]:
@@ -202,13 +222,6 @@ def _group_presence(
     if strategy is not None:
         return group.presence.get(strategy)
     return Presence.IF_GIVEN if group.presence.keys() >= set(strategies) else None
-
-
-def _chosen_variant(group: Group, data: Mapping[str, object]) -> Variant | None:
-    """Return the variant that a table chooses; None if its choice is unknown."""
-    if group.selector is None:
-        return group.variants[0]
-    return group.variant(data.get(group.selector.name, group.selector.default))
 
 
 def _read_entries(table: Table, variant: Variant, value: Entries) -> object:

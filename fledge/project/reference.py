@@ -108,7 +108,15 @@ def _required(table: Table, name: str) -> str:
     always = [strategy for strategy, each in presence.items() if each is not Presence.IF_GIVEN]
     if not always:
         return f"in `[{table.name}]`, which may be left out"
-    return "yes" if len(always) == len(presence) else f"with {_condition('strategy', always)}"
+    instead = {
+        other.name: other
+        for group in table.groups
+        for other in (group.alternatives if group.owners(name) else ())
+        if other.name != name
+    }
+    unless = "".join(f", unless there is `{other}`" for other in instead)
+    needed = "yes" if len(always) == len(presence) else f"with {_condition('strategy', always)}"
+    return needed + unless
 
 
 def _condition(key: str, values: list[str]) -> str:

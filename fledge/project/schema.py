@@ -64,6 +64,11 @@ class Variant(msgspec.Struct, frozen=True):
         values = [key.value for key in self.keys if isinstance(key.value, Entries)]
         return values[0] if values else None
 
+    @property
+    def decisive(self) -> Key:
+        """The key that chooses this class where there is no selector: its first required one."""
+        return next(key for key in self.keys if key.required)
+
     def key(self, name: str) -> Key | None:
         """Return the key of that name; None if the variant has none."""
         return next((key for key in self.keys if key.name == name), None)
@@ -85,14 +90,26 @@ class Group(msgspec.Struct, frozen=True):
     variants: tuple[Variant, ...]
     """The first is the default."""
     selector: Key | None
-    """The key that chooses a variant; None if there is only one."""
+    """The key that chooses a variant; None if there is only one, or if the given keys choose."""
     presence: Mapping[str, Presence]
     """By strategy. A strategy that is missing does not accept this group."""
     description: str
 
-    def variant(self, choice: object) -> Variant | None:
-        """Return the variant of that choice; None if there is none."""
-        return next((each for each in self.variants if each.choice == choice), None)
+    @property
+    def alternatives(self) -> list[Key]:
+        """The keys of which one must be given to choose a variant; empty if they do not choose."""
+        by_key = self.selector is None and len(self.variants) > 1
+        return [each.decisive for each in self.variants] if by_key else []
+
+    def chosen(self, data: Mapping[str, object]) -> Variant | None:
+        """Return the variant that a table chooses; None if it chooses none or several."""
+        if self.selector:
+            choice = data.get(self.selector.name, self.selector.default)
+            return next((each for each in self.variants if each.choice == choice), None)
+        if len(self.variants) == 1:
+            return self.variants[0]
+        named = [each for each in self.variants if each.decisive.name in data]
+        return named[0] if len(named) == 1 else None
 
     def names(self) -> list[str]:
         """Return the names of all keys, each once, the selector first."""
@@ -295,9 +312,7 @@ def _make_group(
 ) -> Group:
     variants = tuple(_make_variant(each) for each in types)
     selector = None
-    if len(variants) > 1:
-        if None in (each.choice for each in variants):
-            raise TypeError(f"[{table}] has variants without a tag to choose them by")
+    if len(variants) > 1 and types[0].__struct_config__.tag_field:
         selector = Key(
             name=types[0].__struct_config__.tag_field,
             field="",
