@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,17 +30,12 @@ from fledge.host.signals import written
 from fledge.operations.arguments import as_config
 from fledge.operations.build import Artifact, build
 from fledge.operations.shared_cache import Sharing
-from fledge.project.foreign import DOCKERFILE
+from fledge.project.foreign import DOCKERFILE_OPTIONS
 from fledge.project.manifest import path_beside
 from fledge.report import counted, human_size
 from fledge.session import Session
 
 app = new_app()
-
-DOCKERFILE_OPTIONS = frozenset(
-    ("--dockerfile", "--context", "--target", "--build-arg", "--output-initramfs")
-)
-"""The options of the original fledge for a Dockerfile."""
 
 
 class BuildCommand(Command):
@@ -49,12 +43,9 @@ class BuildCommand(Command):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments."""
-        if any(each.partition("=")[0] in DOCKERFILE_OPTIONS for each in args):
-            ctx.fail(DOCKERFILE)
-        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
-        for each in given.get("projects") or ():
-            if re.search("(docker|container)file", Path(each).name, re.IGNORECASE):
-                ctx.fail(DOCKERFILE)
+        for option in (each.partition("=")[0] for each in args):
+            if option in DOCKERFILE_OPTIONS:
+                ctx.fail(f"{option}: {DOCKERFILE_OPTIONS[option]}")
         return super().parse_args(ctx, args)
 
 

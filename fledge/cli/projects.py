@@ -9,6 +9,7 @@ from pathlib import Path
 from fledge.cli.messages import print_error
 from fledge.cli.options import DEFAULT_CONFIG
 from fledge.errors import ConfigError, FledgeError
+from fledge.project.config import is_dockerfile
 from fledge.tree.names import printable
 
 
@@ -23,8 +24,8 @@ def is_several(arguments: Sequence[str] | None, configs: Sequence[Path] | None) 
 def find(arguments: Sequence[str] | None, configs: Sequence[Path] | None) -> list[Path]:
     """Return the configs that a command line names, each once. By default fledge.toml.
 
-    An argument is a folder with a fledge.toml, the path of such a file, or a pattern that a shell
-    has left as it is. Raises `ConfigError`.
+    An argument is a folder with a fledge.toml, the path of such a file or of a Dockerfile, or a
+    pattern that a shell has left as it is. Raises `ConfigError`.
     """
     found = {config.resolve(): config for config in configs or ()}
     for argument in arguments or ():
@@ -35,7 +36,9 @@ def find(arguments: Sequence[str] | None, configs: Sequence[Path] | None) -> lis
 
 def is_config(argument: str) -> bool:
     """Return whether an argument names projects, and not an artifact."""
-    return argument.endswith(".toml") or glob.has_magic(argument) or Path(argument).is_dir()
+    path = Path(argument)
+    is_file = path.suffix == ".toml" or is_dockerfile(path)
+    return is_file or glob.has_magic(argument) or path.is_dir()
 
 
 def _expand(argument: str) -> Iterator[Path]:
@@ -50,9 +53,9 @@ def _expand(argument: str) -> Iterator[Path]:
         yield from configs
         return
     config = _config(path)
-    if config.suffix != ".toml":
+    if config.suffix != ".toml" and not is_dockerfile(config):
         raise ConfigError(
-            f"{path} is neither a folder nor a .toml file",
+            f"{path} is neither a folder nor a .toml file nor a Dockerfile",
             "Name a folder with a fledge.toml, or that file; -c FILE takes any name.",
         )
     yield config

@@ -85,6 +85,17 @@ def open_docker_archive(path: Path, tag: str | None, platform: Platform, session
     return open_saved(index_archive(_uncompressed(path, uri, session), uri), tag, platform)
 
 
+def open_built(path: Path, uri: str, platform: Platform) -> Image:
+    """Open the only image of an uncompressed archive, of an OCI layout or of ``docker save``.
+
+    Raises the errors of `open_oci_archive`.
+    """
+    files = index_archive(Span(path, 0, path.stat().st_size), uri)
+    if files.find("manifest.json") is None:
+        return layout.open_layout(files.find, uri, None, platform)
+    return open_saved(files, None, platform)
+
+
 def open_saved(files: ArchiveIndex, tag: str | None, platform: Platform) -> Image:
     """Open an image in an indexed archive of ``docker save``.
 

@@ -33,7 +33,6 @@ from fledge.project.lock import Lock, PinFinder
 from fledge.project.provenance import Provenance
 from fledge.report import Reporter, human_size
 from fledge.session import Session
-from fledge.sources.image import Image
 
 
 class BuildResult(msgspec.Struct, frozen=True):
@@ -111,7 +110,7 @@ def build_all(
         Task(
             plan.name,
             partial(_build, plan, only_changed, base_url, sharing or Sharing()),
-            base=(plan.config.source(Image), plan.platform),
+            base=(plan.config.image, plan.platform),
             describe=_description,
         )
         for plan in filled.values()

@@ -20,6 +20,7 @@ from fledge.project.provenance import Provenance
 from fledge.report import Transfer
 from fledge.sources import paths
 from fledge.sources.init import has_built_in
+from fledge.sources.kinds import IMAGE_ROLES
 from fledge.tree import TYPE_NAMES, Device, Directory, File, Node, Symlink, Tree
 from fledge.tree.content import content_digest, content_size, hash_file, read_content
 from fledge.tree.digest import Digest
@@ -102,7 +103,7 @@ def summarize(artifact: Opened, progress: Transfer | None = None) -> Summary:
         has_own_init=has_built_in(artifact.tree),
         agent=kestrel,
         agent_version=version if isinstance(version, str) else None,
-        image=inputs["image"].uri if "image" in inputs else None,
+        image=next((inputs[role].uri for role in inputs if role in IMAGE_ROLES), None),
         command=_command(artifact.tree),
         has_provenance=record is not None,
     )

@@ -28,9 +28,9 @@ from fledge.project.config import Config
 from fledge.project.manifest import PluginManifest, Settings, Workload, WrongKey
 from fledge.report import counted, human_size
 from fledge.sources import paths
-from fledge.sources.image import Image
 from fledge.sources.init import MADE_MOUNT_POINTS, MOUNT_POINTS, has_built_in, mounted
 from fledge.sources.inputs import Input
+from fledge.sources.kinds import IMAGE_ROLES
 from fledge.sources.source import Assembly
 from fledge.tree import Directory, File, Tree, programs
 from fledge.tree.content import content_size, hash_file, read_range
@@ -118,7 +118,7 @@ def manifest(
 
 def image_input(inputs: Iterable[Input]) -> Input | None:
     """Return the input that is the image; None if the artifact is made without one."""
-    return next((each for each in inputs if each.role == Image.role), None)
+    return next((each for each in inputs if each.role in IMAGE_ROLES), None)
 
 
 def no_settings(config: Config) -> ConfigError:
@@ -209,7 +209,7 @@ def check_settings(config: Config, artifact: Path, url: str) -> None:
     What the tree and the image may say is taken to be right.
     """
     known: dict[str, Any] = {"workload": plugin.EXAMPLE["workload"]}
-    if config.source(Image):
+    if config.image:
         known["version"] = plugin.EXAMPLE["version"]
     _check_length(_complete(config, known, artifact, url))
 

@@ -129,6 +129,7 @@ class SharedBuild(msgspec.Struct, frozen=True):
             pull_from = None
         if not pull_from and not keep_in:
             return None
+        pins.check_project(start)
         local = local_inputs(pins, start)
         key = build_key(pins, start, output_name, local)
         return cls(key, pins, local, start, pull_from, policy, keep_in)

@@ -28,7 +28,7 @@ from fledge.project.keys import PublicKey
 from fledge.project.policy import Policy, matches
 from fledge.project.provenance import Provenance
 from fledge.session import Session
-from fledge.sources.image import Image
+from fledge.sources.kinds import IMAGE_ROLES
 from fledge.tree.digest import Digest
 
 STATEMENTS = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1")
@@ -175,7 +175,7 @@ def _check_statement(
         )
     if not policy.sources:
         return
-    images = [each.uri for each in record.inputs if each.role == Image.role]
+    images = [each.uri for each in record.inputs if each.role in IMAGE_ROLES]
     wrong = [uri for uri in images if not any(matches(uri, each) for each in policy.sources)]
     if wrong or not images:
         made_from = f"from {wrong[0]}" if wrong else "without an image"

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from fledge.formats import Format
+from fledge.oci.reference import RECIPE
 from fledge.project import manifest as plugin
 from fledge.project import parser, rules, toml
 from fledge.project.build_cache import BuildCache
@@ -16,7 +17,7 @@ from fledge.project.rules import T, first_of_type
 from fledge.project.schema import check_fields, schema
 from fledge.project.target import Target
 from fledge.project.toml import Document, Table
-from fledge.sources.kinds import SOURCES
+from fledge.sources.kinds import IMAGES, SOURCES
 from fledge.sources.source import Presence, Source
 
 
@@ -69,17 +70,31 @@ class Config(msgspec.Struct, frozen=True):
         """Return the source of that class; None if the config has none."""
         return first_of_type(kind, self.sources)
 
+    @property
+    def image(self) -> Source | None:
+        """The source that is an image; None if the config has none."""
+        return next((each for each in self.sources if isinstance(each, IMAGES.variants)), None)
+
+
+def is_dockerfile(path: Path) -> bool:
+    """Return whether a path is by its name that of a Dockerfile, which may stand for a config."""
+    return path.suffix != ".toml" and RECIPE.search(path.name) is not None
+
 
 def load(path: Path, manifest: Path | None = None) -> Config:
     """Read and validate a fledge.toml and the files that it names.
 
-    ``manifest`` is a file with the settings of the plugin manifest; by default manifest.toml in the
-    same folder, if there is one. Raises `InvalidConfig` with all problems of a file, or
-    `ConfigError` if one cannot be read.
+    A Dockerfile stands for a fledge.toml that names it and says nothing else. ``manifest`` is a
+    file with the settings of the plugin manifest; by default manifest.toml in the same folder, if
+    there is one. Raises `InvalidConfig` with all problems of a file, or `ConfigError` if one cannot
+    be read.
     """
-    document = toml.read(
-        path, "Run fledge in a folder with a fledge.toml, or name one with -c FILE."
-    )
+    if is_dockerfile(path):
+        document = Document(path, _of_dockerfile(path))
+    else:
+        document = toml.read(
+            path, "Run fledge in a folder with a fledge.toml, or name one with -c FILE."
+        )
     if file := plugin.find(path, manifest):
         if plugin.TABLE in document.top.data:
             document.report((plugin.TABLE,), f"[manifest] excludes {file}; keep one of the two")
@@ -89,6 +104,11 @@ def load(path: Path, manifest: Path | None = None) -> Config:
         beside.finish()
         document.top.data[plugin.TABLE] = beside.top.data
     return _config(document)
+
+
+def _of_dockerfile(path: Path) -> dict[str, Any]:
+    """Return the smallest fledge.toml that builds an artifact from a Dockerfile beside it."""
+    return {"version": "1", "strategy": "oci_rootfs", "source": {"dockerfile": path.name}}
 
 
 def parse(data: dict[str, Any], path: Path) -> Config:

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-DOCKERFILE = (
-    "fledge builds no Dockerfile; build it with docker build -t NAME or podman build -t NAME, and"
-    ' write image = "NAME" in [source]'
-)
+DOCKERFILE_OPTIONS: Mapping[str, str] = {
+    "--dockerfile": 'write dockerfile = "FILE" in [source]; or run fledge build ./Dockerfile',
+    "--context": 'write context = "FOLDER" in [source]',
+    "--target": 'write target = "STAGE" in [source]',
+    "--build-arg": 'write build_args = { NAME = "VALUE" } in [source]',
+    "--output-initramfs": 'write strategy = "initramfs" and dockerfile = "FILE" in [source]',
+}
+"""What to do instead of options of the command ``build``."""
 
 _KEYS: Mapping[tuple[str, str], str] = {
-    ("source", "dockerfile"): DOCKERFILE,
-    ("source", "context"): "it is an argument of docker build; remove it",
-    ("source", "target"): "it is the option --target of docker build; remove it",
-    ("source", "build_args"): "they are options --build-arg of docker build; remove them",
     ("filesystem", "compression_level"): "only squashfs has it; remove it",
     ("filesystem", "overlay_size"): "only squashfs has it; size_buffer_mb is the free space",
 }
 """By table and key."""
 
 _VALUES: Mapping[tuple[str, str, object], str] = {
+    ("source", "target", ""): "remove it; without target, the last stage is built",
     (
         "filesystem",
         "type",

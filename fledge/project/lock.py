@@ -23,17 +23,20 @@ from fledge.project.provenance import Provenance
 from fledge.project.toml import Document, InvalidConfig, Table
 from fledge.project.values import declared
 from fledge.report import Reporter
+from fledge.sources import ownfiles
 from fledge.sources.kinds import SOURCES
 from fledge.sources.source import Assembly, KeyedBy, LockSection, Source
 from fledge.tree.digest import Digest
 from fledge.tree.names import printable
 
 VERSION = "1"
-HEADER = """\
-# What the names and URLs in {} stand for, written by `fledge lock`.
+HEADER = (
+    ownfiles.LOCK_START
+    + """{} stand for, written by `fledge lock`.
 # Keep it beside that file, in version control.
 
 """
+)
 REFRESH_HINT = "Run `fledge lock`, with --platform for another platform, and review its changes."
 _ARCHITECTURE = re.compile(r"[a-z0-9]+")
 
@@ -73,7 +76,7 @@ class PinFinder(msgspec.Struct, frozen=True):
         name = source.pinned_name(self.config.path.parent)
         if name is None or source.section is None:
             return None
-        problem, pin = self._find(source, name, source.section.key(assembly))
+        problem, pin = self._find(source, name, source.section.key(assembly), assembly)
         if problem and self.strict:
             raise ConfigError(f"{self.path} {problem}", REFRESH_HINT)
         if problem and self.lock:
@@ -90,7 +93,17 @@ class PinFinder(msgspec.Struct, frozen=True):
         pinned = self.lock.sections if self.lock else {}
         return all(role in pinned and pinned[role].name == name for role, name in names.items())
 
-    def _find(self, source: Source, name: str, key: str) -> tuple[str, Any | None]:
+    def check_project(self, assembly: Assembly) -> None:
+        """Raise `ConfigError` if a pin for an artifact contradicts the project as it is."""
+        for source in self.config.sources:
+            found = self.lock.sections.get(source.role) if self.lock else None
+            pin = found.pins.get(source.section.key(assembly)) if found and source.section else None
+            if pin and (conflict := source.conflict(pin, assembly)):
+                raise ConfigError(f"{self.path} pins {conflict}", REFRESH_HINT)
+
+    def _find(
+        self, source: Source, name: str, key: str, assembly: Assembly
+    ) -> tuple[str, Any | None]:
         """Return why the lock has no pin, or an empty text and the pin."""
         role = source.role
         found = self.lock.sections.get(role) if self.lock else None
@@ -103,8 +116,10 @@ class PinFinder(msgspec.Struct, frozen=True):
             others = f"only for {', '.join(sorted(found.pins))}, " if found.pins else ""
             return f"pins the {role} {name} {others}not for {key}", None
         pin = found.pins[key]
-        if conflict := source.conflict(pin):
-            return f"pins {conflict} as {self.config.path.name} says", None
+        if conflict := source.conflict(pin, assembly):
+            return f"pins {conflict}", None
+        if assembly.trusts_pins and (loss := source.loss(pin, assembly.session)):
+            return f"pins {loss}", None
         return "", pin
 
 

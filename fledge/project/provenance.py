@@ -19,13 +19,13 @@ import msgspec
 from fledge.errors import ConfigError, CorruptError, MalformedError, unreadable_argument
 from fledge.host.settings import MAX_EPOCH
 from fledge.project import manifest as manifests
+from fledge.sources import ownfiles
 from fledge.sources.inputs import Input
 from fledge.tree.digest import Digest
 from fledge.tree.regular import read_regular
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
-BUILD_TYPE = "https://github.com/volantvm/fledge/blob/main/README.md#provenance"
 BUILDER = "https://github.com/volantvm/fledge"
 
 CODECS = ("crc32c", "deflate", "isal", "lz4", "pyzstd", "zstandard")
@@ -70,7 +70,7 @@ class Provenance(msgspec.Struct, frozen=True):
 def path_beside(artifact: Path) -> Path:
     """Return the path of an artifact's provenance."""
     # Not by with_name, which refuses a path without a name, such as /.
-    return artifact.parent / f"{artifact.name}.provenance.json"
+    return artifact.parent / f"{artifact.name}{ownfiles.PROVENANCE_SUFFIX}"
 
 
 @cache
@@ -104,7 +104,7 @@ def statement(record: Provenance) -> dict[str, Any]:
         "predicateType": PREDICATE,
         "predicate": {
             "buildDefinition": {
-                "buildType": BUILD_TYPE,
+                "buildType": ownfiles.BUILD_TYPE,
                 "externalParameters": parameters,
                 "resolvedDependencies": [_descriptor(item) for item in record.inputs],
             },

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from fledge.project.parser import Parsed
+from fledge.project.schema import schema
 from fledge.project.toml import Table
 from fledge.sources import init
 from fledge.sources.agent import Agent
 from fledge.sources.init import MOUNT_POINTS, Init
+from fledge.sources.kinds import IMAGES, SOURCES
 from fledge.sources.mappings import Mappings, Placement
 from fledge.sources.source import Source
 from fledge.tree.names import printable, split_path
@@ -47,7 +49,7 @@ def apply(parsed: Parsed) -> tuple[Source, ...]:
         mappings = first_of_type(Mappings, sources)
         placements = mappings.placements if mappings else ()
         mapped = next((each for each in placements if each.path == INIT_PATH), None)
-        has_image = "image" in parsed.tables["source"].data
+        has_image = any(key in parsed.tables["source"].data for key in _image_keys())
         _check_init(table, first_of_type(Init, sources), mapped, has_image)
         if not own_init and mapped is None:
             _check_mount_points(parsed.tables["mappings"], placements)
@@ -62,7 +64,8 @@ def json_schema() -> list[dict[str, object]]:
     none = {"properties": {"none": {"const": True}}, "required": ["none"]}
     own_init = {"anyOf": [{"required": ["path"]}, none]}
     has_mapping = {"properties": {"mappings": {"minProperties": 1}}, "required": ["mappings"]}
-    has_image = {"properties": {"source": {"required": ["image"]}}, "required": ["source"]}
+    images = [{"required": [key]} for key in _image_keys()]
+    has_image = {"properties": {"source": {"anyOf": images}}, "required": ["source"]}
     return [
         {
             "if": {"properties": {"init": own_init}, "required": ["init"]},
@@ -73,6 +76,12 @@ def json_schema() -> list[dict[str, object]]:
             "then": {"anyOf": [has_mapping, has_image]},
         },
     ]
+
+
+def _image_keys() -> list[str]:
+    """Return the keys of ``[source]`` of which each names an image."""
+    group = schema().sources[SOURCES.index(IMAGES)]
+    return [key.name for key in group.alternatives]
 
 
 def _check_init(table: Table, found: Init | None, mapped: Placement | None, image: bool) -> None:

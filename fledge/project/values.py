@@ -4,10 +4,13 @@
     Literal             one of several texts
     bool                true or false
     int                 a whole number from ``ge`` to ``le``
-    Path                a readable file
+    Path                a readable file; a folder with ``extra={"kind": "folder"}``
     Digest              a sha256
     tuple[Digest, ...]  a list of them
     Reference           an image
+
+    tuple[tuple[str, str], ...]   a table of texts
+    tuple[Secret, ...]            a table of secrets
 
 ``ge``, ``le``, ``extra``, descriptions and examples come from `msgspec.Meta`. ``| None`` is
 ignored, because a key that is present always has a value.
@@ -30,6 +33,7 @@ import msgspec
 
 from fledge.errors import ConfigError, MalformedError, reason
 from fledge.oci import reference
+from fledge.oci.builders import Secret
 from fledge.oci.reference import Reference
 from fledge.sources.hostpath import why_missing
 from fledge.tree.digest import Digest
@@ -43,6 +47,8 @@ MAX_WORD = 100
 
 _PORT = "0*(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _HOST = r"(?:\[[0-9a-fA-F:.]+(?:%[A-Za-z0-9._~-]+)?\]|[^\s/?#@:\[\]]+)"
+_NAME = "[A-Za-z_][A-Za-z0-9_]*"
+_ID = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _TEXT = r"^[^\u0000]*[^\s\u0000][^\u0000]*$"
 
 
@@ -257,6 +263,120 @@ class InputFile(Text, frozen=True):
         return "the path of a file"
 
 
+class InputFolder(Text, frozen=True):
+    """A folder whose files can be listed."""
+
+    example: ClassVar[str] = '"path/of/the/folder"'
+    typed: ClassVar[Any] = Path
+
+    def read(self, value: object, folder: Path) -> Path:
+        """Return the path; a relative one starts at ``folder``."""
+        text: str = super().read(value, folder)
+        path = folder / text
+        if not path.exists():
+            why = why_missing(text)
+            raise ValueError(f"no such folder; {why}" if why else f"{path}: no such folder")
+        if not path.is_dir():
+            raise ValueError(f"{path} is not a folder")
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise ValueError(f"{path} cannot be read; change its permissions")
+        return path
+
+    def describe(self) -> str:
+        """Return ``the path of a folder``."""
+        return "the path of a folder"
+
+
+class Texts(Value, frozen=True):
+    """A table of texts, whose keys are free."""
+
+    example: ClassVar[str] = '{ KEY = "value" }'
+    typed: ClassVar[Any] = tuple
+
+    def read(self, value: object, folder: Path) -> tuple[tuple[str, str], ...]:
+        """Return the entries, sorted by their keys. Refuses keys with ``=``, and NUL."""
+        problem = f"must be a table of texts in quotes, such as {self.like()}"
+        if not isinstance(value, Mapping):
+            raise ValueError(problem)
+        for key, text in value.items():
+            if not isinstance(text, str):
+                raise ValueError(f"{problem}; {quoted_key(key)} is no text")
+            if not re.fullmatch(_NAME, key) or "\0" in text:
+                raise ValueError(
+                    f"{quoted_key(key)} is no name of letters, digits and _, or has NUL"
+                )
+        return tuple(sorted(value.items()))
+
+    def json_schema(self) -> dict[str, object]:
+        """Return an object of strings."""
+        return {
+            "type": "object",
+            "propertyNames": {"pattern": f"^{_NAME}$"},
+            "additionalProperties": {"type": "string", "pattern": r"^[^\u0000]*$"},
+        }
+
+    def describe(self) -> str:
+        """Return ``a table of texts``."""
+        return "a table of texts"
+
+
+class Secrets(Value, frozen=True):
+    """A table of secrets by their IDs, each ``{ file = … }`` or ``{ env = … }``."""
+
+    example: ClassVar[str] = '{ token = { env = "TOKEN" } }'
+    typed: ClassVar[Any] = tuple
+
+    def read(self, value: object, folder: Path) -> tuple[Secret, ...]:
+        """Return the secrets, sorted by their IDs. A relative path starts at ``folder``."""
+        if not isinstance(value, Mapping):
+            raise ValueError(f"must be a table, such as {self.like()}")
+        return tuple(_read_secret(id_, value[id_], folder) for id_ in sorted(value))
+
+    def json_schema(self) -> dict[str, object]:
+        """Return an object of such objects."""
+        places = {
+            "file": {"type": "string", "pattern": r'^(?=[^\u0000]*[^\s\u0000])[^\u0000,"]+$'},
+            "env": {"type": "string", "pattern": f"^{_NAME}$"},
+        }
+        choices = [
+            {
+                "type": "object",
+                "properties": {name: place},
+                "required": [name],
+                "additionalProperties": False,
+            }
+            for name, place in places.items()
+        ]
+        return {
+            "type": "object",
+            "propertyNames": {"pattern": f"^{_ID}$"},
+            "additionalProperties": {"anyOf": choices},
+        }
+
+    def describe(self) -> str:
+        """Return the form of the table."""
+        return "a table of `{ file = … }` or `{ env = … }`"
+
+
+def _read_secret(id_: str, value: object, folder: Path) -> Secret:
+    """Read one entry of a table of secrets. Raises `ValueError`."""
+    if not re.fullmatch(_ID, id_):
+        raise ValueError(f"{quoted_key(id_)} is no ID of letters, digits, ., _ and -")
+    if isinstance(value, Mapping) and list(value) == ["file"]:
+        path = InputFile().read(value["file"], folder)
+        if re.search('[,"]', str(path)):
+            raise ValueError(f"{path}: builders take no file with a comma or a quote in its name")
+        return Secret(id_, file=path)
+    if isinstance(value, Mapping) and list(value) == ["env"]:
+        name = value["env"]
+        if isinstance(name, str) and re.fullmatch(_NAME, name):
+            return Secret(id_, env=name)
+    raise ValueError(
+        f'{quoted_key(id_)} must be {{ file = "FILE" }} or {{ env = "NAME" }}; the value of a'
+        " secret does not belong here"
+    )
+
+
 class Sha256(Value, frozen=True, kw_only=True):
     """A digest as 64 hexadecimal digits."""
 
@@ -432,6 +552,8 @@ def declared(name: str, annotation: Any, *, written_by_fledge: bool = False) -> 
         value = Sha256(examples=examples, prefixed=prefixed)
     elif plain is str and extra.get("kind") == "url":
         value = Url(examples)
+    elif plain is Path and extra.get("kind") == "folder":
+        value = InputFolder(examples)
     elif plain in _SIMPLE:
         value = _SIMPLE[plain](examples)
     else:
@@ -444,6 +566,8 @@ _SIMPLE: dict[object, type[Value]] = {
     bool: Boolean,
     Path: InputFile,
     tuple[Digest, ...]: Sha256List,
+    tuple[tuple[str, str], ...]: Texts,
+    tuple[Secret, ...]: Secrets,
     frozenset(get_args(Reference)): ImageReference,
 }
 """The types that are constructed from examples alone. A union is the set of its members."""
@@ -481,7 +605,10 @@ def _plain(word: str) -> str:
 
 
 def literal(value: object) -> str:
-    """Return a simple value in TOML."""
+    """Return a value in TOML, a table on one line."""
+    if isinstance(value, Mapping) and value:
+        entries = (f"{quoted_key(key)} = {literal(each)}" for key, each in value.items())
+        return f"{{ {', '.join(entries)} }}"
     return json.dumps(value, ensure_ascii=False, default=str)
 
 

@@ -77,11 +77,14 @@ class Agent(Source, frozen=True, tag_field="source_strategy"):
 
     checksum: Checksum = None
 
-    def conflict(self, pin: AgentPin) -> str | None:
+    def conflict(self, pin: AgentPin, assembly: Assembly) -> str | None:
         """Compare the digest with the checksum in the config."""
         if self.checksum in (None, pin.sha256):
             return None
-        return f"the agent {pin.url} with sha256 {pin.sha256.hex}, not {self.checksum.hex}"
+        return (
+            f"the agent {pin.url} with sha256 {pin.sha256.hex}, not {self.checksum.hex} as the"
+            " project says"
+        )
 
     def resolve(self, assembly: Assembly, old: AgentPin | None) -> tuple[AgentPin, str]:
         """Fetch the agent and return its pin. Raises what `fetch` raises."""

@@ -68,11 +68,14 @@ class Busybox(Source, frozen=True):
         """Return the URL. The config pins the bytes as well, and the lock must agree with it."""
         return self.url
 
-    def conflict(self, pin: BusyboxPin) -> str | None:
+    def conflict(self, pin: BusyboxPin, assembly: Assembly) -> str | None:
         """Compare the digest with that of the config."""
         if pin.sha256 == self.digest:
             return None
-        return f"the busybox {self.url} with sha256 {pin.sha256.hex}, not {self.digest.hex}"
+        return (
+            f"the busybox {self.url} with sha256 {pin.sha256.hex}, not {self.digest.hex} as the"
+            " project says"
+        )
 
     def resolve(self, assembly: Assembly, old: BusyboxPin | None) -> tuple[BusyboxPin, str]:
         """Return the digest. Fetches and installs busybox, which sets the architecture."""

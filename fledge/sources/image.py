@@ -25,7 +25,7 @@ from fledge.oci.transports import open_image
 from fledge.report import counted
 from fledge.sources import paths
 from fledge.sources.inputs import Input
-from fledge.sources.source import Assembly, KeyedBy, Kind, LockSection, Presence, Source
+from fledge.sources.source import Assembly, KeyedBy, LockSection, Source
 from fledge.tree import File
 from fledge.tree.digest import Digest
 
@@ -78,7 +78,7 @@ class Image(Source, frozen=True):
 
     def lay(self, assembly: Assembly, pin: ImagePin | None) -> str:
         """Apply the layers to the tree, and add the config at `paths.IMAGE_CONFIG`."""
-        session, tree = assembly.session, assembly.tree
+        session = assembly.session
         image = (
             open_pinned(
                 self.reference, pin, assembly.platform, session, trusted=assembly.trusts_pins
@@ -88,12 +88,7 @@ class Image(Source, frozen=True):
         )
         if image.manifest:
             session.reporter.detail(f"manifest {image.manifest}")
-        session.reporter.detail(f"config {Digest.of(image.config)}")
-        if image.note:
-            session.reporter.note(image.note)
-        layers.unpack(image, tree, session, assembly.verification)
-        tree.add(paths.IMAGE_CONFIG, File(mode=0o644, mtime_ns=tree.mtime_ns, content=image.config))
-        assembly.has_image = True
+        apply(image, assembly)
         assembly.inputs.append(self._input(image, assembly))
         return f"{image.uri}, {counted(len(image.layers), 'layer')}"
 
@@ -118,16 +113,19 @@ class Image(Source, frozen=True):
         return Input(self.role, uri, Digest.of(image.config), facts)
 
 
+def apply(image: OpenedImage, assembly: Assembly) -> None:
+    """Apply the layers of an image to the tree, and add its config at `paths.IMAGE_CONFIG`."""
+    reporter, tree = assembly.session.reporter, assembly.tree
+    reporter.detail(f"config {Digest.of(image.config)}")
+    if image.note:
+        reporter.note(image.note)
+    layers.unpack(image, tree, assembly.session, assembly.verification)
+    tree.add(paths.IMAGE_CONFIG, File(mode=0o644, mtime_ns=tree.mtime_ns, content=image.config))
+    assembly.has_image = True
+
+
 class _Facts(msgspec.Struct):
     """The facts that provenance records about an image."""
 
     diff_ids: list[str]
     manifest: str | None = None
-
-
-KIND = Kind(
-    table="source",
-    description="The image that all other files are added to.",
-    variants=(Image,),
-    presence={"initramfs": Presence.IF_GIVEN, "oci_rootfs": Presence.REQUIRED},
-)

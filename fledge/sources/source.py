@@ -172,9 +172,17 @@ class Source(msgspec.Struct, frozen=True):
         """
         return None
 
-    def conflict(self, pin: Any) -> str | None:
-        """Describe how a pin contradicts fledge.toml, in words that follow "the lock pins". None if
+    def conflict(self, pin: Any, assembly: Assembly) -> str | None:
+        """Describe how a pin contradicts the project, in words that follow "the lock pins". None if
         it does not.
+
+        Raises `FledgeError` if a file of the project cannot be read.
+        """
+        return None
+
+    def loss(self, pin: Any, session: Session) -> str | None:
+        """Say why what is pinned cannot be had, in words that follow "the lock pins". None if it
+        can, or if only fetching it will tell.
         """
         return None
 
@@ -219,8 +227,9 @@ class Kind(msgspec.Struct, frozen=True):
     table: str
     """The table of its keys. Several kinds may share a table."""
     variants: tuple[type[Source], ...]
-    """The classes to choose from; the first is the default. If there are several, the key is named
-    by their ``tag_field``, and its value is the tag of the chosen class."""
+    """The classes to choose from; the first is the default. If there are several, either the key
+    named by their ``tag_field`` chooses, whose value is the tag of a class; or, if they have no
+    tags, the first required key of each does, of which only one may be given."""
     presence: Mapping[str, Presence]
     """By strategy. A strategy that is missing does not accept this kind."""
     description: str = ""

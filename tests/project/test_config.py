@@ -230,7 +230,11 @@ def placements(loaded: Config) -> tuple[Placement, ...]:
         ("", "strategy is missing", '"initramfs" or "oci_rootfs"'),
         ("strategy = 'initramf'", 'strategy = "initramf"', 'did you mean "initramfs"?'),
         ("strategy = 'x'", 'strategy = "x"', 'must be "initramfs" or "oci_rootfs"'),
-        ("strategy = 'oci_rootfs'", "[source] image is missing", 'write image = "nginx:alpine"'),
+        (
+            "strategy = 'oci_rootfs'",
+            "[source] image is missing",
+            'write image = "nginx:alpine" or dockerfile = "Dockerfile"',
+        ),
         (
             "strategy = 'oci_rootfs'\n[source]\nimage = 'x'\n[init]",
             "[init]",
@@ -349,7 +353,7 @@ def test_version(folder: Path, line: str) -> None:
         ("mappings.kestrel = 1", "[mappings] kestrel = 1", "must be text"),
         (
             "mappings.app.conf = '/etc/app.conf'",
-            '[mappings] app = {"conf": "/etc/app.conf"}',
+            '[mappings] app = { conf = "/etc/app.conf" }',
             'quotes: "app.conf"',
         ),
         ("mappings.'/dev/null' = '/x'", '[mappings] "/dev/null" = "/x"', "is a device"),
@@ -477,7 +481,7 @@ def test_wrong_values(folder: Path, context: str, key: str, values: list[str], r
         ("agent.sha = 1", "[agent] sha is unknown: known here: checksum, path, "),
         ("init.non = true", "[init] non is unknown: did you mean none?"),
         ("source.bysybox_url = 1", "[source] bysybox_url is unknown: did you mean busybox_url?"),
-        ("source.'a b' = 1", '[source] "a b" is unknown: known here: busybox_sha256, '),
+        ("source.'a b' = 1", '[source] "a b" is unknown: known here: build_args, builder, '),
         ("agent.'é' = 1", '[agent] "é" is unknown'),
     ],
 )

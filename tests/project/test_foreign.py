@@ -28,6 +28,7 @@ busybox_sha256 = "{DEFAULT_DIGEST.hex}"
 FILES = {
     "my-init.sh": b"#!/bin/sh\n",
     "caddy": b"#!/bin/sh\n",
+    "Dockerfile": b"FROM scratch\n",
     "payload/app/server.py": b"print()\n",
     "payload/static/style.css": b"",
     "certs/ca.pem": b"",
@@ -46,6 +47,14 @@ def disk(*tables: str) -> str:
 IMAGE = '[source]\nimage = "postgres:15-alpine"\n'
 EXT4 = '[filesystem]\ntype = "ext4"\nsize_buffer_mb = 200\npreallocate = false\n'
 
+DOCKERFILE = """
+[source]
+dockerfile = "./Dockerfile"
+context = "."
+target = "release"
+build_args = { FOO = "bar" }
+"""
+
 VALID = {
     "smallest": initramfs(LATEST, BUSYBOX),
     "no agent and no busybox": initramfs(),
@@ -63,6 +72,8 @@ VALID = {
     ),
     "certificates": initramfs(LATEST, '[mappings]\n"certs/ca.pem" = "/etc/ssl/certs/ca.pem"\n'),
     "image": disk(IMAGE, EXT4, "[mappings]\n"),
+    "Dockerfile": disk(DOCKERFILE, EXT4),
+    "Dockerfile in an initramfs": initramfs(LATEST, DOCKERFILE),
     "folders": disk(
         IMAGE,
         '[mappings]\n"payload/app" = "/opt/app"\n"payload/static/" = "/var/www/static/"\n',
@@ -86,14 +97,6 @@ compression_level = 15
 overlay_size = "1G"
 """
 
-DOCKERFILE = """
-[source]
-dockerfile = "./Dockerfile"
-context = "."
-target = ""
-build_args = { FOO = "bar" }
-"""
-
 
 @pytest.mark.parametrize(
     ("toml", "answers"),
@@ -108,15 +111,9 @@ build_args = { FOO = "bar" }
             ],
         ),
         (
-            disk(DOCKERFILE),
-            [
-                '[source] dockerfile = "./Dockerfile": fledge builds no Dockerfile; build it with',
-                'context = ".": it is an argument of docker build; remove it',
-                'target = "": it is the option --target of docker build; remove it',
-                "they are options --build-arg of docker build; remove them",
-            ],
+            disk('[source]\ndockerfile = "my-init.sh"\ntarget = ""\n'),
+            ['[source] target = "": remove it; without target, the last stage is built'],
         ),
-        (initramfs(DOCKERFILE), ["fledge builds no Dockerfile"]),
         (
             initramfs(
                 '[init]\npath = "/usr/local/bin/my-init.sh"\n'
@@ -150,11 +147,10 @@ def test_what_is_answered(toml: str, answers: list[str], tmp_path: Path, fledge:
     [
         (("serve",), "fledge has no server; run fledge build"),
         (("serve", "--addr", "127.0.0.1:7070"), "fledge has no server; run fledge build"),
-        (("build", "./Dockerfile"), "fledge builds no Dockerfile; build it with docker build"),
-        (("-v", "build", "docker/app.Dockerfile"), "fledge builds no Dockerfile"),
-        (("build", "--dockerfile", "x", "--build-arg=A=1"), "fledge builds no Dockerfile"),
-        (("build", "--output-initramfs"), "fledge builds no Dockerfile"),
-        (("build", "other"), "other is neither a folder nor a .toml file"),
+        (("build", "--dockerfile", "x"), '--dockerfile: write dockerfile = "FILE" in [source]'),
+        (("build", "--build-arg=A=1"), 'write build_args = { NAME = "VALUE" } in [source]'),
+        (("build", "--output-initramfs"), 'write strategy = "initramfs" and dockerfile = "FILE"'),
+        (("build", "other"), "other is neither a folder nor a .toml file nor a Dockerfile"),
     ],
 )
 def test_commands_that_are_answered(

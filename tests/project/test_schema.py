@@ -39,7 +39,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     for name in ("kestrel", "my-init", "payload/webserver", "payload/tool"):
         project.write(folder, name, b"program", executable=True)
-    for name in ("app.conf", "configs/nginx.conf", "payload/webserver.yaml", "payload/site/x"):
+    for name in (
+        "app.conf",
+        "configs/nginx.conf",
+        "payload/webserver.yaml",
+        "payload/site/x",
+        "Dockerfile",
+    ):
         project.write(folder, name, b"text")
     return folder
 
@@ -74,6 +80,13 @@ ROOTFS: dict[str, Any] = {
     "source": {"image": "nginx:alpine"},
 }
 BUSYBOX = {"busybox_url": "https://example.org/busybox", "busybox_sha256": DIGEST}
+DOCKERFILE = {
+    "context": ".",
+    "target": "release",
+    "build_args": {"A": "", "B": "x=y"},
+    "secrets": {"a-b": {"file": "app.conf"}, "c": {"env": "NAME"}},
+    "builder": "podman",
+}
 RIGHT: list[dict[str, Any]] = [
     INITRAMFS,
     INITRAMFS | {"agent": {}, "init": {}, "source": {}, "mappings": {}},
@@ -98,6 +111,9 @@ RIGHT: list[dict[str, Any]] = [
     ROOTFS | {"manifest": {}},
     ROOTFS | {"manifest": {"name": "web", "url": "/web.img", "resources": {"memory_mb": 64}}},
     INITRAMFS | {"manifest": {"workload": {"entrypoint": "/app", "args": ["-v"]}, "env": {}}},
+    ROOTFS | {"source": {"dockerfile": "Dockerfile"}},
+    ROOTFS | {"source": {"dockerfile": "Dockerfile", **DOCKERFILE}},
+    INITRAMFS | {"source": {"dockerfile": "Dockerfile", **BUSYBOX}, "init": {"none": True}},
 ]
 
 TABLES = ["agent", "init", "source", "filesystem", "mappings"]
@@ -105,7 +121,7 @@ KEYS = {
     "": ["version", "strategy", "other", *TABLES],
     "agent": ["source_strategy", "version", "path", "url", "checksum", "other"],
     "init": ["path", "none", "other"],
-    "source": ["image", "busybox_url", "busybox_sha256", "other"],
+    "source": ["image", "busybox_url", "busybox_sha256", "other", "dockerfile", *DOCKERFILE],
     "filesystem": ["type", "size_buffer_mb", "builder", "preallocate", "other"],
     "mappings": ["app.conf", "payload/tool"],
 }
@@ -117,11 +133,19 @@ VALUES: list[Any] = [
     *("nginx", "Nginx", "oci:", "oci:layout", "docker://", "localhost/", f"nginx@sha256:{DIGEST}"),
     *("/etc/x", "etc/x", "/a/../b", "/..", "/..x", "/usr/bin/"),
     *(True, False, 0, 1, -1, 16777216, 16777217, 1.5, [], ["x"], {}, {"path": "kestrel"}),
+    *(
+        {"A b": "c"},
+        {"A": 1},
+        {"a": {"env": "B"}},
+        {"a": {"env": "-"}},
+        {"a": {"file": "b", "env": "C"}},
+    ),
 ]
 
 
 FILE_PROBLEMS = re.compile(
     "no such file|not a regular file|file name too long|no mapping provides /init|is also mapped to"
+    "|no such folder|is not a folder"
 )
 """Problems that the parser finds in files, which a schema cannot see."""
 
@@ -191,6 +215,43 @@ URLS = [
     *("file:/x", "file://h/x", "https://h:0/", "https://h:65535", "https://h a", "https:///x"),
     *("https://[::1", "https://h\nx", " https://h", "http://h:port/", "http://?x", "http://#"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        (
+            {"image": "a", "dockerfile": "Dockerfile"},
+            'dockerfile = "Dockerfile": contradicts image',
+        ),
+        (
+            {},
+            '[source] image is missing: write image = "nginx:alpine" or dockerfile = "Dockerfile"',
+        ),
+        ({"target": "x"}, '[source] dockerfile is missing: write dockerfile = "Dockerfile"'),
+        ({"image": "a", "target": "x"}, "requires dockerfile; add that, or remove target"),
+        (
+            {"dockerfile": "Dockerfile", "secrets": {"a": "s3cret"}},
+            'a must be { file = "FILE" } or',
+        ),
+        (
+            {"dockerfile": "Dockerfile", "secrets": {"a/b": {"env": "A"}}},
+            '"a/b" is no ID of letters',
+        ),
+        ({"dockerfile": "Dockerfile", "secrets": {"a": {"file": "x,y"}}}, "no such file"),
+        (
+            {"dockerfile": "Dockerfile", "build_args": {"A": 1}},
+            "must be a table of texts in quotes",
+        ),
+        ({"dockerfile": "Dockerfile", "builder": "kaniko"}, 'must be "auto" or "buildctl"'),
+        ({"dockerfile": "Dockerfile", "context": "x"}, "no such folder"),
+        ({"dockerfile": "Dockerfile", "context": "kestrel"}, "kestrel is not a folder"),
+    ],
+)
+def test_an_image_or_a_dockerfile(folder: Path, source: dict[str, Any], problem: str) -> None:
+    data = ROOTFS | {"source": source}
+    assert problem in "".join(problems(data, folder))
+    assert not agree(data, folder)
 
 
 @pytest.mark.parametrize("url", URLS)

@@ -1,0 +1,45 @@
+"""Recognizes what fledge has written into a folder of the user: locks, artifacts, documents."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from fledge.tree.regular import read_regular
+
+LOCK_SUFFIX = ".lock"
+LOCK_START = "# What the names and URLs in "
+"""What every lock begins with."""
+
+PROVENANCE_SUFFIX = ".provenance.json"
+BUILD_TYPE = "https://github.com/volantvm/fledge/blob/main/README.md#provenance"
+"""What every provenance has in it, near its beginning."""
+
+READ_SIZE = 1 << 14
+"""Bytes of a document that are searched for `BUILD_TYPE`."""
+
+
+def among(folder: Path, names: Collection[str]) -> set[str]:
+    """Return which of the names in a folder are of files that fledge has written.
+
+    Those are a lock; and a provenance, with the artifact and all documents beside it, whose names
+    are that of the artifact and a suffix.
+    """
+    written = {
+        name
+        for name in names
+        if name.endswith(LOCK_SUFFIX) and _has(folder / name, LOCK_START, len(LOCK_START))
+    }
+    for name in names:
+        if name.endswith(PROVENANCE_SUFFIX) and _has(folder / name, BUILD_TYPE, READ_SIZE):
+            artifact = name.removesuffix(PROVENANCE_SUFFIX)
+            written |= {each for each in names if f"{each}.".startswith(f"{artifact}.")}
+    return written
+
+
+def _has(path: Path, text: str, size: int) -> bool:
+    """Return whether the first ``size`` bytes of a file have a text in them."""
+    try:
+        return text.encode() in read_regular(path, size)
+    except OSError:
+        return False
