@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -160,15 +160,43 @@ def follow(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop a process group. Its leader may end before the others have cleaned up."""
+    """Stop a process group, whose leader may end before the others have cleaned up.
+
+    Its descendants in other sessions, such as containers, are killed if it leaves them behind.
+    """
     deadline = time.monotonic() + GRACE_PERIOD
-    with suppress(ProcessLookupError):  # no process of the group is left
-        os.killpg(process.pid, signal.SIGINT)
-        while time.monotonic() < deadline:
-            process.poll()
-            time.sleep(POLL_INTERVAL)
-            os.killpg(process.pid, 0)
-        os.killpg(process.pid, signal.SIGKILL)
+    with ExitStack() as opened:
+        descendants: dict[int, int] = {}
+        with suppress(ProcessLookupError):  # no process of the group is left
+            _hold_descendants(process.pid, descendants, opened)
+            os.killpg(process.pid, signal.SIGINT)
+            while time.monotonic() < deadline:
+                process.poll()
+                time.sleep(POLL_INTERVAL)
+                _hold_descendants(process.pid, descendants, opened)
+                os.killpg(process.pid, 0)
+            os.killpg(process.pid, signal.SIGKILL)
+        for descriptor in descendants.values():
+            with suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+
+
+def _hold_descendants(root: int, held: dict[int, int], opened: ExitStack) -> None:
+    """Open the descendants of a process that are not ``held`` yet: descriptors by process ID."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            # The fourth field, behind the name in parentheses (proc(5)).
+            parent = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.parent.name))
+    found = [root, *held]
+    for process in found:
+        for child in children.get(process, ()):
+            if child not in held:
+                with suppress(OSError):
+                    held[child] = os.pidfd_open(child)
+                    opened.callback(os.close, held[child])
+                    found.append(child)
 
 
 def failed(program: str, output: str, hint: str = "") -> FledgeError:

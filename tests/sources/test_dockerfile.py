@@ -1,0 +1,352 @@
+"""Artifacts from a Dockerfile: by every builder, from the lock, without a builder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fledge as library
+from fledge.oci.archive import open_built
+from fledge.project import lock, provenance
+from fledge.sources import build_context
+from fledge.store.cache import Cache
+from fledge.tree import File
+from fledge.tree.content import read_content
+from tests.sources.test_dockerignore import excluded
+from tests.support import builders, daemons, project, registry
+from tests.support.httpd import Server
+from tests.support.layouts import AMD64 as PLATFORM
+from tests.support.layouts import unpacked
+from tests.support.project import Fledge
+from tests.support.releases import KESTREL, publish
+
+AMD64 = ("--platform", "linux/amd64")
+
+DIGESTS = ("dockerfile", "context", "arguments")
+
+
+@pytest.fixture(scope="module", params=builders.NAMES)
+def started(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[str, str]]]:
+    with builders.environment(request.param) as variables:
+        yield request.param, variables
+
+
+@pytest.fixture
+def builder(
+    started: tuple[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> str:
+    """A builder that works, by its name, and a project that names it in ``tmp_path / "p"``."""
+    name, variables = started
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    builders.make(tmp_path / "p", name)
+    return name
+
+
+@pytest.fixture
+def buildah(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """buildah, which starts fastest, and a project as for `builder`."""
+    with builders.environment("buildah") as variables:
+        for variable, value in variables.items():
+            monkeypatch.setenv(variable, value)
+        builders.make(tmp_path / "p", "buildah")
+        yield
+
+
+def files(artifact: Path) -> dict[str, bytes]:
+    with library.open_artifact(artifact) as opened:
+        return {
+            path.decode(): b"".join(read_content(node.content))
+            for path, node in opened.tree.walk()
+            if isinstance(node, File)
+        }
+
+
+def pin_in(config: Path) -> dict[str, object]:
+    """Return the only pin of the Dockerfile in a lock."""
+    found = lock.load(lock.path_beside(config))
+    assert found
+    [pin] = found.sections["dockerfile"].pins.values()
+    return {name: getattr(pin, name) for name in pin.__struct_fields__}
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_lock_pins_what_was_built(builder: str, fledge: Fledge, tmp_path: Path) -> None:
+    config, artifact = tmp_path / "p" / "fledge.toml", tmp_path / "p" / "x.img"
+    arguments = ("-c", config, "-o", artifact, *AMD64)
+    done = fledge("lock", "-c", config, *AMD64)
+    assert done.code == 0, done.err
+    assert "RUN --mount" in done.err, "the builder shows what it does"
+    pin = pin_in(config)
+    assert str(pin["builder"]).startswith(f"{builder} ")
+    # The artifact is in the context, and neither it nor the lock changes that.
+    for _ in range(2):
+        done = fledge("build", "--locked", "--offline", *arguments)
+        assert done.code == 0, done.err
+        assert "RUN" not in done.err
+    found = files(artifact)
+    assert found["srv/greeting"] == b"hello\n"
+    assert found["srv/site/index.html"] == b"<h1>hello</h1>\n"
+    sizes = len(builders.HIDDEN), len(builders.KEY)
+    assert list(map(int, found["srv/sizes"].split())) == list(sizes), "the secrets were there"
+    assert fledge("lock", "--check", "-c", config, *AMD64).code == 0
+    assert "equal" in fledge("verify", artifact, "-c", config).out
+    # Provenance says what it was built from, and by what.
+    [item] = [each for each in provenance.load(artifact).inputs if each.role == "dockerfile"]
+    assert (item.uri, item.digest) == ("Dockerfile", pin["config"])
+    assert item.facts["builder"] == pin["builder"]
+    assert [item.facts[name] for name in DIGESTS] == [str(pin[name]) for name in DIGESTS]
+    # Nothing about the value of a secret is anywhere, not even its digest.
+    written = [artifact, provenance.path_beside(artifact), lock.path_beside(config)]
+    for secret in (builders.HIDDEN, builders.KEY):
+        for text in (secret, hashlib.sha256(secret.encode()).hexdigest()):
+            assert not any(text.encode() in path.read_bytes() for path in written)
+    # Without a lock, the builder runs.
+    lock.path_beside(config).unlink()
+    done = fledge("build", *arguments)
+    assert done.code == 0, done.err
+    assert files(artifact)["srv/greeting"] == b"hello\n"
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_a_failing_instruction_is_named(builder: str, fledge: Fledge, tmp_path: Path) -> None:
+    failing = (
+        "FROM scratch\nCOPY busybox /bin/busybox\n# next\nARG WHAT=nothing\n"
+        'RUN --mount=type=secret,id=token ["/bin/busybox", "sh", "-c", \\\n'
+        '  "cat=/bin/busybox; /bin/busybox cat /run/secrets/token /$WHAT; exit 3"]\n'
+    )
+    builders.make(tmp_path / "p", builder, failing)
+    done = fledge("build", "-q", "-c", tmp_path / "p" / "fledge.toml", *AMD64)
+    assert done.code == 1
+    assert " failed at " in done.err
+    assert "Dockerfile:5: RUN --mount=type=secret,id=token" in done.err
+    assert "/nothing': No such file" in done.err
+    assert "***" in done.err
+    assert builders.HIDDEN not in done.err
+    assert list(tmp_path.glob("**/*.img*")) == []
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_an_interrupt_ends_the_builder(builder: str, tmp_path: Path) -> None:
+    seconds = str(990_000 + os.getpid())
+    builders.make(
+        tmp_path / "p",
+        builder,
+        "FROM scratch\nCOPY busybox /bin/busybox\n"
+        f'RUN ["/bin/busybox", "sh", "-c", "echo begun; exec /bin/busybox sleep {seconds}"]\n',
+    )
+    # A program of its own: a shell may have the signal ignored in this one.
+    begin = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = f"{begin}; from fledge.__main__ import main; sys.argv[0] = 'fledge'; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, "build", "-c", tmp_path / "p" / "fledge.toml", *AMD64],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.stderr
+    said = next(line for line in process.stderr if line.rstrip().endswith("begun"))
+    assert said
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == -signal.SIGINT
+    assert "interrupted; nothing was written" in rest
+    running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not any(seconds.encode() in each for each in running)
+    assert list(tmp_path.glob("**/*.img*")) + list(tmp_path.glob("**/.fledge-*")) == []
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.usefixtures("buildah")
+def test_what_a_lock_refuses(
+    fledge: Fledge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config, artifact = tmp_path / "p" / "fledge.toml", tmp_path / "x.img"
+    locked = ("build", "--locked", "-c", config, "-o", artifact, *AMD64)
+    assert fledge("lock", "-c", config, *AMD64).code == 0
+    monkeypatch.setenv("PATH", "/nothing")
+    assert fledge(*locked).code == 0, "no builder is needed"
+    for name, old, new, words in (
+        ("site/index.html", "hello", "bye", "a change of a file of its context"),
+        (
+            "Dockerfile",
+            "# the shell",
+            "# a shell",
+            "of the Dockerfile and of a file of its context",
+        ),
+        ("fledge.toml", '"hello"', '"bye"', "target, build_args or secrets"),
+    ):
+        path = config.parent / name
+        before = path.read_text()
+        path.write_text(before.replace(old, new))
+        done = fledge(*locked)
+        assert done.code == 2
+        assert (
+            "fledge.lock pins the image of Dockerfile, but since it was built there was" in done.err
+        )
+        assert words in done.err
+        assert "fledge lock" in done.err
+        path.write_text(before)
+    assert fledge(*locked).code == 0
+    # Another machine has the lock, and not the image.
+    monkeypatch.setenv("FLEDGE_CACHE_DIR", str(tmp_path / "other"))
+    done = fledge(*locked)
+    assert done.code == 2
+    assert "which is not in the cache" in done.err
+    done = fledge("verify", artifact, "-c", config)
+    assert done.code == 1
+    assert "gives another one, because RUN instructions are not reproducible" in done.err
+    done = fledge("check", "-c", config)
+    assert done.code == 0, done.err
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.usefixtures("buildah")
+def test_without_the_image_an_unlocked_build_runs_the_builder(
+    fledge: Fledge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "p" / "fledge.toml"
+    assert fledge("lock", "-c", config, *AMD64).code == 0
+    monkeypatch.setenv("FLEDGE_CACHE_DIR", str(tmp_path / "other"))
+    done = fledge("build", "-c", config, "-o", tmp_path / "x.img", *AMD64)
+    assert done.code == 0, done.err
+    assert "which is not in the cache" in done.err
+    assert "STEP" in done.err
+    # The lock takes what is in the cache, or builds.
+    monkeypatch.setenv("FLEDGE_CACHE_DIR", str(tmp_path / "third"))
+    assert "STEP" in fledge("lock", "-c", config, *AMD64).err
+    assert "STEP" not in fledge("lock", "-c", config, *AMD64).err
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_same_image_by_every_way_is_the_same_artifact(
+    buildah: None, fledge: Fledge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "p" / "fledge.toml"
+    artifact = tmp_path / "x.img"
+    assert fledge("build", "-c", config, "-o", artifact, *AMD64).code == 0
+    image = provenance.load(artifact).inputs[0].digest.hex
+    archives = {
+        "buildah": ("oci-archive", ["buildah", "push", image, "oci-archive:{}"]),
+        "podman": ("docker-archive", ["podman", "save", "-o", "{}", image]),
+    }
+    for name, (_, command) in archives.items():
+        daemons.run(*(each.format(tmp_path / name) for each in command))
+    with daemons.dockerd() as socket:
+        docker = ["docker", "--host", f"unix://{socket}"]
+        daemons.run(*docker, "load", "--input", str(tmp_path / "podman"))
+        daemons.run(*docker, "save", "--output", str(tmp_path / "docker"), image)
+    archives["docker"] = ("docker-archive", [])
+    for name, (transport, _) in archives.items():
+        text = config.read_text()
+        start, end = text.index("[source]"), text.index("[agent]")
+        source = f'[source]\nimage = "{transport}:{tmp_path / name}"\n'
+        other = project.write(
+            config.parent, f"{name}.toml", (text[:start] + source + text[end:]).encode()
+        )
+        monkeypatch.setenv("FLEDGE_CACHE_DIR", str(tmp_path / f"cache-{name}"))
+        done = fledge("build", "-c", other, "-o", tmp_path / f"{name}.img", *AMD64)
+        assert done.code == 0, done.err
+        assert (tmp_path / f"{name}.img").read_bytes() == artifact.read_bytes()
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.usefixtures("buildah")
+def test_a_build_from_the_shared_cache(
+    fledge: Fledge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config, artifact = tmp_path / "p" / "fledge.toml", tmp_path / "x.img"
+    locked = ("build", "--locked", "-c", config, "-o", artifact, *AMD64)
+    with registry.serve(tmp_path / "storage") as host:
+        with config.open("a") as file:
+            file.write(f'[cache]\nregistry = "{host}/cache"\ntrusted = true\n')
+        assert fledge("lock", "-c", config, *AMD64).code == 0
+        done = fledge(*locked, "--cache-to", f"{host}/cache")
+        assert done.code == 0, done.err
+        before = artifact.read_bytes()
+        artifact.unlink()
+        # Another machine, without the image and without a builder.
+        monkeypatch.setenv("FLEDGE_CACHE_DIR", str(tmp_path / "other"))
+        monkeypatch.setenv("PATH", "/nothing")
+        done = fledge(*locked)
+        assert done.code == 0, done.err
+        assert "built before" in done.err
+        assert artifact.read_bytes() == before
+        project.write(config.parent, "site/index.html", b"changed")
+        done = fledge(*locked)
+        assert done.code == 2, "the artifact there is of another context"
+        assert "a change of a file of its context" in done.err
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.usefixtures("buildah")
+def test_a_dockerfile_alone(fledge: Fledge, github: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "web"
+    publish(github, {"kestrel": KESTREL})
+    plain = "FROM scratch\nCOPY busybox /bin/busybox\nCOPY . /all/\n"
+    builders.make(folder, "buildah", plain)
+    (folder / "fledge.toml").unlink()
+    done = fledge("build", folder / "Dockerfile", *AMD64)
+    assert done.code == 0, done.err
+    artifact = folder / "web.img"
+    assert done.out == f"{artifact}\n"
+    assert "all/site/index.html" in files(artifact)
+    assert provenance.load(artifact).config == {
+        "version": "1",
+        "strategy": "oci_rootfs",
+        "source": {"dockerfile": "Dockerfile"},
+    }
+    assert fledge("lock", "-c", folder / "Dockerfile", *AMD64).code == 0
+    assert (folder / "Dockerfile.lock").exists()
+    done = fledge("build", "--locked", folder / "Dockerfile", *AMD64)
+    assert done.code == 0, done.err
+    again = files(artifact)
+    assert not any("web.img" in name or "Dockerfile.lock" in name for name in again)
+    done = fledge("verify", artifact, "-c", folder / "Dockerfile")
+    assert done.code == 0, done.out + done.err
+
+
+IGNORES = {
+    "patterns": "*\n!*.txt\n!d\nd/**/x?\n",
+    "exceptions": "# all\n/d/\n!d/e/**\nd/e/x1\n",
+    "classes": "[ab].t[a-z]t\n**/x[^2]\n \\!odd\n",
+    "anchors": "./d/../a.txt\n*/e\n!d/e/f\n",
+}
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.usefixtures("buildah")
+@pytest.mark.parametrize("name", IGNORES)
+def test_builders_leave_out_the_same_files(name: str, tmp_path: Path) -> None:
+    """buildah reads the original ``.dockerignore``, and fledge's own form of it."""
+    names = ["a.txt", "b.txt", "c.md", "d/x1", "d/e/x1", "d/e/x2", "d/e/f/x2", "!odd"]
+    for file in names:
+        project.write(tmp_path / "c", file, b"")
+    project.write(tmp_path / "c", ".dockerignore", IGNORES[name].encode())
+    project.write(tmp_path, "Dockerfile", b"FROM scratch\nCOPY . /c/\n")
+    own = build_context.read(tmp_path / "Dockerfile", tmp_path / "c").ignore
+    project.write(tmp_path, "ignore", own.encode())
+    left = {f"c/{each}" for each in names if not excluded(IGNORES[name], each)}
+    for option in ([], ["--ignorefile", str(tmp_path / "ignore")]):
+        build = ["buildah", "build", "-f", str(tmp_path / "Dockerfile"), "-t", "c", *option]
+        daemons.run(*build, str(tmp_path / "c"))
+        archive = tmp_path / f"{len(option)}.tar"
+        daemons.run("buildah", "push", "--quiet", "c", f"docker-archive:{archive}")
+        found = unpacked(open_built(archive, "c", PLATFORM), Cache(tmp_path / "cache"))
+        assert found.keys() - {"c/.dockerignore"} == left
