@@ -33,7 +33,7 @@ ProjectsArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[DIR|FILE]...",
-        help="Folders with a fledge.toml, or such files; patterns, too.",
+        help="Folders with a fledge.toml, such files, or Dockerfiles; patterns, too.",
         show_default=False,
     ),
 ]

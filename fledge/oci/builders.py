@@ -7,6 +7,7 @@ archive, from which its layers and its config come into the cache.
 from __future__ import annotations
 
 import re
+import shutil
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from fledge.errors import ConfigError, FledgeError, HostError, unreadable
+from fledge.errors import ConfigError, FledgeError, HostError, reason, unreadable
 from fledge.host import programs
 from fledge.host.settings import Settings
 from fledge.host.work import temporary_folder
@@ -54,6 +55,10 @@ QUOTED_LINES = 15
 RUNNING = re.compile(r"^Status:\s*running", re.MULTILINE)
 DOCKER_DRIVER = re.compile(r"^Driver:\s*docker\s*$", re.MULTILINE)
 """What ``docker buildx inspect`` says of a builder."""
+
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""A control code for colours (ECMA-48, SGR)."""
 
 
 class Secret(msgspec.Struct, frozen=True):
@@ -156,20 +161,25 @@ def build(request: Request, wanted: BuilderName, session: Session) -> Built:
     environment = environment_of(request.secrets, settings)
     ready = choose(wanted, environment, session)
     session.reporter.detail(f"building {request.name} by {ready}")
-    with temporary_folder() as (folder, _):
-        places = Places.below(folder)
-        places.dockerfile.write_bytes(request.dockerfile.read_bytes())
-        places.ignore.write_text(request.ignore, "utf-8", "surrogateescape")
-        builder = ready.builder
-        arguments = builder.build(request, places, ready.answer)
-        _run(ready, arguments, request, environment, settings, session.reporter.output)
-        if not places.archive.exists():
-            arguments = builder.export(places.image_id.read_text().strip(), places)
-            _run(ready, arguments, request, environment, settings, session.reporter.detail)
-        image = archive.open_built(places.archive, request.name, request.platform)
-        for _ in layers.prepare(image, session):
-            pass
-        session.cache.store(image.config)
+    try:
+        with temporary_folder() as (folder, _):
+            places = Places.below(folder)
+            shutil.copyfile(request.dockerfile, places.dockerfile)
+            places.ignore.write_text(request.ignore, "utf-8", "surrogateescape")
+            arguments = ready.builder.build(request, places, ready.answer)
+            _run(ready, arguments, request, environment, settings, session.reporter.output)
+            if not places.archive.exists():
+                arguments = ready.builder.export(places.image_id.read_text().strip(), places)
+                _run(ready, arguments, request, environment, settings, session.reporter.detail)
+            image = archive.open_built(places.archive, request.name, request.platform)
+            for _ in layers.prepare(image, session):
+                pass
+            session.cache.store(image.config)
+    except OSError as error:
+        raise FledgeError(
+            f"{ready} did not build {request.name}: {error.filename}: {reason(error)}",
+            "Check the space in the folder for temporary files, or set TMPDIR to another.",
+        ) from error
     return Built(image, str(ready))
 
 
@@ -271,6 +281,7 @@ def _run(
     hidden = _hidden(request.secrets, environment)
 
     def hear(line: str) -> None:
+        line = COLOUR.sub("", line)
         for secret in hidden:  # which a RUN instruction may print
             line = line.replace(secret, "***")
         if line.strip():

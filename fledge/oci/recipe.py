@@ -20,7 +20,6 @@ FAILURES = tuple(
 )
 """How builders name an instruction, those first that say that it failed."""
 
-INSTRUCTION = re.compile(r"\s*([A-Za-z]+)\s")
 VARIABLE = re.compile(r"\$\{[^}]*\}|\$\w+")
 
 
@@ -65,6 +64,8 @@ def _is_like(text: str, blamed: str) -> bool:
 
     podman and buildah write a command without the brackets of its exec form, and without mounts.
     """
+    if text.split()[0].upper() != blamed.split()[0].upper():
+        return False
     position = 0
     for part in VARIABLE.split(text):
         words = re.findall(r"[^\s\[\]\",]+", re.sub(r"--\S+\s", "", part))

@@ -197,7 +197,7 @@ def _file_problem(text: str, folder: Path) -> tuple[str, str] | None:
     if RECIPE.search(text):
         return (
             "that is a recipe for an image, and not an image",
-            f"Build it with `docker build -t NAME -f {shown} .`, and write NAME.",
+            f'Write dockerfile = "{shown}" in place of image.',
         )
     with suppress(OSError):  # no file can have that name
         file, _, _ = text.partition(":")

@@ -78,7 +78,8 @@ class Config(msgspec.Struct, frozen=True):
 
 def is_dockerfile(path: Path) -> bool:
     """Return whether a path is by its name that of a Dockerfile, which may stand for a config."""
-    return path.suffix != ".toml" and RECIPE.search(path.name) is not None
+    name = path.name.replace("dockerfile", "Dockerfile")
+    return path.suffix != ".toml" and RECIPE.search(name) is not None
 
 
 def load(path: Path, manifest: Path | None = None) -> Config:

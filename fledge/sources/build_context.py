@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -34,7 +34,7 @@ class Context(msgspec.Struct, frozen=True):
     symlinks, in the order of the paths. Owners and times do not count."""
     ignore: str
     """A ``.dockerignore`` that leaves out the same files, for any builder: without comments, and
-    with the files that fledge has written."""
+    and with the files that do not belong to the context."""
 
 
 def ignore_file(dockerfile: Path, folder: Path) -> Path | None:
@@ -48,15 +48,19 @@ def ignore_file(dockerfile: Path, folder: Path) -> Path | None:
     return None
 
 
-def read(dockerfile: Path, folder: Path) -> Context:
-    """Read the context in a folder. Raises `ConfigError` if the ``.dockerignore`` is malformed,
-    `FledgeError` if a file cannot be read.
+def read(dockerfile: Path, folder: Path, secrets: Iterable[Path] = ()) -> Context:
+    """Read the context in a folder. The files ``secrets`` do not belong to it.
+
+    Raises `ConfigError` if the ``.dockerignore`` is malformed, `FledgeError` if a file cannot be
+    read.
     """
     patterns = _patterns(ignore_file(dockerfile, folder))
+    hidden = {path.resolve() for path in secrets}
+    folder = folder.resolve()
     own: list[str] = []
     digest = hashlib.sha256()
     try:
-        for path, status in _walk(folder, patterns, own):
+        for path, status in _walk(folder, patterns, hidden, own):
             _update(digest, folder, path, status)
     except OSError as error:
         raise unreadable(Path(error.filename or folder), error) from error
@@ -79,16 +83,28 @@ def _patterns(path: Path | None) -> list[Pattern]:
 
 
 def _walk(
-    folder: Path, patterns: Sequence[Pattern], own: list[str]
+    folder: Path, patterns: Sequence[Pattern], hidden: Collection[Path], own: list[str]
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the relative path and status of each entry, parents first, in the order of the paths.
 
-    Appends to ``own`` the paths of what fledge has written.
+    Appends to ``own`` the paths of what is ``hidden``, and of what fledge has written.
     """
+
+    def entries(parent: str, of_parent: Matches) -> Iterator[tuple[str, Matches]]:
+        """Yield the paths in a folder, and what matches the folder."""
+        names = sorted(os.listdir(folder / parent), key=os.fsencode)
+        written = ownfiles.among(folder / parent, names)
+        for name in names:
+            path = f"{parent}/{name}" if parent else name
+            if name in written or folder / path in hidden:
+                own.append(path)
+            elif not name.startswith(PREFIX):
+                yield path, of_parent
+
     has_exceptions = any(pattern.is_exception for pattern in patterns)
     # A folder that is left out counts as soon as something in it is taken in again.
     pending: list[tuple[str, os.stat_result]] = []
-    stack = [_entries(folder, "", (False,) * len(patterns), own)]
+    stack = [entries("", (False,) * len(patterns))]
     while stack:
         try:
             path, of_parent = next(stack[-1])
@@ -106,21 +122,7 @@ def _walk(
         if stat.S_ISDIR(status.st_mode) and (has_exceptions or not is_excluded):
             if is_excluded:
                 pending.append((path, status))
-            stack.append(_entries(folder, path, found, own))
-
-
-def _entries(
-    folder: Path, parent: str, of_parent: Matches, own: list[str]
-) -> Iterator[tuple[str, Matches]]:
-    """Yield the paths in a folder, and what matches the folder."""
-    names = sorted(os.listdir(folder / parent), key=os.fsencode)
-    written = ownfiles.among(folder / parent, names)
-    for name in names:
-        path = f"{parent}/{name}" if parent else name
-        if name in written:
-            own.append(path)
-        elif not name.startswith(PREFIX):
-            yield path, of_parent
+            stack.append(entries(path, found))
 
 
 def _update(digest: hashlib._Hash, folder: Path, path: str, status: os.stat_result) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, NoReturn
 import msgspec
 from msgspec import Meta
 
-from fledge.errors import ConfigError, FledgeError, OfflineError
+from fledge.errors import ConfigError, FledgeError, OfflineError, unreadable_argument
 from fledge.oci import builders, layout
 from fledge.oci.builders import BuilderName, Request, Secret
 from fledge.oci.image import Image
@@ -91,7 +91,7 @@ class Dockerfile(Source, frozen=True):
         Meta(
             description="The secrets that RUN --mount=type=secret instructions use, by their IDs:"
             " each is in a file or in a variable of the environment. They do not become part of the"
-            " image, and nothing about their values is recorded.",
+            " context or the image, and nothing about their values is recorded.",
             examples=[{"token": {"env": "TOKEN"}, "key": {"file": "secret/key"}}],
         ),
     ] = ()
@@ -181,9 +181,9 @@ class Dockerfile(Source, frozen=True):
 
     def check(self, assembly: Assembly, pin: DockerfilePin | None) -> str | None:
         """Read the Dockerfile and its context, and apply the pinned image if the cache has it."""
-        builders.environment_of(self.secrets, assembly.session.settings)
         if pin:
             return self.lay(assembly, pin)
+        builders.environment_of(self.secrets, assembly.session.settings)
         self._digests()
         assembly.has_image = True
         return None
@@ -196,7 +196,7 @@ class Dockerfile(Source, frozen=True):
                 f"{name} must be built, and a builder may use the network",
                 "Run without --offline; or run `fledge lock`, and build from what it pins.",
             )
-        context = build_context.read(self.dockerfile, self.folder)
+        context = self._context()
         digests = self._digests(context)
         request = Request(
             self.dockerfile,
@@ -218,16 +218,24 @@ class Dockerfile(Source, frozen=True):
         diff_ids = tuple(layer.diff_id for layer in built.image.layers)
         return DockerfilePin(config, diff_ids, **digests, builder=built.builder)
 
+    def _context(self) -> build_context.Context:
+        secrets = [secret.file for secret in self.secrets if secret.file]
+        return build_context.read(self.dockerfile, self.folder, secrets)
+
     def _digests(self, context: build_context.Context | None = None) -> dict[str, Digest]:
         """Return the fields of a pin about what is there now."""
-        context = context or build_context.read(self.dockerfile, self.folder)
+        context = context or self._context()
         arguments = {
             "build_args": dict(self.build_args),
             "target": self.target,
             "secrets": sorted(secret.id for secret in self.secrets),
         }
+        try:
+            dockerfile = hash_file(self.dockerfile).digest
+        except OSError as error:
+            raise unreadable_argument(self.dockerfile, error) from error
         return {
-            "dockerfile": hash_file(self.dockerfile).digest,
+            "dockerfile": dockerfile,
             "context": context.digest,
             "arguments": Digest.of(json.dumps(arguments, sort_keys=True).encode()),
         }

@@ -113,10 +113,10 @@ def test_what_names_nothing(text: str, message: str, hint: str) -> None:
         (
             "Dockerfile",
             "a recipe for an image",
-            "Build it with `docker build -t NAME -f Dockerfile",
+            'dockerfile = "Dockerfile"',
         ),
-        ("build/Dockerfile.dev", "a recipe for an image", "-f build/Dockerfile.dev .`"),
-        ("app.Containerfile", "a recipe for an image", "-f app.Containerfile .`"),
+        ("build/Dockerfile.dev", "a recipe for an image", 'dockerfile = "build/Dockerfile.dev"'),
+        ("app.Containerfile", "a recipe for an image", 'dockerfile = "app.Containerfile"'),
         ("Layout", "that is a folder", "write oci:Layout."),
         ("./Layout:v1", "that is a folder", "write oci:./Layout:v1."),
         ("./saved.tar", "that is a file", "write oci-archive:./saved.tar or docker-archive:./sav"),

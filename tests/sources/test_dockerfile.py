@@ -350,3 +350,65 @@ def test_builders_leave_out_the_same_files(name: str, tmp_path: Path) -> None:
         daemons.run("buildah", "push", "--quiet", "c", f"docker-archive:{archive}")
         found = unpacked(open_built(archive, "c", PLATFORM), Cache(tmp_path / "cache"))
         assert found.keys() - {"c/.dockerignore"} == left
+
+
+# Without a builder.
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A project with a Dockerfile, on a machine without programs. Returns its fledge.toml."""
+    monkeypatch.setattr("fledge.host.programs.SYSTEM_FOLDERS", "/nothing")
+    monkeypatch.setenv("PATH", "/nothing")
+    monkeypatch.setenv("BUILD_TOKEN", builders.HIDDEN)
+    return builders.make(tmp_path / "p", "auto")
+
+
+def test_no_builder(bare: Path, fledge: Fledge) -> None:
+    done = fledge("build", "-c", bare)
+    assert done.code == 5
+    assert "buildctl is not installed" in done.err
+    assert "buildah is not installed" in done.err
+    assert "apt install podman" in done.err
+
+
+def test_offline(bare: Path, fledge: Fledge) -> None:
+    done = fledge("build", "--offline", "-c", bare)
+    assert done.code == 3
+    assert "Dockerfile must be built, and a builder may use the network" in done.err
+
+
+def test_check_needs_no_builder(
+    bare: Path, fledge: Fledge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = fledge("check", "-c", bare)
+    assert done.code == 0, done.err
+    monkeypatch.delenv("BUILD_TOKEN")
+    done = fledge("check", "-c", bare)
+    assert done.code == 2
+    assert "the variable BUILD_TOKEN, which has the secret token, is not set" in done.err
+    (bare.parent / "Dockerfile").unlink()
+    (bare.parent.parent / "key").unlink()
+    done = fledge("check", "-c", bare)
+    assert done.code == 2
+    assert 'fledge.toml:7: [source] dockerfile = "Dockerfile": ' in done.err
+    assert 'fledge.toml:10: [source] secrets = { token = { env = "BUILD_TOKEN" }' in done.err
+
+
+def test_an_output_that_is_an_input(bare: Path, fledge: Fledge) -> None:
+    done = fledge("build", "-c", bare, "-o", bare.parent / "Dockerfile")
+    assert done.code == 2
+    assert "Dockerfile is an input of this build" in done.err
+
+
+def test_a_secret_is_no_part_of_the_context(bare: Path) -> None:
+    folder = bare.parent
+    before = build_context.read(folder / "Dockerfile", folder)
+    key = project.write(folder, "secret/key", b"one")
+    with_key = build_context.read(folder / "Dockerfile", folder)
+    hidden = build_context.read(folder / "Dockerfile", folder, [folder / "secret" / "key"])
+    assert "secret/key" in hidden.ignore
+    key.write_bytes(b"two")
+    again = build_context.read(folder / "Dockerfile", folder, [folder / "secret" / "key"])
+    assert again.digest == hidden.digest
+    assert len({before.digest, with_key.digest, hidden.digest}) == 3
