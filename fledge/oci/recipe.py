@@ -64,7 +64,7 @@ def _is_like(text: str, blamed: str) -> bool:
 
     podman and buildah write a command without the brackets of its exec form, and without mounts.
     """
-    if text.split()[0].upper() != blamed.split()[0].upper():
+    if text.partition(" ")[0].upper() != blamed.partition(" ")[0].upper():
         return False
     position = 0
     for part in VARIABLE.split(text):

@@ -191,6 +191,7 @@ def _rebuild(
         record.epoch,
         is_platform_given=True,
         trusts_pins=False,
+        may_build=False,
     )
     return build.build_pinned(config, pins, start, new, path, _url(record, config))
 
@@ -232,7 +233,13 @@ def _nearest_claims(
     for platform in dict.fromkeys(each for each in recorded if isinstance(each, str)):
         with suppress(FledgeError):
             pins = lock.load_pins(config, Reporter(), strict=False)
-            start = Assembly(session, parse_platform(platform), config.path.parent, record.epoch)
+            start = Assembly(
+                session,
+                parse_platform(platform),
+                config.path.parent,
+                record.epoch,
+                may_build=False,
+            )
             url = _url(record, config)
             built = build.build_pinned(config, pins, start, new, path, url)
             found.append(tuple(_false_claims(statement, config, built, record.epoch)))

@@ -30,6 +30,7 @@ from fledge.sources.source import Assembly, InputFile, KeyedBy, LockSection, Sou
 from fledge.tree.content import hash_file
 from fledge.tree.digest import Digest
 
+NOT_REPRODUCIBLE = "To build it again gives another one: RUN instructions are not reproducible"
 AGAIN = "Run `fledge lock`, which builds it and pins the new image."
 
 
@@ -191,6 +192,8 @@ class Dockerfile(Source, frozen=True):
     def _build(self, assembly: Assembly) -> DockerfilePin:
         """Build the image. Raises `OfflineError` if the session is offline."""
         name, session = self.pinned_name(assembly.folder), assembly.session
+        if not assembly.may_build:
+            raise FledgeError(f"{name} would have to be built anew. {NOT_REPRODUCIBLE}", AGAIN)
         if session.offline:
             raise OfflineError(
                 f"{name} must be built, and a builder may use the network",
@@ -271,8 +274,8 @@ def _open(name: str, pin: DockerfilePin, platform: Platform, session: Session) -
 
     def lost(digest: Digest) -> NoReturn:
         raise FledgeError(
-            f"the image that {name} was built into is not in the cache: it lacks {digest}. To build"
-            " it again gives another one, because RUN instructions are not reproducible",
+            f"the image that {name} was built into is not in the cache: it lacks {digest}."
+            f" {NOT_REPRODUCIBLE}",
             f"Bring the cache of the machine that built it (FLEDGE_CACHE_DIR). {AGAIN}",
         )
 

@@ -51,7 +51,7 @@ InputFile = Annotated[
 class Assembly:
     """A tree under construction, and what its sources need and report."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- each is a fact about one build
         self,
         session: Session,
         platform: Platform,
@@ -61,6 +61,7 @@ class Assembly:
         *,
         is_platform_given: bool = False,
         trusts_pins: bool = True,
+        may_build: bool = True,
     ) -> None:
         """``epoch`` is the time of everything that fledge adds, in seconds since 1970."""
         self.session = session
@@ -73,6 +74,8 @@ class Assembly:
         self.trusts_pins = trusts_pins
         """The pins come from the project's own lock, and not with an artifact. Pins that are not
         trusted name no files and no hosts, and everything they say is checked."""
+        self.may_build = may_build
+        """Whether a source may run what the project says to make an input, such as a Dockerfile."""
         self.verification = verification
         """Verifies cached layers in the background while they are in use. None: a layer is
         verified before it is used."""
@@ -95,6 +98,7 @@ class Assembly:
             verification,
             is_platform_given=self.is_platform_given,
             trusts_pins=self.trusts_pins,
+            may_build=self.may_build,
         )
 
     def relative(self, path: Path) -> str:

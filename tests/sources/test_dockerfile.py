@@ -206,9 +206,15 @@ def test_what_a_lock_refuses(
     assert "which is not in the cache" in done.err
     done = fledge("verify", artifact, "-c", config)
     assert done.code == 1
-    assert "gives another one, because RUN instructions are not reproducible" in done.err
+    assert "gives another one: RUN instructions are not reproducible" in done.err
     done = fledge("check", "-c", config)
     assert done.code == 0, done.err
+    # Nor does verify build what a provenance leaves out.
+    record = provenance.path_beside(artifact)
+    record.write_text(record.read_text().replace('"name": "dockerfile"', '"name": "other"'))
+    done = fledge("verify", artifact, "-c", config)
+    assert done.code == 1
+    assert "Dockerfile would have to be built anew" in done.err
 
 
 @pytest.mark.real
@@ -304,6 +310,7 @@ def test_a_dockerfile_alone(fledge: Fledge, github: Server, tmp_path: Path) -> N
     done = fledge("build", folder / "Dockerfile", *AMD64)
     assert done.code == 0, done.err
     artifact = folder / "web.img"
+    assert "COPY . /all/" in done.err
     assert done.out == f"{artifact}\n"
     assert "all/site/index.html" in files(artifact)
     assert provenance.load(artifact).config == {
