@@ -55,13 +55,13 @@ def read(dockerfile: Path, folder: Path, secrets: Iterable[Path] = ()) -> Contex
     read.
     """
     patterns = _patterns(ignore_file(dockerfile, folder))
-    hidden = {path.resolve() for path in secrets}
-    folder = folder.resolve()
+    hidden = {str(path.resolve()) for path in secrets}
+    root = str(folder.resolve())
     own: list[str] = []
     digest = hashlib.sha256()
     try:
-        for path, status in _walk(folder, patterns, hidden, own):
-            _update(digest, folder, path, status)
+        for path, status in _walk(root, patterns, hidden, own):
+            _update(digest, f"{root}/{path}", path, status)
     except OSError as error:
         raise unreadable(Path(error.filename or folder), error) from error
     lines = [*map(str, patterns), f"**/{PREFIX}*", *map(dockerignore.excluding, own)]
@@ -83,7 +83,7 @@ def _patterns(path: Path | None) -> list[Pattern]:
 
 
 def _walk(
-    folder: Path, patterns: Sequence[Pattern], hidden: Collection[Path], own: list[str]
+    root: str, patterns: Sequence[Pattern], hidden: Collection[str], own: list[str]
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the relative path and status of each entry, parents first, in the order of the paths.
 
@@ -92,11 +92,12 @@ def _walk(
 
     def entries(parent: str, of_parent: Matches) -> Iterator[tuple[str, Matches]]:
         """Yield the paths in a folder, and what matches the folder."""
-        names = sorted(os.listdir(folder / parent), key=os.fsencode)
-        written = ownfiles.among(folder / parent, names)
+        folder = f"{root}/{parent}"
+        names = sorted(os.listdir(folder), key=os.fsencode)
+        written = ownfiles.among(Path(folder), names)
         for name in names:
             path = f"{parent}/{name}" if parent else name
-            if name in written or folder / path in hidden:
+            if name in written or f"{root}/{path}" in hidden:
                 own.append(path)
             elif not name.startswith(PREFIX):
                 yield path, of_parent
@@ -112,7 +113,7 @@ def _walk(
             stack.pop()
             continue
         pending = [each for each in pending if path.startswith(f"{each[0]}/")]
-        status = os.lstat(folder / path)
+        status = os.lstat(f"{root}/{path}")
         found = dockerignore.matches(patterns, path, of_parent)
         is_excluded = dockerignore.is_excluded(patterns, found)
         if not is_excluded:
@@ -125,14 +126,14 @@ def _walk(
             stack.append(entries(path, found))
 
 
-def _update(digest: hashlib._Hash, folder: Path, path: str, status: os.stat_result) -> None:
-    """Hash one entry: its path, type and mode, and the digest of what is in it."""
+def _update(digest: hashlib._Hash, place: str, path: str, status: os.stat_result) -> None:
+    """Hash one entry: its path, type and mode, and the digest of what is in it, at ``place``."""
     mode, inside = status.st_mode, b""
     if stat.S_ISREG(mode):
-        inside = hash_file(folder / path).digest.hex.encode()
+        inside = hash_file(Path(place)).digest.hex.encode()
     elif stat.S_ISLNK(mode):
         # Linux gives all symlinks one mode, other systems do not.
-        mode, inside = stat.S_IFLNK, os.fsencode(os.readlink(folder / path))
+        mode, inside = stat.S_IFLNK, os.fsencode(os.readlink(place))
     for part in (os.fsencode(path), b"%o" % mode, inside):
         digest.update(b"%d:" % len(part))
         digest.update(part)

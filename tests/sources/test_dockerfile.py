@@ -13,17 +13,12 @@ from pathlib import Path
 import pytest
 
 import fledge as library
-from fledge.oci.archive import open_built
 from fledge.project import lock, provenance
 from fledge.sources import build_context
-from fledge.store.cache import Cache
 from fledge.tree import File
 from fledge.tree.content import read_content
-from tests.sources.test_dockerignore import excluded
 from tests.support import builders, daemons, project, registry
 from tests.support.httpd import Server
-from tests.support.layouts import AMD64 as PLATFORM
-from tests.support.layouts import unpacked
 from tests.support.project import Fledge
 from tests.support.releases import KESTREL, publish
 
@@ -326,37 +321,6 @@ def test_a_dockerfile_alone(fledge: Fledge, github: Server, tmp_path: Path) -> N
     assert not any("web.img" in name or "Dockerfile.lock" in name for name in again)
     done = fledge("verify", artifact, "-c", folder / "Dockerfile")
     assert done.code == 0, done.out + done.err
-
-
-IGNORES = {
-    "patterns": "*\n!*.txt\n!d\nd/**/x?\n",
-    "exceptions": "# all\n/d/\n!d/e/**\nd/e/x1\n",
-    "classes": "[ab].t[a-z]t\n**/x[^2]\n \\!odd\n",
-    "anchors": "./d/../a.txt\n*/e\n!d/e/f\n",
-}
-
-
-@pytest.mark.real
-@pytest.mark.slow
-@pytest.mark.usefixtures("buildah")
-@pytest.mark.parametrize("name", IGNORES)
-def test_builders_leave_out_the_same_files(name: str, tmp_path: Path) -> None:
-    """buildah reads the original ``.dockerignore``, and fledge's own form of it."""
-    names = ["a.txt", "b.txt", "c.md", "d/x1", "d/e/x1", "d/e/x2", "d/e/f/x2", "!odd"]
-    for file in names:
-        project.write(tmp_path / "c", file, b"")
-    project.write(tmp_path / "c", ".dockerignore", IGNORES[name].encode())
-    project.write(tmp_path, "Dockerfile", b"FROM scratch\nCOPY . /c/\n")
-    own = build_context.read(tmp_path / "Dockerfile", tmp_path / "c").ignore
-    project.write(tmp_path, "ignore", own.encode())
-    left = {f"c/{each}" for each in names if not excluded(IGNORES[name], each)}
-    for option in ([], ["--ignorefile", str(tmp_path / "ignore")]):
-        build = ["buildah", "build", "-f", str(tmp_path / "Dockerfile"), "-t", "c", *option]
-        daemons.run(*build, str(tmp_path / "c"))
-        archive = tmp_path / f"{len(option)}.tar"
-        daemons.run("buildah", "push", "--quiet", "c", f"docker-archive:{archive}")
-        found = unpacked(open_built(archive, "c", PLATFORM), Cache(tmp_path / "cache"))
-        assert found.keys() - {"c/.dockerignore"} == left
 
 
 # Without a builder.

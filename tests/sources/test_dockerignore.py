@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from fledge.errors import ConfigError, FledgeError
+from fledge.oci.archive import open_built
 from fledge.sources import build_context, dockerignore
-from tests.support import project
+from fledge.store.cache import Cache
+from tests.support import builders, daemons, project
+from tests.support.layouts import AMD64, unpacked
 
 
 def excluded(patterns: str, path: str) -> bool:
@@ -167,3 +170,42 @@ def test_a_context_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyP
     (folder / ".dockerignore").mkdir()
     with pytest.raises(FledgeError, match=r"\.dockerignore could not be read"):
         context(folder)
+
+
+@pytest.fixture
+def buildah(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with builders.environment("buildah") as variables:
+        for variable, value in variables.items():
+            monkeypatch.setenv(variable, value)
+        yield
+
+
+IGNORES = {
+    "patterns": "*\n!*.txt\n!d\nd/**/x?\n",
+    "exceptions": "# all\n/d/\n!d/e/**\nd/e/x1\n",
+    "classes": "[ab].t[a-z]t\n**/x[^2]\n \\!odd\n",
+    "anchors": "./d/../a.txt\n*/e\n!d/e/f\n",
+}
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.usefixtures("buildah")
+@pytest.mark.parametrize("name", IGNORES)
+def test_buildah_leaves_out_the_same_files(name: str, tmp_path: Path) -> None:
+    """buildah reads the original ``.dockerignore``, and fledge's own form of it."""
+    names = ["a.txt", "b.txt", "c.md", "d/x1", "d/e/x1", "d/e/x2", "d/e/f/x2", "!odd"]
+    for file in names:
+        project.write(tmp_path / "c", file, b"")
+    project.write(tmp_path / "c", ".dockerignore", IGNORES[name].encode())
+    project.write(tmp_path, "Dockerfile", b"FROM scratch\nCOPY . /c/\n")
+    own = build_context.read(tmp_path / "Dockerfile", tmp_path / "c").ignore
+    project.write(tmp_path, "ignore", own.encode())
+    left = {f"c/{each}" for each in names if not excluded(IGNORES[name], each)}
+    for option in ([], ["--ignorefile", str(tmp_path / "ignore")]):
+        build = ["buildah", "build", "-f", str(tmp_path / "Dockerfile"), "-t", "c", *option]
+        daemons.run(*build, str(tmp_path / "c"))
+        archive = tmp_path / f"{len(option)}.tar"
+        daemons.run("buildah", "push", "--quiet", "c", f"docker-archive:{archive}")
+        found = unpacked(open_built(archive, "c", AMD64), Cache(tmp_path / "cache"))
+        assert found.keys() - {"c/.dockerignore"} == left
