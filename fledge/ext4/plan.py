@@ -40,7 +40,7 @@ from fledge.ext4.structures import (
     INODES_PER_BLOCK,
     JOURNAL,
     LOST_AND_FOUND,
-    MAX_EXTENT,
+    MAX_NEW_EXTENT,
     MAX_INODES_PER_GROUP,
     ROOT,
     Extent,
@@ -76,8 +76,12 @@ LOST_AND_FOUND_BLOCKS = 4
 """Blocks of /lost+found, so that e2fsck can add entries without allocating any
 (create_lost_and_found in mke2fs)."""
 
-BYTES_PER_SPARE_INODE = 16384
-"""Bytes of free space for each free inode. This is mke2fs's default ratio."""
+BYTES_PER_INODE = 16384
+"""Bytes of the disk for each inode (the inode_ratio of mke2fs.conf)."""
+
+SMALL_SPACE = 512 << 20
+"""Bytes of free space below which there is an inode for each block of it. mke2fs takes a disk of
+that size for small."""
 
 MIN_LAST_GROUP_DATA = 64
 """Blocks for data that the last group must have. With fewer than 50, mke2fs drops the group."""
@@ -186,15 +190,24 @@ _JOURNAL_BLOCKS = (
 """Blocks of the journal in filesystems of fewer blocks than the limit: pairs (limit, size)."""
 
 
-def smallest_geometry(needed: int, inodes: int) -> Geometry:
-    """The smallest filesystem with ``needed`` blocks for data and at least so many inodes."""
+def smallest_geometry(needed: int, inodes: int, step: int = 1) -> Geometry:
+    """The smallest filesystem with ``needed`` blocks for data and at least so many inodes.
+
+    The number of its blocks is a multiple of ``step``.
+    """
+
+    def enough_for(blocks: int) -> int:
+        total = _total_blocks(_geometry(blocks, inodes), needed)
+        return total + -total % step
+
     min_groups = -(-inodes // MAX_INODES_PER_GROUP)
     blocks = max(needed, (min_groups - 1) * BLOCKS_PER_GROUP + 1)
-    while (enough := _total_blocks(_geometry(blocks, inodes), needed)) > blocks:
+    blocks += -blocks % step
+    while (enough := enough_for(blocks)) > blocks:
         blocks = enough
     # With more groups each inode table is smaller, so it may have become too large.
-    while enough < blocks and _total_blocks(_geometry(enough, inodes), needed) <= enough:
-        blocks, enough = enough, _total_blocks(_geometry(enough, inodes), needed)
+    while enough < blocks and enough_for(enough) <= enough:
+        blocks, enough = enough, enough_for(enough)
     return _geometry(blocks, inodes)
 
 
@@ -369,12 +382,22 @@ class Plan(msgspec.Struct, frozen=True):
         return max(allocation.number for allocation in self.allocations.values())
 
 
-def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
-    """Plan a filesystem with the whole tree and room for ``buffer_mb`` MiB, once it is mounted.
+class Room(msgspec.Struct, frozen=True):
+    """What a filesystem has beside its content."""
 
-    0: as much as `free_space` says. If the last group would be too small there is a little more.
-    ``epoch`` is the time of the filesystem in seconds since 1970. The tree must have a
-    /lost+found.
+    buffer_mb: int = 0
+    """MiB that can be written once it is mounted. 0: as `free_space` says."""
+    align_mb: int = 0
+    """MiB of which its size is a multiple. 0: of a block."""
+    bytes_per_inode: int | None = None
+    """Bytes of the disk for each inode. None: see `_inode_count`."""
+
+
+def make_plan(tree: Tree, room: Room, epoch: int) -> Plan:
+    """Plan a filesystem with the whole tree and room for more.
+
+    If the last group would be too small there is a little more. ``epoch`` is the time of the
+    filesystem in seconds since 1970. The tree must have a /lost+found.
 
     Raises `CorruptError`, with the path, for anything that ext4 cannot hold; `FledgeError` if a
     content cannot be read.
@@ -396,14 +419,15 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
             below = (child for child in node.children.values() if isinstance(child, Directory))
             parents.update(dict.fromkeys(below, node))
     content = sum(allocation.blocks for allocation in allocations.values())
-    size = -(-free_space(buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE)
+    size = -(-free_space(room.buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE)
     buffer = _with_extent_tree(size)
     # The root's number is below that of /lost+found.
     used_inodes = LOST_AND_FOUND + len(allocations) - 1
-    inodes = used_inodes + buffer * BLOCK_SIZE // BYTES_PER_SPARE_INODE
+    inodes = _inode_count(room.bytes_per_inode, used_inodes, content, size)
+    step = room.align_mb * ALIGNMENT or 1
     needed = content + buffer
     while True:
-        geometry = smallest_geometry(needed + 1, inodes)
+        geometry = smallest_geometry(needed + 1, inodes, step)
         _check_size(geometry)
         space, groups, journal, resize_block = _allocate_metadata(geometry)
         _allocate_contents(nodes, allocations, space)
@@ -414,7 +438,7 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
             break
         needed += missing
     return Plan(
-        uuid=_uuid(tree.walk(), buffer_mb, epoch),
+        uuid=_uuid(tree.walk(), room, epoch),
         geometry=geometry,
         groups=groups,
         allocations=allocations,
@@ -425,6 +449,22 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
         resize_block=resize_block,
         free=sorted(space.runs + space.left),
     )
+
+
+def _inode_count(bytes_per_inode: int | None, used: int, content: int, free: int) -> int:
+    """The number of inodes on a disk with so many blocks of content, which use ``used`` inodes, and
+    so many free ones.
+
+    Without a ratio, the free space takes files of one block if it is small, else at least files
+    like those in the tree.
+    """
+    space = free * BLOCK_SIZE
+    average = content * BLOCK_SIZE // used
+    like_those = (
+        BLOCK_SIZE if space < SMALL_SPACE else min(max(average, BLOCK_SIZE), BYTES_PER_INODE)
+    )
+    of_disk = (content * BLOCK_SIZE + space) // (bytes_per_inode or BYTES_PER_INODE)
+    return max(of_disk, used + space // (bytes_per_inode or like_those))
 
 
 def _with_extent_tree(blocks: int, gaps: int = 0) -> int:
@@ -477,15 +517,18 @@ def _check_size(geometry: Geometry) -> None:
 
 def _check(path: bytes, node: Node, size: int, links: int) -> None:
     """Raise `CorruptError` if ext4 cannot hold a node."""
-    problem = None
+    problem = advice = ""
     if links > MAX_LINKS:
         problem = f"{links} hard links; ext4 takes {MAX_LINKS}"
+        advice = "Copy the file for some of its names."
     elif path == LOST_AND_FOUND_PATH and not isinstance(node, Directory):
         problem = "ext4 needs a directory there"
+        advice = "Rename it in the image."
     elif size > MAX_FILE_SIZE:
         problem = f"a file of {size} bytes; ext4 takes {MAX_FILE_SIZE}"
+        advice = "Leave it out, or make it smaller."
     if problem:
-        raise CorruptError(f"/{printable(path)}: {problem}")
+        raise CorruptError(f"/{printable(path)}: {problem}", advice)
 
 
 def _leaves(path: bytes, node: Directory) -> list[Leaf]:
@@ -493,7 +536,8 @@ def _leaves(path: bytes, node: Directory) -> list[Leaf]:
     if len(leaves) > directory.MAX_LEAVES:
         raise CorruptError(
             f"/{printable(path)}: {len(leaves)} blocks of names in one directory;"
-            f" ext4 takes {directory.MAX_LEAVES}"
+            f" ext4 takes {directory.MAX_LEAVES}",
+            "Spread its entries over several directories.",
         )
     return leaves
 
@@ -502,7 +546,9 @@ def _has_xattr_block(path: bytes, node: Node) -> bool:
     try:
         return bool(xattr.pack(node.xattrs).block)
     except MalformedError as error:
-        raise CorruptError(f"/{printable(path)}: {error}") from error
+        raise CorruptError(
+            f"/{printable(path)}: {error}", "Remove extended attributes of it, or shorten them."
+        ) from error
 
 
 def _runs(content: Content) -> tuple[Run, ...]:
@@ -600,7 +646,7 @@ def _allocate(allocation: Allocation, space: Space) -> None:
     if not allocation.runs:
         return
     taken = space.take(allocation.data_blocks)
-    if len(taken) == len(allocation.runs) == 1 and taken[0].length <= MAX_EXTENT:
+    if len(taken) == len(allocation.runs) == 1 and taken[0].length <= MAX_NEW_EXTENT:
         logical, physical = allocation.runs[0], taken[0]
         allocation.extents = (Extent(logical.start, logical.length, physical.start),)
         return
@@ -618,14 +664,14 @@ def _extents(runs: Iterable[Run], taken: Iterable[Run]) -> Iterator[Extent]:
         while logical < end:
             if not available:
                 physical, available = next(remaining)
-            length = min(end - logical, available, MAX_EXTENT)
+            length = min(end - logical, available, MAX_NEW_EXTENT)
             yield Extent(logical, length, physical)
             logical, physical, available = logical + length, physical + length, available - length
 
 
-def _uuid(entries: Iterable[tuple[bytes, Node]], buffer_mb: int, epoch: int) -> bytes:
+def _uuid(entries: Iterable[tuple[bytes, Node]], room: Room, epoch: int) -> bytes:
     """A UUID that depends on everything in an image: two different images have different ones."""
-    digest = sha256(repr((buffer_mb, epoch)).encode())
+    digest = sha256(repr((msgspec.structs.astuple(room), epoch)).encode())
     numbers: dict[Node, int] = {}
     for path, node in entries:
         if node in numbers:
