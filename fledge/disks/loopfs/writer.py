@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from fledge.errors import FledgeError, HostError
+from fledge.errors import FledgeError, HostError, reason
 from fledge.host import folder, programs
 from fledge.host.files import NewFile
 from fledge.host.settings import Settings
@@ -108,7 +108,7 @@ def _told_when_full(filesystem: str, root: int) -> Iterator[None]:
         if error.errno != errno.ENOSPC:
             raise
         raise FledgeError(
-            f"the {filesystem} image is too small for its files: {error.strerror.lower()}",
+            f"the {filesystem} image is too small for its files: {reason(error)}",
             'Set a higher size_buffer_mb, or use type = "ext4", whose size fledge knows exactly.',
         ) from error
 
