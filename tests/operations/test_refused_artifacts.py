@@ -355,6 +355,36 @@ def test_an_init_that_is_found_by_a_link(tmp_path: Path) -> None:
     run(mended, volant, expect=["^the init runs, /bin is a folder"])
 
 
+def test_a_mapping_that_a_mount_hides(tmp_path: Path) -> None:
+    """/var/run is a symlink of the image, and the init mounts a filesystem where it leads."""
+    agent = b"#!/bin/busybox sh\nbusybox cat /var/run/app.conf /srv/app.conf\nbusybox poweroff -f\n"
+    layer = tars.pack(tars.folder("run"), tars.symlink("var/run", "/run"))
+    images.write_layout(tmp_path / "layout", images.image(layer), "latest")
+    binary = host_busybox()
+    url = project.write(tmp_path, "busybox", binary).as_uri()
+    source = project.source(url, binary) + 'image = "oci:layout:latest"\n'
+    project.write(tmp_path, "kestrel", agent)
+    project.write(tmp_path, "app.conf", b"the mapped file\n")
+
+    def made(destination: str) -> Path:
+        mappings = f'[mappings]\n"app.conf" = "{destination}"\n'
+        return project.make(
+            tmp_path, source, project.LOCAL_AGENT, mappings, files={}, busybox_binary=binary
+        )
+
+    toml = made("/var/run/app.conf")
+    with pytest.raises(ConfigError) as refused:
+        library.build(toml, tmp_path / "refused.cpio.gz")
+    assert refused.value.message == (
+        f"{toml}: [mappings] {tmp_path}/app.conf would be hidden at /var/run/app.conf: a filesystem"
+        " is mounted over it at boot"
+    )
+    said = vm.boot(unchecked(toml, tmp_path / "dead.cpio.gz"))
+    assert "can't open '/var/run/app.conf'" in said
+    mended = library.build(made("/srv/app.conf"), tmp_path / "mended.cpio.gz")
+    assert "the mapped file\n" in vm.boot(mended.path)
+
+
 def test_a_panic_that_a_program_writes(tmp_path: Path) -> None:
     log = "[   12.345678] Kernel panic - not syncing: Attempted to kill init!"
     init = f"#!/bin/busybox sh\necho '{log}'\necho {'x' * 3000}\nbusybox poweroff -f\n"

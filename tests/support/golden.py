@@ -5,7 +5,7 @@ means that artifacts change, which needs an entry in CHANGELOG.md.
 """
 
 # tests/operations/test_build.py: the initramfs of `support.project.make`.
-INITRAMFS = "7ab1a044a20c8407bd6f3eb15dc7625e2a0def743e0171e540cc47ede66539bb"
+INITRAMFS = "9acb08dc83724146d8bfef8e0dcdac474c8ab93f9d71df763c567a192703ead5"
 
 # tests/operations/test_build.py: the ext4 image of `support.project.make_rootfs`.
 ROOTFS = "c2e831069da5bc91092433d458db667b1b2b430a3d6336442caa6c2da2ac5ef5"
