@@ -214,12 +214,13 @@ class _Reader:
         )
 
     def _check_is_archive(self, begin: int, compression: str) -> None:
-        """Raise `FledgeError` if no archive begins at the first byte of the output that is not 0."""
+        """Raise `FledgeError` if no archive begins at the first byte that is not 0."""
         first = _next_nonzero(self._output, begin)
         self._output.seek(first or begin)
         if first is not None and self._output.read(1) != MAGIC[:1]:
             raise FledgeError(
-                f"{self._path} is compressed with {compression}, but there is no cpio archive in it",
+                f"{self._path} is compressed with {compression}, but there is no cpio archive"
+                " in it",
                 "If it is a disk, decompress it first; otherwise, build or copy it again.",
             )
 
