@@ -53,9 +53,16 @@ class Copier:
         if isinstance(content, bytes):
             self._output.write(content[offset : offset + length], position)
         elif isinstance(content, Sparse):
+            of_data = (
+                self._digests.setdefault(file, hashlib.sha256()) if content.data_digest else None
+            )
             for data in _data_in(content, offset, length):
                 goal = position + data.offset - offset
-                self._move(content, data.source, goal, data.length)
+                self._move(content, data.source, goal, data.length, of_data)
+                last = content.extents[-1]
+                if of_data and data.offset + data.length == last.offset + last.length:
+                    del self._digests[file]
+                    check_digest(content, Digest(of_data.hexdigest()))
         elif content.digest is None:
             self._move(content, content.offset + offset, position, length)
         else:
