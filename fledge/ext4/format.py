@@ -62,9 +62,8 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
         Meta(
             ge=4096,
             le=64 << 20,
-            description="Bytes of the disk for each file that it can have. Without it, there is one"
-            " for 16384 bytes; and for each 4096 bytes of free space below 512 MiB, or for as many"
-            " as a file of the image takes.",
+            description="Bytes of the disk for each file that it can have. Without it, 16384, and"
+            " 4096 of the first 512 MiB of free space.",
             examples=[8192],
         ),
     ] = None

@@ -70,8 +70,7 @@ BYTES_PER_INODE = 16384
 """Bytes of the disk for each inode (the inode_ratio of mke2fs.conf)."""
 
 SMALL_SPACE = 512 << 20
-"""Bytes of free space below which there is an inode for each block of it. mke2fs takes a disk of
-that size for small."""
+"""Bytes of free space with an inode for each block. mke2fs takes a disk of that size for small."""
 
 MIN_LAST_GROUP_DATA = 64
 """Blocks for data that the last group must have. With fewer than 50, mke2fs drops the group."""
@@ -444,17 +443,11 @@ def make_plan(tree: Tree, room: Room, epoch: int) -> Plan:
 def _inode_count(bytes_per_inode: int | None, used: int, content: int, free: int) -> int:
     """The number of inodes on a disk with so many blocks of content, which use ``used`` inodes, and
     so many free ones.
-
-    Without a ratio, the free space takes files of one block if it is small, else at least files
-    like those in the tree.
     """
-    space = free * BLOCK_SIZE
-    average = content * BLOCK_SIZE // used
-    like_those = (
-        BLOCK_SIZE if space < SMALL_SPACE else min(max(average, BLOCK_SIZE), BYTES_PER_INODE)
-    )
-    of_disk = (content * BLOCK_SIZE + space) // (bytes_per_inode or BYTES_PER_INODE)
-    return max(of_disk, used + space // (bytes_per_inode or like_those))
+    ratio = bytes_per_inode or BYTES_PER_INODE
+    small = 0 if bytes_per_inode else min(free * BLOCK_SIZE, SMALL_SPACE)
+    spare = small // BLOCK_SIZE + (free * BLOCK_SIZE - small) // ratio
+    return max((content + free) * BLOCK_SIZE // ratio, used + spare)
 
 
 def _with_extent_tree(blocks: int, gaps: int = 0) -> int:
