@@ -54,6 +54,12 @@ _DROPPED = frozenset(("security.capability", "system.posix_acl_access", "system.
 LAYOUT = "#mappings"
 """The URI by which provenance names the mappings apart from contents: a part of the config."""
 
+CONTENTS = "#files"
+"""The URI by which it names the contents, if they are more than `MAX_LISTED` files."""
+
+MAX_LISTED = 20_000
+"""Files that provenance lists. More of them are one digest, for a statement has a limit."""
+
 
 class FileMapping(msgspec.Struct, frozen=True):
     """One line of ``[mappings]``."""
@@ -159,9 +165,10 @@ class Mappings(Source, frozen=True):
         for path, what in _REPLACED.items():
             if (old := before[path]) is not None and tree.get(path, follow=True) is not old:
                 assembly.session.reporter.note(f"a mapping replaces {what} at {path.decode()}")
-        assembly.inputs.extend(
-            Input("mapping", assembly.relative(blob.path), blob.digest) for blob in blobs
-        )
+        files = [Input("mapping", assembly.relative(blob.path), blob.digest) for blob in blobs]
+        if len(files) > MAX_LISTED:
+            files = [Input("mapping", CONTENTS, _digest_of_all(files))]
+        assembly.inputs.extend(files)
         if self.placements:
             assembly.inputs.append(Input(self.role, LAYOUT, layout_digest(self.placements)))
         size = human_size(sum(blob.size for blob in blobs))
@@ -266,6 +273,14 @@ def _file(placement: Placement, mtime_ns: int) -> tuple[Blob, File]:
     """Return the content of a file with its digest, and its node. Raises `OSError`."""
     blob, content = scan_file(placement.source)
     return blob, File(mode=placement.mode, mtime_ns=mtime_ns, content=content)
+
+
+def _digest_of_all(files: Iterable[Input]) -> Digest:
+    """Return the digest of a listing of files: digest and path, sorted by path, as of sha256sum."""
+    lines = (
+        f"{each.digest.hex}  {each.uri}\0" for each in sorted(files, key=lambda file: file.uri)
+    )
+    return Digest.of("".join(lines).encode("utf-8", "surrogateescape"))
 
 
 def _first_names(placements: Iterable[Placement]) -> dict[bytes, bytes]:
