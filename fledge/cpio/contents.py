@@ -114,7 +114,7 @@ class InitramfsContents(msgspec.Struct, frozen=True, dict=True):
     def _entry_paths(self) -> Iterator[bytes]:
         for archive in self.unpacked.archives:
             with archive.data.path.open("rb") as file:
-                for entry, _ in read_entries(file, archive.data.path, archive.data.offset):
+                for entry, _ in read_entries(file, archive.data):
                     if entry.name != TRAILER:
                         yield b"/" + _normalized(entry.name)
 
@@ -131,6 +131,7 @@ class InitramfsContents(msgspec.Struct, frozen=True, dict=True):
                     "compression": archive.compression,
                     "size": archive.size,
                     "entries": archive.entries,
+                    "trailer": archive.has_trailer,
                 }
                 for archive in self.unpacked.archives
             ]
@@ -152,7 +153,8 @@ class InitramfsContents(msgspec.Struct, frozen=True, dict=True):
                 "archive",
                 f"{archive.compression or 'not compressed'}, at byte {archive.offset},"
                 f" {human_size(archive.size)} unpacked,"
-                f" {counted(archive.entries, 'entry')}",
+                f" {counted(archive.entries, 'entry')}"
+                f"{'' if archive.has_trailer else ', without a trailer'}",
             )
             for archive in self.unpacked.archives
         ]

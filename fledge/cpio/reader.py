@@ -98,6 +98,8 @@ class Archive(msgspec.Struct, frozen=True):
     """The number of entries, without the trailer."""
     data: Span
     """The uncompressed archive."""
+    has_trailer: bool
+    """Whether it ends with a trailer. The kernel needs none."""
 
 
 class Unpacked(msgspec.Struct, frozen=True):
@@ -139,14 +141,15 @@ def read(path: Path, folder: Path) -> Unpacked:
         ) from error
 
 
-def read_entries(file: BinaryIO, path: Path, position: int = 0) -> Iterator[tuple[Entry, Span]]:
+def read_entries(file: BinaryIO, archive: Span) -> Iterator[tuple[Entry, Span]]:
     """Yield the entries of an uncompressed archive with their data, the trailer included.
 
-    ``file`` is ``path``, open for reading. The caller may seek in it between two entries. Raises
-    `CorruptError`.
+    ``file`` is the file of the archive, open for reading. The caller may seek in it between two
+    entries. Raises `CorruptError`.
     """
+    path = archive.path
     try:
-        yield from _entries(file, path, position)
+        yield from _entries(file, path, archive.offset, archive.offset + archive.size)
     except MalformedError as error:
         raise CorruptError(f"{path}: {error}") from error
 
@@ -191,6 +194,7 @@ class _Reader:
             if start.startswith(magic):
                 try:
                     begin, end = self._decompress(start, decompress)
+                    self._check_is_archive(begin, name)
                     self._read_member(begin, name, position)
                 except (MalformedError, CorruptError) as error:
                     problem = error.message if isinstance(error, CorruptError) else error
@@ -208,6 +212,17 @@ class _Reader:
         raise MalformedError(
             f"neither a cpio archive nor compressed data begins at byte {position}"
         )
+
+    def _check_is_archive(self, begin: int, compression: str) -> None:
+        """Raise `FledgeError` if no archive begins at the first byte that is not 0."""
+        first = _next_nonzero(self._output, begin)
+        self._output.seek(first or begin)
+        if first is not None and self._output.read(1) != MAGIC[:1]:
+            raise FledgeError(
+                f"{self._path} is compressed with {compression}, but there is no cpio archive"
+                " in it",
+                "If it is a disk, decompress it first; otherwise, build or copy it again.",
+            )
 
     def _decompress(self, start: bytes, decompress: Decompress) -> tuple[int, int]:
         """Decompress one member. Return where its output begins, and where the member ends."""
@@ -254,9 +269,12 @@ class _Reader:
             raise MalformedError(f"the archive at byte {start} is not aligned to 4 bytes")
         if len(self._result.archives) == MAX_ARCHIVES:
             raise MalformedError(f"it contains more than {MAX_ARCHIVES} archives")
-        for entry, data in _entries(file, path, start):
-            end = data.offset + data.size + padding(data.size)
+        size = os.fstat(file.fileno()).st_size
+        has_trailer = False
+        for entry, data in _entries(file, path, start, size):
+            end = min(data.offset + data.size + padding(data.size), size)
             if entry.name == TRAILER:
+                has_trailer = True
                 break
             count += 1
             self._budget.grow(end - position)
@@ -268,7 +286,9 @@ class _Reader:
                 raise MalformedError(f"{printable(entry.name)}: {error}") from error
         where = start if offset is None else offset
         self._result.archives.append(
-            Archive(where, compression, end - start, count, Span(path, start, end - start))
+            Archive(
+                where, compression, end - start, count, Span(path, start, end - start), has_trailer
+            )
         )
         return end
 
@@ -343,10 +363,12 @@ def _make_node(entry: Entry, data: Span) -> Node:
     raise TreeError(f"mode {entry.mode:o} with {data.size} bytes of data is not a valid entry")
 
 
-def _entries(file: BinaryIO, path: Path, position: int) -> Iterator[tuple[Entry, Span]]:
-    """Do the work of `read_entries`. Raises `MalformedError`."""
-    size = os.fstat(file.fileno()).st_size
-    while True:
+def _entries(file: BinaryIO, path: Path, start: int, size: int) -> Iterator[tuple[Entry, Span]]:
+    """Do the work of `read_entries` for an archive that ends before ``size``, if it has no trailer
+    there or with zeros up to there. Raises `MalformedError`.
+    """
+    position = start
+    while position == start or not _ends(file, position, size):
         file.seek(position)
         try:
             entry, has_checksum = _read_header(file)
@@ -372,7 +394,7 @@ def _read_header(file: BinaryIO) -> tuple[Entry, bool]:
     header = file.read(HEADER_SIZE)
     magic = header[: len(MAGIC)]
     if len(header) < HEADER_SIZE or magic not in (MAGIC, MAGIC_WITH_CHECKSUM):
-        problem = "the archive ends without a trailer"
+        problem = "the archive ends within a header"
         if len(header) == HEADER_SIZE:
             problem = f"the magic is {magic!r}, not 070701"
         raise MalformedError(problem)
@@ -398,3 +420,12 @@ def _next_nonzero(file: BinaryIO, position: int) -> int | None:
         if rest := piece.lstrip(b"\0"):
             return file.tell() - len(rest)
     return None
+
+
+def _ends(file: BinaryIO, position: int, size: int) -> bool:
+    """Return whether an archive without a trailer ends at a position: only zeros follow."""
+    file.seek(position)
+    if position < size and file.read(1) != b"\0":
+        return False
+    rest = _next_nonzero(file, position)
+    return rest is None or rest >= size

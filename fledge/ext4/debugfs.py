@@ -95,7 +95,10 @@ def check_fits(tree: Tree) -> None:
         if path in added and LINE_BREAK.search(path.rpartition(b"/")[2]):
             problem = "neither devices nor hard links to symlinks can have a line break in the name"
         if problem:
-            raise CorruptError(f"/{printable(path)}: {problem}")
+            raise CorruptError(
+                f"/{printable(path)}: {problem}",
+                'Leave out builder = "mkfs", or change it in the image.',
+            )
 
 
 def _problem(path: bytes, node: Node) -> str | None:

@@ -25,7 +25,7 @@ from fledge.tree import NANOSECONDS, Directory, Tree
 from fledge.tree.features import Feature
 from fledge.tree.kernel import Requirement
 from fledge.tree.limits import DISK_INIT_PATHS, check_fits
-from fledge.tree.space import Preallocate, SizeBuffer, free_space
+from fledge.tree.space import AlignSize, Preallocate, SizeBuffer, free_space
 
 if TYPE_CHECKING:
     from fledge.ext4.contents import Ext4Contents
@@ -56,6 +56,17 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
         Meta(description="fledge itself, or mkfs: mkfs.ext4 and debugfs"),
     ] = "native"
     preallocate: Preallocate = False
+    align_mb: AlignSize = 0
+    bytes_per_inode: Annotated[
+        int | None,
+        Meta(
+            ge=4096,
+            le=64 << 20,
+            description="Bytes of the disk for each file that it can have. Without it, 16384, and"
+            " 4096 of the first 512 MiB of free space.",
+            examples=[8192],
+        ),
+    ] = None
 
     def default_output(self, image_name: str | None) -> str:
         """``IMAGE.img``."""
@@ -86,7 +97,8 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
         complete = _with_lost_and_found(tree)
         check_fits(complete)
         epoch = tree.mtime_ns // NANOSECONDS
-        layout = plan.make_plan(complete, self.size_buffer_mb, epoch)
+        room = plan.Room(self.size_buffer_mb, self.align_mb, self.bytes_per_inode)
+        layout = plan.make_plan(complete, room, epoch)
         hasher = destination.hasher
         size = layout.geometry.blocks * structures.BLOCK_SIZE
         with destination.file.open() as file:

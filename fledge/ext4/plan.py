@@ -16,12 +16,10 @@ one file changes few other blocks:
 from __future__ import annotations
 
 import itertools
-import uuid
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from hashlib import sha256
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -40,23 +38,15 @@ from fledge.ext4.structures import (
     INODES_PER_BLOCK,
     JOURNAL,
     LOST_AND_FOUND,
-    MAX_EXTENT,
     MAX_INODES_PER_GROUP,
+    MAX_NEW_EXTENT,
     ROOT,
     Extent,
     extent_tree_blocks,
     has_superblock,
 )
-from fledge.tree import Device, Directory, File, Node, Symlink, Tree
-from fledge.tree.content import (
-    Content,
-    DataExtent,
-    Span,
-    Sparse,
-    content_digest,
-    content_size,
-    read_extents,
-)
+from fledge.tree import Directory, File, Node, Symlink, Tree, identity
+from fledge.tree.content import Content, DataExtent, Sparse, content_size
 from fledge.tree.names import printable
 from fledge.tree.space import free_space
 
@@ -76,8 +66,11 @@ LOST_AND_FOUND_BLOCKS = 4
 """Blocks of /lost+found, so that e2fsck can add entries without allocating any
 (create_lost_and_found in mke2fs)."""
 
-BYTES_PER_SPARE_INODE = 16384
-"""Bytes of free space for each free inode. This is mke2fs's default ratio."""
+BYTES_PER_INODE = 16384
+"""Bytes of the disk for each inode (the inode_ratio of mke2fs.conf)."""
+
+SMALL_SPACE = 512 << 20
+"""Bytes of free space with an inode for each block. mke2fs takes a disk of that size for small."""
 
 MIN_LAST_GROUP_DATA = 64
 """Blocks for data that the last group must have. With fewer than 50, mke2fs drops the group."""
@@ -186,15 +179,24 @@ _JOURNAL_BLOCKS = (
 """Blocks of the journal in filesystems of fewer blocks than the limit: pairs (limit, size)."""
 
 
-def smallest_geometry(needed: int, inodes: int) -> Geometry:
-    """The smallest filesystem with ``needed`` blocks for data and at least so many inodes."""
+def smallest_geometry(needed: int, inodes: int, step: int = 1) -> Geometry:
+    """The smallest filesystem with ``needed`` blocks for data and at least so many inodes.
+
+    The number of its blocks is a multiple of ``step``.
+    """
+
+    def enough_for(blocks: int) -> int:
+        total = _total_blocks(_geometry(blocks, inodes), needed)
+        return total + -total % step
+
     min_groups = -(-inodes // MAX_INODES_PER_GROUP)
     blocks = max(needed, (min_groups - 1) * BLOCKS_PER_GROUP + 1)
-    while (enough := _total_blocks(_geometry(blocks, inodes), needed)) > blocks:
+    blocks += -blocks % step
+    while (enough := enough_for(blocks)) > blocks:
         blocks = enough
     # With more groups each inode table is smaller, so it may have become too large.
-    while enough < blocks and _total_blocks(_geometry(enough, inodes), needed) <= enough:
-        blocks, enough = enough, _total_blocks(_geometry(enough, inodes), needed)
+    while enough < blocks and enough_for(enough) <= enough:
+        blocks, enough = enough, enough_for(enough)
     return _geometry(blocks, inodes)
 
 
@@ -369,12 +371,22 @@ class Plan(msgspec.Struct, frozen=True):
         return max(allocation.number for allocation in self.allocations.values())
 
 
-def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
-    """Plan a filesystem with the whole tree and room for ``buffer_mb`` MiB, once it is mounted.
+class Room(msgspec.Struct, frozen=True):
+    """What a filesystem has beside its content."""
 
-    0: as much as `free_space` says. If the last group would be too small there is a little more.
-    ``epoch`` is the time of the filesystem in seconds since 1970. The tree must have a
-    /lost+found.
+    buffer_mb: int = 0
+    """MiB that can be written once it is mounted. 0: as `free_space` says."""
+    align_mb: int = 0
+    """MiB of which its size is a multiple. 0: of a block."""
+    bytes_per_inode: int | None = None
+    """Bytes of the disk for each inode. None: see `_inode_count`."""
+
+
+def make_plan(tree: Tree, room: Room, epoch: int) -> Plan:
+    """Plan a filesystem with the whole tree and room for more.
+
+    If the last group would be too small there is a little more. ``epoch`` is the time of the
+    filesystem in seconds since 1970. The tree must have a /lost+found.
 
     Raises `CorruptError`, with the path, for anything that ext4 cannot hold; `FledgeError` if a
     content cannot be read.
@@ -396,14 +408,15 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
             below = (child for child in node.children.values() if isinstance(child, Directory))
             parents.update(dict.fromkeys(below, node))
     content = sum(allocation.blocks for allocation in allocations.values())
-    size = -(-free_space(buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE)
+    size = -(-free_space(room.buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE)
     buffer = _with_extent_tree(size)
     # The root's number is below that of /lost+found.
     used_inodes = LOST_AND_FOUND + len(allocations) - 1
-    inodes = used_inodes + buffer * BLOCK_SIZE // BYTES_PER_SPARE_INODE
+    inodes = _inode_count(room.bytes_per_inode, used_inodes, content, size)
+    step = room.align_mb * ALIGNMENT or 1
     needed = content + buffer
     while True:
-        geometry = smallest_geometry(needed + 1, inodes)
+        geometry = smallest_geometry(needed + 1, inodes, step)
         _check_size(geometry)
         space, groups, journal, resize_block = _allocate_metadata(geometry)
         _allocate_contents(nodes, allocations, space)
@@ -414,7 +427,7 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
             break
         needed += missing
     return Plan(
-        uuid=_uuid(tree.walk(), buffer_mb, epoch),
+        uuid=identity.tree_uuid(tree, (msgspec.structs.astuple(room), epoch)),
         geometry=geometry,
         groups=groups,
         allocations=allocations,
@@ -425,6 +438,16 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
         resize_block=resize_block,
         free=sorted(space.runs + space.left),
     )
+
+
+def _inode_count(bytes_per_inode: int | None, used: int, content: int, free: int) -> int:
+    """The number of inodes on a disk with so many blocks of content, which use ``used`` inodes, and
+    so many free ones.
+    """
+    ratio = bytes_per_inode or BYTES_PER_INODE
+    small = 0 if bytes_per_inode else min(free * BLOCK_SIZE, SMALL_SPACE)
+    spare = small // BLOCK_SIZE + (free * BLOCK_SIZE - small) // ratio
+    return max((content + free) * BLOCK_SIZE // ratio, used + spare)
 
 
 def _with_extent_tree(blocks: int, gaps: int = 0) -> int:
@@ -477,15 +500,18 @@ def _check_size(geometry: Geometry) -> None:
 
 def _check(path: bytes, node: Node, size: int, links: int) -> None:
     """Raise `CorruptError` if ext4 cannot hold a node."""
-    problem = None
+    problem = advice = ""
     if links > MAX_LINKS:
         problem = f"{links} hard links; ext4 takes {MAX_LINKS}"
+        advice = "Copy the file for some of its names."
     elif path == LOST_AND_FOUND_PATH and not isinstance(node, Directory):
         problem = "ext4 needs a directory there"
+        advice = "Rename it in the image."
     elif size > MAX_FILE_SIZE:
         problem = f"a file of {size} bytes; ext4 takes {MAX_FILE_SIZE}"
+        advice = "Leave it out, or make it smaller."
     if problem:
-        raise CorruptError(f"/{printable(path)}: {problem}")
+        raise CorruptError(f"/{printable(path)}: {problem}", advice)
 
 
 def _leaves(path: bytes, node: Directory) -> list[Leaf]:
@@ -493,7 +519,8 @@ def _leaves(path: bytes, node: Directory) -> list[Leaf]:
     if len(leaves) > directory.MAX_LEAVES:
         raise CorruptError(
             f"/{printable(path)}: {len(leaves)} blocks of names in one directory;"
-            f" ext4 takes {directory.MAX_LEAVES}"
+            f" ext4 takes {directory.MAX_LEAVES}",
+            "Spread its entries over several directories.",
         )
     return leaves
 
@@ -502,7 +529,9 @@ def _has_xattr_block(path: bytes, node: Node) -> bool:
     try:
         return bool(xattr.pack(node.xattrs).block)
     except MalformedError as error:
-        raise CorruptError(f"/{printable(path)}: {error}") from error
+        raise CorruptError(
+            f"/{printable(path)}: {error}", "Remove extended attributes of it, or shorten them."
+        ) from error
 
 
 def _runs(content: Content) -> tuple[Run, ...]:
@@ -600,7 +629,7 @@ def _allocate(allocation: Allocation, space: Space) -> None:
     if not allocation.runs:
         return
     taken = space.take(allocation.data_blocks)
-    if len(taken) == len(allocation.runs) == 1 and taken[0].length <= MAX_EXTENT:
+    if len(taken) == len(allocation.runs) == 1 and taken[0].length <= MAX_NEW_EXTENT:
         logical, physical = allocation.runs[0], taken[0]
         allocation.extents = (Extent(logical.start, logical.length, physical.start),)
         return
@@ -618,44 +647,6 @@ def _extents(runs: Iterable[Run], taken: Iterable[Run]) -> Iterator[Extent]:
         while logical < end:
             if not available:
                 physical, available = next(remaining)
-            length = min(end - logical, available, MAX_EXTENT)
+            length = min(end - logical, available, MAX_NEW_EXTENT)
             yield Extent(logical, length, physical)
             logical, physical, available = logical + length, physical + length, available - length
-
-
-def _uuid(entries: Iterable[tuple[bytes, Node]], buffer_mb: int, epoch: int) -> bytes:
-    """A UUID that depends on everything in an image: two different images have different ones."""
-    digest = sha256(repr((buffer_mb, epoch)).encode())
-    numbers: dict[Node, int] = {}
-    for path, node in entries:
-        if node in numbers:
-            digest.update(repr((path, numbers[node])).encode())
-            continue
-        numbers[node] = len(numbers)
-        content: object = None
-        if isinstance(node, File):
-            content = _content_identity(node.content)
-        elif isinstance(node, Symlink):
-            content = node.target
-        elif isinstance(node, Device):
-            content = node.major, node.minor
-        metadata = (node.file_type, node.mode, node.uid, node.gid, node.mtime_ns, node.origin)
-        xattrs = sorted(node.xattrs.items()) if node.xattrs else []
-        digest.update(repr((path, metadata, xattrs, content)).encode())
-    return uuid.UUID(bytes=digest.digest()[:16], version=4).bytes
-
-
-def _content_identity(content: Content) -> object:
-    """A value that is different for each content, from a digest that is known if there is one."""
-    if isinstance(content, Span) and content.file_digest and not content.digest:
-        return content.file_digest.hex, content.offset, content.size
-    if isinstance(content, Sparse) and content.file_digest:
-        # As plain tuples, for the UUID comes from how they are printed.
-        return content.file_digest.hex, content.size, tuple(map(tuple, content.extents))
-    if isinstance(content, Sparse):
-        digest = sha256()
-        for _, piece in read_extents(content):
-            digest.update(piece)
-        ends = [(extent.offset, extent.length) for extent in content.extents]
-        return digest.hexdigest(), content.size, ends
-    return content_digest(content).hex

@@ -549,6 +549,8 @@ EXTENTS_IN_INODE = 4
 EXTENTS_PER_BLOCK = (BLOCK_SIZE - EXTENT_HEADER.size - CHECKSUM_SIZE) // EXTENT.size
 MAX_EXTENT = 1 << 15
 """Blocks in one extent. A larger length means an unwritten one, `MAX_EXTENT` blocks shorter."""
+MAX_NEW_EXTENT = MAX_EXTENT - 1
+"""Blocks in one extent that is written. Some readers take the top bit for "unwritten"."""
 
 
 def pack_extents(

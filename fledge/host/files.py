@@ -27,6 +27,11 @@ def check_output(output: Path) -> None:
     user may not write there.
     """
     folder = output.parent
+    if _leads_to_proc(output):
+        raise ConfigError(
+            f"{output} is an open file of a process, and an artifact needs a name",
+            "Choose a file with -o; its provenance is written beside it.",
+        )
     try:
         mode = output.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -43,6 +48,14 @@ def check_output(output: Path) -> None:
             f"you may not write to {folder}",
             "Change its permissions, or choose another folder with -o.",
         )
+
+
+def _leads_to_proc(output: Path) -> bool:
+    """Return whether a path is in /proc, or a link such as /dev/stdout to there."""
+    folders = [output.parent]
+    with suppress(OSError):
+        folders.append((output.parent / os.readlink(output)).parent)
+    return any(folder.resolve().is_relative_to("/proc") for folder in folders)
 
 
 @contextmanager
@@ -96,7 +109,7 @@ def create(path: Path, data: bytes, mode: int) -> None:
                 with io.FileIO(descriptor, "w") as raw, io.BufferedWriter(raw) as file:
                     file.write(data)
                     file.flush()
-                    os.fsync(descriptor)
+                    _sync(descriptor)
             except OSError:
                 path.unlink()
                 raise
@@ -135,7 +148,7 @@ def _finish(new: NewFile, name: str, parent: int) -> None:
             # Nobody else decides who may write to the output.
             if stat.S_ISREG(old.st_mode) and old.st_uid == os.geteuid():
                 os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode) & 0o777)
-        os.fsync(file.fileno())
+        _sync(file.fileno())
 
 
 def _rename_all(new: Sequence[NewFile], outputs: Sequence[Path], parent: int) -> None:
@@ -175,6 +188,16 @@ def _sync_folder(folder: int) -> None:
     with suppress(PermissionError):  # a user may have write access to a folder but no read access
         descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
         try:
-            os.fsync(descriptor)
+            _sync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    """Wait until a file or folder is stored, where the filesystem can tell. Raises `OSError`."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # fsync(2): such a filesystem has nothing to wait for; vboxsf and cifs say so of folders.
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise

@@ -63,7 +63,8 @@ class Hasher:
         progress = progress or Transfer()
         progress.restart(0, os.fstat(file.fileno()).st_size)
         file.seek(0)
-        self._thread.submit(update_hash, self._sha256, file, self._stop, progress).result()
+        with io.FileIO(file.fileno(), closefd=False) as raw:
+            self._thread.submit(update_hash, self._sha256, raw, self._stop, progress).result()
 
     def digest(self) -> Digest:
         """Wait until all data so far is hashed and return its digest."""

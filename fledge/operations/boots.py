@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
@@ -14,7 +15,8 @@ from fledge.machine.kconfig import State
 from fledge.machine.kernels import Kernel
 from fledge.project.config import Config
 from fledge.sources import paths
-from fledge.sources.init import has_built_in
+from fledge.sources.init import has_built_in, mounted
+from fledge.sources.mappings import Mappings, Placement
 from fledge.sources.source import Assembly
 from fledge.tree import Directory, File, Node, Symlink, Tree, programs
 from fledge.tree.content import content_size
@@ -55,6 +57,15 @@ def check(config: Config, assembly: Assembly, kernel: Kernel) -> None:
                 raise ConfigError(f"{where} on Volant: {over.text}", over.advice)
             if lost := _lost_links(tree):
                 note(f"{lost}: the init has to put the link back")
+    for placement in _hidden(config, tree):
+        where = printable(placement.path)
+        hides = f"would be hidden at {where}: a filesystem is mounted over it at boot"
+        if config.format.in_memory:
+            raise ConfigError(
+                f"{config.path}: [mappings] {placement.source} {hides}",
+                "Map it elsewhere, and let the workload copy or link it there.",
+            )
+        note(f"the mapping of {assembly.relative(placement.source)} {hides}")
     if not config.format.in_memory and isinstance(_agent(tree), File):
         _check_agent_folder(config, tree)
         _check_room(config, tree)
@@ -65,6 +76,20 @@ def check(config: Config, assembly: Assembly, kernel: Kernel) -> None:
             if found := next(problems(kernel, tree, command, context), None):
                 can = "cannot" if found.is_certain else "may not"
                 note(f"the {source.role} {can} run: {found.text}")
+
+
+def _hidden(config: Config, tree: Tree) -> Iterator[Placement]:
+    """Yield what is mapped to a place that the built-in init or the agent mount something over,
+    maybe through a symlink. What another init mounts is not known.
+    """
+    mappings = config.source(Mappings)
+    if mappings is None or (config.format.in_memory and not has_built_in(tree)):
+        return
+    seen = mounted(tree)
+    for placement in mappings.placements:
+        is_folder = placement.file_type == stat.S_IFDIR
+        if not is_folder and seen.get(placement.path) is not tree.get(placement.path):
+            yield placement
 
 
 def find_unable(

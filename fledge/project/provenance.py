@@ -34,7 +34,7 @@ CODECS = ("crc32c", "deflate", "isal", "lz4", "pyzstd", "zstandard")
 PROVENANCE_HINT = "Get the original file from where you got the artifact."
 
 MAX_STATEMENT_SIZE = 24 << 20
-"""Maximum size of a statement in bytes, enough for 70,000 mapped files."""
+"""Maximum size of a statement in bytes."""
 
 MAX_STATEMENT_VALUES = 1 << 19
 """Maximum values in a statement, each of which takes up to 200 bytes of memory; a mapped file has
@@ -80,8 +80,17 @@ def versions() -> dict[str, str]:
 
 
 def serialize(record: Provenance) -> bytes:
-    """Return the file that records a build: the statement as JSON."""
-    return (json.dumps(statement(record), indent=2, sort_keys=True) + "\n").encode()
+    """Return the file that records a build: the statement as JSON.
+
+    Raises `ConfigError` if `parse` would refuse it.
+    """
+    text = (json.dumps(statement(record), indent=2, sort_keys=True) + "\n").encode()
+    if problem := _too_large(text):
+        raise ConfigError(
+            f"the provenance of {record.name} would be useless: {problem}",
+            "Shorten fledge.toml, which it records, or the names of mapped files.",
+        )
+    return text
 
 
 def statement(record: Provenance) -> dict[str, Any]:
@@ -151,17 +160,24 @@ def parse_file(text: bytes, artifact: Path) -> tuple[dict[str, Any], Provenance]
         ) from error
 
 
+def _too_large(text: bytes) -> str:
+    """Return why a statement is too large to be read; nothing if it is not."""
+    if len(text) > MAX_STATEMENT_SIZE:
+        return f"it is larger than {MAX_STATEMENT_SIZE} bytes"
+    # Each value but the first of a list or an object follows a comma.
+    if sum(map(text.count, (b"{", b"[", b","))) > MAX_STATEMENT_VALUES:
+        return f"it has more than {MAX_STATEMENT_VALUES} values"
+    return ""
+
+
 def parse(text: bytes, name: str | None = None) -> tuple[dict[str, Any], Provenance]:
     """Parse a statement, and return it as it is and as it is understood.
 
     ``name`` is the file name of the artifact; None: the one in the statement. Raises
     `MalformedError` if fledge did not write it.
     """
-    if len(text) > MAX_STATEMENT_SIZE:
-        raise MalformedError(f"it is larger than {MAX_STATEMENT_SIZE} bytes")
-    # Each value but the first of a list or an object follows a comma.
-    if sum(map(text.count, (b"{", b"[", b","))) > MAX_STATEMENT_VALUES:
-        raise MalformedError(f"it has more than {MAX_STATEMENT_VALUES} values")
+    if problem := _too_large(text):
+        raise MalformedError(problem)
     try:
         top = _JsonValue("", json.loads(text))
         _check_nesting(top.value)

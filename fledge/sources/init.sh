@@ -7,10 +7,16 @@ trap 'echo "fledge: /bin/kestrel did not start, powering off"; busybox poweroff 
 
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
+# The kernel leaves out the rest of an archive that does not fit into memory.
+busybox mkdir -p /dev /proc /run /sys /tmp
+
 # This hides the archive's /dev/console, which the kernel opened; programs look for the new one.
 # A redirection that fails would end the shell that execs it, so a subshell tries it first.
 busybox mount -t devtmpfs -o nosuid devtmpfs /dev
 (: </dev/console) && exec <>/dev/console >&0 2>&1
+
+busybox dmesg | busybox grep -q 'Initramfs unpacking failed: write error' &&
+    echo "fledge: the archive does not fit into memory and was cut short; give the machine more"
 
 # A mount that fails says so and stops nothing: the kernel may lack that filesystem.
 busybox mkdir -p /dev/pts /dev/shm

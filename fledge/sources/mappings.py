@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -19,7 +20,7 @@ from fledge.sources.hostpath import why_missing
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, Kind, Presence, Source
 from fledge.tree import Directory, File, Node, Symlink, Tree, TreeError
-from fledge.tree.content import Blob, hash_file
+from fledge.tree.content import Blob, scan_file
 from fledge.tree.digest import Digest
 from fledge.tree.limits import MAX_NAME
 from fledge.tree.names import printable, split_path
@@ -46,8 +47,18 @@ STANDARD_FOLDERS = frozenset(
 """Folders of the Filesystem Hierarchy Standard 3.0, chapters 3 to 5. No file can be one."""
 
 
+_DROPPED = frozenset(("security.capability", "system.posix_acl_access", "system.posix_acl_default"))
+"""Extended attributes of mapped files that a note names, because they are not kept."""
+
+
 LAYOUT = "#mappings"
 """The URI by which provenance names the mappings apart from contents: a part of the config."""
+
+CONTENTS = "#files"
+"""The URI by which it names the contents, if they are more than `MAX_LISTED` files."""
+
+MAX_LISTED = 20_000
+"""Files that provenance lists. More of them are one digest, for a statement has a limit."""
 
 
 class FileMapping(msgspec.Struct, frozen=True):
@@ -145,12 +156,19 @@ class Mappings(Source, frozen=True):
         tree = assembly.tree
         before = {path: tree.get(path, follow=True) for path in _REPLACED}
         blobs = place(tree, self.placements)
+        if dropped := _with_attributes(self.placements):
+            first = assembly.relative(dropped[0].source)
+            others = f" and {len(dropped) - 1} more" if len(dropped) > 1 else ""
+            assembly.session.reporter.note(
+                f"the mapping of {first}{others} keeps no capabilities and access control lists"
+            )
         for path, what in _REPLACED.items():
             if (old := before[path]) is not None and tree.get(path, follow=True) is not old:
                 assembly.session.reporter.note(f"a mapping replaces {what} at {path.decode()}")
-        assembly.inputs.extend(
-            Input("mapping", assembly.relative(blob.path), blob.digest) for blob in blobs
-        )
+        files = [Input("mapping", assembly.relative(blob.path), blob.digest) for blob in blobs]
+        if len(files) > MAX_LISTED:
+            files = [Input("mapping", CONTENTS, _digest_of_all(files))]
+        assembly.inputs.extend(files)
         if self.placements:
             assembly.inputs.append(Input(self.role, LAYOUT, layout_digest(self.placements)))
         size = human_size(sum(blob.size for blob in blobs))
@@ -206,11 +224,15 @@ def scan(mappings: Iterable[FileMapping]) -> tuple[list[Placement], list[tuple[F
 def place(tree: Tree, placements: Iterable[Placement]) -> list[Blob]:
     """Add the placements to the tree, owned by root and with the tree's time.
 
-    Existing directories keep their owner and permissions. Returns the contents of the files,
-    with their digests. Raises `ConfigError` if a file cannot be read or a path cannot be added.
+    Existing directories keep their owner and permissions, hard links stay hard links, and long
+    zeros become holes. Returns the contents of the files, with their digests. Raises `ConfigError`
+    if a file cannot be read or a path cannot be added.
     """
+    placements = list(placements)
     blobs: list[Blob] = []
     placed: dict[Node, Placement] = {}
+    first_names = _first_names(placements)
+    files: dict[bytes, tuple[Blob, File]] = {}
     # Symlinks first, because the paths of other placements may lead through them.
     for placement in sorted(placements, key=lambda placement: placement.file_type != stat.S_IFLNK):
         try:
@@ -229,8 +251,11 @@ def place(tree: Tree, placements: Iterable[Placement]) -> list[Blob]:
                 target = os.readlink(os.fsencode(placement.source))
                 node: Node = Symlink(target=target, mtime_ns=tree.mtime_ns)
             else:
-                blobs.append(hash_file(placement.source))
-                node = File(mode=placement.mode, mtime_ns=tree.mtime_ns, content=blobs[-1])
+                first = first_names.get(placement.path, placement.path)
+                if first not in files:
+                    files[first] = _file(placement, tree.mtime_ns)
+                blob, node = files[first]
+                blobs.append(msgspec.structs.replace(blob, path=placement.source))
             tree.add(placement.path, node)
         except TreeError as error:
             raise ConfigError(
@@ -244,15 +269,62 @@ def place(tree: Tree, placements: Iterable[Placement]) -> list[Blob]:
     return blobs
 
 
+def _file(placement: Placement, mtime_ns: int) -> tuple[Blob, File]:
+    """Return the content of a file with its digest, and its node. Raises `OSError`."""
+    blob, content = scan_file(placement.source)
+    return blob, File(mode=placement.mode, mtime_ns=mtime_ns, content=content)
+
+
+def _digest_of_all(files: Iterable[Input]) -> Digest:
+    """Return the digest of a listing of files: digest and path, sorted by path, as of sha256sum."""
+    lines = (
+        f"{each.digest.hex}  {each.uri}\0" for each in sorted(files, key=lambda file: file.uri)
+    )
+    return Digest.of("".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def _first_names(placements: Iterable[Placement]) -> dict[bytes, bytes]:
+    """Return the first path of each file that has several, by its other paths.
+
+    Names of one file that get different permissions become files of their own.
+    """
+    first: dict[tuple[int, int, int], bytes] = {}
+    others = {}
+    for each in placements:
+        if each.file_type == stat.S_IFREG:
+            with suppress(OSError):
+                status = each.source.stat()
+                if status.st_nlink > 1:
+                    identity = status.st_dev, status.st_ino, each.mode
+                    if (name := first.setdefault(identity, each.path)) is not each.path:
+                        others[each.path] = name
+    return others
+
+
+def _with_attributes(placements: Iterable[Placement]) -> list[Placement]:
+    """Return the files and folders with capabilities or access control lists on this machine."""
+    found = []
+    for each in placements:
+        if each.file_type != stat.S_IFLNK:
+            with suppress(OSError):
+                if not _DROPPED.isdisjoint(os.listxattr(each.source)):
+                    found.append(each)
+    return found
+
+
 def layout_digest(placements: Iterable[Placement]) -> Digest:
-    """Return the digest of a listing of placements: path, type, mode and the target of a symlink.
+    """Return the digest of a listing of placements: path, type, mode, and the target of a symlink
+    or the first path of a hard link.
 
     With the digests of the files, it decides what mappings add to an artifact. Raises `OSError`.
     """
+    placements = list(placements)
+    first_names = _first_names(placements)
     lines = []
     for each in placements:
         link = each.file_type == stat.S_IFLNK
         target = os.readlink(os.fsencode(each.source)) if link else b""
+        target = first_names.get(each.path, target)
         lines.append(b"%o\0%s\0%s\0" % (each.file_type | each.mode, each.path, target))
     return Digest.of(b"".join(lines))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -25,6 +26,11 @@ READ_SIZE = 1 << 20
 HASH_SIZE = 4 << 20
 """Bytes that are read and hashed at once. The pieces are large because a thread waits for the
 interpreter's lock after each one."""
+
+HOLE_SIZE = 1 << 16
+"""Bytes of zeros in a file, beginning at a multiple of it, that become a hole."""
+
+_ZEROS = memoryview(bytes(HASH_SIZE))
 
 
 class OpenFile:
@@ -80,7 +86,8 @@ class DataExtent(NamedTuple):
 class Sparse:
     """``size`` bytes of which some are stored in a file; the rest are holes, which read as zeros.
 
-    ``file_digest`` and ``opened`` are as in `Span`.
+    If ``data_digest`` is set, it is the digest of all data without the holes, and every complete
+    read verifies it. ``file_digest`` and ``opened`` are as in `Span`.
     """
 
     size: int
@@ -90,6 +97,7 @@ class Sparse:
     """All data, in the order of its offsets and without overlap."""
     file_digest: Digest | None = None
     opened: OpenFile | None = None
+    data_digest: Digest | None = None
 
 
 Content = bytes | Span | Sparse
@@ -161,12 +169,17 @@ def read_extents(content: Sparse) -> Iterator[tuple[int, bytes]]:
 
     Raises the errors of `read_content`.
     """
+    sha256 = hashlib.sha256() if content.data_digest else None
     with open_content(content) as file:
         for extent in content.extents:
             position = extent.offset
             for piece in _pieces(file, content.path, extent.source, extent.length):
+                if sha256:
+                    sha256.update(piece)
                 yield position, piece
                 position += len(piece)
+    if sha256:
+        check_digest(content, Digest(sha256.hexdigest()))
 
 
 def _zeros(count: int) -> Iterator[bytes]:
@@ -188,12 +201,15 @@ def _read_span(content: Span) -> Iterator[bytes]:
         check_digest(content, Digest(sha256.hexdigest()))
 
 
-def check_digest(content: Span, actual: Digest) -> None:
-    """Raise `CorruptError` if ``content`` has a digest and ``actual`` is a different one."""
-    if content.digest and actual != content.digest:
+def check_digest(content: Span | Sparse, actual: Digest) -> None:
+    """Raise `CorruptError` if ``content`` has a digest and ``actual``, of what was read of it, is a
+    different one.
+    """
+    expected = content.data_digest if isinstance(content, Sparse) else content.digest
+    if expected and actual != expected:
         raise CorruptError(
             f"{content.path} changed while it was read, or is damaged: it has sha256"
-            f" {actual.hex}, expected {content.digest.hex}",
+            f" {actual.hex}, expected {expected.hex}",
             "Build again when nothing else writes to that file; if that does not help, replace it.",
         )
 
@@ -236,6 +252,44 @@ def hash_file(path: Path, stop: Event | None = None, progress: Transfer | None =
     return Blob(path, 0, size, Digest(sha256.hexdigest()))
 
 
+def scan_file(path: Path) -> tuple[Blob, Content]:
+    """Hash a whole file, and return it as a content in which zeros of `HOLE_SIZE` are holes.
+
+    Whether the file has holes on this machine makes no difference. Raises `OSError`; the file must
+    be regular.
+    """
+    sha256, data = hashlib.sha256(), hashlib.sha256()
+    extents: list[DataExtent] = []
+    position = 0
+    with open_regular(path) as file:
+        for piece in _read_pieces(file):
+            sha256.update(piece)
+            for start, end in _data_runs(piece):
+                data.update(piece[start:end])
+                begin, length = position + start, end - start
+                if extents and extents[-1].offset + extents[-1].length == begin:
+                    last = extents.pop()
+                    begin, length = last.offset, last.length + length
+                extents.append(DataExtent(begin, begin, length))
+            position += len(piece)
+    blob = Blob(path, 0, position, Digest(sha256.hexdigest()))
+    if sum(extent.length for extent in extents) == position:
+        return blob, blob
+    found, of_data = tuple(extents), Digest(data.hexdigest())
+    return blob, Sparse(position, path, found, file_digest=blob.digest, data_digest=of_data)
+
+
+def _data_runs(piece: memoryview) -> Iterator[tuple[int, int]]:
+    """Yield the begin and end of each part of `HOLE_SIZE` bytes that is not all zeros."""
+    if piece is _ZEROS:
+        return
+    for start in range(0, len(piece), HOLE_SIZE):
+        part = piece[start : start + HOLE_SIZE]
+        # Views are compared byte by byte, which is slow: compare only the first bytes that way.
+        if part[:64] != _ZEROS[: len(part[:64])] or bytes(part) != bytes(len(part)):
+            yield start, start + len(part)
+
+
 class _Buffer(local):
     """A read buffer for each thread, so that it is not allocated again for each file."""
 
@@ -248,7 +302,7 @@ _buffer = _Buffer()
 
 def update_hash(
     sha256: hashlib._Hash,
-    file: io.FileIO | io.BufferedRandom,
+    file: io.FileIO,
     stop: Event | None = None,
     progress: Transfer | None = None,
 ) -> int:
@@ -256,14 +310,43 @@ def update_hash(
 
     Returns the number of bytes hashed, and tells ``progress`` of them. Raises `OSError`.
     """
-    buffer = _buffer.memory
     total = 0
-    while not (stop and stop.is_set()) and (count := file.readinto(buffer)):
-        sha256.update(buffer[:count])
-        total += count
+    for piece in _read_pieces(file):
+        sha256.update(piece)
+        total += len(piece)
         if progress:
-            progress.advance(count)
+            progress.advance(len(piece))
+        if stop and stop.is_set():
+            break
     return total
+
+
+def _read_pieces(file: io.FileIO) -> Iterator[memoryview]:
+    """Yield the bytes of a file from its position on, each piece until the next one is asked for.
+
+    Holes are not read: they are pieces, too, all of them `_ZEROS`.
+    """
+    buffer = _buffer.memory
+    while True:
+        if _is_hole(file):
+            file.seek(HASH_SIZE, os.SEEK_CUR)
+            yield _ZEROS
+        elif count := file.readinto(buffer):
+            yield buffer[:count]
+        else:
+            return
+
+
+def _is_hole(file: io.FileIO) -> bool:
+    """Return whether the next `HASH_SIZE` bytes of a file are a hole."""
+    position = file.tell()
+    try:
+        data = file.seek(position, os.SEEK_DATA)
+    except OSError as error:
+        # ENXIO: no data follows. Any other error: the filesystem does not know about holes.
+        data = file.seek(0, os.SEEK_END) if error.errno == errno.ENXIO else position
+    file.seek(position)
+    return data - position >= HASH_SIZE
 
 
 def is_intact(blob: Blob, stop: Event | None = None) -> bool:

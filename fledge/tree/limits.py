@@ -36,27 +36,32 @@ def check_fits(tree: Tree) -> None:
         if len(path) >= MAX_PATH:
             raise CorruptError(
                 f"/{printable(path[:200])}…: the path is longer than the {MAX_PATH - 1} bytes"
-                " that Linux can open"
+                " that Linux can open",
+                "Nest its folders less deeply.",
             )
         if len(path) > MAX_NAME and len(path.rpartition(b"/")[2]) > MAX_NAME:
             raise CorruptError(
                 f"/{printable(path[:200])}…: the name is longer than the {MAX_NAME} bytes that"
-                " Linux takes"
+                " Linux takes",
+                "Shorten it in the image.",
             )
         if not (0 <= node.uid <= MAX_ID and 0 <= node.gid <= MAX_ID):
             raise CorruptError(
                 f"/{printable(path)}: Linux has no owner {node.uid}:{node.gid}; the highest ID is"
-                f" {MAX_ID}"
+                f" {MAX_ID}",
+                "Give it another owner in the image.",
             )
         if isinstance(node, Symlink) and not 0 < len(node.target) < MAX_PATH:
             raise CorruptError(
                 f"/{printable(path)}: the symlink's target is {len(node.target)} bytes long;"
-                f" Linux takes 1 to {MAX_PATH - 1}"
+                f" Linux takes 1 to {MAX_PATH - 1}",
+                "Make the symlink again in the image.",
             )
         if isinstance(node, Device) and not (
             0 <= node.major <= MAX_MAJOR and 0 <= node.minor <= MAX_MINOR
         ):
             raise CorruptError(
                 f"/{printable(path)}: Linux has no device {node.major}:{node.minor}; the highest"
-                f" is {MAX_MAJOR}:{MAX_MINOR}"
+                f" is {MAX_MAJOR}:{MAX_MINOR}",
+                "Remove it from the image: a guest makes its devices itself.",
             )

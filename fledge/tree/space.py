@@ -25,6 +25,18 @@ SizeBuffer = Annotated[
 ]
 """The option ``size_buffer_mb`` of every filesystem."""
 
+AlignSize = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=1024,
+        description="The size of the image becomes a multiple of so many MiB, as some hypervisors"
+        " want it. 0: of 4 KiB.",
+        examples=[2],
+    ),
+]
+"""The option ``align_mb`` of every filesystem."""
+
 Preallocate = Annotated[
     bool,
     Meta(

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.cpio import gzip, newc, reader
+from fledge.cpio.contents import InitramfsContents
 from fledge.errors import CorruptError, FledgeError
 from fledge.tree import BlockDevice, CharDevice, Device, Directory, Fifo, File, Node, Symlink, Tree
 from fledge.tree.content import (
@@ -87,7 +88,8 @@ def read(path: Path, data: bytes) -> Tree:
 def read_entries(path: Path) -> list[tuple[newc.Entry, Span]]:
     """Return all but the trailer."""
     with path.open("rb") as file:
-        return list(reader.read_entries(file, path))[:-1]
+        whole = Span(path, 0, path.stat().st_size)
+        return list(reader.read_entries(file, whole))[:-1]
 
 
 @pytest.mark.slow
@@ -317,16 +319,53 @@ def test_every_truncation(path: Path) -> None:
     data = archive(tree)
     end = data.index(TRAILER) + len(TRAILER)
     path.write_bytes(data)
+    ends = [span.offset + span.size for _, span in read_entries(path)]
+    # Behind an entry, nobody can tell. The last bytes are the padding of the name in a header.
+    whole = {size for end in ends for size in range(end, end + 4 - (end - 1) % 4)}
     for size in reversed(range(end)):
         os.truncate(path, size)
-        with pytest.raises(CorruptError):
-            reader.read(path, path.parent)
+        if size in whole:
+            assert not reader.read(path, path.parent).archives[0].has_trailer
+        else:
+            with pytest.raises(CorruptError):
+                reader.read(path, path.parent)
     assert describe(read(path, data[:end])) == describe(tree)
 
 
-@pytest.mark.parametrize("data", [b"0", entry(b"a", data=b"data")])
-def test_no_trailer(path: Path, data: bytes) -> None:
-    refuse(path, data, "without a trailer")
+def test_an_archive_that_ends_within_a_header(path: Path) -> None:
+    refuse(path, b"0", "within a header")
+    refuse(path, entry(b"a") + b"0", "within a header")
+    refuse(path, entry(b"a") + bytes(512) + b"0", "the magic is")
+
+
+@pytest.mark.parametrize("zeros", [0, 3, 4, 512, 70_000])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_no_trailer(path: Path, zeros: int, compressed: bool) -> None:
+    """The kernel needs none, and archives of u-root have none."""
+    data = entry(b"a", data=b"data!") + entry(b"b", data=b"5") + bytes(zeros)
+    path.write_bytes(b"".join(gzip.compress([data])) if compressed else data)
+    unpacked = reader.read(path, path.parent)
+    assert [name for name, _ in unpacked.tree.walk()] == [b"", b"a", b"b"]
+    [archive] = unpacked.archives
+    assert not archive.has_trailer
+    assert "without a trailer" in InitramfsContents(path, unpacked).summary()[0][1]
+    assert list(InitramfsContents(path, unpacked).order()) == [b"/a", b"/b"]
+
+
+@pytest.mark.parametrize("data", [bytes(1080) + b"\x53\xef" + bytes(900), b"hello", b"\x7fELF"])
+def test_what_is_compressed_but_no_archive(path: Path, data: bytes) -> None:
+    path.write_bytes(b"".join(gzip.compress([data])))
+    with pytest.raises(FledgeError, match="compressed with gzip, but there is no cpio") as caught:
+        reader.read(path, path.parent)
+    assert "decompress it first" in caught.value.hint
+
+
+def test_a_member_without_a_trailer_before_another(path: Path) -> None:
+    first, second = entry(b"a", data=b"12345"), entry(b"b") + TRAILER
+    path.write_bytes(b"".join([*gzip.compress([first]), *gzip.compress([second])]))
+    unpacked = reader.read(path, path.parent)
+    assert [archive.has_trailer for archive in unpacked.archives] == [False, True]
+    assert list(InitramfsContents(path, unpacked).order()) == [b"/a", b"/b"]
 
 
 @pytest.mark.parametrize("magic", [b"070707", b"070703", b"0\x8b\x08\0\0\0"])

@@ -272,6 +272,7 @@ def assert_refused(tree: Tree, image: Path, words: str, builder: Builder) -> Non
     with pytest.raises(CorruptError, match=words) as error:
         write_ext4(tree, image, Ext4(1, builder), EPOCH)
     assert error.value.message.startswith("/")
+    assert error.value.hint
     assert os.listdir(image.parent) == [image.name]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fledge.ext4.format import Ext4
-from fledge.ext4.plan import Allocation, make_plan
+from fledge.ext4.plan import Allocation, Room, make_plan
 from fledge.ext4.reader import read
 from fledge.ext4.structures import BLOCK_SIZE, Superblock
 from fledge.operations import build
@@ -84,7 +84,7 @@ def new_chunks(before: bytes, after: bytes, size: int) -> int:
 
 def allocations(tree: Tree) -> dict[bytes, Allocation]:
     tree.root.children.setdefault(b"lost+found", Directory(mode=0o700))
-    planned = make_plan(tree, 0, EPOCH)
+    planned = make_plan(tree, Room(), EPOCH)
     return {path: planned.allocations[node] for path, node in tree.walk()}
 
 

@@ -830,6 +830,20 @@ def mke2fs(path: Path, options: str, *more: str | Path, size: str = "40M") -> Pa
     return path
 
 
+@pytest.mark.real
+@pytest.mark.parametrize("size", [60, 61, 100, 5000, 100_000])
+def test_inline_data_with_a_hole_at_its_end(tmp_path: Path, size: int) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "file").write_bytes(b"x" * 50)
+    path = mke2fs(tmp_path / "image", "-t ext4 -O inline_data", "-d", tmp_path / "source")
+    subprocess.run(["debugfs", "-w", "-R", f"sif /file size {size}", path], check=True)
+    subprocess.run(["e2fsck", "-fn", path], check=True)
+    found = read(path).tree.get(b"file")
+    assert isinstance(found, File)
+    with mounted(path) as folder:
+        assert b"".join(read_content(found.content)) == (folder / "file").read_bytes()
+
+
 def dumpe2fs(path: Path) -> dict[str, str]:
     said = subprocess.run(["dumpe2fs", "-h", path], capture_output=True, text=True, check=True)
     return {

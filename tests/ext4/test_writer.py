@@ -10,7 +10,7 @@ import struct
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +22,7 @@ from fledge.cpio import newc
 from fledge.errors import CorruptError, FledgeError, MalformedError
 from fledge.ext4 import directory, plan, structures, writer, xattr
 from fledge.ext4.format import Builder, Ext4
-from fledge.ext4.plan import Space, make_plan, smallest_geometry
+from fledge.ext4.plan import Room, Space, make_plan, smallest_geometry
 from fledge.ext4.reader import read
 from fledge.host import output
 from fledge.tree import CharDevice, Directory, File, Symlink, Tree
@@ -55,9 +55,13 @@ def fast() -> Iterator[Path]:
 
 
 def write(tree: Tree, image: Path, *, size_buffer_mb: int = 1, builder: Builder = "native") -> Path:
+    return write_with(Ext4(size_buffer_mb, builder), tree, image)
+
+
+def write_with(options: Ext4, tree: Tree, image: Path) -> Path:
     image.unlink(missing_ok=True)
     image.touch()
-    write_ext4(tree, image, Ext4(size_buffer_mb, builder), EPOCH)
+    write_ext4(tree, image, options, EPOCH)
     return image
 
 
@@ -65,7 +69,7 @@ def write_large(tree: Tree, image: Path, size_buffer_mb: int) -> Path:
     """Write an image without its digest, because hashing hundreds of GiB takes minutes."""
     tree.add(b"lost+found", Directory(mode=0o700))
     with image.open("w+b", buffering=0) as file:
-        writer.write(make_plan(tree, size_buffer_mb, EPOCH), file, EPOCH)
+        writer.write(make_plan(tree, Room(size_buffer_mb), EPOCH), file, EPOCH)
     return image
 
 
@@ -546,6 +550,106 @@ def test_what_is_asked_for_can_be_written(fast: Path, content_mb: int, size_buff
     image.unlink()
 
 
+def fill_with_files(folder: Path, uid: int, sizes: Sequence[int]) -> None:
+    """Make files of these sizes, over and over, until the disk is full."""
+    folder.mkdir()
+    os.chown(folder, uid, uid)
+    lines = (
+        "import itertools, os, sys",
+        "try:",
+        "    for number, size in enumerate(itertools.cycle(map(int, sys.argv[1:]))):",
+        "        if number % 64 == 0:",
+        "            os.mkdir(f'{number}')",
+        "        with open(f'{number // 64 * 64}/{number}', 'wb') as file:",
+        "            file.write(bytes(size))",
+        "    os.sync()",
+        "except OSError as error:",
+        "    sys.exit(error.strerror)",
+    )
+    command = ["/usr/bin/python3", "-c", "\n".join(lines), *map(str, sizes)]
+    done = subprocess.run(
+        command, user=uid, cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert "No space left on device" in done.stderr, done.stderr
+
+
+NODE_MODULES = [
+    *(40, 90, 180, 350, 520, 700, 900, 1200, 1500, 1900, 2300, 2900, 3600, 4700, 6200, 8900),
+    *(14_000, 31_000, 110_000),
+]
+"""Sizes of files as they are distributed in a real node_modules: 19 take about 240 KB on disk."""
+
+
+@pytest.mark.real
+@as_root
+@pytest.mark.parametrize(
+    ("content", "sizes"),
+    [([100 * MIB], [3000]), ([100 * MIB], NODE_MODULES), (NODE_MODULES * 200, NODE_MODULES)],
+    ids=["3kB", "node_modules", "more-node_modules"],
+)
+def test_inodes_last_as_long_as_the_free_space(
+    fast: Path, content: list[int], sizes: list[int]
+) -> None:
+    (fast / "source").touch()
+    os.truncate(fast / "source", 100 * MIB)
+    tree = Tree(mtime_ns=0)
+    for number, size in enumerate(content):
+        span = Span(fast / "source", 0, size)
+        tree.add(b"in/%d/%d" % (number // 64, number), File(mode=0o644, content=span))
+    image = write(tree, fast / "image", size_buffer_mb=64)
+    with writable(image) as root:
+        root.chmod(0o777)
+        for uid in (0, 1000):
+            before = os.statvfs(root)
+            fill_with_files(root / f"by-{uid}", uid, sizes)
+            after = os.statvfs(root)
+            assert after.f_bavail < before.f_bavail / 10
+            shutil.rmtree(root / f"by-{uid}")
+            os.sync()
+    image.unlink()
+
+
+@pytest.mark.real
+def test_an_inode_for_as_many_bytes_as_asked_for(tmp_path: Path) -> None:
+    for ratio, most in ((4096, 17_000), (65_536, 1100)):
+        image = write_with(
+            Ext4(size_buffer_mb=64, bytes_per_inode=ratio), sample(), tmp_path / "image"
+        )
+        assert_clean(image)
+        found = re.search(r"^Inode count: +(\d+)$", run("dumpe2fs", "-h", image), re.MULTILINE)
+        assert found
+        assert 64 * MIB // ratio <= int(found[1]) <= most
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("align_mb", [1, 2, 7])
+@pytest.mark.parametrize("size_buffer_mb", [1, 120, 127])
+def test_a_size_that_a_hypervisor_wants(align_mb: int, size_buffer_mb: int, tmp_path: Path) -> None:
+    options = Ext4(size_buffer_mb=size_buffer_mb, align_mb=align_mb)
+    image = write_with(options, sample(), tmp_path / "image")
+    plain = write_with(Ext4(size_buffer_mb=size_buffer_mb), sample(), tmp_path / "plain")
+    assert image.stat().st_size % (align_mb * MIB) == 0
+    # Less than a block group more, because the last group has a smallest size.
+    assert 0 <= image.stat().st_size - plain.stat().st_size < align_mb * MIB
+    assert_clean(image)
+
+
+@pytest.mark.real
+def test_no_extent_has_the_bit_for_unwritten_ones(tmp_path: Path) -> None:
+    """32,768 blocks are right, but some readers take the length's top bit for "unwritten"."""
+    (tmp_path / "source").touch()
+    os.truncate(tmp_path / "source", 500 * MIB)
+    tree = Tree(mtime_ns=0)
+    span = Span(tmp_path / "source", 0, 500 * MIB)
+    tree.add(b"large", File(mode=0o644, content=span))
+    image = write(tree, tmp_path / "image")
+    assert_clean(image)
+    shown = run("debugfs", "-R", "ex /large", image)
+    lengths = [int(each) for each in re.findall(r"- *\d+ +(\d+) *$", shown, re.MULTILINE)]
+    assert sum(lengths) == 500 * MIB // 4096
+    assert max(lengths) == 32_767
+
+
 @pytest.mark.real
 def test_every_copy_of_the_superblock_is_whole(tmp_path: Path) -> None:
     image = write(sample(), tmp_path / "image", size_buffer_mb=1200)
@@ -716,7 +820,7 @@ def test_long_runs_of_zeros_take_no_space_on_the_host(tmp_path: Path) -> None:
 def test_free_space_is_exact_but_at_the_edge_of_a_group(tree: Tree, size_buffer_mb: int) -> None:
     tree.root.children[b"lost+found"] = Directory(mode=0o700)
     try:
-        planned = make_plan(tree, size_buffer_mb, EPOCH)
+        planned = make_plan(tree, Room(size_buffer_mb), EPOCH)
     except CorruptError:
         assume(False)
     divided = planned.geometry

@@ -65,6 +65,34 @@ def test_permissions_follow_the_umask(tmp_path: Path, umask: int, mode: int) -> 
     assert output.stat().st_mode & 0o7777 == mode
 
 
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
+def test_an_open_file_of_a_process_is_no_place(folder: Path, name: str) -> None:
+    """/dev/stdout is a link, and provenance beside it would be in /dev."""
+    (folder / "link").symlink_to("/proc/self/fd/1")
+    with pytest.raises(ConfigError, match="an open file of a process"):
+        check_output(Path(name))
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_filesystem_that_cannot_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """vboxsf and old cifs say EINVAL for folders."""
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with replacing(tmp_path / "out") as file:
+        file.write(b"data")
+    create(tmp_path / "key", b"data", 0o600)
+    assert names(tmp_path) == ["key", "out"]
+    code = errno.EIO
+    with pytest.raises(HostError), replacing(tmp_path / "other") as file:
+        file.write(b"data")
+    assert names(tmp_path) == ["key", "out"]
+
+
 def test_reader_of_the_old_file_keeps_it(tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.write_bytes(b"old")

@@ -77,6 +77,50 @@ def test_an_init_that_volant_does_not_find(tmp_path: Path, fledge: Fledge) -> No
     assert fledge("check", "plugin.cpio.gz", "--kernel", "volant").code == 0
 
 
+@pytest.mark.parametrize(
+    ("destination", "hidden"),
+    [
+        ("/var/run/app.conf", True),
+        ("/lock/app.conf", True),
+        ("/run/app.conf", True),
+        ("/dev/shm/app.conf", True),
+        ("/tmp/app.conf", True),
+        ("/var/tmp/app.conf", False),
+        ("/runner/app.conf", False),
+    ],
+)
+def test_a_mapping_that_a_mount_hides(
+    tmp_path: Path, fledge: Fledge, destination: str, hidden: bool
+) -> None:
+    """Booted in test_refused_artifacts.py."""
+    links = [("var/run", "../run"), ("lock", "/var/run/lock"), ("var/tmp", "/srv")]
+    folders = [tars.folder(name) for name in ("var", "run/lock", "srv")]
+    layer = tars.pack(*folders, *(tars.symlink(*link) for link in links))
+    images.write_layout(tmp_path / "layout", images.image(layer), "latest")
+    project.write(tmp_path, "app.conf", b"x")
+    mappings = f'[mappings]\n"app.conf" = "{destination}"\n'
+    words = f"would be hidden at {destination}"
+
+    binary = project.busybox()
+    url = project.write(tmp_path, "busybox", binary).as_uri()
+    source = project.source(url, binary) + 'image = "oci:layout:latest"\n'
+    project.make(tmp_path, source, mappings, project.LOCAL_AGENT)
+    for command in ("check", "build"):
+        done = fledge(command, "--platform", "linux/amd64")
+        assert done.code == (2 if hidden else 0), done.err
+        assert (words in " ".join(done.err.split())) == hidden
+
+    disk = f"""version = "1"
+strategy = "oci_rootfs"
+[source]
+image = "oci:layout:latest"
+{project.LOCAL_AGENT}{mappings}"""
+    project.write(tmp_path, "fledge.toml", disk.encode())
+    done = fledge("build", "--platform", "linux/amd64")
+    assert done.code == 0, done.err
+    assert (f"app.conf {words}" in " ".join(done.err.split())) == hidden
+
+
 def test_an_init_that_env_does_not_find(tmp_path: Path, fledge: Fledge) -> None:
     binary = project.busybox(b"env", b"sh")
     project.make(tmp_path, OWN_INIT, files={}, busybox_binary=binary)

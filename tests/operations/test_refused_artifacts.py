@@ -355,6 +355,64 @@ def test_an_init_that_is_found_by_a_link(tmp_path: Path) -> None:
     run(mended, volant, expect=["^the init runs, /bin is a folder"])
 
 
+def test_a_mapping_that_a_mount_hides(tmp_path: Path) -> None:
+    """/var/run is a symlink of the image, and the init mounts a filesystem where it leads."""
+    agent = b"#!/bin/busybox sh\nbusybox cat /var/run/app.conf /srv/app.conf\nbusybox poweroff -f\n"
+    layer = tars.pack(tars.folder("run"), tars.symlink("var/run", "/run"))
+    images.write_layout(tmp_path / "layout", images.image(layer), "latest")
+    binary = host_busybox()
+    url = project.write(tmp_path, "busybox", binary).as_uri()
+    source = project.source(url, binary) + 'image = "oci:layout:latest"\n'
+    project.write(tmp_path, "kestrel", agent)
+    project.write(tmp_path, "app.conf", b"the mapped file\n")
+
+    def made(destination: str) -> Path:
+        mappings = f'[mappings]\n"app.conf" = "{destination}"\n'
+        return project.make(
+            tmp_path, source, project.LOCAL_AGENT, mappings, files={}, busybox_binary=binary
+        )
+
+    toml = made("/var/run/app.conf")
+    with pytest.raises(ConfigError) as refused:
+        library.build(toml, tmp_path / "refused.cpio.gz")
+    assert refused.value.message == (
+        f"{toml}: [mappings] {tmp_path}/app.conf would be hidden at /var/run/app.conf: a filesystem"
+        " is mounted over it at boot"
+    )
+    said = vm.boot(unchecked(toml, tmp_path / "dead.cpio.gz"))
+    assert "can't open '/var/run/app.conf'" in said
+    mended = library.build(made("/srv/app.conf"), tmp_path / "mended.cpio.gz")
+    assert "the mapped file\n" in vm.boot(mended.path)
+
+
+def test_a_file_in_place_of_a_link_to_a_folder(tmp_path: Path) -> None:
+    """In an image whose /bin is a link, a file mapped to /bin leaves no shell."""
+    init = b"#!/bin/sh\necho the init runs\n"
+    layer = tars.pack(*debian_files(), tars.file("usr/sbin/init", init, mode=0o755))
+    toml = disk_project(tmp_path, "")
+    images.write_layout(tmp_path / "layout", images.image(layer), "latest")
+
+    def mapped(destination: str) -> Path:
+        lines = toml.read_text().partition("[mappings]")[0]
+        return project.write(
+            tmp_path, "fledge.toml", f'{lines}[mappings]\nkestrel = "{destination}"\n'.encode()
+        )
+
+    with pytest.raises(ConfigError, match='/bin is a folder; write "/bin/" to map'):
+        library.build(mapped("/bin"), tmp_path / "refused.img")
+
+    config = as_config(mapped("/bin/"))
+    assembly = start_assembly(config, None, Session.default())
+    lay_sources(config.sources, lock.load_pins(config, Reporter(), strict=False), assembly)
+    assembly.tree.add(b"bin", File(mode=0o755, content=AGENT))
+    disks.write(assembly.tree, tmp_path / "dead.img", config.format)
+    disk = "root=/dev/nvme0n1 rw"
+    assert "No working init found" in vm.boot(None, disk=tmp_path / "dead.img", cmdline=disk)
+
+    mended = library.build(config, tmp_path / "mended.img").path
+    assert "the init runs\n" in vm.boot(None, disk=mended, cmdline=disk)
+
+
 def test_a_panic_that_a_program_writes(tmp_path: Path) -> None:
     log = "[   12.345678] Kernel panic - not syncing: Attempted to kill init!"
     init = f"#!/bin/busybox sh\necho '{log}'\necho {'x' * 3000}\nbusybox poweroff -f\n"

@@ -12,6 +12,7 @@ import pytest
 
 import fledge
 from fledge.project import provenance
+from fledge.sources import mappings
 from tests.support import images, project
 from tests.support.httpd import Server, content
 from tests.support.images import write_layout
@@ -245,6 +246,27 @@ def test_the_lock_says_where_the_agent_comes_from(
 
 
 # The platform of an initramfs
+
+
+@pytest.mark.slow
+def test_more_mapped_files_than_provenance_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mappings, "MAX_LISTED", 20)
+    for number in range(21):
+        project.write(tmp_path, f"many/{number // 10}/{number}", b"%d" % number)
+    toml = project.make(tmp_path, project.LOCAL_AGENT, '[mappings]\nmany = "/many"\n')
+    artifact = fledge.build(toml, tmp_path / "plugin.cpio.gz")
+    assert sum(each.role == "mapping" for each in artifact.inputs) == 1
+    assert provenance.path_beside(artifact.path).stat().st_size < 10_000
+    assert fledge.inspect(artifact.path).has_provenance
+    assert fledge.verify(artifact.path, toml).equal
+
+    (tmp_path / "many/0/7").write_bytes(b"changed")
+    verification = fledge.verify(artifact.path, toml)
+    assert "mapping #files" in [line.partition(":")[0] for line in verification.false_claims]
+    assert verification.difference
+    assert [change.path for change in verification.difference.changes] == [b"many/0/7"]
 
 
 def test_a_platform_that_the_busybox_is_not_for(tmp_path: Path, fledge: Fledge) -> None:

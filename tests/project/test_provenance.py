@@ -11,11 +11,13 @@ from typing import Any
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 
 from fledge.errors import ConfigError, CorruptError, FledgeError
 from fledge.operations import build
 from fledge.operations.verify import Verification, verify
 from fledge.project import provenance
+from fledge.project.provenance import MAX_STATEMENT_SIZE, MAX_STATEMENT_VALUES
 from tests.support import project
 from tests.support.pythons import nobody
 
@@ -245,6 +247,14 @@ def test_a_damaged_one_is_told(tmp_path: Path, old: str, new: str, words: str) -
     path.write_text(path.read_text().replace(old, new) if old else "nothing")
     with pytest.raises(CorruptError, match=words):
         again(artifact.path, toml)
+
+
+def test_one_that_no_reader_would_take_is_not_written(tmp_path: Path) -> None:
+    artifact = make(project.make(tmp_path), tmp_path / "plugin.cpio.gz")
+    record = provenance.load(artifact.path)
+    for config in ({"x": "y" * MAX_STATEMENT_SIZE}, {"x": [0] * MAX_STATEMENT_VALUES}):
+        with pytest.raises(ConfigError, match=r"provenance of plugin\.cpio\.gz would be useless"):
+            provenance.serialize(replace(record, config=config))
 
 
 def test_none_at_all_is_told(tmp_path: Path) -> None:

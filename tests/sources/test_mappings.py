@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import permutations
@@ -12,12 +13,15 @@ from stat import S_IFCHR, S_IFREG
 
 import pytest
 
-from fledge.errors import ConfigError
+from fledge.errors import ConfigError, CorruptError
+from fledge.ext4.format import Ext4
 from fledge.project import config
 from fledge.sources import mappings
 from fledge.sources.mappings import FileMapping, Placement
 from fledge.tree import CharDevice, Directory, File, Node, Symlink, Tree
-from tests.support import project
+from fledge.tree.content import HASH_SIZE, HOLE_SIZE, Blob, Sparse, read_content
+from fledge.tree.digest import Digest
+from tests.support import disks, project
 from tests.support.rights import without_rights
 from tests.support.trees import describe
 
@@ -201,6 +205,78 @@ def test_any_executable_bit_counts_and_no_other(folder: Path, source: int, mode:
     (folder / "conf").chmod(source)
     [placement], _ = scan(folder, {"conf": "/x"})
     assert placement.mode == mode
+
+
+def test_hard_links_stay_hard_links(folder: Path) -> None:
+    os.link(folder / "conf", folder / "site/linked")
+    os.link(folder / "conf", folder / "site/cgi/linked")
+    os.link(folder / "app", folder / "site/outside")
+    tree = place(folder, {"conf": "/etc/", "site": "/var/www", "site/cgi": "/usr/bin"})
+    first = {row.path: row.same_as for row in describe(tree)}
+    for path in (b"var/www/linked", b"var/www/cgi/linked"):
+        assert first[path] == b"etc/conf"
+    # In /usr/bin it has another mode.
+    assert first[b"usr/bin/linked"] == b"usr/bin/linked"
+    assert first[b"var/www/outside"] == b"var/www/outside"
+
+
+def test_provenance_tells_hard_links_from_copies(folder: Path) -> None:
+    def digest() -> Digest:
+        return mappings.layout_digest(scan(folder, {"site": "/var/www"})[0])
+
+    (folder / "site/again").write_bytes(b"index")
+    before = digest()
+    (folder / "site/again").unlink()
+    os.link(folder / "site/index.html", folder / "site/again")
+    assert digest() != before
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_long_zeros_become_holes(folder: Path, sparse: bool) -> None:
+    """They depend on the content, not on the holes that the file has on this machine."""
+    hole, size = HASH_SIZE + 3 * HOLE_SIZE, 3 * HASH_SIZE
+    data = bytearray(size)
+    data[:4], data[hole : hole + HOLE_SIZE + 1] = b"head", b"x" * (HOLE_SIZE + 1)
+    with (folder / "disk").open("wb") as file:
+        if sparse:
+            file.truncate(size)
+            for start, stop in ((0, 4), (hole, hole + HOLE_SIZE + 1)):
+                file.seek(start)
+                file.write(data[start:stop])
+        else:
+            file.write(data)
+    node = place(folder, {"disk": "/disk"}).get(b"disk")
+    assert isinstance(node, File)
+    assert isinstance(node.content, Sparse)
+    assert node.content.extents == ((0, 0, HOLE_SIZE), (hole, hole, 2 * HOLE_SIZE))
+    assert node.content.file_digest == Digest.of(bytes(data))
+    assert b"".join(read_content(node.content)) == data
+    (folder / "disk").write_bytes(data.replace(b"head", b"tail"))
+    with pytest.raises(CorruptError, match="changed while it was read"):
+        list(read_content(node.content))
+    with pytest.raises(CorruptError, match="changed while it was read"):
+        disks.write(place(folder, {}, tree_of({b"disk": node})), folder / "image", Ext4())
+
+
+def test_zeros_that_are_no_hole(folder: Path) -> None:
+    for data in (bytes(HOLE_SIZE - 1) + b"x", b"x" + bytes(HOLE_SIZE - 1), b""):
+        (folder / "disk").write_bytes(data)
+        node = place(folder, {"disk": "/disk"}).get(b"disk")
+        assert isinstance(node, File)
+        assert isinstance(node.content, Blob)
+
+
+@pytest.mark.real
+def test_what_is_not_kept_is_told(folder: Path, fledge: project.Fledge) -> None:
+    project.make(folder, project.LOCAL_AGENT, '[mappings]\n"site" = "/site"\n', files={})
+    project.write(folder, "kestrel", project.program())
+    assert "capabilities" not in fledge("build").err
+    for name in ("site/cgi/run", "site/index.html"):
+        subprocess.run(["setcap", "cap_net_raw+ep", folder / name], check=True)
+    done = fledge("build")
+    assert done.code == 0, done.err
+    words = "the mapping of site/cgi/run and 1 more keeps no capabilities and access control lists"
+    assert words in " ".join(done.err.split())
 
 
 def test_source_that_is_a_symlink_is_followed(folder: Path) -> None:

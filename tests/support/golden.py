@@ -5,13 +5,13 @@ means that artifacts change, which needs an entry in CHANGELOG.md.
 """
 
 # tests/operations/test_build.py: the initramfs of `support.project.make`.
-INITRAMFS = "7ab1a044a20c8407bd6f3eb15dc7625e2a0def743e0171e540cc47ede66539bb"
+INITRAMFS = "9acb08dc83724146d8bfef8e0dcdac474c8ab93f9d71df763c567a192703ead5"
 
 # tests/operations/test_build.py: the ext4 image of `support.project.make_rootfs`.
-ROOTFS = "8e22ffde4b87f26fda019a5ae4f57179ff6b1def02035dfd3667ff5fa7ca5eb9"
+ROOTFS = "c2e831069da5bc91092433d458db667b1b2b430a3d6336442caa6c2da2ac5ef5"
 
 # tests/ext4/test_writer.py: the ext4 image of `support.samples.sample`.
-EXT4_SAMPLE = "8e40297909c13ff0ef56d295ead2e51b3e24f6f34bbb028f4e7b259dc29d7b39"
+EXT4_SAMPLE = "e2cd7d2be4c3f744e7397d08caf0e35ef4d63e782e1fe5b56fc807343695300a"
 
 # tests/cpio/test_gzip.py: a gzip stream of text, noise and zeros, which depends on libdeflate.
 GZIP = "5bf08efe8d5592411379a78d2cfe09ab7d25866e629a25570de6bbde92208d45"

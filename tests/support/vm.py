@@ -64,6 +64,7 @@ def boot(
     disk: Path | None = None,
     image: Path | None = None,
     virtio: bool = False,
+    memory: str = "2G",
 ) -> str:
     """Boot, wait until the guest powers off, panics or reboots, and return what its console said.
 
@@ -74,7 +75,7 @@ def boot(
     qemu, machine, console_device = _MACHINES[image.name.rpartition("-")[2]]
     if shutil.which(qemu) is None:
         pytest.skip(f"no {qemu}: run scripts/test-tools")
-    command = [qemu, *machine, "-accel", "tcg", "-m", "2G", "-no-reboot"]
+    command = [qemu, *machine, "-accel", "tcg", "-m", memory, "-no-reboot"]
     command += ["-nodefaults", "-display", "none", "-serial", "stdio"]
     command += ["-kernel", str(image)]
     command += ["-initrd", str(initrd)] if initrd else []

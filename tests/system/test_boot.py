@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -63,10 +64,10 @@ def busybox_program() -> bytes:
     return busybox.read_bytes()
 
 
-def boot(folder: Path, *tables: str) -> str:
+def boot(folder: Path, *tables: str, memory: str = "2G") -> str:
     toml = project.make(folder, *tables, files={}, busybox_binary=busybox_program())
     artifact = build.build(toml, folder / "plugin.cpio.gz")
-    return vm.boot(artifact.path)
+    return vm.boot(artifact.path, memory=memory)
 
 
 def test_built_in_init_starts_the_agent(folder: Path) -> None:
@@ -121,6 +122,20 @@ def test_init_that_is_mapped(folder: Path) -> None:
     assert "reached /init as process 1\n" in console
     assert FOUND in console
     assert "Power down" in console
+
+
+def test_an_archive_that_does_not_fit_into_memory(folder: Path) -> None:
+    """What is missing are files, not the places where init mounts filesystems."""
+    (folder / "large").touch()
+    os.truncate(folder / "large", 400 << 20)
+    agent = '[agent]\nsource_strategy = "local"\npath = "report"\n'
+    console = boot(folder, agent, MAPPINGS, '"large" = "/lib/large"\n', memory="512M")
+    cut = "fledge: the archive does not fit into memory and was cut short; give the machine more\n"
+    assert cut in console
+    assert "reached /bin/kestrel as process 1\n" in console
+    for mount in ("devtmpfs on /dev", "proc on /proc", "sysfs on /sys", "tmpfs on /tmp"):
+        assert f"mounted {mount}\n" in console
+    assert "can't stat '/srv/data'" in console
 
 
 def test_agent_that_cannot_start(folder: Path) -> None:

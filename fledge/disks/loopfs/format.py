@@ -20,7 +20,7 @@ from fledge.tree import Tree
 from fledge.tree.features import Feature
 from fledge.tree.kernel import DISK, Requirement, filesystem
 from fledge.tree.limits import DISK_INIT_PATHS
-from fledge.tree.space import Preallocate, SizeBuffer, free_space
+from fledge.tree.space import AlignSize, Preallocate, SizeBuffer, free_space
 
 
 class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
@@ -41,6 +41,7 @@ class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
 
     size_buffer_mb: SizeBuffer = 0
     preallocate: Preallocate = False
+    align_mb: AlignSize = 0
 
     def default_output(self, image_name: str | None) -> str:
         """Return ``IMAGE.img``, or ``plugin.img`` if there is no image."""
@@ -61,6 +62,7 @@ class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
             destination.file,
             self.name,
             size_buffer_mb=self.size_buffer_mb,
+            align_mb=self.align_mb,
             preallocate=self.preallocate,
             settings=destination.settings,
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from fledge.errors import FledgeError, HostError
+from fledge.errors import FledgeError, HostError, reason
 from fledge.host import folder, programs
 from fledge.host.files import NewFile
 from fledge.host.settings import Settings
@@ -18,6 +19,9 @@ from fledge.tree import File, Tree
 from fledge.tree.content import content_size
 from fledge.tree.limits import check_fits
 from fledge.tree.space import MIB, free_space
+
+BLOCK_SIZE = 4096
+"""Bytes of a block, of both filesystems."""
 
 NODE_SIZE = 4096
 """Bytes for the metadata of one node: its inode, its name, its extended attributes."""
@@ -52,12 +56,14 @@ def write(
     filesystem: str,
     *,
     size_buffer_mb: int = 0,
+    align_mb: int = 0,
     preallocate: bool = False,
     settings: Settings,
 ) -> None:
     """Write an image of the tree to ``file``. ``filesystem`` is xfs or btrfs.
 
-    At least ``free_space(size_buffer_mb, …)`` bytes stay free. Nothing stays mounted, even if
+    At least ``free_space(size_buffer_mb, …)`` bytes stay free, and the size is a multiple of
+    ``align_mb`` MiB. Nothing stays mounted, even if
     this process is killed. Raises `HostError` if root, a tool, a loop device or a kernel module
     is missing; `CorruptError` if the filesystem cannot store a node; `FledgeError` if a tool
     fails; `OSError` if the image cannot be written.
@@ -65,6 +71,7 @@ def write(
     check(filesystem, settings)
     check_fits(tree)
     size = _image_size(tree, filesystem, size_buffer_mb)
+    size += -size % ((align_mb or 1) * MIB)
     with file.open() as image:
         image.truncate(0)
         image.truncate(size)
@@ -74,18 +81,36 @@ def write(
     arguments = ("-q", "-K", file.name)
     programs.run(f"mkfs.{filesystem}", *arguments, folder=file.folder, settings=settings)
     with _mounted(file, filesystem, settings) as root:
-        folder.populate(tree, root)
-        folder.set_metadata(tree, root)
+        with _told_when_full(filesystem, root):
+            folder.populate(tree, root)
+            folder.set_metadata(tree, root)
         # Reports writes that failed because the disk below the image is full.
         programs.run("sync", "--file-system", ".", folder=root, settings=settings)
 
 
 def _image_size(tree: Tree, filesystem: str, size_buffer_mb: int) -> int:
     nodes = {node for _, node in tree.walk()}
-    content = sum(content_size(node.content) for node in nodes if isinstance(node, File))
+    sizes = [content_size(node.content) for node in nodes if isinstance(node, File)]
+    content = sum(size + -size % BLOCK_SIZE for size in sizes)
     needed = content + len(nodes) * NODE_SIZE + free_space(size_buffer_mb, content)
     # Both filesystems use a share of their size for trees and reserves.
     return max(MIN_SIZE, OVERHEAD[filesystem] + needed + needed // 10) // MIB * MIB + MIB
+
+
+@contextmanager
+def _told_when_full(filesystem: str, root: int) -> Iterator[None]:
+    """Raise `FledgeError` if the filesystem at ``root`` is full. A full disk of the host is not
+    meant: writes to the mounted image do not notice it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise FledgeError(
+            f"the {filesystem} image is too small for its files: {reason(error)}",
+            'Set a higher size_buffer_mb, or use type = "ext4", whose size fledge knows exactly.',
+        ) from error
 
 
 @contextmanager

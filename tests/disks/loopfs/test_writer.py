@@ -66,6 +66,7 @@ def write(
     filesystem_type: str,
     *,
     size_buffer_mb: int = 0,
+    align_mb: int = 0,
     preallocate: bool = False,
 ) -> None:
     with replacing_together(image) as [new]:
@@ -74,6 +75,7 @@ def write(
             new,
             filesystem_type,
             size_buffer_mb=size_buffer_mb,
+            align_mb=align_mb,
             preallocate=preallocate,
             settings=SETTINGS,
         )
@@ -124,6 +126,48 @@ def test_what_is_asked_for_can_be_written(tmp_path: Path, filesystem_type: str) 
     with writable(image) as root:
         for uid in (0, 1000):
             assert writable_size(root, uid) >= 300 * MIB
+
+
+@pytest.mark.real
+@as_root
+@pytest.mark.parametrize(("filesystem_type", "size"), [("xfs", 4097), ("btrfs", 1)])
+def test_many_small_files_fit(tmp_path: Path, filesystem_type: str, size: int) -> None:
+    mkfs_or_skip(filesystem_type)
+    tree = Tree(mtime_ns=0)
+    for number in range(60_000):
+        path = b"%d/%d" % (number // 250, number)
+        tree.add(path, File(mode=0o644, content=b"x" * size))
+    write(tree, tmp_path / "image", filesystem_type, size_buffer_mb=10)
+    with writable(tmp_path / "image") as root:
+        assert writable_size(root, 1000) >= 10 * MIB
+
+
+@pytest.mark.real
+@as_root
+@every_type
+def test_a_full_image_is_no_full_disk(
+    tmp_path: Path, filesystem_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkfs_or_skip(filesystem_type)
+    monkeypatch.setattr(loop, "_image_size", lambda *_: loop.MIN_SIZE)
+    tree = Tree(mtime_ns=0)
+    (tmp_path / "data").write_bytes(os.urandom(400 * MIB))
+    for number in range(4):
+        content = Span(tmp_path / "data", number * 100 * MIB, 100 * MIB)
+        tree.add(b"f%d" % number, File(mode=0o644, content=content))
+    with pytest.raises(FledgeError, match=f"the {filesystem_type} image is too small") as caught:
+        write(tree, tmp_path / "image", filesystem_type)
+    assert "size_buffer_mb" in caught.value.hint
+    assert nothing_is_left(tmp_path)
+
+
+@pytest.mark.real
+@as_root
+@every_type
+def test_a_size_that_a_hypervisor_wants(tmp_path: Path, filesystem_type: str) -> None:
+    mkfs_or_skip(filesystem_type)
+    write(Tree(mtime_ns=0), tmp_path / "image", filesystem_type, align_mb=7)
+    assert (tmp_path / "image").stat().st_size % (7 * MIB) == 0
 
 
 @pytest.mark.real
