@@ -48,7 +48,6 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
     needs_init: ClassVar[bool] = False
     manifest_key: ClassVar[str] = "rootfs"
     in_memory: ClassVar[bool] = False
-    read_only: ClassVar[bool] = False
 
     size_buffer_mb: SizeBuffer = 0
     builder: Annotated[
@@ -56,6 +55,20 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
         Meta(description="fledge itself, or mkfs: mkfs.ext4 and debugfs"),
     ] = "native"
     preallocate: Preallocate = False
+    read_only: Annotated[
+        bool,
+        Meta(
+            description="Make a disk that no kernel writes to: without a journal and without free"
+            " space. A guest writes to an overlay in memory. Needed to seal it with [verity].",
+            examples=[True],
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.read_only and self.size_buffer_mb:
+            raise ValueError("read_only leaves no free space; remove size_buffer_mb")
+        if self.read_only and self.builder == "mkfs":
+            raise ValueError('only fledge itself makes a read_only disk; remove builder = "mkfs"')
 
     def default_output(self, image_name: str | None) -> str:
         """``IMAGE.img``."""
@@ -68,9 +81,9 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
 
             mkfs.check(settings)
 
-    def free_space(self, content_size: int) -> int:
-        """Return what ``size_buffer_mb`` asks for."""
-        return free_space(self.size_buffer_mb, content_size)
+    def free_space(self, content_size: int) -> int | None:
+        """Return what ``size_buffer_mb`` asks for; None for one that is never written."""
+        return None if self.read_only else free_space(self.size_buffer_mb, content_size)
 
     def write(self, tree: Tree, destination: Destination) -> None:
         """Write the image, which has a /lost+found; the tree need not.
@@ -86,7 +99,7 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
         complete = _with_lost_and_found(tree)
         check_fits(complete)
         epoch = tree.mtime_ns // NANOSECONDS
-        layout = plan.make_plan(complete, self.size_buffer_mb, epoch)
+        layout = plan.make_plan(complete, self.size_buffer_mb, epoch, read_only=self.read_only)
         hasher = destination.hasher
         size = layout.geometry.blocks * structures.BLOCK_SIZE
         with destination.file.open() as file:
@@ -112,7 +125,7 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
         """Return the driver of ext4, its features, and what every disk needs."""
         from fledge.ext4 import kernel  # noqa: PLC0415
 
-        return kernel.written()
+        return kernel.written(read_only=self.read_only)
 
     @staticmethod
     def recognize(start: bytes) -> int:

@@ -20,7 +20,7 @@ import uuid
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from operator import attrgetter
 from typing import NamedTuple
@@ -109,6 +109,8 @@ class Geometry(msgspec.Struct, frozen=True, dict=True):
 
     blocks: int
     inodes_per_group: int
+    read_only: bool = False
+    """Whether it is never written: it then has no journal and cannot grow."""
 
     @property
     def groups(self) -> int:
@@ -133,6 +135,8 @@ class Geometry(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def reserved_blocks(self) -> int:
         """Blocks reserved for the descriptors of more groups, in each copy."""
+        if self.read_only:
+            return 0
         largest = min(self.blocks * MAX_GROWTH, MAX_BLOCKS)
         descriptors = -(-largest // BLOCKS_PER_GROUP)
         more = -(-descriptors // DESCRIPTORS_PER_BLOCK) - self.descriptor_blocks
@@ -141,6 +145,8 @@ class Geometry(msgspec.Struct, frozen=True, dict=True):
     @property
     def journal_blocks(self) -> int:
         """Blocks of the journal (ext2fs_default_journal_size)."""
+        if self.read_only:
+            return 0
         for limit, size in _JOURNAL_BLOCKS:
             if self.blocks < limit:
                 return size
@@ -159,7 +165,7 @@ class Geometry(msgspec.Struct, frozen=True, dict=True):
     @property
     def withheld_blocks(self) -> int:
         """Free blocks that a kernel lets nobody use, root neither (ext4_set_resv_clusters)."""
-        return min(self.blocks // 50, 4096)
+        return 0 if self.read_only else min(self.blocks // 50, 4096)
 
     @property
     def overhead(self) -> int:
@@ -171,7 +177,8 @@ class Geometry(msgspec.Struct, frozen=True, dict=True):
     def min_last_group(self) -> int:
         """Blocks that the last group must have."""
         copy = self.copy_blocks if has_superblock(self.groups - 1) else 0
-        return copy + 2 + self.table_blocks + MIN_LAST_GROUP_DATA
+        data = 1 if self.read_only else MIN_LAST_GROUP_DATA
+        return copy + 2 + self.table_blocks + data
 
 
 _JOURNAL_BLOCKS = (
@@ -186,22 +193,23 @@ _JOURNAL_BLOCKS = (
 """Blocks of the journal in filesystems of fewer blocks than the limit: pairs (limit, size)."""
 
 
-def smallest_geometry(needed: int, inodes: int) -> Geometry:
+def smallest_geometry(needed: int, inodes: int, *, read_only: bool = False) -> Geometry:
     """The smallest filesystem with ``needed`` blocks for data and at least so many inodes."""
+    make = partial(_geometry, inodes=inodes, read_only=read_only)
     min_groups = -(-inodes // MAX_INODES_PER_GROUP)
     blocks = max(needed, (min_groups - 1) * BLOCKS_PER_GROUP + 1)
-    while (enough := _total_blocks(_geometry(blocks, inodes), needed)) > blocks:
+    while (enough := _total_blocks(make(blocks), needed)) > blocks:
         blocks = enough
     # With more groups each inode table is smaller, so it may have become too large.
-    while enough < blocks and _total_blocks(_geometry(enough, inodes), needed) <= enough:
-        blocks, enough = enough, _total_blocks(_geometry(enough, inodes), needed)
-    return _geometry(blocks, inodes)
+    while enough < blocks and _total_blocks(make(enough), needed) <= enough:
+        blocks, enough = enough, _total_blocks(make(enough), needed)
+    return make(blocks)
 
 
-def _geometry(blocks: int, inodes: int) -> Geometry:
+def _geometry(blocks: int, inodes: int, read_only: bool) -> Geometry:
     groups = -(-blocks // BLOCKS_PER_GROUP)
     per_group = -(-inodes // groups)
-    return Geometry(blocks, per_group + -per_group % INODES_PER_BLOCK)
+    return Geometry(blocks, per_group + -per_group % INODES_PER_BLOCK, read_only)
 
 
 def _total_blocks(geometry: Geometry, needed: int) -> int:
@@ -219,7 +227,9 @@ def run_before(runs: Sequence[Run], block: int) -> int:
 class Space:
     """The free blocks of a filesystem."""
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, *, dense: bool = False) -> None:
+        """``dense`` leaves no gaps, so that nothing is aligned."""
+        self.dense = dense
         self.runs: list[Run] = [Run(0, blocks)]
         """Those that can be taken, ascending."""
         self.left: list[Run] = []
@@ -278,6 +288,8 @@ class Space:
 
     def align(self) -> None:
         """Leave blocks free, so that the next one is at a multiple of `ALIGNMENT`."""
+        if self.dense:
+            return
         while self.runs:
             run = self.runs.pop(0)
             gap = min(-run.start % ALIGNMENT, run.length)
@@ -291,6 +303,8 @@ class Space:
 
     def align_later_runs(self) -> None:
         """Leave the first blocks of all runs but the first one free, up to such a multiple."""
+        if self.dense:
+            return
         later, self.runs = self.runs[1:], self.runs[:1]
         for run in later:
             gap = min(-run.start % ALIGNMENT, run.length)
@@ -358,9 +372,10 @@ class Plan(msgspec.Struct, frozen=True):
     """The root is its own parent."""
     hash_trees: dict[Directory, list[Leaf]]
     """The leaves of each directory that needs more than one block."""
-    journal: Allocation
-    resize_block: int
-    """The block with the pointers to the blocks reserved for descriptors."""
+    journal: Allocation | None
+    """None: a filesystem that is never written has none."""
+    resize_block: int | None
+    """The block with the pointers to the blocks reserved for descriptors. None: as above."""
     free: list[Run]
 
     @property
@@ -369,12 +384,12 @@ class Plan(msgspec.Struct, frozen=True):
         return max(allocation.number for allocation in self.allocations.values())
 
 
-def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
+def make_plan(tree: Tree, buffer_mb: int, epoch: int, *, read_only: bool = False) -> Plan:
     """Plan a filesystem with the whole tree and room for ``buffer_mb`` MiB, once it is mounted.
 
     0: as much as `free_space` says. If the last group would be too small there is a little more.
     ``epoch`` is the time of the filesystem in seconds since 1970. The tree must have a
-    /lost+found.
+    /lost+found. With ``read_only`` there is no room, and all blocks are as close as they can be.
 
     Raises `CorruptError`, with the path, for anything that ext4 cannot hold; `FledgeError` if a
     content cannot be read.
@@ -397,24 +412,24 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int) -> Plan:
             parents.update(dict.fromkeys(below, node))
     content = sum(allocation.blocks for allocation in allocations.values())
     size = -(-free_space(buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE)
-    buffer = _with_extent_tree(size)
+    buffer = 0 if read_only else _with_extent_tree(size)
     # The root's number is below that of /lost+found.
     used_inodes = LOST_AND_FOUND + len(allocations) - 1
     inodes = used_inodes + buffer * BLOCK_SIZE // BYTES_PER_SPARE_INODE
     needed = content + buffer
     while True:
-        geometry = smallest_geometry(needed + 1, inodes)
+        geometry = smallest_geometry(needed + (not read_only), inodes, read_only=read_only)
         _check_size(geometry)
         space, groups, journal, resize_block = _allocate_metadata(geometry)
         _allocate_contents(nodes, allocations, space)
         # Extent trees have taken some of it, or too much of it is between the contents.
-        buffer = _with_extent_tree(size, len(space.left))
+        buffer = 0 if read_only else _with_extent_tree(size, len(space.left))
         missing = max(buffer + geometry.withheld_blocks - space.free, space.end - space.blocks)
         if missing <= 0:
             break
         needed += missing
     return Plan(
-        uuid=_uuid(tree.walk(), buffer_mb, epoch),
+        uuid=_uuid(tree.walk(), (buffer_mb, epoch, *(["read-only"] if read_only else []))),
         geometry=geometry,
         groups=groups,
         allocations=allocations,
@@ -533,9 +548,11 @@ def _merged(extents: Iterable[DataExtent]) -> Iterator[Run]:
         yield Run(start, end - start)
 
 
-def _allocate_metadata(geometry: Geometry) -> tuple[Space, list[Group], Allocation, int]:
+def _allocate_metadata(
+    geometry: Geometry,
+) -> tuple[Space, list[Group], Allocation | None, int | None]:
     """The space that is left, the groups, the journal, and the block of the resize inode."""
-    space = Space(geometry.blocks)
+    space = Space(geometry.blocks, dense=geometry.read_only)
     for group in geometry.copy_groups:
         space.reserve(group * BLOCKS_PER_GROUP, geometry.copy_blocks)
     flexes = [
@@ -548,11 +565,13 @@ def _allocate_metadata(geometry: Geometry) -> tuple[Space, list[Group], Allocati
         start = flex.start * BLOCKS_PER_GROUP
         block_bitmaps += [space.take_from(start, 1) for _ in flex]
         inode_bitmaps += [space.take_from(start, 1) for _ in flex]
-    resize_block = space.take_block()
-    # The journal begins with the UUID, as the superblock just before it does.
-    blocks = geometry.journal_blocks
-    journal = Allocation(JOURNAL, blocks * BLOCK_SIZE, _dense(blocks))
-    _allocate(journal, space)
+    journal = resize_block = None
+    if not geometry.read_only:
+        resize_block = space.take_block()
+        # The journal begins with the UUID, as the superblock just before it does.
+        blocks = geometry.journal_blocks
+        journal = Allocation(JOURNAL, blocks * BLOCK_SIZE, _dense(blocks))
+        _allocate(journal, space)
     _begin(space, len(flexes[0]) * geometry.table_blocks)
     tables: list[int] = []
     for flex in flexes:
@@ -623,9 +642,9 @@ def _extents(runs: Iterable[Run], taken: Iterable[Run]) -> Iterator[Extent]:
             logical, physical, available = logical + length, physical + length, available - length
 
 
-def _uuid(entries: Iterable[tuple[bytes, Node]], buffer_mb: int, epoch: int) -> bytes:
+def _uuid(entries: Iterable[tuple[bytes, Node]], options: tuple[object, ...]) -> bytes:
     """A UUID that depends on everything in an image: two different images have different ones."""
-    digest = sha256(repr((buffer_mb, epoch)).encode())
+    digest = sha256(repr(options).encode())
     numbers: dict[Node, int] = {}
     for path, node in entries:
         if node in numbers:

@@ -38,14 +38,17 @@ GUEST = (
 )
 """What init and the agent need, in whatever format they are."""
 
-DISK = (
+VIRTIO = (
     Requirement("virtio disk", ("VIRTIO_BLK",)),
     Requirement("virtio bus", ("VIRTIO_PCI", "VIRTIO_MMIO")),
-    Requirement("overlayfs", ("OVERLAY_FS",), essential=False),
-    *GUEST,
 )
-"""What a disk needs besides the driver of its filesystem. A virtual machine has its virtio devices
-on one of the two buses."""
+"""What makes a disk appear. A virtual machine has its virtio devices on one of the two buses."""
+
+DISK = (*VIRTIO, Requirement("overlayfs", ("OVERLAY_FS",), essential=False), *GUEST)
+"""What a disk needs besides the driver of its filesystem."""
+
+READ_ONLY_DISK = (*VIRTIO, Requirement("overlayfs", ("OVERLAY_FS",)), *GUEST)
+"""The same for a filesystem that cannot be written: the guest writes to an overlay."""
 
 
 def filesystem(name: str, option: str) -> Requirement:

@@ -24,3 +24,6 @@ CODECS = {
     "zstd": "ba2119c6f62da6127ff7ab4298112da40a954abc413c05da4cf43ed789312ad9",
     "lz4": "b311d07b4810371641054f89fdd85947abb2fc4116f0cba3d7c02bfd597d9198",
 }
+
+# tests/ext4/test_read_only.py: the read-only ext4 image of `support.samples.sample`.
+EXT4_READ_ONLY = "fff3ab5f18abc4a840977aea3e17fc42b6cd40b41980a1188f127288e5496859"
