@@ -27,3 +27,7 @@ CODECS = {
 
 # tests/ext4/test_read_only.py: the read-only ext4 image of `support.samples.sample`.
 EXT4_READ_ONLY = "fff3ab5f18abc4a840977aea3e17fc42b6cd40b41980a1188f127288e5496859"
+
+# tests/tree/test_verity.py: a disk of noise that is sealed by dm-verity, and its root hash.
+VERITY_ROOT_HASH = "159bfc0f23a460c0c290fc1095676419bebb3612b79a7fd548e84423d84ebc8e"
+VERITY_DISK = "fb7039c773fe37834cda80509bab8aae4a1e30449ddf209e5738b9ebdb69fc63"
