@@ -193,6 +193,8 @@ def _print_summary(reporter: LineReporter, artifact: Artifact, *, with_path: boo
         f"  {human_size(artifact.size)}, {_content(artifact)}, in {reporter.seconds():.1f} s",
     )
     reporter.line((f"  sha256 {artifact.digest.hex}", "dim"))
+    if artifact.root_hash:
+        reporter.line((f"  root hash {artifact.root_hash.hex}", "dim"))
     if artifact.manifest:
         reporter.line((f"  manifest {path_text(path_beside(artifact.path))}", "dim"))
 

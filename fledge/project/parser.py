@@ -25,7 +25,7 @@ class Parsed(msgspec.Struct, frozen=True):
     sources: tuple[Source, ...]
     """In the order of the schema."""
     settings: Mapping[str, msgspec.Struct]
-    """The tables of `SETTINGS` that are given, by name."""
+    """The tables of `SETTINGS` and `SEALING` that are given, by name."""
     tables: Mapping[str, Table]
     """All tables of the schema, by name. A table that the document lacks is empty."""
 
@@ -154,6 +154,8 @@ class _TableReader:
         given = frozenset(name for name in group.names() if name in table.data)
         presence = self.presence[id(group)]
         if presence is None or chosen is None or (presence is Presence.IF_GIVEN and not given):
+            return None
+        if presence is Presence.IF_TABLE and table.keys[0] not in table.document.top.data:
             return None
         complete = given <= values.keys()
         for key in chosen.keys:

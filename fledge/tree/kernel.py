@@ -51,6 +51,20 @@ READ_ONLY_DISK = (*VIRTIO, Requirement("overlayfs", ("OVERLAY_FS",)), *GUEST)
 """The same for a filesystem that cannot be written: the guest writes to an overlay."""
 
 
+DM_VERITY = (
+    Requirement("device mapper", ("BLK_DEV_DM",), instead="remove [verity]"),
+    Requirement("dm-verity", ("DM_VERITY",), instead="remove [verity]"),
+    Requirement("SHA-256 for dm-verity", ("CRYPTO_SHA256",)),
+    Requirement(
+        "dm-verity without an initramfs",
+        ("DM_INIT",),
+        essential=False,
+        instead="set the disk up from an initramfs",
+    ),
+)
+"""What a sealed disk needs besides."""
+
+
 def filesystem(name: str, option: str) -> Requirement:
     """Return the requirement of the driver of a disk's filesystem."""
     return Requirement(
