@@ -25,10 +25,10 @@ from fledge.errors import (
     reason,
     unreadable_argument,
 )
-from fledge.formats import Format, find_format, open_artifact
+from fledge.formats import Format, artifact_requirements, find_format, open_artifact
 from fledge.host import programs
 from fledge.host.files import PathLike
-from fledge.machine import boot_kernel, hypervisors, modules, network, shim
+from fledge.machine import boot_kernel, device_mapper, hypervisors, modules, network, shim
 from fledge.machine import probe as probes
 from fledge.machine.boot_kernel import BootKernel
 from fledge.machine.console import Ending, Watch, attend, running
@@ -39,10 +39,11 @@ from fledge.machine.network import ADDRESS, GATEWAY, NETMASK, Forward
 from fledge.machine.probe import Probe
 from fledge.machine.shim import INIT
 from fledge.oci.manifest import host_platform
-from fledge.operations import boots
+from fledge.operations import boots, seal
 from fledge.operations.arguments import as_config, as_session
 from fledge.operations.manifest import workload_context
 from fledge.project import manifest as plugin
+from fledge.project import provenance
 from fledge.project.manifest import Address, PluginManifest
 from fledge.session import Session
 from fledge.sources import paths
@@ -56,6 +57,7 @@ from fledge.tree import File, Tree, elf
 from fledge.tree.applets import MAX_BUSYBOX_SIZE
 from fledge.tree.content import Content, Span, content_size, hash_file, read_content, read_range
 from fledge.tree.elf import ELF_MAGIC
+from fledge.tree.kernel import OVERLAY
 from fledge.tree.programs import Context, Problem
 from fledge.tree.regular import read_regular
 
@@ -272,13 +274,13 @@ def _plan(artifact: Path, wanted: Machine, session: Session) -> _Plan:
         )
     forwards = tuple(map(network.parse_forward, wanted.publish))
     manifest = _manifest(artifact, format_, wanted.manifest, session)
-    drivers = modules.load_order(kernel.modules, shim.DRIVERS) if kernel.modules else []
+    disk = _disk(artifact, format_, kernel.architecture, session) if is_disk else None
+    names = (*shim.DRIVERS, *(disk.drivers if disk else ()))
+    drivers = modules.load_order(kernel.modules, names) if kernel.modules else []
     archive = None
     if is_disk or drivers or wanted.volant or forwards:
         busybox = _busybox(artifact, kernel.architecture, session, is_disk=is_disk)
-        pieces = shim.write(
-            busybox, drivers, network=bool(forwards), baked=wanted.volant, disk=is_disk
-        )
+        pieces = shim.write(busybox, drivers, disk, network=bool(forwards), baked=wanted.volant)
         archive = b"".join(pieces)
     resources = manifest.resources if manifest else None
     path = str(artifact.absolute())
@@ -295,12 +297,39 @@ def _plan(artifact: Path, wanted: Machine, session: Session) -> _Plan:
             disk=is_disk,
         ),
         disk=path if is_disk else None,
+        hash_disk=_hash_disk(artifact),
         memory=wanted.memory or (resources.memory_mb if resources else DEFAULT_MEMORY),
         cpus=wanted.cpus or (resources.cpu_cores if resources else 1),
         forwards=forwards,
         accelerated=hypervisors.can_accelerate(kernel.architecture, host_platform().architecture),
     )
     return _Plan(artifact, machine, manifest, wanted.volant and not is_disk, archive)
+
+
+def _disk(artifact: Path, format_: type[Format], architecture: str, session: Session) -> shim.Disk:
+    """Return how a disk is mounted: by the root hash in its provenance, if it is sealed."""
+    found = seal.find(artifact)
+    if found is None and OVERLAY in artifact_requirements(artifact):
+        return shim.Disk(format_.name, needs_overlay=True)
+    if found is None:
+        return shim.Disk("ext4", needs_overlay=False)  # what Volant mounts any disk as
+    with suppress(FledgeError):  # of others there is none
+        recorded = provenance.load(artifact).root_hash
+        if recorded and recorded != found.root_hash:
+            session.reporter.note(
+                f"the hash tree of {artifact} has not the root hash that its provenance says, so"
+                " the kernel will read nothing of the disk"
+            )
+            found = msgspec.structs.replace(found, root_hash=recorded)
+    table = seal.device_table(found, "/dev/vda", "/dev/vda" if found.is_appended else "/dev/vdb")
+    program = device_mapper.program(architecture, table)
+    return shim.Disk(format_.name, needs_overlay=True, seal=program)
+
+
+def _hash_disk(artifact: Path) -> str | None:
+    """Return the path of the hash tree beside an artifact; None: it has none there."""
+    found = seal.find(artifact)
+    return str(found.file.absolute()) if found and not found.is_appended else None
 
 
 def _kernel(wanted: Machine, session: Session) -> BootKernel:

@@ -44,10 +44,13 @@ VIRTIO = (
 )
 """What makes a disk appear. A virtual machine has its virtio devices on one of the two buses."""
 
+OVERLAY = Requirement("overlayfs", ("OVERLAY_FS",))
+"""What a disk needs that the kernel cannot write to, so that the guest can."""
+
 DISK = (*VIRTIO, Requirement("overlayfs", ("OVERLAY_FS",), essential=False), *GUEST)
 """What a disk needs besides the driver of its filesystem."""
 
-READ_ONLY_DISK = (*VIRTIO, Requirement("overlayfs", ("OVERLAY_FS",)), *GUEST)
+READ_ONLY_DISK = (*VIRTIO, OVERLAY, *GUEST)
 """The same for a filesystem that cannot be written: the guest writes to an overlay."""
 
 

@@ -252,7 +252,8 @@ def test_every_example_in_the_reference(folder: Path) -> None:
     page = (CHECKOUT / "docs/fledge.toml.md").read_text()
     for block in re.findall("```toml\n(.*?)```", page, re.DOTALL):
         data = tomli.loads(block)
-        strategy = data.get("strategy") or ("oci_rootfs" if "filesystem" in data else "initramfs")
+        is_disk = {"filesystem", "verity"} & data.keys()
+        strategy = data.get("strategy") or ("oci_rootfs" if is_disk else "initramfs")
         whole = {"version": "1", "strategy": strategy, "source": {"image": "nginx"}} | data
         validator().validate(whole)
 

@@ -29,5 +29,9 @@ CODECS = {
 EXT4_READ_ONLY = "fff3ab5f18abc4a840977aea3e17fc42b6cd40b41980a1188f127288e5496859"
 
 # tests/tree/test_verity.py: a disk of noise that is sealed by dm-verity, and its root hash.
-VERITY_ROOT_HASH = "159bfc0f23a460c0c290fc1095676419bebb3612b79a7fd548e84423d84ebc8e"
-VERITY_DISK = "fb7039c773fe37834cda80509bab8aae4a1e30449ddf209e5738b9ebdb69fc63"
+VERITY_ROOT_HASH = "0667f2c3ab30710971d888d5c0e9077f15b852ee129a1627267ad9eace819397"
+VERITY_DISK = "2bbebf97d8e9d6c8be0d011610dba724f007502aaaebe53189650ce508fb345d"
+
+# tests/operations/test_seal.py: the image of `support.project.make_rootfs`, read-only and sealed.
+SEALED_ROOTFS = "1b66eec48f24ef38da0f534d898ed01060cf26436c5106b7c0ed08272bd0329a"
+SEALED_ROOT_HASH = "5b27c4d85673b405421322b8fe4ed6620ae39c9debe7dcb1a61b90779a125c39"

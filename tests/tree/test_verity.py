@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
+from hashlib import sha256, shake_128
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,8 @@ def opened(path: Path) -> Iterator[int]:
 
 def make(path: Path, blocks: int) -> Path:
     """Write noise, and holes behind it."""
-    path.write_bytes(random.Random(blocks).randbytes(min(blocks, 200) * BLOCK_SIZE))
+    noise = shake_128(b"%d" % blocks).digest(min(blocks, 200) * BLOCK_SIZE)
+    path.write_bytes(noise)
     os.truncate(path, blocks * BLOCK_SIZE)
     return path
 
