@@ -46,7 +46,8 @@ def test_the_structures_are_those_of_the_kernel(tmp_path: Path) -> None:
     values += ["sizeof(struct dm_ioctl)", "sizeof(struct dm_target_spec)"]
     values += ["DM_DEV_CREATE", "DM_TABLE_LOAD", "DM_DEV_SUSPEND", "DM_READONLY_FLAG"]
     calls = "".join(f'printf("%lu\\n", (unsigned long)({value}));' for value in values)
-    source = "#include <stddef.h>\n#include <stdio.h>\n#include <linux/dm-ioctl.h>\n"
+    headers = ("stddef.h", "stdio.h", "sys/ioctl.h", "linux/dm-ioctl.h")
+    source = "".join(f"#include <{header}>\n" for header in headers)
     (tmp_path / "x.c").write_text(f"{source}int main(void) {{ {calls} }}\n")
     subprocess.run(["gcc", "-o", tmp_path / "x", tmp_path / "x.c"], check=True)
     done = subprocess.run([tmp_path / "x"], check=True, capture_output=True, text=True)
