@@ -18,8 +18,10 @@ from fledge.tree.content import Span
 
 MIN_MATCH = 4
 """Bytes that a reference of LZ4 copies beside the length in it."""
-LAST_SEQUENCE = bytes([5 << 4, 0, 0, 0, 0, 0])
-"""Five literals, the fewest with which a block can end."""
+LAST_LITERALS = bytes(5)
+"""As many literals as a block ends with, at least."""
+LONG = 0xF
+"""A length of four bits that goes on in further bytes, as long as these are 255."""
 
 
 def unpack(volume: Volume, stored: StoredInode, output: BinaryIO, path: Path) -> Span:
@@ -45,8 +47,8 @@ def _decompress(volume: Volume, extent: Extent) -> bytes:
         elif volume.superblock.feature_incompat & Incompat.ZERO_PADDING:
             found = lz4.block.decompress(data.lstrip(b"\0"), extent.size)
         else:
-            block, size = lz4_start(data, extent.size)
-            found = lz4.block.decompress(block, size)[: extent.size]
+            block, most = lz4_start(data, extent.size)
+            found = lz4.block.decompress(block, most)[: extent.size]
     except (*ERRORS, lz4.block.LZ4BlockError, ValueError) as error:
         raise MalformedError(f"it cannot be decompressed: {error}") from error
     if len(found) != extent.size:
@@ -55,7 +57,7 @@ def _decompress(volume: Volume, extent: Extent) -> bytes:
 
 
 def lz4_start(data: bytes, size: int) -> tuple[bytes, int]:
-    """Return an LZ4 block that begins like ``data``, and its uncompressed size: at least ``size``.
+    """Return an LZ4 block that decompresses to ``size`` bytes or more, and room for all of them.
 
     Without ZERO_PADDING, ``data`` may decompress to more, and nothing says where it ends. A block
     consists of sequences: a token, literals, and a reference to earlier bytes, which the last
@@ -63,24 +65,24 @@ def lz4_start(data: bytes, size: int) -> tuple[bytes, int]:
     """
     position = found = 0
     try:
-        while True:
-            token = data[position]
-            literals, position = _length(data, position + 1, token >> 4)
-            position += literals
-            found += literals
+        while found < size:
+            start, token = position, data[position]
+            length, position = _length(data, position + 1, token >> 4)
+            literals = data[position : position + length]
+            position += length
+            found += length
             if found >= size:
-                return data[:position], found
-            copied, position = _length(data, position + 2, token & 0xF)
-            found += copied + MIN_MATCH
-            if found >= size:
-                return data[:position] + LAST_SEQUENCE, found + len(LAST_SEQUENCE) - 1
+                return data[:start] + _last_sequence(literals), found + len(LAST_LITERALS)
+            length, position = _length(data, position + 2, token & LONG)
+            found += length + MIN_MATCH
+        return data[:position] + _last_sequence(b""), found + len(LAST_LITERALS)
     except IndexError as error:
         raise MalformedError("its LZ4 data has no end") from error
 
 
 def _length(data: bytes, position: int, length: int) -> tuple[int, int]:
     """Return a length, of which four bits are known, and the position behind its other bytes."""
-    if length == 0xF:
+    if length == LONG:
         while True:
             byte = data[position]
             position += 1
@@ -88,3 +90,12 @@ def _length(data: bytes, position: int, length: int) -> tuple[int, int]:
             if byte != 0xFF:
                 break
     return length, position
+
+
+def _last_sequence(literals: bytes) -> bytes:
+    """Return the sequence that ends a block with these literals and some more."""
+    literals += LAST_LITERALS
+    if len(literals) < LONG:
+        return bytes([len(literals) << 4]) + literals
+    whole, rest = divmod(len(literals) - LONG, 0xFF)
+    return bytes([LONG << 4, *[0xFF] * whole, rest]) + literals
