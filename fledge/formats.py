@@ -28,6 +28,7 @@ from fledge.tree import Node, Tree
 from fledge.tree.digest import Digest
 from fledge.tree.features import Feature
 from fledge.tree.kernel import Requirement
+from fledge.tree.media import MediaType
 from fledge.tree.regular import check_regular
 
 START_SIZE = (1 << 16) + 4096
@@ -114,6 +115,8 @@ class Format(Protocol):
     """The key of Volant's plugin manifest for the artifact: ``rootfs`` or ``initramfs``."""
     in_memory: ClassVar[bool]
     """Whether the kernel unpacks the whole artifact into memory."""
+    media_type: ClassVar[MediaType | None]
+    """The media type that others have given the format. None: there is none."""
 
     @property
     def read_only(self) -> bool:

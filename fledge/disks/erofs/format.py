@@ -22,6 +22,7 @@ from fledge.tree.content import content_size
 from fledge.tree.features import Feature
 from fledge.tree.kernel import Requirement
 from fledge.tree.limits import DISK_INIT_PATHS, check_fits
+from fledge.tree.media import MediaType
 
 if TYPE_CHECKING:
     from fledge.disks.erofs.compression import Codec, Compressed
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 Compression = Literal["none", "lz4", "zstd"]
 """How the contents of files are compressed."""
 
-DEFAULT_LEVELS = {"none": 0, "lz4": 9, "zstd": 9}
-MAX_LEVELS = {"none": 0, "lz4": 12, "zstd": 19}
+MAX_LEVELS = {"lz4": 12, "zstd": 19}
+"""The highest level of each compression."""
 
 
 class Erofs(msgspec.Struct, frozen=True, tag="erofs", tag_field="type"):
@@ -46,6 +47,8 @@ class Erofs(msgspec.Struct, frozen=True, tag="erofs", tag_field="type"):
     needs_init: ClassVar[bool] = False
     manifest_key: ClassVar[str] = "rootfs"
     in_memory: ClassVar[bool] = False
+    media_type: ClassVar[MediaType | None] = MediaType("application/vnd.erofs", ("erofs",))
+    """As in the EROFS Image Layer Format Specification, sections 2.1 and 5.4."""
     read_only: ClassVar[bool] = True
 
     compression: Annotated[
@@ -59,17 +62,21 @@ class Erofs(msgspec.Struct, frozen=True, tag="erofs", tag_field="type"):
     compression_level: Annotated[
         int,
         Meta(
-            ge=0,
-            le=19,
-            description="How hard to compress, from 1 to 12 with lz4, to 19 with zstd. 0: 9.",
+            ge=1,
+            le=max(MAX_LEVELS.values()),
+            description="How hard to compress, from 1 to 12 with lz4, to 19 with zstd. Higher"
+            " levels give smaller images and take longer.",
             examples=[12],
         ),
-    ] = 0
+    ] = 9
 
     def __post_init__(self) -> None:
-        if self.compression_level > (most := MAX_LEVELS[self.compression]):
-            levels = f"takes levels up to {most}" if most else "takes no level"
-            raise ValueError(f"compression_level: compression {self.compression} {levels}")
+        """Raise `ValueError` if the compression does not have the level."""
+        level, most = self.compression_level, MAX_LEVELS.get(self.compression)
+        if most and level > most:
+            raise ValueError(
+                f"compression_level = {level}: {self.compression} has the levels 1 to {most}"
+            )
 
     def default_output(self, image_name: str | None) -> str:
         """Return ``IMAGE.erofs``, or ``plugin.erofs`` if there is no image."""
@@ -92,8 +99,8 @@ class Erofs(msgspec.Struct, frozen=True, tag="erofs", tag_field="type"):
         check_fits(tree)
         epoch = tree.mtime_ns // NANOSECONDS
         compressed = self._compress(tree, destination)
-        options = ("erofs", self.compression, self._level, epoch)
-        layout = plan.make_plan(tree, compressed, options)
+        level = 0 if self.compression == "none" else self.compression_level
+        layout = plan.make_plan(tree, compressed, ("erofs", self.compression, level, epoch))
         with (
             destination.file.open() as file,
             destination.reporter.work("writing") as progress,
@@ -112,17 +119,13 @@ class Erofs(msgspec.Struct, frozen=True, tag="erofs", tag_field="type"):
         temporary = NewFile(destination.file.folder, "compressed")
         with destination.reporter.work("compressing") as progress:
             progress.restart(0, sum(content_size(file.content) for file in files))
-            return compress(files, codec, self._level, temporary, progress)
+            return compress(files, codec, self.compression_level, temporary, progress)
 
     @property
     def _codec(self) -> Codec | None:
         from fledge.disks.erofs.compression import Codec  # noqa: PLC0415
 
         return None if self.compression == "none" else Codec[self.compression.upper()]
-
-    @property
-    def _level(self) -> int:
-        return self.compression_level or DEFAULT_LEVELS[self.compression]
 
     def host_programs(self) -> tuple[str, ...]:
         """Return no programs: the image is written here."""

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import lz4.block
 
-from fledge.disks.erofs.clusters import Extent, extents
+from fledge.disks.erofs.clusters import MAX_EXTENT_SIZE, Extent, extents
 from fledge.disks.erofs.compression import Codec
 from fledge.disks.erofs.structures import Incompat
 from fledge.disks.erofs.volume import StoredInode, Volume
@@ -75,6 +75,8 @@ def lz4_start(data: bytes, size: int) -> tuple[bytes, int]:
                 return data[:start] + _last_sequence(literals), found + len(LAST_LITERALS)
             length, position = _length(data, position + 2, token & LONG)
             found += length + MIN_MATCH
+        if found > MAX_EXTENT_SIZE:
+            raise MalformedError("its LZ4 data is too long")
         return data[:position] + _last_sequence(b""), found + len(LAST_LITERALS)
     except IndexError as error:
         raise MalformedError("its LZ4 data has no end") from error
