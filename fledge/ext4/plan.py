@@ -16,12 +16,10 @@ one file changes few other blocks:
 from __future__ import annotations
 
 import itertools
-import uuid
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache, partial
-from hashlib import sha256
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -47,16 +45,8 @@ from fledge.ext4.structures import (
     extent_tree_blocks,
     has_superblock,
 )
-from fledge.tree import Device, Directory, File, Node, Symlink, Tree
-from fledge.tree.content import (
-    Content,
-    DataExtent,
-    Span,
-    Sparse,
-    content_digest,
-    content_size,
-    read_extents,
-)
+from fledge.tree import Directory, File, Node, Symlink, Tree, identity
+from fledge.tree.content import Content, DataExtent, Sparse, content_size
 from fledge.tree.names import printable
 from fledge.tree.space import free_space
 
@@ -428,8 +418,9 @@ def make_plan(tree: Tree, buffer_mb: int, epoch: int, *, read_only: bool = False
         if missing <= 0:
             break
         needed += missing
+    options = (buffer_mb, epoch, "read-only") if read_only else (buffer_mb, epoch)
     return Plan(
-        uuid=_uuid(tree.walk(), (buffer_mb, epoch, *(["read-only"] if read_only else []))),
+        uuid=identity.tree_uuid(tree, options),
         geometry=geometry,
         groups=groups,
         allocations=allocations,
@@ -640,41 +631,3 @@ def _extents(runs: Iterable[Run], taken: Iterable[Run]) -> Iterator[Extent]:
             length = min(end - logical, available, MAX_EXTENT)
             yield Extent(logical, length, physical)
             logical, physical, available = logical + length, physical + length, available - length
-
-
-def _uuid(entries: Iterable[tuple[bytes, Node]], options: tuple[object, ...]) -> bytes:
-    """A UUID that depends on everything in an image: two different images have different ones."""
-    digest = sha256(repr(options).encode())
-    numbers: dict[Node, int] = {}
-    for path, node in entries:
-        if node in numbers:
-            digest.update(repr((path, numbers[node])).encode())
-            continue
-        numbers[node] = len(numbers)
-        content: object = None
-        if isinstance(node, File):
-            content = _content_identity(node.content)
-        elif isinstance(node, Symlink):
-            content = node.target
-        elif isinstance(node, Device):
-            content = node.major, node.minor
-        metadata = (node.file_type, node.mode, node.uid, node.gid, node.mtime_ns, node.origin)
-        xattrs = sorted(node.xattrs.items()) if node.xattrs else []
-        digest.update(repr((path, metadata, xattrs, content)).encode())
-    return uuid.UUID(bytes=digest.digest()[:16], version=4).bytes
-
-
-def _content_identity(content: Content) -> object:
-    """A value that is different for each content, from a digest that is known if there is one."""
-    if isinstance(content, Span) and content.file_digest and not content.digest:
-        return content.file_digest.hex, content.offset, content.size
-    if isinstance(content, Sparse) and content.file_digest:
-        # As plain tuples, for the UUID comes from how they are printed.
-        return content.file_digest.hex, content.size, tuple(map(tuple, content.extents))
-    if isinstance(content, Sparse):
-        digest = sha256()
-        for _, piece in read_extents(content):
-            digest.update(piece)
-        ends = [(extent.offset, extent.length) for extent in content.extents]
-        return digest.hexdigest(), content.size, ends
-    return content_digest(content).hex

@@ -15,7 +15,6 @@ from typing import BinaryIO
 
 from fledge.ext4 import directory, structures, xattr
 from fledge.ext4.constants import MAGIC, SUPERBLOCK_OFFSET
-from fledge.ext4.copy import Copier
 from fledge.ext4.directory import FILE_TYPES
 from fledge.ext4.plan import (
     GROUPS_PER_FLEX,
@@ -34,6 +33,7 @@ from fledge.ext4.structures import (
     LOST_AND_FOUND,
     RESIZE,
     SECTOR_SIZE,
+    Extent,
     GroupDescriptor,
     Inode,
     InodeFlag,
@@ -46,9 +46,11 @@ from fledge.ext4.structures import (
     pack_journal,
     pack_time,
 )
+from fledge.host.copier import Copier
 from fledge.host.output import Hasher, Output
 from fledge.report import Transfer
 from fledge.tree import NANOSECONDS, Device, Directory, File, Node, Symlink
+from fledge.tree.content import content_size
 
 SECTORS_PER_BLOCK = BLOCK_SIZE // SECTOR_SIZE
 DOUBLY_INDIRECT = 13
@@ -135,7 +137,7 @@ class _Writer:
             yield from self._extent_tree_jobs(allocation)
         if isinstance(node, File):
             for extent in allocation.extents:
-                yield extent.physical, partial(self.copier.copy, node, extent)
+                yield extent.physical, partial(self._copy, node, extent)
         elif isinstance(node, Directory):
             blocks = self._directory(node, allocation)
             for extent in allocation.extents:
@@ -149,6 +151,11 @@ class _Writer:
         blocks = self._extent_tree_blocks(allocation)
         for position in allocation.node_blocks:
             yield position, partial(self._put_blocks, blocks, 1, position)
+
+    def _copy(self, file: File, extent: Extent) -> None:
+        offset = extent.logical * BLOCK_SIZE
+        length = min(extent.length * BLOCK_SIZE, content_size(file.content) - offset)
+        self.copier.copy(file, offset, length, extent.physical * BLOCK_SIZE)
 
     def _put(self, data: bytes, block: int) -> None:
         self.output.write(data, block * BLOCK_SIZE)

@@ -309,7 +309,7 @@ def _plan(artifact: Path, wanted: Machine, session: Session) -> _Plan:
 def _disk(artifact: Path, format_: type[Format], architecture: str, session: Session) -> shim.Disk:
     """Return how a disk is mounted: by the root hash in its provenance, if it is sealed."""
     found = seal.find(artifact)
-    if found is None and OVERLAY in artifact_requirements(artifact):
+    if found is None and (format_().read_only or OVERLAY in artifact_requirements(artifact)):
         return shim.Disk(format_.name, needs_overlay=True)
     if found is None:
         return shim.Disk("ext4", needs_overlay=False)  # what Volant mounts any disk as

@@ -15,7 +15,6 @@ from operator import attrgetter
 from pathlib import Path
 
 from fledge.errors import unreadable
-from fledge.ext4.structures import BLOCK_SIZE, Extent
 from fledge.host.output import Output
 from fledge.tree import File
 from fledge.tree.content import (
@@ -24,7 +23,7 @@ from fledge.tree.content import (
     Sparse,
     changed,
     check_digest,
-    content_size,
+    read_range,
 )
 from fledge.tree.digest import Digest
 from fledge.tree.regular import open_regular
@@ -34,22 +33,23 @@ MAX_OPEN = 64
 
 
 class Copier:
-    """Copies contents to their extents in an image."""
+    """Copies contents of files to their positions in an image."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._sources: dict[Path, io.FileIO] = {}
         self._digests: dict[File, hashlib._Hash] = {}
         """Digests to be checked, of the part of each file that was copied so far."""
+        self._tails: dict[File, bytes] = {}
+        """Ends of files that were read ahead and whose digests are still to be checked."""
 
-    def copy(self, file: File, extent: Extent) -> None:
-        """Copy one extent of a file. The extents of a file must come in their order.
+    def copy(self, file: File, offset: int, length: int, position: int) -> None:
+        """Copy ``length`` bytes from ``offset`` of a file to ``position`` in the image.
 
-        Raises as `read_content` does, and `OSError` if the image cannot be written.
+        The parts of a file must come in their order, and all but the holes of it must come. Raises
+        as `read_content` does, and `OSError` if the image cannot be written.
         """
         content = file.content
-        offset, position = extent.logical * BLOCK_SIZE, extent.physical * BLOCK_SIZE
-        length = min(extent.length * BLOCK_SIZE, content_size(content) - offset)
         if isinstance(content, bytes):
             self._output.write(content[offset : offset + length], position)
         elif isinstance(content, Sparse):
@@ -61,9 +61,28 @@ class Copier:
         else:
             digest = self._digests.setdefault(file, hashlib.sha256())
             self._move(content, content.offset + offset, position, length, digest)
-            if offset + length == content.size:
-                check_digest(content, Digest(digest.hexdigest()))
+            tail = self._tails.get(file, b"")
+            if offset + length + len(tail) == content.size:
+                self._tails.pop(file, None)
                 del self._digests[file]
+                digest.update(tail)
+                check_digest(content, Digest(digest.hexdigest()))
+
+    def read_tail(self, file: File, offset: int) -> bytes:
+        """Return the content of a file from ``offset`` on, which will not be copied.
+
+        If ``offset`` is not 0, the part before it must be copied later. Raises as `copy`.
+        """
+        content = file.content
+        if isinstance(content, bytes):
+            return content[offset:]
+        tail = read_range(content, offset, content.size - offset)
+        if isinstance(content, Span) and content.digest:
+            if offset:
+                self._tails[file] = tail
+            else:
+                check_digest(content, Digest.of(tail))
+        return tail
 
     def close(self) -> None:
         """Close the files from which contents were copied."""
