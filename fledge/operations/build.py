@@ -139,6 +139,8 @@ def write_artifact(
     stale = None if config.manifest else beside.recorded_manifest(output)
     shared = SharedBuild.open(pins, start, output.name, sharing)
     signer = beside.open_signer(sharing.sign_with, start.session)
+    certificate = beside.load_certificate(config, signer)
+    old_root = beside.recorded_root_hash(output)
     with replacing_together(*outputs) as [new, new_record, *rest]:
         tree = rest.pop(0) if _trees_of(config, output) else None
         pulled = shared.pull(new) if shared else None
@@ -157,6 +159,8 @@ def write_artifact(
     if not config.manifest:
         beside.tidy_manifest(config, output, artifact.digest, stale, start.session)
     beside.sign(output, statement, pulled.envelope if pulled else None, signer, start.session)
+    root = artifact.root_hash
+    beside.sign_root_hash(output, root, old_root, certificate, signer, start.session)
     if shared:
         shared.keep(output, is_pulled=pulled is not None)
     _note_kernel(config, kernel, artifact.platform.architecture, start.session)

@@ -91,6 +91,11 @@ def path_beside(artifact: Path) -> Path:
     return artifact.parent / f"{artifact.name}.verity"
 
 
+def signature_path(artifact: Path) -> Path:
+    """Return the path of the signature of an artifact's root hash, as systemd has it."""
+    return artifact.parent / f"{artifact.name}.roothash.p7s"
+
+
 def write(file: int, hasher: Hasher, beside: NewFile | None, *, is_appended: bool) -> Digest:
     """Seal the image in an open file, and return the root hash.
 
