@@ -63,6 +63,7 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
             description="Make a disk that no kernel writes to: without a journal and without free"
             " space. A guest writes to an overlay in memory. Needed to seal it with [verity].",
             examples=[True],
+            extra={"contradicts": "size_buffer_mb"},
         ),
     ] = False
 

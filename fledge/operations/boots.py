@@ -55,6 +55,11 @@ def check(config: Config, assembly: Assembly, kernel: Kernel) -> None:
                 raise ConfigError(f"{where} on Volant: {over.text}", over.advice)
             if lost := _lost_links(tree):
                 note(f"{lost}: the init has to put the link back")
+    if config.format.read_only and kernel.is_volant:
+        note(
+            "Volant's agent copies itself to the disk, which is read-only: it boots only where it"
+            " gets an overlay, as in fledge boot"
+        )
     if not config.format.in_memory and isinstance(_agent(tree), File):
         _check_agent_folder(config, tree)
         _check_room(config, tree)

@@ -26,7 +26,9 @@ def is_beside(config: Mapping[str, object]) -> bool:
 
 
 class Verity(msgspec.Struct, frozen=True):
-    """Seals the disk by dm-verity, so that a kernel reads nothing else than what was built."""
+    """Seals a read-only disk by dm-verity: a kernel that knows its root hash reads nothing else
+    than what was built. The table may be empty.
+    """
 
     hash_tree: Annotated[
         Place,
