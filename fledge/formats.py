@@ -17,6 +17,7 @@ import msgspec
 
 from fledge.cpio.format import GzipInitramfs, Lz4Initramfs, PlainInitramfs, ZstdInitramfs
 from fledge.disks.loopfs.format import Btrfs, Xfs
+from fledge.disks.squashfs.format import Squashfs
 from fledge.errors import CorruptError, explained_memory, unreadable_argument
 from fledge.ext4.format import Ext4
 from fledge.host.destination import Destination
@@ -199,7 +200,7 @@ STRATEGIES = {
 
 FORMATS: list[type[Format]] = [
     *(GzipInitramfs, ZstdInitramfs, Lz4Initramfs, PlainInitramfs),
-    *(Ext4, Xfs, Btrfs),
+    *(Ext4, Xfs, Btrfs, Squashfs),
 ]
 """All formats. If several rate a file equally, the first one reads it."""
 
