@@ -25,6 +25,7 @@ from fledge.tree import NANOSECONDS, Directory, Tree
 from fledge.tree.features import Feature
 from fledge.tree.kernel import Requirement
 from fledge.tree.limits import DISK_INIT_PATHS, check_fits
+from fledge.tree.media import MediaType
 from fledge.tree.space import Preallocate, SizeBuffer, free_space
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
     needs_init: ClassVar[bool] = False
     manifest_key: ClassVar[str] = "rootfs"
     in_memory: ClassVar[bool] = False
+    media_type: ClassVar[MediaType | None] = None
     read_only: ClassVar[bool] = False
 
     size_buffer_mb: SizeBuffer = 0

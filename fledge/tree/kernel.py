@@ -38,14 +38,21 @@ GUEST = (
 )
 """What init and the agent need, in whatever format they are."""
 
-DISK = (
+_VIRTIO = (
     Requirement("virtio disk", ("VIRTIO_BLK",)),
     Requirement("virtio bus", ("VIRTIO_PCI", "VIRTIO_MMIO")),
-    Requirement("overlayfs", ("OVERLAY_FS",), essential=False),
-    *GUEST,
 )
+
+DISK = (*_VIRTIO, Requirement("overlayfs", ("OVERLAY_FS",), essential=False), *GUEST)
 """What a disk needs besides the driver of its filesystem. A virtual machine has its virtio devices
 on one of the two buses."""
+
+READ_ONLY_DISK = (
+    *_VIRTIO,
+    Requirement("overlayfs", ("OVERLAY_FS",), instead="choose another type in [filesystem]"),
+    *GUEST,
+)
+"""What a disk needs that is read-only: the agent copies itself to it when it boots."""
 
 
 def filesystem(name: str, option: str) -> Requirement:

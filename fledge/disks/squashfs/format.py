@@ -21,6 +21,7 @@ from fledge.tree.content import content_size
 from fledge.tree.features import Feature
 from fledge.tree.kernel import Requirement
 from fledge.tree.limits import DISK_INIT_PATHS
+from fledge.tree.media import MediaType
 
 if TYPE_CHECKING:
     from fledge.disks.squashfs.contents import SquashfsContents
@@ -41,6 +42,7 @@ class Squashfs(msgspec.Struct, frozen=True, tag="squashfs", tag_field="type"):
     needs_init: ClassVar[bool] = False
     manifest_key: ClassVar[str] = "rootfs"
     in_memory: ClassVar[bool] = False
+    media_type: ClassVar[MediaType | None] = None
     read_only: ClassVar[bool] = True
 
     compression: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fledge.disks.squashfs.structures import Codec
-from fledge.tree.kernel import DISK, Requirement, filesystem
+from fledge.tree.kernel import READ_ONLY_DISK, Requirement, filesystem
 
 _OPTIONS = {
     Codec.GZIP: ("SQUASHFS_ZLIB", None),
@@ -31,10 +31,5 @@ def requirements(codec: Codec, *, has_xattrs: bool) -> Sequence[Requirement]:
             instead="choose another compression in [filesystem]",
         ),
         *((xattrs,) if has_xattrs else ()),
-        *(
-            Requirement(each.purpose, each.options, instead="choose another type in [filesystem]")
-            if each.options == ("OVERLAY_FS",)
-            else each
-            for each in DISK
-        ),
+        *READ_ONLY_DISK,
     )
