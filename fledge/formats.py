@@ -18,6 +18,7 @@ import msgspec
 from fledge.cpio.format import GzipInitramfs, Lz4Initramfs, PlainInitramfs, ZstdInitramfs
 from fledge.disks.erofs.format import Erofs
 from fledge.disks.loopfs.format import Btrfs, Xfs
+from fledge.disks.squashfs.format import Squashfs
 from fledge.errors import CorruptError, explained_memory, unreadable_argument
 from fledge.ext4.format import Ext4
 from fledge.host.destination import Destination
@@ -203,7 +204,7 @@ STRATEGIES = {
 
 FORMATS: list[type[Format]] = [
     *(GzipInitramfs, ZstdInitramfs, Lz4Initramfs, PlainInitramfs),
-    *(Ext4, Xfs, Btrfs, Erofs),
+    *(Ext4, Xfs, Btrfs, Erofs, Squashfs),
 ]
 """All formats. If several rate a file equally, the first one reads it."""
 

@@ -113,7 +113,8 @@ _ENTER_OVERLAY = """\
     # As stage 1 of the agent does for a disk that it cannot write.
     root=/mnt/volant-root memory=/mnt/memory
     $b mkdir -p $root $memory
-    $b mount -t tmpfs tmpfs $memory
+    size=$($b sed -n 's/.*overlay_size=\\([^ ]*\\).*/\\1/p' /proc/cmdline)
+    $b mount -t tmpfs -o size=${size:-1G} tmpfs $memory
     $b mkdir $memory/upper $memory/work
     layers=lowerdir=/mnt/disk,upperdir=$memory/upper,workdir=$memory/work
     if [ -e /bin/kestrel ] && $b mount -t overlay -o "$layers" overlay $root; then

@@ -15,19 +15,8 @@ _KEYS: Mapping[tuple[str, str], str] = {
     ("source", "context"): "it is an argument of docker build; remove it",
     ("source", "target"): "it is the option --target of docker build; remove it",
     ("source", "build_args"): "they are options --build-arg of docker build; remove them",
-    ("filesystem", "compression_level"): "only squashfs has it; remove it",
-    ("filesystem", "overlay_size"): "only squashfs has it; size_buffer_mb is the free space",
 }
 """By table and key."""
-
-_VALUES: Mapping[tuple[str, str, object], str] = {
-    (
-        "filesystem",
-        "type",
-        "squashfs",
-    ): 'fledge writes no squashfs, and Volant\'s kernel has no driver for it; write "ext4"',
-}
-"""By table, key and value."""
 
 
 def answers(table: str, data: Mapping[str, Any], mappings: object) -> dict[str, str]:
@@ -35,9 +24,6 @@ def answers(table: str, data: Mapping[str, Any], mappings: object) -> dict[str, 
     as it was written.
     """
     found = {key: _KEYS[table, key] for key in data if (table, key) in _KEYS}
-    for key, value in data.items():
-        if isinstance(value, str) and (table, key, value) in _VALUES:
-            found[key] = _VALUES[table, key, value]
     path = data.get("path")
     if table == "init" and isinstance(path, str) and isinstance(mappings, dict):
         source = next((each for each, where in mappings.items() if where == path), None)

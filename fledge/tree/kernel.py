@@ -44,7 +44,7 @@ VIRTIO = (
 )
 """What makes a disk appear. A virtual machine has its virtio devices on one of the two buses."""
 
-OVERLAY = Requirement("overlayfs", ("OVERLAY_FS",))
+OVERLAY = Requirement("overlayfs", ("OVERLAY_FS",), instead="choose another type in [filesystem]")
 """What a disk needs that the kernel cannot write to, so that the guest can."""
 
 DISK = (*VIRTIO, Requirement("overlayfs", ("OVERLAY_FS",), essential=False), *GUEST)

@@ -197,7 +197,7 @@ def test_a_build_again_is_equal(tmp_path: Path) -> None:
     [
         ("[verity]\n", "set read_only = true in [filesystem]"),
         ("read_only = true\n[verity]\nhash_tree = 'inside'\n", "hash_tree"),
-        ("read_only = true\nsize_buffer_mb = 4\n", "remove size_buffer_mb"),
+        ("read_only = true\nsize_buffer_mb = 4\n", "contradicts size_buffer_mb"),
     ],
 )
 def test_configs_that_do_not_fit(tables: str, problem: str, tmp_path: Path) -> None:

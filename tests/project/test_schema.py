@@ -322,6 +322,7 @@ class Tar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
 
     name: ClassVar[str] = "tar"
     strategy: ClassVar[str] = "oci_rootfs"
+    read_only: ClassVar[bool] = False
 
     level: Annotated[int, Meta(ge=1, le=9, description="How hard to compress.", examples=[6])] = 3
 
