@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from typing import NamedTuple
 
 from fledge.tree import block_digests
 from fledge.tree.block_digests import BLOCK_SIZE, DIGEST_SIZE, write_digests
 
 MIN_BLOCKS = (32 << 20) // BLOCK_SIZE
 """Blocks for which another process is worth its start."""
+
+
+class _Part(NamedTuple):
+    first: int
+    """The first block."""
+    blocks: int
+    position: int
+    """Where its digests go, in bytes."""
 
 
 def hash_blocks(
@@ -23,29 +31,37 @@ def hash_blocks(
     """
     parts = max(1, min(len(os.sched_getaffinity(0)), count // MIN_BLOCKS))
     share = -(-count // parts)
-    started: list[tuple[subprocess.Popen[bytes], tuple[int, int, int]]] = []
-    try:
-        for start in range(share, count, share):
-            work = first + start, min(share, count - start), position + start * DIGEST_SIZE
-            started.append((_start(source, target, work, salt), work))
-        write_digests(source, first, min(share, count), salt, target, position)
-        for process, (begin, blocks, place) in started:
-            if process.wait() != 0:
-                write_digests(source, begin, blocks, salt, target, place)
-    finally:
-        for process, _ in started:
-            process.kill()
-            process.wait()
-
-
-def _start(source: int, target: int, work: Sequence[int], salt: bytes) -> subprocess.Popen[bytes]:
-    begin, blocks, place = work
-    numbers = map(str, (source, begin, blocks, target, place))
-    return subprocess.Popen(
-        # Without site-packages and user settings it starts at once.
-        [sys.executable, "-I", "-S", block_digests.__file__, *numbers, salt.hex()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds={source, target},
+    mine, *others = (
+        _Part(first + start, min(share, count - start), position + start * DIGEST_SIZE)
+        for start in range(0, count, share)
     )
+    started: list[tuple[_Part, subprocess.Popen[bytes] | None]] = []
+    try:
+        for part in others:
+            started.append((part, _start(part, source, target, salt)))
+        write_digests(source, mine.first, mine.blocks, salt, target, mine.position)
+        for part, process in started:
+            if process is None or process.wait() != 0:
+                write_digests(source, part.first, part.blocks, salt, target, part.position)
+    finally:
+        for _, process in started:
+            if process:
+                process.kill()
+                process.wait()
+
+
+def _start(part: _Part, source: int, target: int, salt: bytes) -> subprocess.Popen[bytes] | None:
+    """Start a program that hashes a part; None: it cannot be started."""
+    numbers = map(str, (source, part.first, part.blocks, target, part.position))
+    # Without site-packages and user settings it starts at once.
+    command = [sys.executable, "-I", "-S", block_digests.__file__, *numbers, salt.hex()]
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds={source, target},
+        )
+    except (OSError, TypeError):  # where Python is a part of another program, it has no path
+        return None

@@ -299,7 +299,8 @@ def _write(
         root_hash = None
         if config.verity:
             is_appended = config.verity.hash_tree == "appended"
-            root_hash = seal.write(file.fileno(), hasher, hash_tree, is_appended=is_appended)
+            with session.reporter.work("sealing"):
+                root_hash = seal.write(file.fileno(), hasher, hash_tree, is_appended=is_appended)
         size = os.fstat(file.fileno()).st_size
         nodes = [node for _, node in tree.walk()]
         total = _content_size(nodes)

@@ -240,6 +240,8 @@ def fill(
     filled = _complete(config, known, artifact, url)
     workload, doubts = _check_workload(config, tree, architecture, filled.workload)
     filled = msgspec.structs.replace(filled, workload=workload)
+    if config.verity:
+        filled = _labelled(filled, UNKNOWN)
     _check_length(filled)
     notes = [*doubts, *_notes(found, filled)]
     if config.format.in_memory:
@@ -282,14 +284,21 @@ def _check_length(filled: PluginManifest) -> None:
 
 def sealed(drafted: PluginManifest, digest: Digest, root_hash: Digest | None) -> PluginManifest:
     """Return the manifest of the artifact with that digest and root hash of dm-verity."""
-    labels = {**drafted.labels, ROOT_HASH_LABEL: root_hash.hex} if root_hash else drafted.labels
     places = {"rootfs": drafted.rootfs, "initramfs": drafted.initramfs}
     sealed_places = {
         kind: msgspec.structs.replace(place, checksum=str(digest))
         for kind, place in places.items()
         if place
     }
-    return msgspec.structs.replace(drafted, labels=labels, **sealed_places)
+    return msgspec.structs.replace(_labelled(drafted, root_hash), **sealed_places)
+
+
+def _labelled(drafted: PluginManifest, root_hash: Digest | None) -> PluginManifest:
+    """Return a manifest whose label says the root hash; None: it has no such label."""
+    labels = {name: text for name, text in drafted.labels.items() if name != ROOT_HASH_LABEL}
+    if root_hash:
+        labels[ROOT_HASH_LABEL] = root_hash.hex
+    return msgspec.structs.replace(drafted, labels=labels)
 
 
 def image_runtime(tree: Tree) -> Runtime:

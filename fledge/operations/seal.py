@@ -150,6 +150,8 @@ def find(artifact: Path) -> Seal | None:
             return None
         with _opened(beside) as target, _explained(beside):
             tree = _read_superblock(target)
+            if os.fstat(target).st_size < tree.size:
+                raise MalformedError(f"it is cut off: it has {tree.size} bytes")
             if tree.data_size != size:
                 raise MalformedError(
                     f"it is for {tree.data_size} bytes, not the {size} of the disk"

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from fledge.ext4.format import Ext4
-from fledge.formats import FORMATS, Format
 from fledge.operations import seal
 from fledge.operations.boot import Machine, boot_command
 from fledge.operations.build import Artifact, build
 from fledge.project import provenance
 from fledge.tree.block_digests import BLOCK_SIZE
 from tests.support import guests, images, project, tars, vm
+from tests.support.disks import READ_ONLY
 
 pytestmark = pytest.mark.real
 
@@ -27,23 +26,13 @@ $b mount -t sysfs sysfs /sys
 $b mount -t devtmpfs devtmpfs /dev
 echo "agent runs as process $$ in $1 on $($b awk '$2 == "/" { print $3 }' /proc/mounts)"
 echo text >/etc/new && echo "written $($b cat /etc/new)"
+echo "overlay of $($b df -m / | $b awk 'END { print $2 }') MiB"
 echo "large is $($b sha256sum /srv/large)"
 $b poweroff -f
 """
 """What the agent of Volant does in stage 2, as far as it concerns its root."""
 
 LARGE = hashlib.shake_128(b"large").digest(40 * BLOCK_SIZE)
-
-
-def read_only(each: type[Format]) -> str | None:
-    """Return what makes a filesystem read-only in fledge.toml; None: nothing does."""
-    if each.strategy == "oci_rootfs" and each().read_only:
-        return ""
-    return "read_only = true\n" if each is Ext4 else None
-
-
-DISKS = {each.name: found for each in FORMATS if (found := read_only(each)) is not None}
-"""The filesystems that can be sealed, and the keys for that."""
 
 
 def make(folder: Path, name: str, verity: str) -> Artifact:
@@ -61,14 +50,14 @@ def make(folder: Path, name: str, verity: str) -> Artifact:
         busybox = "/bin/busybox"
         [filesystem]
         type = "{name}"
-        {DISKS[name]}
+        {READ_ONLY[name]}
         {verity}
         """
     toml = project.write(folder, "fledge.toml", text.encode())
     return build(toml, folder / "x.img", platform="linux/amd64")
 
 
-@pytest.mark.parametrize("name", DISKS)
+@pytest.mark.parametrize("name", READ_ONLY)
 @pytest.mark.parametrize("verity", ["", "[verity]\n"])
 def test_it_is_the_root_below_an_overlay(verity: str, name: str, tmp_path: Path) -> None:
     artifact = make(tmp_path, name, verity)
@@ -88,8 +77,9 @@ def test_a_flipped_byte_is_not_read(tmp_path: Path) -> None:
         offset = file.read().index(LARGE) + 21 * BLOCK_SIZE + 7
         file.seek(offset)
         file.write(bytes([LARGE[21 * BLOCK_SIZE + 7] ^ 1]))
-    console = guests.run(artifact.path)
+    console = guests.run(artifact.path, Machine(kernel=vm.kernel(), append="overlay_size=64M"))
     assert "agent runs as process 1 in stage2 on overlay\n" in console
+    assert "overlay of 64 MiB\n" in console
     assert f"data block {offset // BLOCK_SIZE} is corrupted" in console
     assert "sha256sum: /srv/large: I/O error\n" in console or "Input/output error" in console
     assert "large is \n" in console

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.errors import MalformedError
-from fledge.host.hashing import hash_blocks
 from fledge.tree import verity
 from fledge.tree.block_digests import BLOCK_SIZE
 from fledge.tree.content import hash_file
@@ -125,31 +124,6 @@ def test_veritysetup_agrees(blocks: int, tmp_path: Path) -> None:
 
 def run(*command: str | Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def test_several_processes_hash_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = make(tmp_path / "disk", 300)
-    monkeypatch.setattr("fledge.host.hashing.MIN_BLOCKS", 50)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(3))
-    tree = verity.derive(Digest("0" * 64), 300, tree_offset := 300 * BLOCK_SIZE)
-    with opened(path) as file:
-        root = verity.write(file, tree, file, hash_blocks)
-        several = path.read_bytes()
-        os.ftruncate(file, tree_offset)
-        assert verity.write(file, tree, file) == root
-    assert path.read_bytes() == several
-
-
-def test_without_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where Python is a part of another program."""
-    path = make(tmp_path / "disk", 100)
-    monkeypatch.setattr("fledge.host.hashing.MIN_BLOCKS", 50)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(2))
-    monkeypatch.setattr("sys.executable", "/bin/false")
-    tree = verity.derive(Digest("0" * 64), 100, 100 * BLOCK_SIZE)
-    with opened(path) as file:
-        root = verity.write(file, tree, file, hash_blocks)
-        assert verity.write(file, tree, file) == root
 
 
 @given(st.integers(1, 1 << 40))
