@@ -50,6 +50,9 @@ def test_without_another_process(
 def test_a_file_that_ends_too_early(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.write_bytes(bytes(100 * BLOCK_SIZE))
-    with data.open("rb") as source, (tmp_path / "target").open("w+b") as target:
-        with pytest.raises(OSError, match="has become shorter"):
-            hash_blocks(source.fileno(), 0, 200, SALT, target.fileno(), 0)
+    with (
+        data.open("rb") as source,
+        (tmp_path / "target").open("w+b") as target,
+        pytest.raises(OSError, match="has become shorter"),
+    ):
+        hash_blocks(source.fileno(), 0, 200, SALT, target.fileno(), 0)
