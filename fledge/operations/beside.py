@@ -10,7 +10,7 @@ from fledge.errors import CorruptError, FledgeError, MalformedError
 from fledge.host.files import replacing
 from fledge.operations import seal
 from fledge.operations.documents import is_manifest_of
-from fledge.project import provenance, signatures
+from fledge.project import provenance, sealing, signatures
 from fledge.project.config import Config
 from fledge.project.manifest import MAX_MANIFEST_SIZE, path_beside, read
 from fledge.project.signatures import MAX_ENVELOPE_SIZE
@@ -62,6 +62,17 @@ def recorded_root_hash(output: Path) -> Digest | None:
     with suppress(FledgeError):
         return provenance.load(output).root_hash
     return None
+
+
+def tidy_tree(config: Config, output: Path, old: Digest | None, session: Session) -> None:
+    """Remove the hash tree that an older build has put beside its artifact, if this one does not.
+
+    ``old`` is the root hash of the older artifact.
+    """
+    path = seal.path_beside(output)
+    if old and not sealing.is_beside(config.data) and path.exists():
+        path.unlink()
+        session.reporter.note(f"{path} is removed: it was for another build")
 
 
 def load_certificate(config: Config, signer: Signer | None) -> Certificate | None:

@@ -42,6 +42,7 @@ from fledge.oci.manifest import host_platform
 from fledge.operations import boots, seal
 from fledge.operations.arguments import as_config, as_session
 from fledge.operations.manifest import workload_context
+from fledge.operations.seal import Seal
 from fledge.project import manifest as plugin
 from fledge.project import provenance
 from fledge.project.manifest import Address, PluginManifest
@@ -274,7 +275,8 @@ def _plan(artifact: Path, wanted: Machine, session: Session) -> _Plan:
         )
     forwards = tuple(map(network.parse_forward, wanted.publish))
     manifest = _manifest(artifact, format_, wanted.manifest, session)
-    disk = _disk(artifact, format_, kernel.architecture, session) if is_disk else None
+    sealed = _find_seal(artifact, session) if is_disk else None
+    disk = _disk(artifact, format_, sealed, kernel.architecture) if is_disk else None
     names = (*shim.DRIVERS, *(disk.drivers if disk else ()))
     drivers = modules.load_order(kernel.modules, names) if kernel.modules else []
     archive = None
@@ -297,7 +299,7 @@ def _plan(artifact: Path, wanted: Machine, session: Session) -> _Plan:
             disk=is_disk,
         ),
         disk=path if is_disk else None,
-        hash_disk=_hash_disk(artifact),
+        hash_disk=None if not sealed or sealed.is_appended else str(sealed.file.absolute()),
         memory=wanted.memory or (resources.memory_mb if resources else DEFAULT_MEMORY),
         cpus=wanted.cpus or (resources.cpu_cores if resources else 1),
         forwards=forwards,
@@ -306,30 +308,36 @@ def _plan(artifact: Path, wanted: Machine, session: Session) -> _Plan:
     return _Plan(artifact, machine, manifest, wanted.volant and not is_disk, archive)
 
 
-def _disk(artifact: Path, format_: type[Format], architecture: str, session: Session) -> shim.Disk:
-    """Return how a disk is mounted: by the root hash in its provenance, if it is sealed."""
+def _find_seal(artifact: Path, session: Session) -> Seal | None:
+    """Return the seal of a disk with the root hash in its provenance, if there is one."""
     found = seal.find(artifact)
-    if found is None and (format_().read_only or OVERLAY in artifact_requirements(artifact)):
-        return shim.Disk(format_.name, needs_overlay=True)
     if found is None:
-        return shim.Disk("ext4", needs_overlay=False)  # what Volant mounts any disk as
-    with suppress(FledgeError):  # of others there is none
+        return None
+    try:
         recorded = provenance.load(artifact).root_hash
-        if recorded and recorded != found.root_hash:
-            session.reporter.note(
-                f"the hash tree of {artifact} has not the root hash that its provenance says, so"
-                " the kernel will read nothing of the disk"
-            )
-            found = msgspec.structs.replace(found, root_hash=recorded)
-    table = seal.device_table(found, "/dev/vda", "/dev/vda" if found.is_appended else "/dev/vdb")
-    program = device_mapper.program(architecture, table)
-    return shim.Disk(format_.name, needs_overlay=True, seal=program)
+    except FledgeError:  # those of others have none
+        return found
+    if recorded is None or recorded == found.root_hash:
+        return found
+    session.reporter.note(
+        f"the hash tree of {artifact} has another root hash than its provenance, so the kernel"
+        " reads nothing of the disk"
+    )
+    return msgspec.structs.replace(found, root_hash=recorded)
 
 
-def _hash_disk(artifact: Path) -> str | None:
-    """Return the path of the hash tree beside an artifact; None: it has none there."""
-    found = seal.find(artifact)
-    return str(found.file.absolute()) if found and not found.is_appended else None
+def _disk(
+    artifact: Path, format_: type[Format], sealed: Seal | None, architecture: str
+) -> shim.Disk:
+    """Return how a disk is mounted."""
+    if sealed:
+        tree_device = "/dev/vda" if sealed.is_appended else "/dev/vdb"
+        table = seal.device_table(sealed, "/dev/vda", tree_device)
+        program = device_mapper.program(architecture, table)
+        return shim.Disk(format_.name, needs_overlay=True, seal=program)
+    if format_().read_only or OVERLAY in artifact_requirements(artifact):
+        return shim.Disk(format_.name, needs_overlay=True)
+    return shim.Disk("ext4", needs_overlay=False)  # what Volant mounts any disk as
 
 
 def _kernel(wanted: Machine, session: Session) -> BootKernel:

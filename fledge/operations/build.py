@@ -159,6 +159,7 @@ def write_artifact(
     if not config.manifest:
         beside.tidy_manifest(config, output, artifact.digest, stale, start.session)
     beside.sign(output, statement, pulled.envelope if pulled else None, signer, start.session)
+    beside.tidy_tree(config, output, old_root, start.session)
     root = artifact.root_hash
     beside.sign_root_hash(output, root, old_root, certificate, signer, start.session)
     if shared:

@@ -31,8 +31,9 @@ def check_kernel(kernel: PathLike, artifact: PathLike) -> KernelCheck:
     of a kernel's configuration. Raises `ConfigError` if there is no such kernel or artifact,
     `CorruptError` if one of them is damaged, `FledgeError` if it cannot be read.
     """
-    is_sealed = seal.find(Path(artifact)) is not None
-    requirements = (*artifact_requirements(artifact), *(DM_VERITY if is_sealed else ()))
+    requirements = [*artifact_requirements(artifact)]
+    if seal.find(Path(artifact)):
+        requirements += DM_VERITY
     named = Kernel(str(kernel), kernels.find(str(kernel), Path()))
     architecture = _recorded_architecture(Path(artifact))
     try:

@@ -294,12 +294,12 @@ def _pull(
         files[plugin.path_beside(path)] = _at_home(documents.plugin_manifest, path)
     if documents.envelope is not None:
         files[signatures.path_beside(path)] = documents.envelope
-    for file in _paths_beside(path):
-        if file not in files and file.exists():
-            session.reporter.note(f"{file} stays, and may be that of another artifact")
     record = documents.provenance
     is_beside = record is not None and sealing.is_beside(record.config)
     trees = [seal.path_beside(path)] if is_beside else []
+    for file in (*_paths_beside(path), seal.path_beside(path)):
+        if file not in (*files, *trees) and file.exists():
+            session.reporter.note(f"{file} stays, and may be that of another artifact")
     with replacing_together(path, *trees, *files) as [new, *others]:
         write(remote, new, places, session)
         if record and is_beside:

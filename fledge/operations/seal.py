@@ -2,7 +2,6 @@
 
 The hash tree follows the data in the artifact, or is beside it in ``ARTIFACT.verity``, where
 systemd-dissect(1) and RootImage= of systemd.exec(5) look for it.
-
 """
 
 from __future__ import annotations
@@ -112,7 +111,7 @@ def write(file: int, hasher: Hasher, beside: NewFile | None, *, is_appended: boo
         tree = verity.derive(image, blocks, data_size)
         root = verity.write(file, tree, file, hash_blocks)
         for position in range(data_size, data_size + tree.size, HASH_SIZE):
-            hasher.update(os.pread(file, HASH_SIZE, position))
+            hasher.update(os.pread(file, HASH_SIZE, position)).result()
         return root
     with beside.open() if beside else tempfile.TemporaryFile() as target:
         return verity.write(file, verity.derive(image, blocks, 0), target.fileno(), hash_blocks)

@@ -219,6 +219,14 @@ def test_an_initramfs_cannot_be_sealed(tmp_path: Path) -> None:
         build(toml, tmp_path / "x.cpio.gz")
 
 
+def test_the_tree_of_an_older_build_goes(tmp_path: Path) -> None:
+    artifact = sealed(tmp_path, f'{VERITY}hash_tree = "beside"\n')
+    assert seal.path_beside(artifact.path).exists()
+    sealed(tmp_path, "read_only = true\n")
+    assert not seal.path_beside(artifact.path).exists()
+    assert seal.find(artifact.path) is None
+
+
 def test_what_a_kernel_needs(tmp_path: Path) -> None:
     artifact = sealed(tmp_path)
     for found in (
