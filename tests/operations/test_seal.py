@@ -88,6 +88,7 @@ def test_veritysetup_accepts_it(name: str, tmp_path: Path) -> None:
     assert tree.read_bytes() == appended.path.read_bytes()[found.tree.offset :]
 
 
+@pytest.mark.slow
 def test_it_is_recorded(tmp_path: Path) -> None:
     artifact = sealed(tmp_path, VERITY + guests.MANIFEST + ENTRYPOINT)
     record = provenance.load(artifact.path)
@@ -125,6 +126,7 @@ def test_inspect_shows_it(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_another_root_hash_is_recorded(tmp_path: Path) -> None:
     """Whoever changes the data and the tree cannot change what was recorded."""
     artifact = sealed(tmp_path)
@@ -138,6 +140,7 @@ def test_another_root_hash_is_recorded(tmp_path: Path) -> None:
     assert "dmVerityRootHash: recorded 0000" in claim
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["appended", "beside"])
 def test_a_flipped_byte_is_found(place: str, tmp_path: Path) -> None:
     artifact = sealed(tmp_path, f'{VERITY}hash_tree = "{place}"\n')
@@ -183,6 +186,7 @@ def test_a_hostile_superblock(tmp_path: Path) -> None:
             function(artifact.path)
 
 
+@pytest.mark.slow
 def test_a_tree_beside_that_is_not_for_it(tmp_path: Path) -> None:
     artifact = sealed(tmp_path, f'{VERITY}hash_tree = "beside"\n')
     os.truncate(artifact.path, artifact.size + BLOCK_SIZE)
@@ -219,6 +223,7 @@ def test_an_initramfs_cannot_be_sealed(tmp_path: Path) -> None:
         build(toml, tmp_path / "x.cpio.gz")
 
 
+@pytest.mark.slow
 def test_the_tree_of_an_older_build_goes(tmp_path: Path) -> None:
     artifact = sealed(tmp_path, f'{VERITY}hash_tree = "beside"\n')
     assert seal.path_beside(artifact.path).exists()
@@ -240,6 +245,7 @@ def test_what_a_kernel_needs(tmp_path: Path) -> None:
         assert states["SHA-256 for dm-verity"] == "built in"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["appended", "beside"])
 def test_through_a_registry(place: str, tmp_path: Path, served: OciRegistry) -> None:
     artifact = sealed(tmp_path, f'{VERITY}hash_tree = "{place}"\n')
@@ -284,6 +290,7 @@ def provenance_root(folder: Path) -> str:
     return found.hex
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path, fledge: Fledge) -> None:
     make(tmp_path)
     done = fledge("build", "-o", "x.img")

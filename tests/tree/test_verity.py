@@ -170,6 +170,7 @@ def test_not_more_damages_than_enough(tmp_path: Path) -> None:
     assert len(damages(path, tree, root)) == verity.MAX_DAMAGES
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.data())
 def test_every_flipped_bit_is_found(data: st.DataObject) -> None:
