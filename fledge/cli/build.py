@@ -28,6 +28,7 @@ from fledge.cli.projects import find, is_several
 from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
 from fledge.host.signals import written
+from fledge.operations import seal
 from fledge.operations.arguments import as_config
 from fledge.operations.build import Artifact, build
 from fledge.operations.shared_cache import Sharing
@@ -175,6 +176,7 @@ def run(
         with written(artifact.path):
             if verbose:
                 _print_inputs(reporter, artifact)
+                _print_parameters(reporter, artifact)
             if not quiet:
                 # On a terminal the path that is printed below is in sight already.
                 _print_summary(reporter, artifact, with_path=as_json or not sys.stdout.isatty())
@@ -185,6 +187,13 @@ def _print_inputs(reporter: LineReporter, artifact: Artifact) -> None:
     """Print the inputs in the format of sha256sum."""
     for item in artifact.inputs:
         reporter.line(f"    {item.digest.hex}  {item.uri}")
+
+
+def _print_parameters(reporter: LineReporter, artifact: Artifact) -> None:
+    """Print what sets a sealed disk up, on the command line of a kernel or of systemd."""
+    if found := seal.find(artifact.path) if artifact.root_hash else None:
+        reporter.line(f"    {seal.kernel_parameters(found)}")
+        reporter.line(f"    {seal.systemd_parameters(found)}")
 
 
 def _print_summary(reporter: LineReporter, artifact: Artifact, *, with_path: bool) -> None:

@@ -293,7 +293,9 @@ def provenance_root(folder: Path) -> str:
 @pytest.mark.slow
 def test_the_command_line(tmp_path: Path, fledge: Fledge) -> None:
     make(tmp_path)
-    done = fledge("build", "-o", "x.img")
+    done = fledge("build", "-v", "-o", "x.img")
+    assert "    dm-mod.create=" in done.err
+    assert f"    roothash={golden.SEALED_ROOT_HASH} systemd.verity_root_data=" in done.err
     assert f"  root hash {golden.SEALED_ROOT_HASH}\n" in done.err
     check = ("verify", "x.img", "--root-hash", golden.SEALED_ROOT_HASH)
     done = fledge(*check)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256, shake_128
 from pathlib import Path
 
@@ -208,6 +208,14 @@ def test_a_hostile_superblock(change: dict[str, object], problem: str) -> None:
     assert verity.parse(verity.SUPERBLOCK.pack(GOOD), 0).salt == b"salt"
     with pytest.raises(MalformedError, match=problem):
         verity.parse(verity.SUPERBLOCK.pack(GOOD._replace(**change)), 0)  # type: ignore[arg-type]
+
+
+@given(st.binary(max_size=600), st.integers(0, 512))
+def test_any_superblock_is_read_or_refused(data: bytes, position: int) -> None:
+    whole = bytearray(verity.SUPERBLOCK.pack(GOOD))
+    whole[position : position + len(data)] = data
+    with suppress(MalformedError):
+        assert 0 < verity.parse(bytes(whole), 0).data_blocks < 1 << 51
 
 
 def test_a_superblock_that_is_cut_off() -> None:
