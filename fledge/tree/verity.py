@@ -33,6 +33,7 @@ import uuid
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from operator import attrgetter
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -56,6 +57,9 @@ Chrome OS."""
 ALGORITHM = b"sha256"
 MAX_SALT_SIZE = 256
 DIGESTS_PER_BLOCK = BLOCK_SIZE // DIGEST_SIZE
+
+MAX_DATA_BLOCKS = (1 << 63) // BLOCK_SIZE
+"""Blocks of data of the largest file."""
 
 MAX_DAMAGES = 100
 """Damages that a check looks for before it gives up."""
@@ -131,15 +135,17 @@ class Damage(NamedTuple):
 
 def find_levels(data_blocks: int) -> list[Level]:
     """Return the levels of a tree over so many blocks, that of the digests of the data first."""
-    sizes, covers = [], [DIGESTS_PER_BLOCK]
-    count = data_blocks
-    while count > 1:
-        count = -(-count // DIGESTS_PER_BLOCK)
-        sizes.append(count)
-        covers.append(covers[-1] * DIGESTS_PER_BLOCK)
-    # The top is first in the file.
-    starts = [1 + sum(sizes[number + 1 :]) for number in range(len(sizes))]
-    return [Level(*each) for each in zip(starts, sizes, covers, strict=False)]
+    sizes = []
+    blocks, covers = data_blocks, 1
+    while blocks > 1:
+        blocks, covers = -(-blocks // DIGESTS_PER_BLOCK), covers * DIGESTS_PER_BLOCK
+        sizes.append((blocks, covers))
+    levels: list[Level] = []
+    start = 1
+    for blocks, covers in reversed(sizes):  # the top is first in the file
+        levels.insert(0, Level(start, blocks, covers))
+        start += blocks
+    return levels
 
 
 def tree_blocks(data_blocks: int) -> int:
@@ -262,7 +268,7 @@ def parse(data: bytes, offset: int) -> HashTree:
         raise MalformedError(f"its blocks do not have {BLOCK_SIZE} bytes")
     if found.salt_size > MAX_SALT_SIZE:
         raise MalformedError(f"its salt has {found.salt_size} bytes, more than {MAX_SALT_SIZE}")
-    if not 0 < found.data_blocks < 1 << 51:
+    if not 0 < found.data_blocks <= MAX_DATA_BLOCKS:
         raise MalformedError(f"its superblock says {found.data_blocks} blocks of data")
     salt = found.salt[: found.salt_size]
     return HashTree(found.data_blocks, salt, uuid.UUID(bytes=found.uuid), offset)
@@ -294,31 +300,32 @@ def check(
         # Each level is compared with the digests in the one above, both from front to back.
         if number:
             level = levels[number - 1]
-            source, first, blocks, covers = file, tree.position(level.start), *level[1:]
+            source, first = file, tree.position(level.start)
         else:
-            source, first, blocks, covers = data, 0, tree.data_blocks, 1
-        distrusted = sorted(found)
-        digests = block_digests(source, first // BLOCK_SIZE, blocks, tree.salt)
-        for position, expected, actual in _pairs(parents, digests, blocks):
+            level = Level(0, tree.data_blocks, 1)
+            source, first = data, 0
+        distrusted = sorted(found, key=attrgetter("first"))
+        digests = block_digests(source, first // BLOCK_SIZE, level.blocks, tree.salt)
+        for position, expected, actual in _pairs(parents, digests):
             if not number:
                 advance(len(actual) // DIGEST_SIZE * BLOCK_SIZE)
             if expected == actual:
                 continue
             for block in _different(expected, actual):
-                start = (position + block) * covers
+                start = (position + block) * level.covers
                 if _covers(distrusted, start):
                     continue
-                count = min(covers, tree.data_blocks - start)
+                count = min(level.covers, tree.data_blocks - start)
                 found.append(Damage(start, count, number - 1 if number else None))
                 yield found[-1]
                 if len(found) == MAX_DAMAGES:
                     return
         if number:
-            parents = _read_level(file, first, blocks)
+            parents = _read_level(file, first, level.blocks)
 
 
 def _pairs(
-    expected: Iterator[bytes], actual: Iterator[bytes], count: int
+    expected: Iterator[bytes], actual: Iterator[bytes]
 ) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield the number of a block and, from it on, as many expected digests as actual ones."""
     known = b""
@@ -341,7 +348,7 @@ def _different(expected: bytes, actual: bytes) -> Iterator[int]:
 
 def _covers(damages: list[Damage], block: int) -> bool:
     """Return whether a block is in one of the ascending damages."""
-    position = bisect_right(damages, (block, 1 << 64)) - 1
+    position = bisect_right(damages, block, key=attrgetter("first")) - 1
     return position >= 0 and block < damages[position].first + damages[position].blocks
 
 
