@@ -62,7 +62,7 @@ def _compare(folder: Path, arguments: argparse.Namespace) -> None:
     image = f"{transport}:{layout}:{tag}"
     (folder / "agent").write_text("#!/bin/sh\n")
     (folder / "fledge.toml").write_text(PROJECT.format(image=image, codec=codec, level=level))
-    unpack = ["umoci", "unpack", "--image", f"{layout}:{tag}", folder / "bundle"]
+    unpack = ["umoci", "unpack", "--image", f"{layout}:{tag}", str(folder / "bundle")]
     subprocess.run(unpack, check=True, capture_output=True)
     processors = len(os.sched_getaffinity(0))
     ours = [sys.executable, "-m", "fledge", "build", "-o", "fledge.squashfs"]

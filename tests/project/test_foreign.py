@@ -46,6 +46,13 @@ def disk(*tables: str) -> str:
 IMAGE = '[source]\nimage = "postgres:15-alpine"\n'
 EXT4 = '[filesystem]\ntype = "ext4"\nsize_buffer_mb = 200\npreallocate = false\n'
 
+SQUASHFS = """
+[filesystem]
+type = "squashfs"
+compression_level = 15
+overlay_size = "1G"
+"""
+
 VALID = {
     "smallest": initramfs(LATEST, BUSYBOX),
     "no agent and no busybox": initramfs(),
@@ -63,6 +70,7 @@ VALID = {
     ),
     "certificates": initramfs(LATEST, '[mappings]\n"certs/ca.pem" = "/etc/ssl/certs/ca.pem"\n'),
     "image": disk(IMAGE, EXT4, "[mappings]\n"),
+    "squashfs": disk(IMAGE, SQUASHFS),
     "folders": disk(
         IMAGE,
         '[mappings]\n"payload/app" = "/opt/app"\n"payload/static/" = "/var/www/static/"\n',
@@ -79,13 +87,6 @@ def test_what_works(name: str, tmp_path: Path, fledge: Fledge) -> None:
     assert (done.code, done.out) == (0, "fledge.toml is valid\n"), done.err
 
 
-SQUASHFS = """
-[filesystem]
-type = "squashfs"
-compression_level = 15
-overlay_size = "1G"
-"""
-
 DOCKERFILE = """
 [source]
 dockerfile = "./Dockerfile"
@@ -99,12 +100,10 @@ build_args = { FOO = "bar" }
     ("toml", "answers"),
     [
         (
-            disk(IMAGE, SQUASHFS),
+            disk(IMAGE, '[filesystem]\ncompression_level = 15\noverlay_size = "1G"\n'),
             [
-                '[filesystem] type = "squashfs": fledge writes no squashfs, and Volant\'s kernel'
-                ' has no driver for it; write "ext4"',
-                "compression_level = 15: only squashfs has it; remove it",
-                'overlay_size = "1G": only squashfs has it; size_buffer_mb is the free space',
+                'compression_level = 15: requires type = "erofs" or "squashfs"; add that',
+                'overlay_size = "1G": requires type = "squashfs"; add that, or remove',
             ],
         ),
         (

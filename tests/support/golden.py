@@ -35,3 +35,14 @@ VERITY_DISK = "2bbebf97d8e9d6c8be0d011610dba724f007502aaaebe53189650ce508fb345d"
 # tests/operations/test_seal.py: the image of `support.project.make_rootfs`, read-only and sealed.
 SEALED_ROOTFS = "1b66eec48f24ef38da0f534d898ed01060cf26436c5106b7c0ed08272bd0329a"
 SEALED_ROOT_HASH = "5b27c4d85673b405421322b8fe4ed6620ae39c9debe7dcb1a61b90779a125c39"
+
+# tests/disks/squashfs/test_writer.py: the squashfs image of a rich tree, by its options.
+SQUASHFS = {
+    "usual": "d596b258d9f9c11449af09a5d9fd89ce37e7a072a448bee4e25eb149e458e4aa",
+    "small": "859b1b6d1b06c83caeb6ec31b6a0e75f5e1fd5f4e14bb938faceeb4fc8b10590",
+    "gzip": "094685e3eb50c206beacc9717737f37d761a876036f7d8cc6f123afc783d7cef",
+    "gzip-large": "252d56f537747a0c4d7e5bc4f8e2ecda0010ac3275fc7734a9dfd23b9e8bb624",
+}
+
+# tests/operations/test_build.py: the squashfs image of `support.project.make_rootfs`.
+SQUASHFS_ROOTFS = "413a867f0723a9f9c422e36060adeb3fc4c82c0ec4c36cb782465c13ad15b66b"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fledge.cpio.format import GzipInitramfs, Lz4Initramfs, PlainInitramfs, ZstdInitramfs
+from fledge.disks.squashfs.format import Squashfs
 from fledge.ext4.format import Ext4
 from fledge.formats import FORMATS, STRATEGIES, Format, open_artifact
 from fledge.host.settings import Settings
@@ -24,6 +25,7 @@ ARCHIVES = [
     pytest.param(PlainInitramfs(), id="none"),
 ]
 NATIVE = pytest.param(Ext4(size_buffer_mb=1), id="ext4")
+SQUASHFS = pytest.param(Squashfs(), id="squashfs")
 MKFS = pytest.param(Ext4(size_buffer_mb=1, builder="mkfs"), id="mkfs", marks=pytest.mark.real)
 
 
@@ -35,7 +37,7 @@ def state(tree: Tree) -> list[tuple[bytes, Node, object]]:
     ]
 
 
-@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE, MKFS])
+@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE, SQUASHFS, MKFS])
 def test_writing_leaves_the_tree_as_it_was(options: Format, tmp_path: Path) -> None:
     tree = sample()
     before = state(tree)
@@ -59,7 +61,7 @@ def test_what_is_written_is_read_back(options: Format, tmp_path: Path) -> None:
             assert node.file_type in TYPE_NAMES
 
 
-@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE])
+@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE, SQUASHFS])
 def test_what_is_hashed_is_what_is_written(options: Format, tmp_path: Path) -> None:
     digest = disks.write(sample(), tmp_path / "artifact", options)
     with open_artifact(tmp_path / "artifact") as opened:

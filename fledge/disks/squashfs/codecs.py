@@ -56,8 +56,7 @@ def _unxz(block: bytes, most: int, form: int) -> bytes:
             data += stream.decompress(b"", most + 1 - len(data))
     except (LZMAError, EOFError) as error:
         raise _damaged(error) from error
-    # An old lzma stream of a known size has no mark of its end.
-    return _checked(data, most, stream.eof or form == FORMAT_ALONE)
+    return _checked(data, most, stream.eof)
 
 
 def _unlz4(block: bytes, most: int) -> bytes:
