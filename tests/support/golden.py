@@ -24,3 +24,10 @@ CODECS = {
     "zstd": "ba2119c6f62da6127ff7ab4298112da40a954abc413c05da4cf43ed789312ad9",
     "lz4": "b311d07b4810371641054f89fdd85947abb2fc4116f0cba3d7c02bfd597d9198",
 }
+
+# tests/disks/erofs/test_writer.py: the erofs image of a rich tree, by its compression.
+EROFS = {
+    "none": "ceb5b6c53fe98a855d401509305d0c6e7add65cc5f49430ec9e5c05dd95ea763",
+    "lz4": "1c45ce744322b810b1867dd2cbc00d02c3bdeb4fdc27e405cbd5b571cb7c2d91",
+    "zstd": "f0fe869f3191266e5712d69d001183a8453cb35a8d445e20bc9db28442c1a28d",
+}
