@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fledge.disks.erofs.compression import Codec
 from fledge.disks.erofs.structures import Incompat, Superblock, feature_names
-from fledge.tree.kernel import DISK, Requirement
+from fledge.tree.kernel import READ_ONLY_DISK, Requirement
 
 _SINCE: dict[int, tuple[int, int]] = {
     Incompat.ZERO_PADDING: (5, 4),
@@ -47,7 +47,7 @@ def written(codec: Codec | None) -> Sequence[Requirement]:
     codecs = () if codec is None else (_codec(codec, (5, 13)),)
     # Only an image with holes in its files needs it, which a config does not tell.
     chunks = Requirement("sparse files in erofs", (), (5, 15), essential=False)
-    return (_FILESYSTEM, *codecs, chunks, *_XATTRS, *DISK)
+    return (_FILESYSTEM, *codecs, chunks, *_XATTRS, *READ_ONLY_DISK)
 
 
 def read(superblock: Superblock) -> Sequence[Requirement]:
@@ -63,7 +63,7 @@ def read(superblock: Superblock) -> Sequence[Requirement]:
         for bit in (1 << number for number in range(32))
         if incompat & bit and bit != Incompat.ZERO_PADDING
     )
-    return (_FILESYSTEM, *(_codec(codec) for codec in codecs), *features, *_XATTRS, *DISK)
+    return (_FILESYSTEM, *(_codec(codec) for codec in codecs), *features, *_XATTRS, *READ_ONLY_DISK)
 
 
 def _codec(codec: Codec, least: tuple[int, int] = (5, 4)) -> Requirement:
