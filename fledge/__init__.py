@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from fledge.operations.manifest import manifest
     from fledge.operations.pull import Pulled, pull
     from fledge.operations.push import Pushed, push
+    from fledge.operations.seal import SealCheck, verify_seal
     from fledge.operations.sign import KeyPair, keygen, sign
     from fledge.operations.trust import Trusted, verify_signatures
     from fledge.operations.verify import Verification, verify
@@ -92,6 +93,7 @@ _PUBLIC_NAMES = {
     "fledge.operations.pull": ("Pulled", "pull"),
     "fledge.operations.push": ("Pushed", "push"),
     "fledge.operations.sign": ("KeyPair", "keygen", "sign"),
+    "fledge.operations.seal": ("SealCheck", "verify_seal"),
     "fledge.operations.trust": ("Trusted", "verify_signatures"),
     "fledge.operations.verify": ("Verification", "verify"),
     "fledge.project.config": ("Config",),
@@ -154,6 +156,7 @@ __all__ = [
     "Pushed",
     "Reporter",
     "Requirement",
+    "SealCheck",
     "Session",
     "Settings",
     "Source",
@@ -185,6 +188,7 @@ __all__ = [
     "sign",
     "tune_for_builds",
     "verify",
+    "verify_seal",
     "verify_signatures",
 ]
 

@@ -16,7 +16,9 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from fledge.cpio.format import GzipInitramfs, Lz4Initramfs, PlainInitramfs, ZstdInitramfs
+from fledge.disks.erofs.format import Erofs
 from fledge.disks.loopfs.format import Btrfs, Xfs
+from fledge.disks.squashfs.format import Squashfs
 from fledge.errors import CorruptError, explained_memory, unreadable_argument
 from fledge.ext4.format import Ext4
 from fledge.host.destination import Destination
@@ -27,6 +29,7 @@ from fledge.tree import Node, Tree
 from fledge.tree.digest import Digest
 from fledge.tree.features import Feature
 from fledge.tree.kernel import Requirement
+from fledge.tree.media import MediaType
 from fledge.tree.regular import check_regular
 
 START_SIZE = (1 << 16) + 4096
@@ -113,6 +116,8 @@ class Format(Protocol):
     """The key of Volant's plugin manifest for the artifact: ``rootfs`` or ``initramfs``."""
     in_memory: ClassVar[bool]
     """Whether the kernel unpacks the whole artifact into memory."""
+    media_type: ClassVar[MediaType | None]
+    """The media type that others have given the format. None: there is none."""
 
     @property
     def read_only(self) -> bool:
@@ -199,7 +204,7 @@ STRATEGIES = {
 
 FORMATS: list[type[Format]] = [
     *(GzipInitramfs, ZstdInitramfs, Lz4Initramfs, PlainInitramfs),
-    *(Ext4, Xfs, Btrfs),
+    *(Ext4, Xfs, Btrfs, Erofs, Squashfs),
 ]
 """All formats. If several rate a file equally, the first one reads it."""
 

@@ -21,6 +21,7 @@ def as_object(artifact: Artifact) -> dict[str, object]:
         "path": str(artifact.path),
         "size": artifact.size,
         "sha256": artifact.digest.hex,
+        "root_hash": artifact.root_hash.hex if artifact.root_hash else None,
         "manifest": str(path_beside(artifact.path)) if artifact.manifest else None,
         "inputs": inputs_as_list(artifact.inputs),
     }

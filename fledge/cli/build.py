@@ -27,6 +27,7 @@ from fledge.cli.projects import find, is_several
 from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
 from fledge.host.signals import written
+from fledge.operations import seal
 from fledge.operations.arguments import as_config
 from fledge.operations.build import Artifact, build
 from fledge.operations.shared_cache import Sharing
@@ -166,6 +167,7 @@ def run(
         with written(artifact.path):
             if verbose:
                 _print_inputs(reporter, artifact)
+                _print_parameters(reporter, artifact)
             if not quiet:
                 # On a terminal the path that is printed below is in sight already.
                 _print_summary(reporter, artifact, with_path=as_json or not sys.stdout.isatty())
@@ -178,12 +180,21 @@ def _print_inputs(reporter: LineReporter, artifact: Artifact) -> None:
         reporter.line(f"    {item.digest.hex}  {item.uri}")
 
 
+def _print_parameters(reporter: LineReporter, artifact: Artifact) -> None:
+    """Print what sets a sealed disk up, on the command line of a kernel or of systemd."""
+    if found := seal.find(artifact.path) if artifact.root_hash else None:
+        reporter.line(f"    {seal.kernel_parameters(found)}")
+        reporter.line(f"    {seal.systemd_parameters(found)}")
+
+
 def _print_summary(reporter: LineReporter, artifact: Artifact, *, with_path: bool) -> None:
     reporter.line(
         (f"  {artifact.path}" if with_path else "", "bold"),
         f"  {human_size(artifact.size)}, {_content(artifact)}, in {reporter.seconds():.1f} s",
     )
     reporter.line((f"  sha256 {artifact.digest.hex}", "dim"))
+    if artifact.root_hash:
+        reporter.line((f"  root hash {artifact.root_hash.hex}", "dim"))
     if artifact.manifest:
         reporter.line((f"  manifest {path_text(path_beside(artifact.path))}", "dim"))
 

@@ -52,6 +52,7 @@ def _as_object(result: BuildResult) -> dict[str, object]:
             "path": str(result.path),
             "size": result.path.stat().st_size,
             "sha256": result.unchanged.digest.hex,
+            "root_hash": result.unchanged.root_hash.hex if result.unchanged.root_hash else None,
             "manifest": str(path_beside(result.path)) if result.unchanged.manifest else None,
             "inputs": inputs_as_list(result.unchanged.inputs),
         }

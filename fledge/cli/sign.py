@@ -36,14 +36,30 @@ def run(
             "--public-key", metavar="FILE", help="The public key that the program signs for."
         ),
     ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The X.509 certificate of the key, to sign the root hash of a sealed disk as well,"
+            " for a kernel.",
+        ),
+    ] = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Sign the provenance of an artifact.
 
-    Writes ARTIFACT.provenance.dsse.json. To sign with several keys, run it once for each.
+    Writes ARTIFACT.provenance.dsse.json, and with a certificate ARTIFACT.roothash.p7s. To sign
+    with several keys, run it once for each.
     """
     with reported(verbose) as reporter:
         session = Session.default(reporter=reporter)
         ask = passphrases.ask if passphrases.can_ask() else None
-        path = sign(artifact, key, public_key=public_key, passphrase=ask, session=session)
+        path = sign(
+            artifact,
+            key,
+            public_key=public_key,
+            certificate=certificate,
+            passphrase=ask,
+            session=session,
+        )
         print(path_text(path))

@@ -29,6 +29,7 @@ from fledge.cli.policies import (
 )
 from fledge.cli.reporters import reported
 from fledge.errors import ConfigError
+from fledge.operations.seal import verify_seal
 from fledge.operations.verify import Verification, verify
 from fledge.session import Session
 from fledge.tree.names import printable
@@ -51,14 +52,25 @@ def run(
     no_rebuild: Annotated[
         bool, typer.Option("--no-rebuild", help="Check only the signatures and what they say.")
     ] = False,
+    root_hash: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEX",
+            help="Check only that a sealed disk is what this root hash of dm-verity says.",
+        ),
+    ] = None,
     verbose: VerboseDifferenceOption = False,
     offline: OfflineOption = False,
 ) -> None:
     """Check signatures, build it again and compare.
 
     Uses the inputs that the provenance of the artifact records. The exit code is 1 if the two
-    artifacts differ, and 4 if the signatures are not those that are asked for.
+    artifacts differ or a sealed disk is damaged, and 4 if the signatures are not those that are
+    asked for.
     """
+    if root_hash is not None:
+        _check_root_hash(artifact, root_hash, verbose)
+        return
     with reported(verbose) as reporter:
         session = Session.default(reporter=reporter, offline=offline)
         trust = read_policy(keys, threshold, builder, sources, policy)
@@ -70,6 +82,18 @@ def run(
             print(printable(line))
     if not result.equal:
         raise typer.Exit(1)
+
+
+def _check_root_hash(artifact: Path, root_hash: str, verbose: bool) -> None:
+    with reported(verbose) as reporter:
+        found = verify_seal(artifact, root_hash, session=Session.default(reporter=reporter))
+    if found.is_intact:
+        print(printable(f"intact: all of {artifact} is what the root hash says"))
+        return
+    print(printable(f"damaged: {artifact}"))
+    for line in views.damage_lines(found):
+        print(printable(f"  {line}"))
+    raise typer.Exit(1)
 
 
 def _check_signatures(artifact: Path, policy: Policy | None, session: Session) -> None:

@@ -9,14 +9,20 @@ from stat import filemode
 
 from fledge.formats import Opened
 from fledge.machine.check import KernelCheck
+from fledge.operations import seal
 from fledge.operations.diff import Difference
 from fledge.operations.inspect import Program, Summary
+from fledge.operations.seal import SealCheck
 from fledge.report import counted, human_size
 from fledge.tree import NANOSECONDS, Device, Node, Symlink
+from fledge.tree.block_digests import BLOCK_SIZE
 from fledge.tree.names import printable
 
 MAX_DIFFERENCE = 100
 """Maximum lines of a difference without ``--verbose``."""
+
+MAX_DAMAGES = 10
+"""Maximum damaged blocks that are shown."""
 
 MAX_VALUES = 20
 """Maximum items of a list in one line. ``--json`` prints all of them."""
@@ -57,10 +63,41 @@ def summary_lines(opened: Opened, found: Summary) -> Iterator[str]:
         yield _line("image", found.image or "unknown; only provenance names it")
     if found.command:
         yield _line("command", shlex.join(found.command))
+    if found.seal:
+        yield from _seal_summary(found.seal)
     yield _line(
         "provenance",
         "valid for these bytes" if found.has_provenance else "none for these bytes",
     )
+
+
+def _seal_summary(found: SealCheck) -> Iterator[str]:
+    tree = found.seal.tree
+    yield _line("root hash", found.seal.root_hash.hex)
+    state = "all data is intact" if found.is_intact else "damaged"
+    where = "appended" if found.seal.is_appended else f"in {found.seal.file}"
+    yield _line("sealed", f"{human_size(tree.data_size)} by dm-verity, hash tree {where}: {state}")
+    if not found.is_intact:
+        yield from (f"    {line}" for line in damage_lines(found))
+    yield _line("salt", tree.salt.hex() or "none")
+    yield _line("kernel", seal.kernel_parameters(found.seal))
+    yield _line("systemd", seal.systemd_parameters(found.seal))
+
+
+def damage_lines(found: SealCheck) -> Iterator[str]:
+    """Yield what is damaged in a sealed artifact. Names in the lines are not escaped."""
+    if found.seal.root_hash != found.expected:
+        yield f"its root hash is {found.seal.root_hash.hex}, and should be {found.expected.hex}"
+    for each in found.damaged[:MAX_DAMAGES]:
+        level = "" if each.level is None else f", below a damaged block of level {each.level}"
+        file = f", in {printable(each.path)}" if each.path else ""
+        number = each.offset // BLOCK_SIZE
+        blocks = f"block {number}"
+        if each.size > BLOCK_SIZE:
+            blocks = f"blocks {number} to {(each.offset + each.size) // BLOCK_SIZE - 1}"
+        yield f"{blocks}, {counted(each.size, 'byte')} at {each.offset}{file}{level}"
+    if len(found.damaged) > MAX_DAMAGES:
+        yield "and more; --json of fledge inspect lists them"
 
 
 def _line(title: str, text: str) -> str:

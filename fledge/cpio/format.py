@@ -23,6 +23,7 @@ from fledge.tree.content import Sparse, content_size
 from fledge.tree.digest import Digest
 from fledge.tree.features import Feature
 from fledge.tree.kernel import GUEST, Requirement
+from fledge.tree.media import MediaType
 from fledge.tree.names import printable
 
 MAX_HOLES = 1 << 30
@@ -53,6 +54,7 @@ class _Initramfs(msgspec.Struct, frozen=True, tag_field="compression"):
     needs_init: ClassVar[bool] = True
     manifest_key: ClassVar[str] = "initramfs"
     in_memory: ClassVar[bool] = True
+    media_type: ClassVar[MediaType | None] = None
     read_only: ClassVar[bool] = False
 
     codec: ClassVar[str | None]

@@ -25,6 +25,7 @@ from fledge.tree import NANOSECONDS, Directory, Tree
 from fledge.tree.features import Feature
 from fledge.tree.kernel import Requirement
 from fledge.tree.limits import DISK_INIT_PATHS, check_fits
+from fledge.tree.media import MediaType
 from fledge.tree.space import AlignSize, Preallocate, SizeBuffer, free_space
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
     needs_init: ClassVar[bool] = False
     manifest_key: ClassVar[str] = "rootfs"
     in_memory: ClassVar[bool] = False
-    read_only: ClassVar[bool] = False
+    media_type: ClassVar[MediaType | None] = None
 
     size_buffer_mb: SizeBuffer = 0
     builder: Annotated[
@@ -67,6 +68,23 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
             examples=[8192],
         ),
     ] = None
+    read_only: Annotated[
+        bool,
+        Meta(
+            description="Make a disk that no kernel writes to: without a journal and without free"
+            " space. A guest writes to an overlay in memory. Needed to seal it with [verity].",
+            examples=[True],
+            extra={"contradicts": "size_buffer_mb"},
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.read_only and self.size_buffer_mb:
+            raise ValueError("read_only leaves no free space; remove size_buffer_mb")
+        if self.read_only and self.bytes_per_inode:
+            raise ValueError("read_only leaves no free inodes; remove bytes_per_inode")
+        if self.read_only and self.builder == "mkfs":
+            raise ValueError('only fledge itself makes a read_only disk; remove builder = "mkfs"')
 
     def default_output(self, image_name: str | None) -> str:
         """``IMAGE.img``."""
@@ -79,9 +97,9 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
 
             mkfs.check(settings)
 
-    def free_space(self, content_size: int) -> int:
-        """Return what ``size_buffer_mb`` asks for."""
-        return free_space(self.size_buffer_mb, content_size)
+    def free_space(self, content_size: int) -> int | None:
+        """Return what ``size_buffer_mb`` asks for; None for one that is never written."""
+        return None if self.read_only else free_space(self.size_buffer_mb, content_size)
 
     def write(self, tree: Tree, destination: Destination) -> None:
         """Write the image, which has a /lost+found; the tree need not.
@@ -97,7 +115,7 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
         complete = _with_lost_and_found(tree)
         check_fits(complete)
         epoch = tree.mtime_ns // NANOSECONDS
-        room = plan.Room(self.size_buffer_mb, self.align_mb, self.bytes_per_inode)
+        room = plan.Room(self.size_buffer_mb, self.align_mb, self.bytes_per_inode, self.read_only)
         layout = plan.make_plan(complete, room, epoch)
         hasher = destination.hasher
         size = layout.geometry.blocks * structures.BLOCK_SIZE
@@ -124,7 +142,7 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
         """Return the driver of ext4, its features, and what every disk needs."""
         from fledge.ext4 import kernel  # noqa: PLC0415
 
-        return kernel.written()
+        return kernel.written(read_only=self.read_only)
 
     @staticmethod
     def recognize(start: bytes) -> int:

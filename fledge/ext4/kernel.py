@@ -1,4 +1,4 @@
-"""What a kernel must be able to do to mount an ext4 image for writing.
+"""What a kernel must be able to do to mount an ext4 image for writing, if it can be written.
 
 The versions are those of "KERNEL SUPPORT" in ext4(5). Compatible features are left out, because
 kernels ignore those that they do not know.
@@ -20,7 +20,7 @@ from fledge.ext4.structures import (
     Superblock,
     feature_names,
 )
-from fledge.tree.kernel import DISK, Requirement, filesystem
+from fledge.tree.kernel import DISK, READ_ONLY_DISK, Requirement, filesystem
 
 _OLD = {
     *("filetype", "needs_recovery", "meta_bg", "extent", "64bit", "flex_bg", "sparse_super"),
@@ -34,6 +34,7 @@ _SINCE = {
     "quota": (3, 6),
     "inline_data": (3, 8),
     "metadata_csum": (3, 18),
+    "read-only": (4, 0),
     "encrypt": (4, 1),
     "metadata_csum_seed": (4, 4),
     "project": (4, 5),
@@ -49,9 +50,9 @@ _OPTIONS = {"casefold": ("UNICODE",), "quota": ("QUOTA",), "project": ("QUOTA",)
 """The options without which a kernel refuses a feature (ext4_feature_set_ok in fs/ext4/super.c)."""
 
 
-def written() -> Sequence[Requirement]:
+def written(*, read_only: bool) -> Sequence[Requirement]:
     """Return what the images need that fledge writes."""
-    return _requirements(INCOMPAT, RO_COMPAT)
+    return _requirements(INCOMPAT, RO_COMPAT | (RoCompat.READONLY if read_only else 0))
 
 
 def read(path: Path) -> Sequence[Requirement]:
@@ -82,5 +83,5 @@ def _requirements(incompat: int, ro_compat: int) -> Sequence[Requirement]:
         ),
         Requirement("access control lists", ("EXT4_FS_POSIX_ACL",), essential=False),
         Requirement("file capabilities", ("EXT4_FS_SECURITY",), essential=False),
-        *DISK,
+        *(READ_ONLY_DISK if ro_compat & RoCompat.READONLY else DISK),
     )

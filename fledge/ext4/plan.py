@@ -102,6 +102,8 @@ class Geometry(msgspec.Struct, frozen=True, dict=True):
 
     blocks: int
     inodes_per_group: int
+    read_only: bool = False
+    """Whether it is never written: it then has no journal and cannot grow."""
 
     @property
     def groups(self) -> int:
@@ -126,6 +128,8 @@ class Geometry(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def reserved_blocks(self) -> int:
         """Blocks reserved for the descriptors of more groups, in each copy."""
+        if self.read_only:
+            return 0
         largest = min(self.blocks * MAX_GROWTH, MAX_BLOCKS)
         descriptors = -(-largest // BLOCKS_PER_GROUP)
         more = -(-descriptors // DESCRIPTORS_PER_BLOCK) - self.descriptor_blocks
@@ -134,6 +138,8 @@ class Geometry(msgspec.Struct, frozen=True, dict=True):
     @property
     def journal_blocks(self) -> int:
         """Blocks of the journal (ext2fs_default_journal_size)."""
+        if self.read_only:
+            return 0
         for limit, size in _JOURNAL_BLOCKS:
             if self.blocks < limit:
                 return size
@@ -152,7 +158,7 @@ class Geometry(msgspec.Struct, frozen=True, dict=True):
     @property
     def withheld_blocks(self) -> int:
         """Free blocks that a kernel lets nobody use, root neither (ext4_set_resv_clusters)."""
-        return min(self.blocks // 50, 4096)
+        return 0 if self.read_only else min(self.blocks // 50, 4096)
 
     @property
     def overhead(self) -> int:
@@ -164,7 +170,8 @@ class Geometry(msgspec.Struct, frozen=True, dict=True):
     def min_last_group(self) -> int:
         """Blocks that the last group must have."""
         copy = self.copy_blocks if has_superblock(self.groups - 1) else 0
-        return copy + 2 + self.table_blocks + MIN_LAST_GROUP_DATA
+        data = 1 if self.read_only else MIN_LAST_GROUP_DATA
+        return copy + 2 + self.table_blocks + data
 
 
 _JOURNAL_BLOCKS = (
@@ -179,14 +186,16 @@ _JOURNAL_BLOCKS = (
 """Blocks of the journal in filesystems of fewer blocks than the limit: pairs (limit, size)."""
 
 
-def smallest_geometry(needed: int, inodes: int, step: int = 1) -> Geometry:
+def smallest_geometry(
+    needed: int, inodes: int, step: int = 1, *, read_only: bool = False
+) -> Geometry:
     """The smallest filesystem with ``needed`` blocks for data and at least so many inodes.
 
     The number of its blocks is a multiple of ``step``.
     """
 
     def enough_for(blocks: int) -> int:
-        total = _total_blocks(_geometry(blocks, inodes), needed)
+        total = _total_blocks(_geometry(blocks, inodes, read_only), needed)
         return total + -total % step
 
     min_groups = -(-inodes // MAX_INODES_PER_GROUP)
@@ -197,13 +206,13 @@ def smallest_geometry(needed: int, inodes: int, step: int = 1) -> Geometry:
     # With more groups each inode table is smaller, so it may have become too large.
     while enough < blocks and enough_for(enough) <= enough:
         blocks, enough = enough, enough_for(enough)
-    return _geometry(blocks, inodes)
+    return _geometry(blocks, inodes, read_only)
 
 
-def _geometry(blocks: int, inodes: int) -> Geometry:
+def _geometry(blocks: int, inodes: int, read_only: bool) -> Geometry:
     groups = -(-blocks // BLOCKS_PER_GROUP)
     per_group = -(-inodes // groups)
-    return Geometry(blocks, per_group + -per_group % INODES_PER_BLOCK)
+    return Geometry(blocks, per_group + -per_group % INODES_PER_BLOCK, read_only)
 
 
 def _total_blocks(geometry: Geometry, needed: int) -> int:
@@ -221,7 +230,9 @@ def run_before(runs: Sequence[Run], block: int) -> int:
 class Space:
     """The free blocks of a filesystem."""
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, *, dense: bool = False) -> None:
+        """``dense`` leaves no gaps, so that nothing is aligned."""
+        self.dense = dense
         self.runs: list[Run] = [Run(0, blocks)]
         """Those that can be taken, ascending."""
         self.left: list[Run] = []
@@ -280,6 +291,8 @@ class Space:
 
     def align(self) -> None:
         """Leave blocks free, so that the next one is at a multiple of `ALIGNMENT`."""
+        if self.dense:
+            return
         while self.runs:
             run = self.runs.pop(0)
             gap = min(-run.start % ALIGNMENT, run.length)
@@ -293,6 +306,8 @@ class Space:
 
     def align_later_runs(self) -> None:
         """Leave the first blocks of all runs but the first one free, up to such a multiple."""
+        if self.dense:
+            return
         later, self.runs = self.runs[1:], self.runs[:1]
         for run in later:
             gap = min(-run.start % ALIGNMENT, run.length)
@@ -360,9 +375,10 @@ class Plan(msgspec.Struct, frozen=True):
     """The root is its own parent."""
     hash_trees: dict[Directory, list[Leaf]]
     """The leaves of each directory that needs more than one block."""
-    journal: Allocation
-    resize_block: int
-    """The block with the pointers to the blocks reserved for descriptors."""
+    journal: Allocation | None
+    """None: a filesystem that is never written has none."""
+    resize_block: int | None
+    """The block with the pointers to the blocks reserved for descriptors. None: as above."""
     free: list[Run]
 
     @property
@@ -380,6 +396,8 @@ class Room(msgspec.Struct, frozen=True):
     """MiB of which its size is a multiple. 0: of a block."""
     bytes_per_inode: int | None = None
     """Bytes of the disk for each inode. None: see `_inode_count`."""
+    read_only: bool = False
+    """There is no room, and all blocks are as close as they can be."""
 
 
 def make_plan(tree: Tree, room: Room, epoch: int) -> Plan:
@@ -409,19 +427,23 @@ def make_plan(tree: Tree, room: Room, epoch: int) -> Plan:
             parents.update(dict.fromkeys(below, node))
     content = sum(allocation.blocks for allocation in allocations.values())
     size = -(-free_space(room.buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE)
-    buffer = _with_extent_tree(size)
+    buffer = 0 if room.read_only else _with_extent_tree(size)
     # The root's number is below that of /lost+found.
     used_inodes = LOST_AND_FOUND + len(allocations) - 1
-    inodes = _inode_count(room.bytes_per_inode, used_inodes, content, size)
+    inodes = used_inodes
+    if not room.read_only:
+        inodes = _inode_count(room.bytes_per_inode, used_inodes, content, size)
     step = room.align_mb * ALIGNMENT or 1
     needed = content + buffer
     while True:
-        geometry = smallest_geometry(needed + 1, inodes, step)
+        geometry = smallest_geometry(
+            needed + (not room.read_only), inodes, step, read_only=room.read_only
+        )
         _check_size(geometry)
         space, groups, journal, resize_block = _allocate_metadata(geometry)
         _allocate_contents(nodes, allocations, space)
         # Extent trees have taken some of it, or too much of it is between the contents.
-        buffer = _with_extent_tree(size, len(space.left))
+        buffer = 0 if room.read_only else _with_extent_tree(size, len(space.left))
         missing = max(buffer + geometry.withheld_blocks - space.free, space.end - space.blocks)
         if missing <= 0:
             break
@@ -562,9 +584,11 @@ def _merged(extents: Iterable[DataExtent]) -> Iterator[Run]:
         yield Run(start, end - start)
 
 
-def _allocate_metadata(geometry: Geometry) -> tuple[Space, list[Group], Allocation, int]:
+def _allocate_metadata(
+    geometry: Geometry,
+) -> tuple[Space, list[Group], Allocation | None, int | None]:
     """The space that is left, the groups, the journal, and the block of the resize inode."""
-    space = Space(geometry.blocks)
+    space = Space(geometry.blocks, dense=geometry.read_only)
     for group in geometry.copy_groups:
         space.reserve(group * BLOCKS_PER_GROUP, geometry.copy_blocks)
     flexes = [
@@ -577,11 +601,13 @@ def _allocate_metadata(geometry: Geometry) -> tuple[Space, list[Group], Allocati
         start = flex.start * BLOCKS_PER_GROUP
         block_bitmaps += [space.take_from(start, 1) for _ in flex]
         inode_bitmaps += [space.take_from(start, 1) for _ in flex]
-    resize_block = space.take_block()
-    # The journal begins with the UUID, as the superblock just before it does.
-    blocks = geometry.journal_blocks
-    journal = Allocation(JOURNAL, blocks * BLOCK_SIZE, _dense(blocks))
-    _allocate(journal, space)
+    journal = resize_block = None
+    if not geometry.read_only:
+        resize_block = space.take_block()
+        # The journal begins with the UUID, as the superblock just before it does.
+        blocks = geometry.journal_blocks
+        journal = Allocation(JOURNAL, blocks * BLOCK_SIZE, _dense(blocks))
+        _allocate(journal, space)
     _begin(space, len(flexes[0]) * geometry.table_blocks)
     tables: list[int] = []
     for flex in flexes:

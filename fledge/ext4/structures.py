@@ -184,6 +184,8 @@ COMPAT = Compat.HAS_JOURNAL | Compat.EXT_ATTR | Compat.RESIZE_INODE | Compat.DIR
 INCOMPAT = (
     Incompat.FILETYPE | Incompat.EXTENTS | Incompat.BIT64 | Incompat.FLEX_BG | Incompat.CSUM_SEED
 )
+READ_ONLY_COMPAT = Compat.EXT_ATTR | Compat.DIR_INDEX
+"""The compatible features of a filesystem that is never written."""
 RO_COMPAT = (
     RoCompat.SPARSE_SUPER
     | RoCompat.LARGE_FILE

@@ -37,6 +37,7 @@ from fledge.ext4.structures import (
     GroupDescriptor,
     Inode,
     InodeFlag,
+    RoCompat,
     Superblock,
     checksum,
     inode_seed,
@@ -115,9 +116,12 @@ class _Writer:
             jobs.append((group.block_bitmap, partial(self._put_block_bitmap, number)))
             jobs.append((group.inode_bitmap, partial(self._put_inode_bitmap, number)))
             jobs.append((group.inode_table, partial(self._put_inode_table, number)))
-        jobs.extend(self._extent_tree_jobs(plan.journal))
-        jobs.append((plan.journal.extents[0].physical, self._put_journal))
-        jobs.append((plan.resize_block, self._put_resize_block))
+        if plan.journal and plan.resize_block:
+            jobs.extend(self._extent_tree_jobs(plan.journal))
+            jobs.append(
+                (plan.journal.extents[0].physical, partial(self._put_journal, plan.journal))
+            )
+            jobs.append((plan.resize_block, partial(self._put_resize_block, plan.resize_block)))
         for node, allocation in plan.allocations.items():
             if allocation.extents or allocation.has_xattr_block:
                 jobs.extend(self._node_jobs(node, allocation))
@@ -175,7 +179,12 @@ class _Writer:
         return range(first, first + self.plan.geometry.reserved_blocks)
 
     def _superblock(self, group: int) -> Superblock:
-        geometry = self.plan.geometry
+        geometry, journal = self.plan.geometry, self.plan.journal
+        backup = b""
+        if journal:
+            size = struct.pack("<II", *divmod(journal.size, 1 << 32))
+            backup = self._extents(journal)[0] + size
+        read_only = RoCompat.READONLY if geometry.read_only else 0
         return Superblock(
             inodes_count=geometry.inodes,
             blocks_count=geometry.blocks,
@@ -200,24 +209,23 @@ class _Writer:
             first_ino=LOST_AND_FOUND,
             inode_size=structures.INODE_SIZE,
             block_group_nr=group & 0xFFFF,  # as mke2fs truncates it
-            feature_compat=structures.COMPAT,
+            feature_compat=structures.COMPAT if journal else structures.READ_ONLY_COMPAT,
             feature_incompat=structures.INCOMPAT,
-            feature_ro_compat=structures.RO_COMPAT,
+            feature_ro_compat=structures.RO_COMPAT | read_only,
             uuid=self.plan.uuid,
             volume_name=b"",
             last_mounted=b"",
             reserved_gdt_blocks=geometry.reserved_blocks,
-            journal_inum=JOURNAL,
+            journal_inum=JOURNAL if journal else 0,
             last_orphan=0,
             hash_seed=structures.HASH_SEED,
             def_hash_version=structures.HALF_MD4,
-            jnl_backup_type=structures.JOURNAL_BACKUP,
+            jnl_backup_type=structures.JOURNAL_BACKUP if journal else 0,
             desc_size=structures.DESCRIPTOR_SIZE,
             default_mount_opts=structures.XATTRS_AND_ACLS,
             first_meta_bg=0,
             mkfs_time=self.epoch,
-            jnl_blocks=self._extents(self.plan.journal)[0]
-            + struct.pack("<II", *divmod(self.plan.journal.size, 1 << 32)),
+            jnl_blocks=backup,
             min_extra_isize=structures.EXTRA_ISIZE,
             want_extra_isize=structures.EXTRA_ISIZE,
             flags=structures.UNSIGNED_HASH,
@@ -296,10 +304,10 @@ class _Writer:
     def _inode(self, number: int) -> bytes:
         if node := self.nodes[number]:
             inode = self._node_inode(node)
-        elif number == JOURNAL:
-            inode = self._journal_inode()
-        elif number == RESIZE:
-            inode = self._resize_inode()
+        elif number == JOURNAL and self.plan.journal:
+            inode = self._journal_inode(self.plan.journal)
+        elif number == RESIZE and self.plan.resize_block:
+            inode = self._resize_inode(self.plan.resize_block)
         else:
             return bytes(structures.INODE_SIZE)
         return inode.pack(number, self.seed)
@@ -373,21 +381,19 @@ class _Writer:
         for _ in range(allocation.size // BLOCK_SIZE - 1):
             yield directory.empty_block(seed)
 
-    def _put_journal(self) -> None:
-        allocation = self.plan.journal
+    def _put_journal(self, allocation: Allocation) -> None:
         self._put(
             pack_journal(allocation.size // BLOCK_SIZE, self.plan.uuid),
             allocation.extents[0].physical,
         )
 
-    def _put_resize_block(self) -> None:
+    def _put_resize_block(self, block: int) -> None:
         pointers = [0] * POINTERS_PER_BLOCK
         for position in self._reserved:
             pointers[(position - 1) % POINTERS_PER_BLOCK] = position
-        self._put(_pointers(pointers), self.plan.resize_block)
+        self._put(_pointers(pointers), block)
 
-    def _journal_inode(self) -> Inode:
-        allocation = self.plan.journal
+    def _journal_inode(self, allocation: Allocation) -> Inode:
         return self._hidden_inode(
             mode=S_IFREG | 0o600,
             links=1,
@@ -397,10 +403,10 @@ class _Writer:
             block=self._extents(allocation)[0],
         )
 
-    def _resize_inode(self) -> Inode:
+    def _resize_inode(self, block: int) -> Inode:
         geometry = self.plan.geometry
         pointers = [0] * 15
-        pointers[DOUBLY_INDIRECT] = self.plan.resize_block
+        pointers[DOUBLY_INDIRECT] = block
         used = 1 + geometry.reserved_blocks * len(geometry.copy_groups)
         largest = DIRECT_BLOCKS + POINTERS_PER_BLOCK + POINTERS_PER_BLOCK**2
         return self._hidden_inode(

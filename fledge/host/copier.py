@@ -19,11 +19,13 @@ from fledge.host.output import Output
 from fledge.tree import File
 from fledge.tree.content import (
     DataExtent,
+    Packed,
     Span,
     Sparse,
     changed,
     check_digest,
     read_range,
+    unpack_range,
 )
 from fledge.tree.digest import Digest
 from fledge.tree.regular import open_regular
@@ -63,6 +65,9 @@ class Copier:
                 if of_data and data.offset + data.length == last.offset + last.length:
                     del self._digests[file]
                     check_digest(content, Digest(of_data.hexdigest()))
+        elif isinstance(content, Packed):
+            for place, piece in unpack_range(content, offset, length):
+                self._output.write(piece, position + place - offset)
         elif content.digest is None:
             self._move(content, content.offset + offset, position, length)
         else:

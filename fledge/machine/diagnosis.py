@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fledge.machine.shim import AGENT_OF_DISK
+from fledge.machine.shim import AGENT_OF_DISK, NOT_SEALED
 from fledge.tree.programs import Problem
 
 # A line of the kernel begins with a time, unless it is told not to (printk.time=0). It may follow
@@ -67,6 +67,16 @@ _CAUSES = (
         re.escape(AGENT_OF_DISK),
         f"{AGENT_OF_DISK}, and fledge has no other to start it",
         "Add [agent] to fledge.toml, and build it again.",
+    ),
+    (
+        rf"{re.escape(NOT_SEALED)}: error (?P<what>\d+)",
+        f"{NOT_SEALED} (error {{what}})",
+        "Boot a kernel with CONFIG_BLK_DEV_DM, CONFIG_DM_VERITY and CONFIG_CRYPTO_SHA256.",
+    ),
+    (
+        r"device-mapper: verity: \S+: (?:data|metadata) block (?P<what>\d+) is corrupted",
+        "the sealed disk is damaged: dm-verity does not read its block {what}",
+        "fledge verify --root-hash says what is damaged. Copy or build the artifact again.",
     ),
 )
 _FAILED_STARTS = (

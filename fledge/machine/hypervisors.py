@@ -34,6 +34,8 @@ class VirtualMachine(msgspec.Struct, frozen=True, kw_only=True):
     command_line: str
     disk: str | None
     """The path of a raw image, which becomes /dev/vda; None: it has no disk."""
+    hash_disk: str | None = None
+    """The path of a hash tree of dm-verity, which becomes /dev/vdb; None: there is none."""
     memory: int
     """MiB."""
     cpus: int
@@ -41,6 +43,12 @@ class VirtualMachine(msgspec.Struct, frozen=True, kw_only=True):
     """Ports to publish. None: the guest has no network."""
     accelerated: bool = False
     """Whether QEMU uses KVM."""
+
+    @property
+    def disks(self) -> dict[str, str]:
+        """The paths of the disks, by names for them."""
+        found = {"disk": self.disk, "hashes": self.hash_disk}
+        return {name: path for name, path in found.items() if path}
 
 
 def emulator(architecture: str) -> str:
@@ -78,10 +86,10 @@ def qemu(machine: VirtualMachine, program: str) -> list[str]:
     command += ["-serial", "chardev:console"]
     command += ["-kernel", machine.kernel, "-initrd", machine.initrd]
     command += ["-append", machine.command_line]
-    if machine.disk:
-        file = machine.disk.replace(",", ",,")
-        command += ["-drive", f"if=none,id=disk,format=raw,snapshot=on,file={file}"]
-        command += ["-device", "virtio-blk-pci,drive=disk"]
+    for name, path in machine.disks.items():
+        file = path.replace(",", ",,")
+        command += ["-drive", f"if=none,id={name},format=raw,snapshot=on,file={file}"]
+        command += ["-device", f"virtio-blk-pci,drive={name}"]
     if machine.forwards:
         rules = [f"hostfwd=tcp:{LOOPBACK}:{each.host}-:{each.guest}" for each in machine.forwards]
         # The guest cannot begin a connection: it could reach what listens on this host's loopback.
@@ -96,7 +104,8 @@ def _cloud_hypervisor(machine: VirtualMachine) -> str:
     command += ["--memory", f"size={machine.memory}M", "--serial", "tty", "--console", "off"]
     if machine.disk:
         # Writes to sector 0 of a disk whose type is only guessed are refused since version 51.
-        command += ["--disk", f"path={_quoted(machine.disk)},image_type=raw"]
+        disks = (f"path={_quoted(path)},image_type=raw" for path in machine.disks.values())
+        command += ["--disk", *disks]
     return shlex.join(command)
 
 
@@ -111,19 +120,22 @@ def _quoted(value: str) -> str:
 
 
 def _firecracker(machine: VirtualMachine) -> str:
-    drive = {
-        "drive_id": "disk",
-        "path_on_host": machine.disk,
-        "is_root_device": False,
-        "is_read_only": False,
-    }
+    drives = [
+        {
+            "drive_id": name,
+            "path_on_host": path,
+            "is_root_device": False,
+            "is_read_only": False,
+        }
+        for name, path in machine.disks.items()
+    ]
     config = {
         "boot-source": {
             "kernel_image_path": machine.kernel,
             "initrd_path": machine.initrd,
             "boot_args": machine.command_line,
         },
-        "drives": [drive] if machine.disk else [],
+        "drives": drives,
         "machine-config": {"vcpu_count": machine.cpus, "mem_size_mib": machine.memory},
     }
     return json.dumps(config, indent=2)
@@ -149,7 +161,7 @@ def describe(machine: VirtualMachine, hypervisor: str) -> str:
 
 def _check_text(machine: VirtualMachine, hypervisor: str) -> None:
     """Check what is text, and not bytes, to a program in Rust and to JSON."""
-    for path in filter(None, (machine.kernel, machine.initrd, machine.disk)):
+    for path in (machine.kernel, machine.initrd, *machine.disks.values()):
         try:
             path.encode()
         except UnicodeEncodeError as error:

@@ -9,6 +9,7 @@ of an init hides it:
     /dev/.fledge/modules/    the drivers, in the order in which it loads them
 
 and, for a disk or with the baked archive, what that has in /bin (build/bake.sh of volantvm/volant).
+For a sealed disk, /sbin/seal sets up the device that checks it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+
+import msgspec
 
 from fledge.cpio import newc
 from fledge.host.settings import DEFAULT_EPOCH
@@ -39,6 +42,12 @@ DRIVERS = (
 
 AGENT_OF_DISK = "the disk has no agent /bin/kestrel"
 """What the archive says when a disk lacks the agent."""
+
+NOT_SEALED = "the sealed disk cannot be set up by dm-verity"
+"""What the archive says when the kernel refuses a request of the device mapper."""
+
+VERITY_DRIVERS = ("dm_mod", "dm_verity", "sha256_generic")
+"""The modules of a sealed disk."""
 
 _BAKED_FOLDERS = ("bin", "sbin", "etc", "proc", "sys", "usr/bin", "usr/sbin", "lib/modules")
 _BAKED_BUSYBOX = b"/tmp/initramfs/bin/busybox"
@@ -76,22 +85,70 @@ exec $b env -u PWD -u OLDPWD -u SHLVL "$1"
 
 _CHOOSE_INIT = "set -- /init\n"
 
-_CHOOSE_AGENT_OF_DISK = f"""\
+_SEAL = "sbin/seal"
+
+_SET_UP_SEAL = f"""\
+/{_SEAL} || {{ echo "fledge: {NOT_SEALED}: error $?"; exit 1; }}
+"""
+
+_AGENT_OF_DISK = f"""\
 b=/bin/busybox
 $b mkdir -p /mnt/disk
 $b mount -t proc proc /proc
 $b mount -t sysfs sysfs /sys
 $b mount -t devtmpfs devtmpfs /dev
-# The agent is as in the baked archive, and starts before the disk is mounted.
-if $b mount -t ext4 -o ro,loud /dev/vda /mnt/disk; then
+%(seal)s# The agent is as in the baked archive, and starts before the disk is mounted.
+if $b mount -t %(filesystem)s -o ro,loud %(device)s /mnt/disk; then
     for agent in /mnt/disk/bin/kestrel /mnt/disk/usr/bin/kestrel; do
         [ -f "$agent" ] && $b cp "$agent" /bin/kestrel && break
     done
-    $b umount /mnt/disk
     [ -e /bin/kestrel ] || echo "fledge: {AGENT_OF_DISK}"
-fi
+%(then)sfi
 set -- /bin/kestrel
 """
+
+_LEAVE_DISK = "    $b umount /mnt/disk\n"
+
+_ENTER_OVERLAY = """\
+    # As stage 1 of the agent does for a disk that it cannot write.
+    root=/mnt/volant-root memory=/mnt/memory
+    $b mkdir -p $root $memory
+    size=$($b sed -n 's/.*overlay_size=\\([^ ]*\\).*/\\1/p' /proc/cmdline)
+    $b mount -t tmpfs -o size=${size:-1G} tmpfs $memory
+    $b mkdir $memory/upper $memory/work
+    layers=lowerdir=/mnt/disk,upperdir=$memory/upper,workdir=$memory/work
+    if [ -e /bin/kestrel ] && $b mount -t overlay -o "$layers" overlay $root; then
+        $b mkdir -p $root/usr/local/bin
+        $b cp /bin/kestrel $root/usr/local/bin/kestrel
+        exec $b switch_root $root /usr/local/bin/kestrel stage2
+    fi
+"""
+
+
+class Disk(msgspec.Struct, frozen=True):
+    """A disk that has the root of the guest."""
+
+    filesystem: str
+    """Its type, as in mount(8)."""
+    needs_overlay: bool
+    """Whether the kernel cannot write to it."""
+    seal: bytes | None = None
+    """A program that makes /dev/dm-0 of it (`device_mapper`). None: it is not sealed."""
+
+    @property
+    def drivers(self) -> tuple[str, ...]:
+        """The modules that it needs beside `DRIVERS`, if they are not built in."""
+        return (self.filesystem, *(VERITY_DRIVERS if self.seal else ()))
+
+    @property
+    def script(self) -> str:
+        """What starts its agent."""
+        return _AGENT_OF_DISK % {
+            "seal": _SET_UP_SEAL if self.seal else "",
+            "filesystem": self.filesystem,
+            "device": "/dev/dm-0" if self.seal else "/dev/vda",
+            "then": _ENTER_OVERLAY if self.needs_overlay else _LEAVE_DISK,
+        }
 
 
 def over_baked(tree: Tree) -> tuple[Tree, list[tuple[bytes, Symlink]]]:
@@ -116,12 +173,12 @@ def over_baked(tree: Tree) -> tuple[Tree, list[tuple[bytes, Symlink]]]:
 
 
 def write(
-    busybox: bytes, drivers: Sequence[Module], *, network: bool, baked: bool, disk: bool
+    busybox: bytes, drivers: Sequence[Module], disk: Disk | None, *, network: bool, baked: bool
 ) -> Iterator[bytes]:
     """Write the archive, and yield it in pieces.
 
     ``network`` sets up eth0 as the command line says; ``baked`` adds what Volant's own archive
-    has; ``disk`` starts the agent of the disk instead of /init.
+    has; a ``disk`` has the agent to start instead of /init.
     """
     tree = Tree(DEFAULT_EPOCH * NANOSECONDS)
 
@@ -137,7 +194,9 @@ def write(
             add(f"bin/{applet.decode()}", Symlink(target=_BAKED_BUSYBOX))
         add("bin/busybox", program)
         add("init", File(mode=0o755, content=b""))  # switch_root wants one, whatever it is
-    choose = _CHOOSE_AGENT_OF_DISK if disk else _CHOOSE_INIT
+    if disk and disk.seal:
+        add(_SEAL, File(mode=0o755, content=disk.seal))
+    choose = disk.script if disk else _CHOOSE_INIT
     script = _LOAD + _RAISE_NETWORK * network + choose + _START
     install(tree, None)  # the kernel opens /dev/console
     add(f"{FOLDER}/busybox", program)

@@ -85,6 +85,8 @@ class RemoteArtifact(msgspec.Struct, frozen=True, kw_only=True):
     """`EMPTY_CONFIG`, or the plugin manifest."""
     whole: Descriptor | None = None
     """The content in one blob; None: it is in chunks."""
+    os_features: tuple[str, ...] = ()
+    """What a host must have to use that blob. Only known before a push."""
     chunk_size: int = 0
     """Bytes of each part of the file but the last; 0 if it is whole."""
     chunks: tuple[Chunk, ...] = ()
@@ -176,9 +178,11 @@ def serialize_index(artifacts: Mapping[Descriptor, RemoteArtifact]) -> bytes:
     for manifest, artifact in artifacts.items():
         entry = to_json(manifest)
         platform = parse_platform(artifact.platform)
-        parts = {"os": platform.os, "architecture": platform.architecture}
+        parts: dict[str, Any] = {"os": platform.os, "architecture": platform.architecture}
         if platform.variant:
             parts["variant"] = platform.variant
+        if artifact.os_features:
+            parts["os.features"] = artifact.os_features
         annotations = {TITLE: artifact.name, f"{PREFIX}type": artifact.kind}
         entry |= {
             "artifactType": ARTIFACT_TYPE,
@@ -223,7 +227,7 @@ def parse(raw: bytes, where: str) -> RemoteArtifact | tuple[Descriptor, ...]:
         config=descriptor(document.member("config")),
         pushed=_number(annotations, PUSHED, 1 << 40) if annotations.has(PUSHED) else 0,
     )
-    if len(layers) == 1 and layers[0].text("mediaType") == FILE_TYPE:
+    if len(layers) == 1 and not annotations.has(f"{PREFIX}chunk-size"):
         whole = descriptor(layers[0])
         if whole.digest != artifact.digest or whole.size != size:
             raise CorruptError(f"{where}: the content has another digest or size than it says")

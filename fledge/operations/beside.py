@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from fledge.errors import CorruptError, FledgeError, MalformedError
 from fledge.host.files import replacing
+from fledge.operations import seal
 from fledge.operations.documents import is_manifest_of
-from fledge.project import provenance, signatures
+from fledge.project import provenance, sealing, signatures
 from fledge.project.config import Config
 from fledge.project.manifest import MAX_MANIFEST_SIZE, path_beside, read
 from fledge.project.signatures import MAX_ENVELOPE_SIZE
@@ -18,6 +19,8 @@ from fledge.tree.digest import Digest
 from fledge.tree.regular import read_regular
 
 if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
     from fledge.project.keys import Signer
 
 
@@ -52,6 +55,57 @@ def sign(
         from fledge.operations import sign as signing  # noqa: PLC0415 - as above
 
         signing.sign_with(signer, output, session)
+
+
+def recorded_root_hash(output: Path) -> Digest | None:
+    """Return the root hash of the older artifact at a path, by its provenance; None: unknown."""
+    with suppress(FledgeError):
+        return provenance.load(output).root_hash
+    return None
+
+
+def tidy_tree(config: Config, output: Path, old: Digest | None, session: Session) -> None:
+    """Remove the hash tree that an older build has put beside its artifact, if this one does not.
+
+    ``old`` is the root hash of the older artifact.
+    """
+    path = seal.path_beside(output)
+    if old and not sealing.is_beside(config.data) and path.exists():
+        path.unlink()
+        session.reporter.note(f"{path} is removed: it was for another build")
+
+
+def load_certificate(config: Config, signer: Signer | None) -> Certificate | None:
+    """Return the certificate that a build is to sign its root hash with. None: it does not.
+
+    Raises `ConfigError` if it cannot be used.
+    """
+    if not signer or not config.verity or not config.verity.certificate:
+        return None
+    from fledge.project import pkcs7  # noqa: PLC0415 - as above
+
+    return pkcs7.load_certificate(config.verity.certificate, signer)
+
+
+def sign_root_hash(
+    output: Path,
+    root_hash: Digest | None,
+    old: Digest | None,
+    certificate: Certificate | None,
+    signer: Signer | None,
+    session: Session,
+) -> None:
+    """Sign the root hash of an artifact with a certificate, and remove the signature of an older
+    artifact, whose root hash is ``old``.
+    """
+    path = seal.signature_path(output)
+    if old != root_hash and path.exists():
+        path.unlink()
+        session.reporter.note(f"{path} is removed: it was for another build")
+    if signer and certificate and root_hash:
+        from fledge.operations import sign as signing  # noqa: PLC0415 - as above
+
+        signing.write_root_signature(output, root_hash, certificate, signer)
 
 
 def _is_signed(envelope: Path, statement: bytes) -> bool:

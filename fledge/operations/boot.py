@@ -25,10 +25,10 @@ from fledge.errors import (
     reason,
     unreadable_argument,
 )
-from fledge.formats import Format, find_format, open_artifact
+from fledge.formats import Format, artifact_requirements, find_format, open_artifact
 from fledge.host import programs
 from fledge.host.files import PathLike
-from fledge.machine import boot_kernel, hypervisors, modules, network, shim
+from fledge.machine import boot_kernel, device_mapper, hypervisors, modules, network, shim
 from fledge.machine import probe as probes
 from fledge.machine.boot_kernel import BootKernel
 from fledge.machine.console import Ending, Watch, attend, running
@@ -39,10 +39,12 @@ from fledge.machine.network import ADDRESS, GATEWAY, NETMASK, Forward
 from fledge.machine.probe import Probe
 from fledge.machine.shim import INIT
 from fledge.oci.manifest import host_platform
-from fledge.operations import boots
+from fledge.operations import boots, seal
 from fledge.operations.arguments import as_config, as_session
 from fledge.operations.manifest import workload_context
+from fledge.operations.seal import Seal
 from fledge.project import manifest as plugin
+from fledge.project import provenance
 from fledge.project.manifest import Address, PluginManifest
 from fledge.session import Session
 from fledge.sources import paths
@@ -56,6 +58,7 @@ from fledge.tree import File, Tree, elf
 from fledge.tree.applets import MAX_BUSYBOX_SIZE
 from fledge.tree.content import Content, Span, content_size, hash_file, read_content, read_range
 from fledge.tree.elf import ELF_MAGIC
+from fledge.tree.kernel import OVERLAY
 from fledge.tree.programs import Context, Problem
 from fledge.tree.regular import read_regular
 
@@ -272,13 +275,14 @@ def _plan(artifact: Path, wanted: Machine, session: Session) -> _Plan:
         )
     forwards = tuple(map(network.parse_forward, wanted.publish))
     manifest = _manifest(artifact, format_, wanted.manifest, session)
-    drivers = modules.load_order(kernel.modules, shim.DRIVERS) if kernel.modules else []
+    sealed = _find_seal(artifact, session) if is_disk else None
+    disk = _disk(artifact, format_, sealed, kernel.architecture) if is_disk else None
+    names = (*shim.DRIVERS, *(disk.drivers if disk else ()))
+    drivers = modules.load_order(kernel.modules, names) if kernel.modules else []
     archive = None
     if is_disk or drivers or wanted.volant or forwards:
         busybox = _busybox(artifact, kernel.architecture, session, is_disk=is_disk)
-        pieces = shim.write(
-            busybox, drivers, network=bool(forwards), baked=wanted.volant, disk=is_disk
-        )
+        pieces = shim.write(busybox, drivers, disk, network=bool(forwards), baked=wanted.volant)
         archive = b"".join(pieces)
     resources = manifest.resources if manifest else None
     path = str(artifact.absolute())
@@ -295,12 +299,45 @@ def _plan(artifact: Path, wanted: Machine, session: Session) -> _Plan:
             disk=is_disk,
         ),
         disk=path if is_disk else None,
+        hash_disk=None if not sealed or sealed.is_appended else str(sealed.file.absolute()),
         memory=wanted.memory or (resources.memory_mb if resources else DEFAULT_MEMORY),
         cpus=wanted.cpus or (resources.cpu_cores if resources else 1),
         forwards=forwards,
         accelerated=hypervisors.can_accelerate(kernel.architecture, host_platform().architecture),
     )
     return _Plan(artifact, machine, manifest, wanted.volant and not is_disk, archive)
+
+
+def _find_seal(artifact: Path, session: Session) -> Seal | None:
+    """Return the seal of a disk with the root hash in its provenance, if there is one."""
+    found = seal.find(artifact)
+    if found is None:
+        return None
+    try:
+        recorded = provenance.load(artifact).root_hash
+    except FledgeError:  # those of others have none
+        return found
+    if recorded is None or recorded == found.root_hash:
+        return found
+    session.reporter.note(
+        f"the hash tree of {artifact} has another root hash than its provenance, so the kernel"
+        " reads nothing of the disk"
+    )
+    return msgspec.structs.replace(found, root_hash=recorded)
+
+
+def _disk(
+    artifact: Path, format_: type[Format], sealed: Seal | None, architecture: str
+) -> shim.Disk:
+    """Return how a disk is mounted."""
+    if sealed:
+        tree_device = "/dev/vda" if sealed.is_appended else "/dev/vdb"
+        table = seal.device_table(sealed, "/dev/vda", tree_device)
+        program = device_mapper.program(architecture, table)
+        return shim.Disk(format_.name, needs_overlay=True, seal=program)
+    if format_().read_only or OVERLAY in artifact_requirements(artifact):
+        return shim.Disk(format_.name, needs_overlay=True)
+    return shim.Disk("ext4", needs_overlay=False)  # what Volant mounts any disk as
 
 
 def _kernel(wanted: Machine, session: Session) -> BootKernel:

@@ -57,15 +57,12 @@ def check(config: Config, assembly: Assembly, kernel: Kernel) -> None:
                 raise ConfigError(f"{where} on Volant: {over.text}", over.advice)
             if lost := _lost_links(tree):
                 note(f"{lost}: the init has to put the link back")
-    for placement in _hidden(config, tree):
-        where = printable(placement.path)
-        hides = f"would be hidden at {where}: a filesystem is mounted over it at boot"
-        if config.format.in_memory:
-            raise ConfigError(
-                f"{config.path}: [mappings] {placement.source} {hides}",
-                "Map it elsewhere, and let the workload copy or link it there.",
-            )
-        note(f"the mapping of {assembly.relative(placement.source)} {hides}")
+    _check_hidden(config, assembly)
+    if config.format.read_only and kernel.is_volant:
+        note(
+            "Volant's agent copies itself to the disk, which is read-only: it boots only where it"
+            " gets an overlay, as in fledge boot"
+        )
     if not config.format.in_memory and isinstance(_agent(tree), File):
         _check_agent_folder(config, tree)
         _check_room(config, tree)
@@ -76,6 +73,22 @@ def check(config: Config, assembly: Assembly, kernel: Kernel) -> None:
             if found := next(problems(kernel, tree, command, context), None):
                 can = "cannot" if found.is_certain else "may not"
                 note(f"the {source.role} {can} run: {found.text}")
+
+
+def _check_hidden(config: Config, assembly: Assembly) -> None:
+    """Raise `ConfigError` if something is mapped to where the init of an initramfs mounts a
+    filesystem. For a disk, whose agent does, it is a note.
+    """
+    for placement in _hidden(config, assembly.tree):
+        where = printable(placement.path)
+        hides = f"would be hidden at {where}: a filesystem is mounted over it at boot"
+        if config.format.in_memory:
+            raise ConfigError(
+                f"{config.path}: [mappings] {placement.source} {hides}",
+                "Map it elsewhere, and let the workload copy or link it there.",
+            )
+        name = assembly.relative(placement.source)
+        assembly.session.reporter.note(f"the mapping of {name} {hides}")
 
 
 def _hidden(config: Config, tree: Tree) -> Iterator[Placement]:

@@ -16,7 +16,7 @@ from fledge.host.output import Hasher
 from fledge.machine import check as machine
 from fledge.machine.kernels import Kernel
 from fledge.oci.manifest import Platform, parse_platform
-from fledge.operations import beside, boots
+from fledge.operations import beside, boots, seal
 from fledge.operations import manifest as plugin
 from fledge.operations.arguments import (
     ConfigLike,
@@ -68,6 +68,8 @@ class Artifact(msgspec.Struct, frozen=True):
     """The digest of the uncompressed content; None if the artifact is not compressed."""
     manifest: PluginManifest | None
     """The plugin manifest, which is a file beside the artifact; None if the config has none."""
+    root_hash: Digest | None = None
+    """The root hash of dm-verity; None if the artifact is not sealed."""
 
 
 def build(
@@ -107,7 +109,13 @@ def build(
 def outputs_of(config: Config, output: Path) -> list[Path]:
     """Return the files that a build writes, the artifact first."""
     manifests = [path_beside(output)] if config.manifest else []
-    return [output, provenance.path_beside(output), *manifests]
+    return [output, provenance.path_beside(output), *_trees_of(config, output), *manifests]
+
+
+def _trees_of(config: Config, output: Path) -> list[Path]:
+    """Return the files with hash trees beside an artifact: none or one."""
+    is_beside = config.verity and config.verity.hash_tree == "beside"
+    return [seal.path_beside(output)] if is_beside else []
 
 
 def write_artifact(
@@ -131,12 +139,17 @@ def write_artifact(
     stale = None if config.manifest else beside.recorded_manifest(output)
     shared = SharedBuild.open(pins, start, output.name, sharing)
     signer = beside.open_signer(sharing.sign_with, start.session)
+    certificate = beside.load_certificate(config, signer)
+    old_root = beside.recorded_root_hash(output)
     with replacing_together(*outputs) as [new, new_record, *rest]:
+        tree = rest.pop(0) if _trees_of(config, output) else None
         pulled = shared.pull(new) if shared else None
         if pulled:
             artifact = _as_artifact(pulled, output, url)
+            if tree:
+                seal.write_again(new, tree, pulled.record)
         else:
-            artifact = build_pinned(config, pins, start, new, output, url)
+            artifact = build_pinned(config, pins, start, new, output, url, tree)
         statement = provenance.serialize(describe(config, artifact, start.epoch))
         with new_record.open() as record:
             record.write(statement)
@@ -146,6 +159,9 @@ def write_artifact(
     if not config.manifest:
         beside.tidy_manifest(config, output, artifact.digest, stale, start.session)
     beside.sign(output, statement, pulled.envelope if pulled else None, signer, start.session)
+    beside.tidy_tree(config, output, old_root, start.session)
+    root = artifact.root_hash
+    beside.sign_root_hash(output, root, old_root, certificate, signer, start.session)
     if shared:
         shared.keep(output, is_pulled=pulled is not None)
     _note_kernel(config, kernel, artifact.platform.architecture, start.session)
@@ -165,6 +181,7 @@ def _as_artifact(pulled: EarlierBuild, output: Path, url: str | None) -> Artifac
         inputs=record.inputs,
         uncompressed=record.uncompressed,
         manifest=relocated(manifest, url) if manifest and url else None,
+        root_hash=record.root_hash,
     )
 
 
@@ -175,7 +192,7 @@ def _note_kernel(config: Config, kernel: Kernel, architecture: str, session: Ses
     another in mind.
     """
     known = architecture if config.target.kernel else ""
-    for each in machine.check(config.format.requirements(), kernel.config, known).findings:
+    for each in machine.check(config.requirements, kernel.config, known).findings:
         if each.advice:
             session.reporter.note(
                 f"kernel {kernel.name}: {each.requirement.purpose}: {each.advice}"
@@ -202,23 +219,25 @@ def build_pinned(
     new: NewFile,
     output: Path,
     url: str | None,
+    tree: NewFile | None = None,
 ) -> Artifact:
     """Build an artifact from pinned inputs, and build it again if a cached layer was damaged.
 
     Cached layers are verified in the background while they are in use, because they are rarely
     damaged. ``new`` is an empty file that is worth nothing before this returns, ``output`` the path
     that it will get, ``start`` an empty assembly, and ``url`` where the plugin manifest says that
-    the artifact is; None: without a manifest. Raises `FledgeError`.
+    the artifact is; None: without a manifest. ``tree`` is an empty file for a hash tree that is to
+    be beside the artifact; None: that is not kept. Raises `FledgeError`.
     """
     config.format.check(start.session.settings)
     with closing(BackgroundVerifier(start.session.cache)) as verification:
         try:
-            return _build_once(config, pins, start.empty_copy(verification), new, output, url)
+            return _build_once(config, pins, start.empty_copy(verification), new, output, url, tree)
         except FledgeError:
             if verification.passes():
                 raise
     start.session.reporter.note("a layer in the cache is damaged: building again without it")
-    return _build_once(config, pins, start.empty_copy(None), new, output, url)
+    return _build_once(config, pins, start.empty_copy(None), new, output, url, tree)
 
 
 def _build_once(
@@ -228,15 +247,16 @@ def _build_once(
     new: NewFile,
     output: Path,
     url: str | None,
+    tree: NewFile | None,
 ) -> Artifact:
     with explained_memory(f"the artifact of {config.path}"):
         lay_sources(config.sources, pins, assembly)
         boots.check(config, assembly, target(config))
         manifest = plugin.draft(config, assembly, output, url) if url else None
         with assembly.session.reporter.step("write") as step:
-            artifact = _write(config, assembly, new, output, step)
+            artifact = _write(config, assembly, new, output, tree, step)
         if manifest:
-            manifest = plugin.sealed(manifest, artifact.digest)
+            manifest = plugin.sealed(manifest, artifact.digest, artifact.root_hash)
         return msgspec.structs.replace(artifact, manifest=manifest)
 
 
@@ -262,7 +282,14 @@ def laying(source: Source, assembly: Assembly) -> Iterator[Step]:
             raise unreadable(Path(error.filename or source.role), error) from error
 
 
-def _write(config: Config, assembly: Assembly, new: NewFile, output: Path, step: Step) -> Artifact:
+def _write(
+    config: Config,
+    assembly: Assembly,
+    new: NewFile,
+    output: Path,
+    hash_tree: NewFile | None,
+    step: Step,
+) -> Artifact:
     session, tree = assembly.session, assembly.tree
     with new.open() as file, closing(Hasher()) as hasher:
         if file.seek(0, os.SEEK_END):
@@ -270,6 +297,11 @@ def _write(config: Config, assembly: Assembly, new: NewFile, output: Path, step:
         uncompressed = config.format.write(
             tree, Destination(new, hasher, session.reporter, session.settings)
         )
+        root_hash = None
+        if config.verity:
+            is_appended = config.verity.hash_tree == "appended"
+            with session.reporter.work("sealing"):
+                root_hash = seal.write(file.fileno(), hasher, hash_tree, is_appended=is_appended)
         size = os.fstat(file.fileno()).st_size
         nodes = [node for _, node in tree.walk()]
         total = _content_size(nodes)
@@ -288,6 +320,7 @@ def _write(config: Config, assembly: Assembly, new: NewFile, output: Path, step:
         inputs=tuple(assembly.inputs),
         uncompressed=uncompressed,
         manifest=None,
+        root_hash=root_hash,
     )
 
 
@@ -308,4 +341,5 @@ def describe(config: Config, artifact: Artifact, epoch: int) -> Provenance:
         versions=provenance.versions(),
         manifest=Digest.of(serialize(artifact.manifest)) if artifact.manifest else None,
         url=artifact.manifest.url if artifact.manifest else None,
+        root_hash=artifact.root_hash,
     )

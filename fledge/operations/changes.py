@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from fledge.errors import FledgeError, MalformedError
-from fledge.operations.build import laying
+from fledge.operations.build import laying, outputs_of
 from fledge.operations.manifest import artifact_url
 from fledge.project import manifest, provenance
 from fledge.project.lock import PinFinder
@@ -40,6 +40,8 @@ def up_to_date(
             return None
         beside = manifest.path_beside(output)
         if record.manifest and hash_file(beside).digest != record.manifest:
+            return None
+        if not all(each.exists() for each in outputs_of(config, output)):
             return None
     except (FledgeError, OSError):
         return None

@@ -70,7 +70,7 @@ def check_target(
     architecture = _lay(config, platform, found, session)
     if kernel is None and config.target.kernel is None:
         return None
-    return machine.check(config.format.requirements(), found.config, architecture)
+    return machine.check(config.requirements, found.config, architecture)
 
 
 def _lay(

@@ -31,6 +31,7 @@ from fledge.tree.blocks import nonzero_blocks
 from fledge.tree.content import (
     READ_SIZE,
     Content,
+    Packed,
     Sparse,
     content_digest,
     content_size,
@@ -318,7 +319,7 @@ def _changed(old: Fields, new: Fields) -> dict[str, tuple[object, object]]:
 
 def _compare_contents(old: Content, new: Content, texts: _TextComparer) -> _ContentDifference:
     """Return the digests of both contents and, if they are text, the lines that differ."""
-    if isinstance(old, Sparse) or isinstance(new, Sparse):
+    if any(isinstance(each, Sparse | Packed) for each in (old, new)):
         digests = _digest_of_blocks(old), _digest_of_blocks(new)
     else:
         digests = content_digest(old).hex, content_digest(new).hex

@@ -15,6 +15,8 @@ from fledge.errors import ConfigError, FledgeError
 from fledge.formats import Opened, open_artifact
 from fledge.host.files import PathLike
 from fledge.net.json_document import MAX_DOCUMENT_SIZE
+from fledge.operations import seal
+from fledge.operations.seal import SealCheck
 from fledge.project import provenance
 from fledge.project.provenance import Provenance
 from fledge.report import Transfer
@@ -66,6 +68,9 @@ class Summary(msgspec.Struct, frozen=True):
     """The entrypoint and arguments of the image, from its config in the artifact."""
     has_provenance: bool
     """Whether provenance for these bytes is beside the artifact."""
+    seal: SealCheck | None
+    """Whether it is what its hash tree of dm-verity says, and if there is provenance for these
+    bytes, what the root hash there says. None: it is not sealed."""
 
 
 def inspect(artifact: PathLike) -> Summary:
@@ -94,6 +99,8 @@ def summarize(artifact: Opened, progress: Transfer | None = None) -> Summary:
     first = next(filter(None, programs), None)
     kestrel = _program(artifact.tree, paths.AGENT, digests)
     record = _provenance(artifact, progress or Transfer())
+    sealed = seal.find(artifact.path)
+    recorded = record.root_hash if record else None
     inputs = {item.role: item for item in record.inputs} if record else {}
     version = inputs["agent"].facts.get("version") if "agent" in inputs else None
     return Summary(
@@ -106,6 +113,7 @@ def summarize(artifact: Opened, progress: Transfer | None = None) -> Summary:
         image=next((inputs[role].uri for role in inputs if role in IMAGE_ROLES), None),
         command=_command(artifact.tree),
         has_provenance=record is not None,
+        seal=seal.check(sealed, recorded, progress) if sealed else None,
     )
 
 
@@ -151,6 +159,7 @@ def describe(artifact: Opened, summary: Summary) -> dict[str, Any]:
         "image": summary.image,
         "command": summary.command,
         "has_provenance": summary.has_provenance,
+        "verity": _seal_json(summary.seal),
     }
     return {**answer, **artifact.contents.describe()}
 
@@ -232,6 +241,32 @@ def _program_json(program: Program | None) -> dict[str, Any] | None:
         "sha256": program.digest.hex if program.digest else None,
         "size": program.size,
         "format": program.format,
+    }
+
+
+def _seal_json(found: SealCheck | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    tree = found.seal.tree
+    return {
+        "root_hash": found.seal.root_hash.hex,
+        "intact": found.is_intact,
+        "damaged": [
+            {
+                "offset": each.offset,
+                "size": each.size,
+                "level": each.level,
+                **(json_text("path", each.path) if each.path else {"path": None}),
+            }
+            for each in found.damaged
+        ],
+        "salt": tree.salt.hex(),
+        "uuid": str(tree.uuid),
+        "data_size": tree.data_size,
+        "hash_tree": "appended" if found.seal.is_appended else "beside",
+        "hash_tree_size": tree.size,
+        "kernel_parameters": seal.kernel_parameters(found.seal),
+        "systemd_parameters": seal.systemd_parameters(found.seal),
     }
 
 

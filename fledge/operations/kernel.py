@@ -15,12 +15,13 @@ from fledge.machine import kernels
 from fledge.machine.check import KernelCheck
 from fledge.machine.kernels import VOLANT, Kernel
 from fledge.oci.manifest import parse_platform
-from fledge.operations import boots
+from fledge.operations import boots, seal
 from fledge.project import provenance
 from fledge.project.config import Config
 from fledge.sources import paths
 from fledge.tree import File, elf
 from fledge.tree.content import hash_file, read_range
+from fledge.tree.kernel import DM_VERITY
 
 
 def check_kernel(kernel: PathLike, artifact: PathLike) -> KernelCheck:
@@ -30,7 +31,9 @@ def check_kernel(kernel: PathLike, artifact: PathLike) -> KernelCheck:
     of a kernel's configuration. Raises `ConfigError` if there is no such kernel or artifact,
     `CorruptError` if one of them is damaged, `FledgeError` if it cannot be read.
     """
-    requirements = artifact_requirements(artifact)
+    requirements = [*artifact_requirements(artifact)]
+    if seal.find(Path(artifact)):
+        requirements += DM_VERITY
     named = Kernel(str(kernel), kernels.find(str(kernel), Path()))
     architecture = _recorded_architecture(Path(artifact))
     try:

@@ -19,7 +19,7 @@ from fledge.net.json_document import MAX_DOCUMENT_SIZE
 from fledge.oci import runtime
 from fledge.oci.manifest import parse_platform
 from fledge.oci.runtime import Runtime
-from fledge.operations import boots
+from fledge.operations import boots, seal
 from fledge.operations.arguments import ConfigLike, as_config
 from fledge.operations.kernel import target
 from fledge.project import manifest as plugin
@@ -40,6 +40,9 @@ from fledge.tree.programs import Context
 
 VERSION_LABEL = "org.opencontainers.image.version"
 """The label of an image with the version of the software in it (OCI image-spec, annotations.md)."""
+
+ROOT_HASH_LABEL = "fledge.dm-verity.roothash"
+"""The label of a plugin with the root hash of its sealed disk."""
 
 AGENT_PATH = "/usr/local/bin:/usr/bin:/bin"
 """The PATH of a workload on a disk whose environment sets none. In an initramfs, it is that of the
@@ -113,7 +116,8 @@ def manifest(
         architecture = parse_platform(record.platform).architecture if record else ""
         url = artifact_url(config.manifest, base_url, artifact)
         filled, notes = fill(config, opened.tree, architecture, inputs, artifact, url)
-    return sealed(filled, digest), notes
+    found = seal.find(artifact)
+    return sealed(filled, digest, found.root_hash if found else None), notes
 
 
 def image_input(inputs: Iterable[Input]) -> Input | None:
@@ -236,6 +240,8 @@ def fill(
     filled = _complete(config, known, artifact, url)
     workload, doubts = _check_workload(config, tree, architecture, filled.workload)
     filled = msgspec.structs.replace(filled, workload=workload)
+    if config.verity:
+        filled = _labelled(filled, UNKNOWN)
     _check_length(filled)
     notes = [*doubts, *_notes(found, filled)]
     if config.format.in_memory:
@@ -276,15 +282,23 @@ def _check_length(filled: PluginManifest) -> None:
         )
 
 
-def sealed(drafted: PluginManifest, digest: Digest) -> PluginManifest:
-    """Return the manifest of the artifact with that digest."""
+def sealed(drafted: PluginManifest, digest: Digest, root_hash: Digest | None) -> PluginManifest:
+    """Return the manifest of the artifact with that digest and root hash of dm-verity."""
     places = {"rootfs": drafted.rootfs, "initramfs": drafted.initramfs}
     sealed_places = {
         kind: msgspec.structs.replace(place, checksum=str(digest))
         for kind, place in places.items()
         if place
     }
-    return msgspec.structs.replace(drafted, **sealed_places)
+    return msgspec.structs.replace(_labelled(drafted, root_hash), **sealed_places)
+
+
+def _labelled(drafted: PluginManifest, root_hash: Digest | None) -> PluginManifest:
+    """Return a manifest whose label says the root hash; None: it has no such label."""
+    labels = {name: text for name, text in drafted.labels.items() if name != ROOT_HASH_LABEL}
+    if root_hash:
+        labels[ROOT_HASH_LABEL] = root_hash.hex
+    return msgspec.structs.replace(drafted, labels=labels)
 
 
 def image_runtime(tree: Tree) -> Runtime:

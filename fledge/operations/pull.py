@@ -29,6 +29,7 @@ from fledge.oci.manifest import Platform, best_manifests, parse_platform
 from fledge.oci.reference import Name
 from fledge.oci.referrers import ForeignDocumentError
 from fledge.oci.repository import Places, Repository
+from fledge.operations import seal
 from fledge.operations.arguments import PlatformLike, as_platform, as_session
 from fledge.operations.documents import (
     ENVELOPE_TYPE,
@@ -39,7 +40,7 @@ from fledge.operations.documents import (
 )
 from fledge.operations.push import registry_name
 from fledge.project import manifest as plugin
-from fledge.project import provenance, signatures
+from fledge.project import provenance, sealing, signatures
 from fledge.project.provenance import MAX_STATEMENT_SIZE
 from fledge.project.signatures import MAX_ENVELOPE_SIZE, MAX_SIGNATURES, Envelope, Signature
 from fledge.report import Batch, human_size
@@ -186,11 +187,14 @@ def _check_path(path: Path) -> None:
     The registry has chosen the name.
     """
     statement, manifest, envelope = _paths_beside(path)
-    for file in (path, statement, manifest, envelope):
+    tree = seal.path_beside(path)
+    for file in (path, statement, manifest, envelope, tree):
         check_output(file)
     try:
         if path.exists():
             find_format(path)
+        if tree.exists():
+            seal.check_tree(tree)
         if statement.exists():
             provenance.load(path)
         if manifest.exists():
@@ -290,11 +294,16 @@ def _pull(
         files[plugin.path_beside(path)] = _at_home(documents.plugin_manifest, path)
     if documents.envelope is not None:
         files[signatures.path_beside(path)] = documents.envelope
-    for file in _paths_beside(path):
-        if file not in files and file.exists():
+    record = documents.provenance
+    is_beside = record is not None and sealing.is_beside(record.config)
+    trees = [seal.path_beside(path)] if is_beside else []
+    for file in (*_paths_beside(path), seal.path_beside(path)):
+        if file not in (*files, *trees) and file.exists():
             session.reporter.note(f"{file} stays, and may be that of another artifact")
-    with replacing_together(path, *files) as [new, *others]:
+    with replacing_together(path, *trees, *files) as [new, *others]:
         write(remote, new, places, session)
+        if record and is_beside:
+            seal.write_again(new, others.pop(0), record)
         for other, text in zip(others, files.values(), strict=True):
             with other.open() as opened:
                 opened.write(text)

@@ -46,6 +46,7 @@ from fledge.report import Transfer, counted, human_size
 from fledge.session import Session
 from fledge.tree.content import hash_file
 from fledge.tree.digest import Digest
+from fledge.tree.media import MediaType
 from fledge.tree.names import by_number
 
 THREADS = 8
@@ -212,6 +213,8 @@ class _LocalArtifact(msgspec.Struct, frozen=True):
 
     path: Path
     kind: str
+    media_type: MediaType
+    """What a registry calls the whole file."""
     size: int
     documents: Documents
     pushed: int = 0
@@ -229,7 +232,8 @@ class _LocalArtifact(msgspec.Struct, frozen=True):
         if size > artifacts.MAX_SIZE:
             most = human_size(artifacts.MAX_SIZE)
             raise ConfigError(f"{path} has more than {most}", "Push a smaller artifact.")
-        return cls(path, format_.name, size, read_documents(path))
+        media_type = format_.media_type or MediaType(artifacts.FILE_TYPE)
+        return cls(path, format_.name, media_type, size, read_documents(path))
 
     def own_name(self, prefix: str) -> str:
         """Return the reference of this artifact if it is pushed under its own name."""
@@ -355,8 +359,10 @@ class _Sending:
         if recorded in (None, digest) and not self._repository.has_blob(digest):
             self._repository.upload(blob, digest, transfer)
             self.sent += blob.size
-        whole = Descriptor(artifacts.FILE_TYPE, digest, blob.size)
-        return msgspec.structs.replace(_remote(source, digest), whole=whole)
+        whole = Descriptor(source.media_type.name, digest, blob.size)
+        return msgspec.structs.replace(
+            _remote(source, digest), whole=whole, os_features=source.media_type.os_features
+        )
 
     def _send_chunks(self, source: _LocalArtifact, transfer: Transfer) -> RemoteArtifact:
         """Upload the chunks of a file that the registry does not have."""

@@ -8,16 +8,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
+from cryptography.x509 import Certificate
 
 from fledge.errors import ConfigError, CorruptError, FledgeError, unreadable_argument
 from fledge.host.files import PathLike, create, replacing
+from fledge.operations import seal
 from fledge.operations.arguments import as_session
 from fledge.operations.digests import read_digest
 from fledge.operations.documents import read_beside
-from fledge.project import keys, provenance, signatures
+from fledge.project import keys, pkcs7, provenance, signatures
 from fledge.project.keys import KeyType, Passphrase, Signer
 from fledge.project.signatures import Envelope, Signature
 from fledge.session import Session
+from fledge.tree.digest import Digest
 
 
 class KeyPair(msgspec.Struct, frozen=True):
@@ -56,6 +59,7 @@ def sign(
     key: str,
     *,
     public_key: PathLike | None = None,
+    certificate: PathLike | None = None,
     passphrase: Passphrase | None = None,
     session: Session | None = None,
 ) -> Path:
@@ -63,8 +67,9 @@ def sign(
 
     ``key`` is the path of a private key, ``env:NAME`` for one in a variable, or ``exec:COMMAND``
     for a program that signs (`SigningCommand`). ``public_key`` is the file of its public key, which
-    a command needs. ``passphrase`` is called for that of an encrypted key unless
-    FLEDGE_KEY_PASSPHRASE is set; None: there is no other.
+    a command needs. With the ``certificate`` of the key, X.509 in PEM, the root hash of a sealed
+    artifact is signed as well, for a kernel: ARTIFACT.roothash.p7s. ``passphrase`` is called
+    for that of an encrypted key unless FLEDGE_KEY_PASSPHRASE is set; None: there is no other.
 
     Signatures of the same statement by other keys stay, and one by this key is replaced. Those of
     an older statement are dropped with it. Raises `CorruptError` if the artifact is not the one in
@@ -75,9 +80,31 @@ def sign(
         artifact.stat()
     except OSError as error:
         raise unreadable_argument(artifact, error) from error
-    provenance.read(artifact)  # before a passphrase is asked for
+    text = provenance.read(artifact)  # before a passphrase is asked for
     signer = open_signer(key, Path(public_key) if public_key else None, passphrase, session)
-    return sign_with(signer, artifact, session)
+    path = sign_with(signer, artifact, session)
+    if certificate:
+        _, record = provenance.parse_file(text, artifact)
+        if record.root_hash is None:
+            raise ConfigError(
+                f"{artifact} is not sealed, so there is no root hash to sign",
+                "Build it with [verity] in fledge.toml, or leave out the certificate.",
+            )
+        loaded = pkcs7.load_certificate(Path(certificate), signer)
+        write_root_signature(artifact, record.root_hash, loaded, signer)
+    return path
+
+
+def write_root_signature(
+    artifact: Path, root_hash: Digest, certificate: Certificate, signer: Signer
+) -> None:
+    """Write the signature of a root hash beside its artifact.
+
+    Raises `FledgeError` if the signer fails, or the file cannot be written.
+    """
+    signature = pkcs7.sign_root_hash(root_hash, certificate, signer)
+    with replacing(seal.signature_path(artifact)) as file:
+        file.write(signature)
 
 
 def open_signer(

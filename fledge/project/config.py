@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from fledge.project.build_cache import BuildCache
 from fledge.project.manifest import Settings, WrongKeys
 from fledge.project.rules import T, first_of_type
 from fledge.project.schema import check_fields, schema
+from fledge.project.sealing import UNSUITABLE, Verity
 from fledge.project.target import Target
 from fledge.project.toml import Document, Table
 from fledge.sources.kinds import IMAGES, SOURCES
 from fledge.sources.source import Presence, Source
+from fledge.tree.kernel import DM_VERITY, Requirement
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -26,7 +29,8 @@ class Config(msgspec.Struct, frozen=True):
 
     The constructor raises `ValueError` if a field of the format or a source has a value that
     fledge.toml could not set, if the strategy does not accept a source or lacks a required one, if
-    two sources are of one kind, or if they are not in the order of `SOURCES`.
+    two sources are of one kind, if they are not in the order of `SOURCES`, or if a filesystem is to
+    be sealed that can be written.
     """
 
     path: Path
@@ -39,6 +43,8 @@ class Config(msgspec.Struct, frozen=True):
     """Where the artifact is to run."""
     cache: BuildCache = BuildCache()
     """Where builds are shared."""
+    verity: Verity | None = None
+    """How the disk is sealed. None: it is not."""
     data: dict[str, Any] = msgspec.field(default_factory=dict)
     """The parsed TOML, with the settings of manifest.toml as a table ``manifest``; empty if the
     config was not read from a file."""
@@ -60,6 +66,13 @@ class Config(msgspec.Struct, frozen=True):
             required = kind.presence.get(self.strategy) is Presence.REQUIRED
             if required and position not in positions:
                 raise ValueError(f"{self.strategy} needs {kind.variants[0].__name__}")
+        if self.verity and not self.format.read_only:
+            raise ValueError(f"[verity] {UNSUITABLE}")
+
+    @property
+    def requirements(self) -> Sequence[Requirement]:
+        """What a kernel must be able to do to boot the artifact."""
+        return (*self.format.requirements(), *(DM_VERITY if self.verity else ()))
 
     @property
     def strategy(self) -> str:
@@ -126,12 +139,15 @@ def _config(document: Document) -> Config:
     manifest = None
     if plugin.TABLE in document.top.data:
         manifest = _read_manifest(document.top.table(plugin.TABLE))
+    if "verity" in parsed.settings and parsed.format and not parsed.format.read_only:
+        document.report(("verity",), f"[verity] {UNSUITABLE}")
     if document.has_problems or parsed.format is None:
         raise document.error()
     target = first_of_type(Target, parsed.settings.values()) or Target()
     cache = first_of_type(BuildCache, parsed.settings.values()) or BuildCache()
+    verity = first_of_type(Verity, parsed.settings.values())
     data = document.top.data
-    return Config(document.path, parsed.format, sources, target, cache, data, manifest)
+    return Config(document.path, parsed.format, sources, target, cache, verity, data, manifest)
 
 
 def _read_manifest(table: Table) -> Settings | None:

@@ -14,19 +14,8 @@ DOCKERFILE_OPTIONS: Mapping[str, str] = {
 }
 """What to do instead of options of the command ``build``."""
 
-_KEYS: Mapping[tuple[str, str], str] = {
-    ("filesystem", "compression_level"): "only squashfs has it; remove it",
-    ("filesystem", "overlay_size"): "only squashfs has it; size_buffer_mb is the free space",
-}
-"""By table and key."""
-
 _VALUES: Mapping[tuple[str, str, object], str] = {
     ("source", "target", ""): "remove it; without target, the last stage is built",
-    (
-        "filesystem",
-        "type",
-        "squashfs",
-    ): 'fledge writes no squashfs, and Volant\'s kernel has no driver for it; write "ext4"',
 }
 """By table, key and value."""
 
@@ -35,10 +24,11 @@ def answers(table: str, data: Mapping[str, Any], mappings: object) -> dict[str, 
     """Return what to say about the keys of a table, by key. ``mappings`` is the table of that name,
     as it was written.
     """
-    found = {key: _KEYS[table, key] for key in data if (table, key) in _KEYS}
-    for key, value in data.items():
-        if isinstance(value, str) and (table, key, value) in _VALUES:
-            found[key] = _VALUES[table, key, value]
+    found = {
+        key: _VALUES[table, key, value]
+        for key, value in data.items()
+        if isinstance(value, str) and (table, key, value) in _VALUES
+    }
     path = data.get("path")
     if table == "init" and isinstance(path, str) and isinstance(mappings, dict):
         source = next((each for each, where in mappings.items() if where == path), None)

@@ -25,7 +25,7 @@ class Parsed(msgspec.Struct, frozen=True):
     sources: tuple[Source, ...]
     """In the order of the schema."""
     settings: Mapping[str, msgspec.Struct]
-    """The tables of `SETTINGS` that are given, by name."""
+    """The tables of `SETTINGS` and `SEALING` that are given, by name."""
     tables: Mapping[str, Table]
     """All tables of the schema, by name. A table that the document lacks is empty."""
 
@@ -161,6 +161,8 @@ class _TableReader:
             return None
         if chosen is None:
             self._report_choice(group, given)
+            return None
+        if presence is Presence.IF_TABLE and table.keys[0] not in table.document.top.data:
             return None
         complete = given <= values.keys()
         for key in chosen.keys:

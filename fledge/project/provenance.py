@@ -28,6 +28,10 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILDER = "https://github.com/volantvm/fledge"
 
+ROOT_HASH = "dmVerityRootHash"
+"""The key of the root hash among the digests of the artifact (in-toto/attestation,
+spec/v1/digest_set.md, which allows others than it lists)."""
+
 CODECS = ("crc32c", "deflate", "isal", "lz4", "pyzstd", "zstandard")
 """The packages whose versions are recorded: they compress, decompress or compute checksums."""
 
@@ -65,6 +69,8 @@ class Provenance(msgspec.Struct, frozen=True):
     """The digest of the plugin manifest; None if the build made none."""
     url: str | None = None
     """Where the artifact is, as the manifest says; None if the build made none."""
+    root_hash: Digest | None = None
+    """The root hash of dm-verity; None if the artifact is not sealed."""
 
 
 def path_beside(artifact: Path) -> Path:
@@ -96,6 +102,8 @@ def serialize(record: Provenance) -> bytes:
 def statement(record: Provenance) -> dict[str, Any]:
     """Return the in-toto statement as a JSON object."""
     subject = [_subject(record.name, record.digest)]
+    if record.root_hash:
+        subject[0]["digest"][ROOT_HASH] = record.root_hash.hex
     if record.uncompressed:
         name = manifests.uncompressed_name(record.name)
         subject.append(_subject(name, record.uncompressed))
@@ -252,6 +260,7 @@ def _parse(top: _JsonValue, name: str) -> Provenance:
     named = [each for each in digests if each.endswith(manifests.SUFFIX)]
     manifest = digests.pop(named[0]) if named else None
     builder = top["predicate"]["runDetails"]["builder"]
+    sealed = subjects[0]["digest"][ROOT_HASH]
     return Provenance(
         name=name,
         digest=subjects[0]["digest"]["sha256"].sha256(),
@@ -263,6 +272,7 @@ def _parse(top: _JsonValue, name: str) -> Provenance:
         versions={key: builder["version"][key].text() for key in builder["version"].table()},
         manifest=manifest,
         url=parameters["url"].text() if manifest else None,
+        root_hash=sealed.sha256() if sealed.value is not None else None,
     )
 
 

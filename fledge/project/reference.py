@@ -105,7 +105,8 @@ def _required(table: Table, name: str) -> str:
         if group.owners(name)
         for strategy, each in group.presence.items()
     }
-    always = [strategy for strategy, each in presence.items() if each is not Presence.IF_GIVEN]
+    optional = (Presence.IF_GIVEN, Presence.IF_TABLE)
+    always = [strategy for strategy, each in presence.items() if each not in optional]
     if not always:
         return f"in `[{table.name}]`, which may be left out"
     instead = {

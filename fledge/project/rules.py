@@ -5,8 +5,9 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from fledge.formats import FORMATS
 from fledge.project.parser import Parsed
 from fledge.project.schema import schema
 from fledge.project.toml import Table
@@ -75,6 +76,26 @@ def json_schema() -> list[dict[str, object]]:
             "if": {"properties": {"init": none}, "required": ["init"]},
             "then": {"anyOf": [has_mapping, has_image]},
         },
+        {"if": {"required": ["verity"]}, "then": {"anyOf": _read_only_filesystems()}},
+    ]
+
+
+def _read_only_filesystems() -> list[dict[str, object]]:
+    """Return the conditions of which [verity] needs one."""
+    keys: list[dict[str, object]] = []
+    kinds: list[type[Any]] = list(FORMATS)
+    for each in kinds:
+        struct = each.__struct_config__
+        if each().read_only:
+            keys.append({struct.tag_field: {"const": struct.tag}})
+        elif "read_only" in each.__annotations__:
+            keys.append({"read_only": {"const": True}})
+    return [
+        {
+            "properties": {"filesystem": {"properties": each, "required": list(each)}},
+            "required": ["filesystem"],
+        }
+        for each in keys
     ]
 
 

@@ -17,6 +17,7 @@ from msgspec import Meta
 from fledge.formats import FORMATS, STRATEGIES
 from fledge.project import toml
 from fledge.project.build_cache import BuildCache
+from fledge.project.sealing import Verity
 from fledge.project.target import Target
 from fledge.project.values import Choice, Entries, Value, declared, literal
 from fledge.sources.kinds import SOURCES
@@ -28,6 +29,8 @@ TOP = "at the top of the file, above every [table]"
 SETTINGS: dict[str, type[msgspec.Struct]] = {"target": Target, "cache": BuildCache}
 """The tables that change no artifact, for every strategy: the class of each, whose keys all have
 defaults."""
+SEALING: dict[str, type[msgspec.Struct]] = {"verity": Verity}
+"""The tables that seal a disk by being there, in the same way."""
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -169,7 +172,7 @@ class Schema(msgspec.Struct, frozen=True):
     formats: Mapping[str, Group]
     """The groups of the formats, by strategy."""
     settings: tuple[Group, ...]
-    """The groups of `SETTINGS`, in the same order."""
+    """The groups of `SETTINGS` and `SEALING`, in the same order."""
 
     @property
     def strategies(self) -> tuple[str, ...]:
@@ -235,7 +238,11 @@ def schema() -> Schema:
         options={name: facts.description for name, facts in STRATEGIES.items()},
     )
     every = dict.fromkeys(formats, Presence.IF_GIVEN)
-    settings = tuple(_make_group(table, (each,), every, "") for table, each in SETTINGS.items())
+    disks = {"oci_rootfs": Presence.IF_TABLE}
+    settings = (
+        *(_make_group(table, (each,), every, "") for table, each in SETTINGS.items()),
+        *(_make_group(table, (each,), disks, "") for table, each in SEALING.items()),
+    )
     return Schema((*keys_of(_Top), strategy), sources, formats, settings)
 
 

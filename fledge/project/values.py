@@ -1,6 +1,6 @@
 """The types of values in a TOML file, and how the annotation of a field declares them.
 
-    str                 text; a URL with ``extra={"kind": "url"}``
+    str                 text; a URL with ``extra={"kind": "url"}``; of a form with ``pattern``
     Literal             one of several texts
     bool                true or false
     int                 a whole number from ``ge`` to ``le``
@@ -12,8 +12,8 @@
     tuple[tuple[str, str], ...]   a table of texts
     tuple[Secret, ...]            a table of secrets
 
-``ge``, ``le``, ``extra``, descriptions and examples come from `msgspec.Meta`. ``| None`` is
-ignored, because a key that is present always has a value.
+``ge``, ``le``, ``pattern``, ``extra``, descriptions and examples come from `msgspec.Meta`.
+``| None`` is ignored, because a key that is present always has a value.
 """
 
 from __future__ import annotations
@@ -113,6 +113,27 @@ class Text(Value, frozen=True):
     def describe(self) -> str:
         """Return ``text``."""
         return "text"
+
+
+class Formed(Text, frozen=True, kw_only=True):
+    """Text of a certain form."""
+
+    pattern: str
+
+    def read(self, value: object, folder: Path) -> str:
+        """Return the text. Refuses what does not match the pattern."""
+        text: str = super().read(value, folder)
+        if re.search(self.pattern, text) and not text.endswith("\n"):
+            return text
+        raise ValueError(f"must be like {self.like()}")
+
+    def json_schema(self) -> dict[str, object]:
+        """Return a string that matches the pattern."""
+        return {"type": "string", "pattern": self.pattern}
+
+    def describe(self) -> str:
+        """Return the examples."""
+        return f"text like {' or '.join(f'`{literal(each)}`' for each in self.examples)}"
 
 
 class Choice(Value, frozen=True, kw_only=True):
@@ -534,7 +555,7 @@ def declared(name: str, annotation: Any, *, written_by_fledge: bool = False) -> 
     facts = {
         key: fact
         for meta in metas
-        for key in ("description", "examples", "ge", "le")
+        for key in ("description", "examples", "ge", "le", "pattern")
         if (fact := getattr(meta, key)) is not None
     }
     extra = {key: value for meta in metas for key, value in (meta.extra or {}).items()}
@@ -554,6 +575,8 @@ def declared(name: str, annotation: Any, *, written_by_fledge: bool = False) -> 
         value = Url(examples)
     elif plain is Path and extra.get("kind") == "folder":
         value = InputFolder(examples)
+    elif plain is str and "pattern" in facts:
+        value = Formed(examples=examples, pattern=facts["pattern"])
     elif plain in _SIMPLE:
         value = _SIMPLE[plain](examples)
     else:

@@ -111,6 +111,7 @@ class Presence(Enum):
 
     ALWAYS = "every key has a default"
     IF_GIVEN = "if one of its keys is given"
+    IF_TABLE = "if its table is there"
     REQUIRED = "its keys must be given"
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fledge.tree.content import READ_SIZE, Content, Sparse, content_size, read_content, read_extents
+from fledge.tree.content import (
+    READ_SIZE,
+    Content,
+    Packed,
+    Sparse,
+    content_size,
+    read_content,
+    read_extents,
+)
 
 BLOCK_SIZE = 4096
 """Bytes. An aligned block of zeros becomes a hole in the artifact."""
@@ -24,12 +32,14 @@ def nonzero_blocks(content: Content) -> Iterator[tuple[int, bytes]]:
 
 
 def data_pieces(content: Content) -> Iterator[tuple[int, bytes]]:
-    """Yield the offset and bytes of the data outside the holes of a `Sparse`.
+    """Yield the offset and bytes of the data outside the holes of a `Sparse` or `Packed`.
 
     Each piece is a number of whole blocks; only the last may end within a block. Raises the
     errors of `read_content`.
     """
-    pieces = read_extents(content) if isinstance(content, Sparse) else _consecutive(content)
+    pieces = (
+        read_extents(content) if isinstance(content, Sparse | Packed) else _consecutive(content)
+    )
     buffer = bytearray()
     start = 0
     for offset, piece in pieces:

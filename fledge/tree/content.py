@@ -6,7 +6,7 @@ import errno
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +100,22 @@ class Sparse:
     data_digest: Digest | None = None
 
 
-Content = bytes | Span | Sparse
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """``size`` bytes of which those that are no holes are unpacked whenever they are read.
+
+    They come from an artifact that stores them compressed, and are nowhere in one piece.
+    """
+
+    size: int
+    path: Path
+    """The artifact."""
+    unpack: Callable[[int, int], Iterator[tuple[int, bytes]]]
+    """Yields the data of which some is between a begin and an end, as (offset in the content, at
+    most `READ_SIZE` bytes), in the order of offsets. Raises as `read_content`."""
+
+
+Content = bytes | Span | Sparse | Packed
 
 
 def content_size(content: Content) -> int:
@@ -116,7 +131,7 @@ def read_content(content: Content) -> Iterator[bytes]:
     """
     if isinstance(content, bytes):
         yield content
-    elif isinstance(content, Sparse):
+    elif isinstance(content, Sparse | Packed):
         position = 0
         for offset, piece in read_extents(content):
             yield from _zeros(offset - position)
@@ -135,6 +150,11 @@ def read_range(content: Content, offset: int, size: int) -> bytes:
     size = max(0, min(size, content_size(content) - offset))
     if isinstance(content, bytes):
         return content[offset : offset + size]
+    if isinstance(content, Packed):
+        unpacked = bytearray(size)
+        for position, piece in unpack_range(content, offset, size):
+            unpacked[position - offset : position - offset + len(piece)] = piece
+        return bytes(unpacked)
     if isinstance(content, Span):
         extents: tuple[DataExtent, ...] = (DataExtent(0, content.offset, content.size),)
     else:
@@ -164,11 +184,23 @@ def content_digest(content: Content) -> Digest:
     return Digest(sha256.hexdigest())
 
 
-def read_extents(content: Sparse) -> Iterator[tuple[int, bytes]]:
+def unpack_range(content: Packed, offset: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the data outside the holes in ``size`` bytes from ``offset`` on, as `read_extents`."""
+    for position, piece in content.unpack(offset, offset + size):
+        begin = max(offset - position, 0)
+        part = piece[begin : offset + size - position]
+        if part:
+            yield position + begin, part
+
+
+def read_extents(content: Sparse | Packed) -> Iterator[tuple[int, bytes]]:
     """Yield the data outside the holes: (offset in the content, at most `READ_SIZE` bytes).
 
     Raises the errors of `read_content`.
     """
+    if isinstance(content, Packed):
+        yield from content.unpack(0, content.size)
+        return
     sha256 = hashlib.sha256() if content.data_digest else None
     with open_content(content) as file:
         for extent in content.extents:

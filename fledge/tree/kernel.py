@@ -38,14 +38,34 @@ GUEST = (
 )
 """What init and the agent need, in whatever format they are."""
 
-DISK = (
+VIRTIO = (
     Requirement("virtio disk", ("VIRTIO_BLK",)),
     Requirement("virtio bus", ("VIRTIO_PCI", "VIRTIO_MMIO")),
-    Requirement("overlayfs", ("OVERLAY_FS",), essential=False),
-    *GUEST,
 )
-"""What a disk needs besides the driver of its filesystem. A virtual machine has its virtio devices
-on one of the two buses."""
+"""What makes a disk appear. A virtual machine has its virtio devices on one of the two buses."""
+
+OVERLAY = Requirement("overlayfs", ("OVERLAY_FS",), instead="choose another type in [filesystem]")
+"""What a disk needs that the kernel cannot write to, so that the guest can."""
+
+DISK = (*VIRTIO, Requirement("overlayfs", ("OVERLAY_FS",), essential=False), *GUEST)
+"""What a disk needs besides the driver of its filesystem."""
+
+READ_ONLY_DISK = (*VIRTIO, OVERLAY, *GUEST)
+"""The same for a filesystem that cannot be written: the guest writes to an overlay."""
+
+
+DM_VERITY = (
+    Requirement("device mapper", ("BLK_DEV_DM",), instead="remove [verity]"),
+    Requirement("dm-verity", ("DM_VERITY",), instead="remove [verity]"),
+    Requirement("SHA-256 for dm-verity", ("CRYPTO_SHA256",)),
+    Requirement(
+        "dm-verity without an initramfs",
+        ("DM_INIT",),
+        essential=False,
+        instead="set the disk up from an initramfs",
+    ),
+)
+"""What a sealed disk needs besides."""
 
 
 def filesystem(name: str, option: str) -> Requirement:

@@ -42,6 +42,8 @@ from fledge.ext4.structures import (
 )
 from fledge.tree import CharDevice, Directory, File, Node, Symlink, Tree, TreeError
 from fledge.tree.content import DataExtent, Span, Sparse, content_size, read_content
+from tests.support import damage
+from tests.support.damage import Places, mutations, overwritten
 from tests.support.disks import write_ext4
 from tests.support.mounted import list_folder, list_tree, mounted
 from tests.support.trees import MAX_ID, NAMES, Row, describe, trees
@@ -50,9 +52,6 @@ EPOCH = 1704067200
 ACL = struct.pack("<IHHIHHIHHI", 2, 1, 6, 0xFFFFFFFF, 2, 4, 1000, 4, 4, 0xFFFFFFFF) + struct.pack(
     "<HHIHHI", 16, 6, 0xFFFFFFFF, 32, 4, 0xFFFFFFFF
 )
-
-Places = list[tuple[int, int]]
-"""The position and size of a part of an image."""
 
 XATTRS = st.dictionaries(
     st.binary(min_size=1, max_size=40)
@@ -655,69 +654,13 @@ def test_damage_on_the_way_is_noticed_and_elsewhere_is_not(image: Path) -> None:
     assert isinstance(node_at(read(image, b"file"), b"file"), File)
 
 
-@contextmanager
-def overwritten(path: Path, pieces: list[tuple[int, bytes]]) -> Iterator[None]:
-    """Replace bytes at these positions temporarily."""
-    with path.open("r+b", buffering=0) as file:
-        before = [
-            (position, os.pread(file.fileno(), len(data), position)) for position, data in pieces
-        ]
-        for position, data in pieces:
-            os.pwrite(file.fileno(), data, position)
-        try:
-            yield
-        finally:
-            for position, data in reversed(before):
-                os.pwrite(file.fileno(), data, position)
-
-
 def metadata(path: Path) -> Places:
     """Return the positions and sizes that the reader reads, sorted."""
     return sorted(set(reads(path)))
 
 
 def reads(path: Path, only: bytes | None = None) -> Places:
-    """Return the position and size of each os.pread() of the reader."""
-    seen: Places = []
-    with pytest.MonkeyPatch.context() as patch:
-        pread = os.pread
-
-        def spy(descriptor: int, size: int, position: int) -> bytes:
-            seen.append((position, size))
-            return pread(descriptor, size, position)
-
-        patch.setattr(os, "pread", spy)
-        read(path, only)
-    return seen
-
-
-VALUES = st.sampled_from([0, 1, 2, 7, 11, 12, 13, 255, 1024, 4096, 0x7FFF, 0x8000, 0xFFFF])
-
-
-@st.composite
-def mutations(draw: st.DrawFn, path: Path, places: Places) -> list[tuple[int, bytes]]:
-    """Change a few fields, or copy parts of structures, where the reader reads."""
-    pieces: list[tuple[int, bytes]] = []
-    for _ in range(draw(st.integers(1, 4))):
-        start, size = draw(st.sampled_from(places))
-        # Most fields that matter are at the beginning.
-        offset = draw(st.integers(0, min(size, 128) - 4) | st.integers(0, size - 4))
-        kind = draw(st.integers(0, 3))
-        if kind == 0:
-            data = draw(st.binary(min_size=1, max_size=4))
-        elif kind == 1:
-            data = draw(VALUES | st.integers(0, 0xFFFF)).to_bytes(2, "little")
-            offset -= offset % 2
-        elif kind == 2:
-            data = draw(VALUES | st.integers(0, 0xFFFFFFFF)).to_bytes(4, "little")
-            offset -= offset % 4
-        else:
-            other, other_size = draw(st.sampled_from(places))
-            length = min(size, other_size)
-            with path.open("rb") as file:
-                data, offset = os.pread(file.fileno(), length, other), 0
-        pieces.append((start + offset, data))
-    return pieces
+    return damage.reads(lambda: read(path, only))
 
 
 def check_survives(path: Path, pieces: list[tuple[int, bytes]]) -> None:

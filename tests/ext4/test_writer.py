@@ -54,8 +54,16 @@ def fast() -> Iterator[Path]:
         yield Path(folder)
 
 
-def write(tree: Tree, image: Path, *, size_buffer_mb: int = 1, builder: Builder = "native") -> Path:
-    return write_with(Ext4(size_buffer_mb, builder), tree, image)
+def write(
+    tree: Tree,
+    image: Path,
+    *,
+    size_buffer_mb: int = 1,
+    builder: Builder = "native",
+    read_only: bool = False,
+) -> Path:
+    options = Ext4(0 if read_only else size_buffer_mb, builder, read_only=read_only)
+    return write_with(options, tree, image)
 
 
 def write_with(options: Ext4, tree: Tree, image: Path) -> Path:
@@ -167,8 +175,9 @@ def test_a_thousand_trees(fast: Path) -> None:
         ),
         crowd=CROWDS,
         depth=st.integers(1, 30),
+        read_only=st.booleans(),
     )
-    def check(tree: Tree, crowd: tuple[int, int], depth: int) -> None:
+    def check(tree: Tree, crowd: tuple[int, int], depth: int, read_only: bool) -> None:
         parent = tree.root
         for _ in range(depth):
             child = Directory(mode=0o755)
@@ -182,7 +191,7 @@ def test_a_thousand_trees(fast: Path) -> None:
             node.origin = number % 3
             node.uid, node.gid = min(node.uid, MAX_ID - 1), min(node.gid, MAX_ID - 1)
         try:
-            write(tree, fast / "image")
+            write(tree, fast / "image", read_only=read_only)
         except CorruptError as error:
             assert "extended attributes" in error.message
             assume(False)

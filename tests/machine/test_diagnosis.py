@@ -47,6 +47,18 @@ NO_ROOT = "[ 2.8] Kernel panic - not syncing: VFS: Unable to mount root fs on un
         (["kestrel: copy self failed: no space left on device"], "the disk is full"),
         (["cp: write error: No space left on device"], "the disk is full"),
         (["fledge: the disk has no agent /bin/kestrel"], "the disk has no agent"),
+        (
+            ["fledge: the sealed disk cannot be set up by dm-verity: error 22"],
+            "the sealed disk cannot be set up by dm-verity (error 22)",
+        ),
+        (
+            [
+                "[    5.151551] device-mapper: verity: 254:0: data block 44 is corrupted",
+                "cat: read error: I/O error",
+                KILLED.format("00000100"),
+            ],
+            "the sealed disk is damaged: dm-verity does not read its block 44",
+        ),
         (["[ 1] Initramfs unpacking failed: write error", NO_ROOT.format("0,0")], "little memory"),
         (
             ["[ 1] Initramfs unpacking failed: compression method zstd not configured"],

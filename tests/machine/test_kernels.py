@@ -13,7 +13,7 @@ from fledge.formats import FORMATS
 from fledge.machine import kernels
 from fledge.machine.check import check
 from fledge.machine.kconfig import KernelConfig, State
-from fledge.tree.kernel import Requirement
+from fledge.tree.kernel import DM_VERITY, Requirement
 from tests.support import vm
 
 
@@ -22,7 +22,9 @@ def test_a_profile_decides_every_option_that_is_asked_for(name: str) -> None:
     text = kernels.PROFILES[name].read_text()
     decided = re.findall(r"^(?:# )?CONFIG_(\w+)(?:=| is not set)", text, re.MULTILINE)
     asked = {
-        option for kind in FORMATS for each in kind().requirements() for option in each.options
+        option
+        for each in (*DM_VERITY, *(each for kind in FORMATS for each in kind().requirements()))
+        for option in each.options
     }
     assert asked | {each for options in _OPTIONS.values() for each in options} <= set(decided)
     assert len(decided) == len(set(decided))

@@ -41,11 +41,19 @@ class Kind(NamedTuple):
     golden: str
 
 
-every_kind = pytest.mark.parametrize(
-    "kind",
-    [Kind(project.make, golden.INITRAMFS), Kind(project.make_rootfs, golden.ROOTFS)],
-    ids=["initramfs", "ext4"],
-)
+def make_squashfs(folder: Path) -> Path:
+    """Write the same project as `project.make_rootfs`, with another type of disk."""
+    toml = project.make_rootfs(folder)
+    toml.write_text(toml.read_text().replace("size_buffer_mb = 8", 'type = "squashfs"'))
+    return toml
+
+
+KINDS = {
+    "initramfs": Kind(project.make, golden.INITRAMFS),
+    "ext4": Kind(project.make_rootfs, golden.ROOTFS),
+    "squashfs": Kind(make_squashfs, golden.SQUASHFS_ROOTFS),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 
 
 def build_project(toml: Path, output: Path) -> build.Artifact:
@@ -330,6 +338,8 @@ def make_with_image(folder: Path, format_name: str) -> Path:
             "[source]",
             '[source]\nimage = "oci:layout:hello"',
         )
+    elif format_name == "squashfs":
+        return make_squashfs(folder)
     else:
         toml, before = project.make_rootfs(folder), "[filesystem]"
         after = f"[filesystem]\n{DISK_TABLES[format_name]}"
@@ -364,7 +374,12 @@ real = pytest.mark.real
 
 @pytest.mark.parametrize(
     "format_name",
-    ["initramfs", "ext4", *(pytest.param(each, marks=real) for each in ("mkfs", "xfs", "btrfs"))],
+    [
+        "initramfs",
+        "ext4",
+        "squashfs",
+        *(pytest.param(each, marks=real) for each in ("mkfs", "xfs", "btrfs")),
+    ],
 )
 @pytest.mark.slow
 def test_a_blob_that_is_swapped_after_its_check_changes_nothing(

@@ -55,6 +55,13 @@ target = "release"
 build_args = { FOO = "bar" }
 """
 
+SQUASHFS = """
+[filesystem]
+type = "squashfs"
+compression_level = 15
+overlay_size = "1G"
+"""
+
 VALID = {
     "smallest": initramfs(LATEST, BUSYBOX),
     "no agent and no busybox": initramfs(),
@@ -74,6 +81,7 @@ VALID = {
     "image": disk(IMAGE, EXT4, "[mappings]\n"),
     "Dockerfile": disk(DOCKERFILE, EXT4),
     "Dockerfile in an initramfs": initramfs(LATEST, DOCKERFILE),
+    "squashfs": disk(IMAGE, SQUASHFS),
     "folders": disk(
         IMAGE,
         '[mappings]\n"payload/app" = "/opt/app"\n"payload/static/" = "/var/www/static/"\n',
@@ -90,24 +98,14 @@ def test_what_works(name: str, tmp_path: Path, fledge: Fledge) -> None:
     assert (done.code, done.out) == (0, "fledge.toml is valid\n"), done.err
 
 
-SQUASHFS = """
-[filesystem]
-type = "squashfs"
-compression_level = 15
-overlay_size = "1G"
-"""
-
-
 @pytest.mark.parametrize(
     ("toml", "answers"),
     [
         (
-            disk(IMAGE, SQUASHFS),
+            disk(IMAGE, '[filesystem]\ncompression_level = 15\noverlay_size = "1G"\n'),
             [
-                '[filesystem] type = "squashfs": fledge writes no squashfs, and Volant\'s kernel'
-                ' has no driver for it; write "ext4"',
-                "compression_level = 15: only squashfs has it; remove it",
-                'overlay_size = "1G": only squashfs has it; size_buffer_mb is the free space',
+                'compression_level = 15: requires type = "erofs" or "squashfs"; add that',
+                'overlay_size = "1G": requires type = "squashfs"; add that, or remove',
             ],
         ),
         (

@@ -298,6 +298,28 @@ def test_one_init(folder: Path, data: dict[str, Any]) -> None:
     assert not validator().is_valid(data)
 
 
+@pytest.mark.parametrize(
+    ("tables", "is_right"),
+    [
+        ({"filesystem": {"read_only": True}}, True),
+        ({"filesystem": {"read_only": True}, "verity": {}}, True),
+        ({"filesystem": {"type": "ext4", "read_only": True}, "verity": {}}, True),
+        ({"filesystem": {"type": "erofs"}, "verity": {"hash_tree": "beside"}}, True),
+        ({"verity": {}}, False),
+        ({"filesystem": {"read_only": False}, "verity": {}}, False),
+        ({"filesystem": {"type": "xfs"}, "verity": {}}, False),
+        ({"filesystem": {"read_only": True}, "verity": {"hash_tree": "inside"}}, False),
+        ({"filesystem": {"read_only": True, "size_buffer_mb": 1}}, False),
+        ({"filesystem": {"read_only": False, "size_buffer_mb": 1}}, True),
+        ({"strategy": "initramfs", "verity": {}}, False),
+    ],
+)
+def test_only_what_is_read_only_is_sealed(
+    folder: Path, tables: dict[str, Any], is_right: bool
+) -> None:
+    assert agree(ROOTFS | tables, folder) is is_right
+
+
 def test_examples(folder: Path) -> None:
     configs = list(CHECKOUT.glob("fixtures/*/fledge.toml"))
     assert len(configs) == 2
@@ -313,8 +335,11 @@ def test_every_example_in_the_reference(folder: Path) -> None:
     page = (CHECKOUT / "docs/fledge.toml.md").read_text()
     for block in re.findall("```toml\n(.*?)```", page, re.DOTALL):
         data = tomli.loads(block)
-        strategy = data.get("strategy") or ("oci_rootfs" if "filesystem" in data else "initramfs")
+        is_disk = {"filesystem", "verity"} & data.keys()
+        strategy = data.get("strategy") or ("oci_rootfs" if is_disk else "initramfs")
         whole = {"version": "1", "strategy": strategy, "source": {"image": "nginx"}} | data
+        if "verity" in data:
+            whole["filesystem"] = {"read_only": True}
         validator().validate(whole)
 
 
@@ -358,6 +383,7 @@ class Tar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
 
     name: ClassVar[str] = "tar"
     strategy: ClassVar[str] = "oci_rootfs"
+    read_only: ClassVar[bool] = False
 
     level: Annotated[int, Meta(ge=1, le=9, description="How hard to compress.", examples=[6])] = 3
 

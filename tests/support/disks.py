@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from fledge.ext4.format import Ext4
-from fledge.formats import Format
+from fledge.formats import FORMATS, Format
 from fledge.host.destination import Destination
 from fledge.host.files import replacing_together
 from fledge.host.output import Hasher
@@ -33,3 +33,14 @@ def write_ext4(tree: Tree, path: Path, options: Ext4, epoch: int) -> None:
     timed = Tree(epoch * NANOSECONDS)
     timed.root = tree.root
     write(timed, path, options)
+
+
+def _read_only_keys(kind: type[Format]) -> str | None:
+    """Return what makes a filesystem read-only in fledge.toml; None: nothing does."""
+    if kind.strategy == "oci_rootfs" and kind().read_only:
+        return ""
+    return "read_only = true\n" if kind is Ext4 else None
+
+
+READ_ONLY = {each.name: keys for each in FORMATS if (keys := _read_only_keys(each)) is not None}
+"""The filesystems that can be sealed, and the keys for that."""

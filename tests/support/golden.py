@@ -8,10 +8,10 @@ means that artifacts change, which needs an entry in CHANGELOG.md.
 INITRAMFS = "9acb08dc83724146d8bfef8e0dcdac474c8ab93f9d71df763c567a192703ead5"
 
 # tests/operations/test_build.py: the ext4 image of `support.project.make_rootfs`.
-ROOTFS = "c2e831069da5bc91092433d458db667b1b2b430a3d6336442caa6c2da2ac5ef5"
+ROOTFS = "d9701c3517a5ee3ba85260b5cb59f914565cfdabb692c1a1cffb0a802edb6106"
 
 # tests/ext4/test_writer.py: the ext4 image of `support.samples.sample`.
-EXT4_SAMPLE = "e2cd7d2be4c3f744e7397d08caf0e35ef4d63e782e1fe5b56fc807343695300a"
+EXT4_SAMPLE = "0b4763e40498fa2ecc7ad143a4f46c9d8299a530bcb5fbe64ea83bef61534106"
 
 # tests/cpio/test_gzip.py: a gzip stream of text, noise and zeros, which depends on libdeflate.
 GZIP = "5bf08efe8d5592411379a78d2cfe09ab7d25866e629a25570de6bbde92208d45"
@@ -23,4 +23,33 @@ FIXTURE_MANIFEST = "82b288f0f92a1ab559dbcd821e6d6b0f5d7c322e7baa0e1805f8a09b93e0
 CODECS = {
     "zstd": "ba2119c6f62da6127ff7ab4298112da40a954abc413c05da4cf43ed789312ad9",
     "lz4": "b311d07b4810371641054f89fdd85947abb2fc4116f0cba3d7c02bfd597d9198",
+}
+
+# tests/ext4/test_read_only.py: the read-only ext4 image of `support.samples.sample`.
+EXT4_READ_ONLY = "fff3ab5f18abc4a840977aea3e17fc42b6cd40b41980a1188f127288e5496859"
+
+# tests/tree/test_verity.py: a disk of noise that is sealed by dm-verity, and its root hash.
+VERITY_ROOT_HASH = "0667f2c3ab30710971d888d5c0e9077f15b852ee129a1627267ad9eace819397"
+VERITY_DISK = "2bbebf97d8e9d6c8be0d011610dba724f007502aaaebe53189650ce508fb345d"
+
+# tests/operations/test_seal.py: the image of `support.project.make_rootfs`, read-only and sealed.
+SEALED_ROOTFS = "1b66eec48f24ef38da0f534d898ed01060cf26436c5106b7c0ed08272bd0329a"
+SEALED_ROOT_HASH = "5b27c4d85673b405421322b8fe4ed6620ae39c9debe7dcb1a61b90779a125c39"
+
+# tests/disks/squashfs/test_writer.py: the squashfs image of a rich tree, by its options.
+SQUASHFS = {
+    "usual": "d596b258d9f9c11449af09a5d9fd89ce37e7a072a448bee4e25eb149e458e4aa",
+    "small": "859b1b6d1b06c83caeb6ec31b6a0e75f5e1fd5f4e14bb938faceeb4fc8b10590",
+    "gzip": "094685e3eb50c206beacc9717737f37d761a876036f7d8cc6f123afc783d7cef",
+    "gzip-large": "252d56f537747a0c4d7e5bc4f8e2ecda0010ac3275fc7734a9dfd23b9e8bb624",
+}
+
+# tests/operations/test_build.py: the squashfs image of `support.project.make_rootfs`.
+SQUASHFS_ROOTFS = "413a867f0723a9f9c422e36060adeb3fc4c82c0ec4c36cb782465c13ad15b66b"
+
+# tests/disks/erofs/test_writer.py: the erofs image of a rich tree, by its compression.
+EROFS = {
+    "none": "ceb5b6c53fe98a855d401509305d0c6e7add65cc5f49430ec9e5c05dd95ea763",
+    "lz4": "1c45ce744322b810b1867dd2cbc00d02c3bdeb4fdc27e405cbd5b571cb7c2d91",
+    "zstd": "f0fe869f3191266e5712d69d001183a8453cb35a8d445e20bc9db28442c1a28d",
 }

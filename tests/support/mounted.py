@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -168,7 +169,10 @@ def _holds(node: Node) -> str | bytes | tuple[int, int] | None:
 
 
 def _xattrs(path: bytes) -> dict[bytes, bytes]:
-    return {
-        os.fsencode(name): os.getxattr(path, name, follow_symlinks=False)
-        for name in os.listxattr(path, follow_symlinks=False)
-    }
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:  # a squashfs none of whose files has any
+            raise
+        return {}
+    return {os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names}

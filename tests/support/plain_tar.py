@@ -31,6 +31,7 @@ from fledge.tree.content import Span, content_size, read_content
 from fledge.tree.digest import Digest
 from fledge.tree.features import Feature
 from fledge.tree.kernel import Requirement
+from fledge.tree.media import MediaType
 
 MARK = "fledge.tests.plain"
 """A record in the header of the root, by which the format is recognized."""
@@ -90,6 +91,7 @@ class PlainTar(msgspec.Struct, frozen=True, tag="tar", tag_field="type"):
     needs_init: ClassVar[bool] = False
     manifest_key: ClassVar[str] = "rootfs"
     in_memory: ClassVar[bool] = False
+    media_type: ClassVar[MediaType | None] = None
     read_only: ClassVar[bool] = False
 
     comment: Annotated[str, Meta(description="written into the archive")] = "none"

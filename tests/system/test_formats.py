@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from fledge.cpio.format import GzipInitramfs, Lz4Initramfs, PlainInitramfs, ZstdInitramfs
+from fledge.disks.erofs.format import Erofs
+from fledge.disks.squashfs.format import Squashfs
 from fledge.ext4.format import Ext4
 from fledge.formats import FORMATS, STRATEGIES, Format, open_artifact
 from fledge.host.settings import Settings
@@ -24,6 +26,13 @@ ARCHIVES = [
     pytest.param(PlainInitramfs(), id="none"),
 ]
 NATIVE = pytest.param(Ext4(size_buffer_mb=1), id="ext4")
+SQUASHFS = pytest.param(Squashfs(), id="squashfs")
+EROFS = [
+    pytest.param(Erofs(), id="erofs"),
+    pytest.param(Erofs("lz4"), id="erofs-lz4"),
+    pytest.param(Erofs("zstd"), id="erofs-zstd"),
+]
+READ_ONLY = pytest.param(Ext4(read_only=True), id="read-only")
 MKFS = pytest.param(Ext4(size_buffer_mb=1, builder="mkfs"), id="mkfs", marks=pytest.mark.real)
 
 
@@ -35,7 +44,7 @@ def state(tree: Tree) -> list[tuple[bytes, Node, object]]:
     ]
 
 
-@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE, MKFS])
+@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE, READ_ONLY, SQUASHFS, *EROFS, MKFS])
 def test_writing_leaves_the_tree_as_it_was(options: Format, tmp_path: Path) -> None:
     tree = sample()
     before = state(tree)
@@ -43,7 +52,7 @@ def test_writing_leaves_the_tree_as_it_was(options: Format, tmp_path: Path) -> N
     assert state(tree) == before
 
 
-@pytest.mark.parametrize("options", [NATIVE, MKFS])
+@pytest.mark.parametrize("options", [NATIVE, *EROFS, MKFS])
 def test_what_is_written_is_read_back(options: Format, tmp_path: Path) -> None:
     tree = sample()
     disks.write(tree, tmp_path / "artifact", options)
@@ -59,7 +68,7 @@ def test_what_is_written_is_read_back(options: Format, tmp_path: Path) -> None:
             assert node.file_type in TYPE_NAMES
 
 
-@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE])
+@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE, READ_ONLY, SQUASHFS, *EROFS])
 def test_what_is_hashed_is_what_is_written(options: Format, tmp_path: Path) -> None:
     digest = disks.write(sample(), tmp_path / "artifact", options)
     with open_artifact(tmp_path / "artifact") as opened:
@@ -89,3 +98,4 @@ def test_what_a_format_needs_of_the_machine() -> None:
     nothing = Settings({"PATH": "/nowhere"})
     GzipInitramfs().check(nothing)
     Ext4().check(nothing)
+    Erofs().check(nothing)

@@ -30,6 +30,7 @@ DISKS = {
     "mkfs": 'builder = "mkfs"',
     "xfs": 'type = "xfs"',
     "btrfs": 'type = "btrfs"',
+    "squashfs": 'type = "squashfs"',
 }
 FORMATS = ("initramfs", *DISKS)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
@@ -81,7 +82,10 @@ def make(folder: Path, format_name: str) -> Path:
     else:
         toml = project.make_rootfs(folder)
         table = f"[filesystem]\n{DISKS[format_name]}\n"
-        toml.write_text(toml.read_text().replace("[filesystem]\n", table))
+        text = toml.read_text().replace("[filesystem]\n", table)
+        if format_name == "squashfs":  # it has no free space
+            text = text.replace("size_buffer_mb = 8", "")
+        toml.write_text(text)
     (folder / "result").mkdir()
     return folder
 

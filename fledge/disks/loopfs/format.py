@@ -20,6 +20,7 @@ from fledge.tree import Tree
 from fledge.tree.features import Feature
 from fledge.tree.kernel import DISK, Requirement, filesystem
 from fledge.tree.limits import DISK_INIT_PATHS
+from fledge.tree.media import MediaType
 from fledge.tree.space import AlignSize, Preallocate, SizeBuffer, free_space
 
 
@@ -37,6 +38,7 @@ class _LoopFormat(msgspec.Struct, frozen=True, tag_field="type"):
     needs_init: ClassVar[bool] = False
     manifest_key: ClassVar[str] = "rootfs"
     in_memory: ClassVar[bool] = False
+    media_type: ClassVar[MediaType | None] = None
     read_only: ClassVar[bool] = False
 
     size_buffer_mb: SizeBuffer = 0

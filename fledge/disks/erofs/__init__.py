@@ -1,0 +1,1 @@
+"""erofs, written from a tree and read back."""

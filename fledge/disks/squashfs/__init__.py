@@ -1,0 +1,1 @@
+"""squashfs: a compressed filesystem that Linux can only read."""

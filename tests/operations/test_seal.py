@@ -1,0 +1,327 @@
+"""Disks that are sealed by dm-verity: built, recorded, inspected, verified, pushed and pulled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fledge.errors import ConfigError, CorruptError
+from fledge.formats import open_artifact
+from fledge.operations import inspect, manifest, seal, verify
+from fledge.operations.build import Artifact, build
+from fledge.operations.check import check_target
+from fledge.operations.kernel import check_kernel
+from fledge.operations.pull import pull
+from fledge.operations.push import push
+from fledge.project import provenance
+from fledge.project.toml import InvalidConfig
+from fledge.tree import File
+from fledge.tree.block_digests import BLOCK_SIZE
+from fledge.tree.content import Span, hash_file
+from tests.support import golden, guests, project, registry
+from tests.support.disks import READ_ONLY
+from tests.support.oci_registry import OciRegistry
+from tests.support.project import Fledge
+
+ENTRYPOINT = 'entrypoint = ["/usr/bin/webserver"]\n'
+VERITY = "read_only = true\n[verity]\n"
+
+
+def make(folder: Path, tables: str = VERITY) -> Path:
+    toml = project.make_rootfs(folder)
+    toml.write_text(toml.read_text().replace("size_buffer_mb = 8", tables))
+    return toml
+
+
+def sealed(folder: Path, tables: str = VERITY) -> Artifact:
+    return build(make(folder, tables), folder / "x.img", platform="linux/amd64")
+
+
+def root_hash(artifact: Artifact) -> str:
+    assert artifact.root_hash
+    return artifact.root_hash.hex
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        [byte] = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_golden(tmp_path: Path) -> None:
+    artifact = sealed(tmp_path)
+    assert artifact.digest.hex == golden.SEALED_ROOTFS
+    assert artifact.digest == hash_file(artifact.path).digest
+    assert artifact.size == artifact.path.stat().st_size
+    assert root_hash(artifact) == golden.SEALED_ROOT_HASH
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", READ_ONLY)
+def test_veritysetup_accepts_it(name: str, tmp_path: Path) -> None:
+    """Whatever the format; the sizes of some are no multiples of a block."""
+    tables = f'type = "{name}"\n{READ_ONLY[name]}[verity]\n'
+    appended, beside = sealed(tmp_path, tables), tmp_path / "beside"
+    summary = inspect.inspect(appended.path)
+    assert summary.names["file"] == 9
+    assert summary.seal
+    assert summary.seal.is_intact
+    assert verify.verify(appended.path, tmp_path / "fledge.toml").equal
+    found = seal.find_sealed(appended.path)
+    offset = f"--hash-offset={found.tree.offset}"
+    command: list[str | Path] = ["veritysetup", "verify"]
+    command += [appended.path, appended.path, root_hash(appended), offset]
+    subprocess.run(command, check=True)
+    beside.mkdir()
+    other = sealed(beside, f'{tables}hash_tree = "beside"\n')
+    tree = seal.path_beside(other.path)
+    command = ["veritysetup", "verify", other.path, tree, root_hash(other)]
+    subprocess.run(command, check=True)
+    assert root_hash(other) == root_hash(appended)  # the data is the same
+    assert tree.read_bytes() == appended.path.read_bytes()[found.tree.offset :]
+
+
+@pytest.mark.slow
+def test_it_is_recorded(tmp_path: Path) -> None:
+    artifact = sealed(tmp_path, VERITY + guests.MANIFEST + ENTRYPOINT)
+    record = provenance.load(artifact.path)
+    assert record.root_hash == artifact.root_hash
+    statement = json.loads(provenance.path_beside(artifact.path).read_text())
+    assert statement["subject"][0]["digest"] == {
+        "sha256": artifact.digest.hex,
+        "dmVerityRootHash": root_hash(artifact),
+    }
+    assert artifact.manifest
+    assert artifact.manifest.labels == {"fledge.dm-verity.roothash": root_hash(artifact)}
+    again, _ = manifest.manifest(artifact.path, tmp_path / "fledge.toml")
+    assert again == artifact.manifest
+
+
+def test_inspect_shows_it(tmp_path: Path) -> None:
+    artifact = sealed(tmp_path)
+    summary = inspect.inspect(artifact.path)
+    assert summary.seal
+    assert summary.seal.is_intact
+    with open_artifact(artifact.path) as opened:
+        facts = inspect.describe(opened, summary)["verity"]
+    found = seal.find_sealed(artifact.path)
+    size, start = found.tree.data_size, found.tree.data_blocks + 1
+    assert facts["root_hash"] == root_hash(artifact)
+    assert facts["data_size"] == size == found.tree.offset
+    assert facts["kernel_parameters"] == (
+        f'dm-mod.create="sealed,,,ro,0 {size // 512} verity 1 /dev/vda /dev/vda 4096 4096'
+        f' {size // 4096} {start} sha256 {root_hash(artifact)} {facts["salt"]}"'
+        " root=/dev/dm-0 ro"
+    )
+    assert facts["systemd_parameters"] == (
+        f"roothash={root_hash(artifact)} systemd.verity_root_data=/dev/vda"
+        f" systemd.verity_root_hash=/dev/vda systemd.verity_root_options=hash-offset={size}"
+    )
+
+
+@pytest.mark.slow
+def test_another_root_hash_is_recorded(tmp_path: Path) -> None:
+    """Whoever changes the data and the tree cannot change what was recorded."""
+    artifact = sealed(tmp_path)
+    path = provenance.path_beside(artifact.path)
+    path.write_text(path.read_text().replace(root_hash(artifact), "0" * 64))
+    found = inspect.inspect(artifact.path).seal
+    assert found
+    assert not found.is_intact
+    result = verify.verify(artifact.path, tmp_path / "fledge.toml")
+    [claim] = result.false_claims
+    assert "dmVerityRootHash: recorded 0000" in claim
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["appended", "beside"])
+def test_a_flipped_byte_is_found(place: str, tmp_path: Path) -> None:
+    artifact = sealed(tmp_path, f'{VERITY}hash_tree = "{place}"\n')
+    assert seal.verify_seal(artifact.path, root_hash(artifact)).is_intact
+    with open_artifact(artifact.path) as opened:
+        node = opened.tree.get(b"/usr/bin/webserver")
+        assert isinstance(node.content, Span)  # type: ignore[union-attr]
+        offset = node.content.offset  # type: ignore[union-attr]
+    flip(artifact.path, offset + 1)
+    [damage] = seal.verify_seal(artifact.path, root_hash(artifact)).damaged
+    assert (damage.offset, damage.size, damage.level) == (offset, BLOCK_SIZE, None)
+    assert damage.path == b"/usr/bin/webserver"
+
+
+def test_a_disk_of_others(tmp_path: Path) -> None:
+    """There is no provenance, and only the person knows the root hash."""
+    artifact = sealed(tmp_path)
+    other = shutil.copy(artifact.path, tmp_path / "other.img")
+    assert seal.verify_seal(other, root_hash(artifact).upper()).is_intact
+    found = seal.verify_seal(other, "0" * 64)
+    assert not found.is_intact
+    assert not found.damaged
+    with pytest.raises(ConfigError, match="root hash 'x' is not"):
+        seal.verify_seal(other, "x")
+
+
+def test_a_disk_that_is_not_sealed(tmp_path: Path) -> None:
+    artifact = sealed(tmp_path, "read_only = true\n")
+    assert artifact.root_hash is None
+    assert inspect.inspect(artifact.path).seal is None
+    with pytest.raises(ConfigError, match="is not sealed"):
+        seal.verify_seal(artifact.path, "0" * 64)
+    with pytest.raises(ConfigError, match="no such file"):
+        seal.verify_seal(tmp_path / "nothing", "0" * 64)
+
+
+def test_a_hostile_superblock(tmp_path: Path) -> None:
+    artifact = sealed(tmp_path)
+    tree = seal.find_sealed(artifact.path).tree
+    flip(artifact.path, tree.offset + 0x48)  # data_blocks
+    for function in (seal.find, inspect.inspect):
+        with pytest.raises(CorruptError, match=r"the hash tree of .*x\.img: its superblock says"):
+            function(artifact.path)
+
+
+@pytest.mark.slow
+def test_a_tree_beside_that_is_not_for_it(tmp_path: Path) -> None:
+    artifact = sealed(tmp_path, f'{VERITY}hash_tree = "beside"\n')
+    os.truncate(artifact.path, artifact.size + BLOCK_SIZE)
+    with pytest.raises(CorruptError, match=f"it is for {artifact.size} bytes"):
+        seal.find(artifact.path)
+    tree = seal.path_beside(artifact.path)
+    os.truncate(artifact.path, artifact.size)
+    os.truncate(tree, tree.stat().st_size - 1)
+    with pytest.raises(CorruptError, match="it is cut off"):
+        seal.find(artifact.path)
+    tree.write_bytes(b"nothing")
+    with pytest.raises(CorruptError, match="cut off"):
+        seal.find(artifact.path)
+
+
+@pytest.mark.parametrize(
+    ("tables", "problem"),
+    [
+        ("[verity]\n", "set read_only = true in [filesystem]"),
+        ("read_only = true\n[verity]\nhash_tree = 'inside'\n", "hash_tree"),
+        ("read_only = true\nsize_buffer_mb = 4\n", "contradicts size_buffer_mb"),
+    ],
+)
+def test_configs_that_do_not_fit(tables: str, problem: str, tmp_path: Path) -> None:
+    toml = make(tmp_path, tables)
+    with pytest.raises(InvalidConfig, match=r"fledge\.toml") as caught:
+        build(toml, tmp_path / "x.img")
+    assert problem in str(caught.value)
+
+
+def test_an_initramfs_cannot_be_sealed(tmp_path: Path) -> None:
+    toml = project.make(tmp_path, project.LOCAL_AGENT, "[verity]\n")
+    with pytest.raises(InvalidConfig, match="only for strategy"):
+        build(toml, tmp_path / "x.cpio.gz")
+
+
+@pytest.mark.slow
+def test_the_tree_of_an_older_build_goes(tmp_path: Path) -> None:
+    artifact = sealed(tmp_path, f'{VERITY}hash_tree = "beside"\n')
+    assert seal.path_beside(artifact.path).exists()
+    sealed(tmp_path, "read_only = true\n")
+    assert not seal.path_beside(artifact.path).exists()
+    assert seal.find(artifact.path) is None
+
+
+def test_what_a_kernel_needs(tmp_path: Path) -> None:
+    artifact = sealed(tmp_path)
+    for found in (
+        check_kernel("debian", artifact.path),
+        check_target(tmp_path / "fledge.toml", "debian"),
+    ):
+        assert found
+        states = {each.requirement.purpose: each.state.value for each in found.findings}
+        assert states["device mapper"] == states["dm-verity"] == "module"
+        assert states["dm-verity without an initramfs"] == "missing"
+        assert states["SHA-256 for dm-verity"] == "built in"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["appended", "beside"])
+def test_through_a_registry(place: str, tmp_path: Path, served: OciRegistry) -> None:
+    artifact = sealed(tmp_path, f'{VERITY}hash_tree = "{place}"\n')
+    reference = f"{served.host}/sealed:{place}"
+    push(artifact.path, reference)
+    folder = tmp_path / "pulled"
+    folder.mkdir()
+    pull(reference, folder)
+    found = seal.verify_seal(folder / "x.img", root_hash(artifact))
+    assert found.is_intact
+    assert found.seal.is_appended is (place == "appended")
+    if place == "beside":
+        tree = seal.path_beside(artifact.path)
+        assert seal.path_beside(folder / "x.img").read_bytes() == tree.read_bytes()
+
+
+@pytest.mark.real
+def test_from_the_build_cache(tmp_path: Path, fledge: Fledge) -> None:
+    """The tree beside is made again, and is not in the registry."""
+    make(tmp_path, f'{VERITY}hash_tree = "beside"\n')
+    with registry.serve(tmp_path / "storage") as host:
+        table = f'[cache]\nregistry = "{host}/cache"\ntrusted = true\n'
+        (tmp_path / "fledge.toml").open("a").write(table)
+        assert fledge("lock").code == 0
+        assert fledge("build", "--locked", "--cache-to", f"{host}/cache").code == 0
+        built = {path.name: path.read_bytes() for path in tmp_path.glob("layout.img*")}
+        assert "layout.img.verity" in built
+        for name in built:
+            (tmp_path / name).unlink()
+        done = fledge("build", "--locked", "--json")
+        assert "built before" in done.err
+        assert json.loads(done.out)["root_hash"] == provenance_root(tmp_path)
+        assert {path.name: path.read_bytes() for path in tmp_path.glob("layout.img*")} == built
+    (tmp_path / "layout.img.verity").unlink()
+    done = fledge("build", "--changed")
+    assert "1 built" in done.err
+
+
+def provenance_root(folder: Path) -> str:
+    found = provenance.load(folder / "layout.img").root_hash
+    assert found
+    return found.hex
+
+
+@pytest.mark.slow
+def test_the_command_line(tmp_path: Path, fledge: Fledge) -> None:
+    make(tmp_path)
+    done = fledge("build", "-v", "-o", "x.img")
+    assert "    dm-mod.create=" in done.err
+    assert f"    roothash={golden.SEALED_ROOT_HASH} systemd.verity_root_data=" in done.err
+    assert f"  root hash {golden.SEALED_ROOT_HASH}\n" in done.err
+    check = ("verify", "x.img", "--root-hash", golden.SEALED_ROOT_HASH)
+    done = fledge(*check)
+    assert (done.code, done.out) == (0, "intact: all of x.img is what the root hash says\n")
+    shown = fledge("inspect", "x.img").out
+    assert "all data is intact" in shown
+    assert f"root hash    {golden.SEALED_ROOT_HASH}\n" in shown
+    with open_artifact(tmp_path / "x.img") as opened:
+        [offset] = [
+            node.content.offset
+            for _, node in opened.tree.walk()
+            if isinstance(node, File) and isinstance(node.content, Span)
+            if node.content.size == 9  # the mapped configuration
+        ]
+    flip(tmp_path / "x.img", offset)
+    done = fledge(*check)
+    assert (done.code, done.out) == (
+        1,
+        "damaged: x.img\n"
+        f"  block {offset // 4096}, 4096 bytes at {offset}, in /etc/webserver/config.yaml\n",
+    )
+    assert "  sealed       116.0 KiB by dm-verity, hash tree appended: damaged\n" in (
+        fledge("inspect", "x.img").out
+    )
+    done = fledge("verify", "x.img", "--root-hash", "0" * 64)
+    assert (done.code, done.out) == (
+        1,
+        f"damaged: x.img\n  its root hash is {golden.SEALED_ROOT_HASH}, and should be {'0' * 64}\n",
+    )
