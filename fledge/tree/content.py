@@ -343,13 +343,12 @@ def update_hash(
     Returns the number of bytes hashed, and tells ``progress`` of them. Raises `OSError`.
     """
     total = 0
-    for piece in _read_pieces(file):
+    pieces = _read_pieces(file)
+    while not (stop and stop.is_set()) and (piece := next(pieces, None)):
         sha256.update(piece)
         total += len(piece)
         if progress:
             progress.advance(len(piece))
-        if stop and stop.is_set():
-            break
     return total
 
 
