@@ -37,7 +37,7 @@ def test_a_profile_decides_every_option_that_is_asked_for(name: str) -> None:
     ("name", "booted"),
     [
         ("volant", {"initramfs", "ext4"}),
-        ("firecracker", {"initramfs", "ext4", "xfs"}),
+        ("firecracker", {"initramfs", "ext4", "xfs", "squashfs"}),
         ("libkrun", {"ext4", "xfs", "btrfs"}),
         ("kata", {"initramfs", "ext4", "xfs"}),
         ("debian", {"initramfs"}),

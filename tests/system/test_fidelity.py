@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
+from fledge.disks.squashfs.reader import read
 from fledge.host.settings import DEFAULT_EPOCH
 from tests.support import daemons, project
-from tests.support.mounted import Entry, Listing, list_folder, list_image
+from tests.support.mounted import Entry, Listing, list_folder, list_image, list_tree
 from tests.support.pythons import nobody
+from tests.support.squashed import fit_listing
 
 pytestmark = pytest.mark.real
 
@@ -154,6 +156,19 @@ def test_ext4_built_without_rights(unpacked: Listing) -> None:
         found = list_image(image)
         assert stat.S_IMODE(found.pop(b"lost+found").mode) == 0o700
         assert found == expected(unpacked)
+
+
+def test_squashfs_to_the_second(unpacked: Listing, tmp_path: Path, fledge: project.Fledge) -> None:
+    """What the kernel and the reader see is the image, but for parts of a second."""
+    toml = write_project(tmp_path, "squashfs", f"oci:{LAYOUT}:debian")
+    toml.write_text(toml.read_text().replace("[filesystem]", "[filesystem]\ncompression_level = 1"))
+    done = fledge("build", "-o", "x.squashfs")
+    assert done.code == 0, done.err
+    image, told = tmp_path / "x.squashfs", fit_listing(expected(unpacked))
+    assert list_image(image) == told
+    assert list_tree(read(image).tree) == told
+    assert "1 time set to the nearest that squashfs can hold" in done.err
+    assert "/traps/before-1970" in done.err
 
 
 @pytest.mark.parametrize("filesystem", ["xfs", "btrfs"])

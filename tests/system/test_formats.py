@@ -14,7 +14,7 @@ from fledge.ext4.format import Ext4
 from fledge.formats import FORMATS, STRATEGIES, Format, open_artifact
 from fledge.host.settings import Settings
 from fledge.operations.diff import compare
-from fledge.tree import TYPE_NAMES, Node, Tree
+from fledge.tree import TYPE_NAMES, File, Node, Tree
 from fledge.tree.names import printable
 from tests.support import disks
 from tests.support.samples import sample
@@ -74,6 +74,20 @@ def test_what_is_hashed_is_what_is_written(options: Format, tmp_path: Path) -> N
     with open_artifact(tmp_path / "artifact") as opened:
         assert opened.size == (tmp_path / "artifact").stat().st_size
     assert digest == type(digest).of((tmp_path / "artifact").read_bytes())
+
+
+@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE, SQUASHFS])
+def test_what_is_read_can_be_written_in_another_format(options: Format, tmp_path: Path) -> None:
+    """Contents that are unpacked when they are read, too."""
+    tree = sample()
+    tree.add(b"large", File(mode=0o644, content=b"some text\n" * 50_000 + bytes(1 << 20) + b"x"))
+    disks.write(tree, tmp_path / "squashfs", Squashfs())
+    with open_artifact(tmp_path / "squashfs") as first:
+        disks.write(first.tree, tmp_path / "artifact", options)
+        with open_artifact(tmp_path / "artifact") as second:
+            lacks = Squashfs.lacks | options.lacks
+            own_paths = options.own_paths
+            assert list(compare(first.tree, second.tree, without=lacks, own_paths=own_paths)) == []
 
 
 @pytest.mark.parametrize("kind", FORMATS, ids=[kind.__name__ for kind in FORMATS])

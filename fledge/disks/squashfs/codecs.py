@@ -14,11 +14,11 @@ from lzma import FORMAT_ALONE, FORMAT_XZ, LZMADecompressor, LZMAError
 import deflate
 import lz4.block
 import zstandard
-from pyzstd import ZstdError
+from pyzstd import DParameter, ZstdDecompressor, ZstdError
 
-from fledge.disks.squashfs.structures import Codec
+from fledge.disks.squashfs.structures import MAX_BLOCK_SIZE, Codec
 from fledge.errors import MalformedError
-from fledge.tree.compression import MAX_XZ_MEMORY, unzstd
+from fledge.tree.compression import MAX_XZ_MEMORY
 
 Compress = Callable[[bytes], bytes]
 
@@ -68,7 +68,8 @@ def _unlz4(block: bytes, most: int) -> bytes:
 
 
 def _unzstd(block: bytes, most: int) -> bytes:
-    stream = unzstd()
+    # Linux has no more memory for a window either.
+    stream = ZstdDecompressor(option={DParameter.windowLogMax: MAX_BLOCK_SIZE.bit_length() - 1})
     try:
         data = stream.decompress(block, most + 1)
     except ZstdError as error:

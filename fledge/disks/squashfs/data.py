@@ -39,6 +39,9 @@ from fledge.tree.content import (
     read_extents,
 )
 
+MAX_THREADS = 16
+"""More threads would only take more memory: each holds a block and the state of a compressor."""
+
 _INDEX = struct.Struct("<Q")
 
 
@@ -101,7 +104,7 @@ class DataWriter:
 
         Raises as `read_content` does, and `OSError` if the image cannot be written.
         """
-        threads = len(os.sched_getaffinity(0))
+        threads = min(len(os.sched_getaffinity(0)), MAX_THREADS)
         for block, packed in ordered(self._packed, self._blocks(files), threads, 2 * threads):
             stored, size = packed, len(packed)
             if len(packed) >= len(block.data):

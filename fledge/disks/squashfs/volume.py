@@ -52,7 +52,9 @@ from fledge.disks.squashfs.structures import (
     Superblock,
 )
 from fledge.errors import CorruptError, FledgeError, MalformedError, unreadable
-from fledge.tree.budget import Budget
+from fledge.report import human_size
+from fledge.tree.budget import XATTR_COST, Budget
+from fledge.tree.compression import MAX_DECOMPRESSED_SIZE
 from fledge.tree.content import OpenFile
 from fledge.tree.limits import MAX_NAME, MAX_PATH, MAX_XATTR_SIZE
 from fledge.tree.names import printable
@@ -157,6 +159,8 @@ class Volume:
         self._decompress = decompress
         self.budget = Budget(self.superblock.bytes_used)
         self._metadata = Metadata(self._file.descriptor, self.superblock.bytes_used, decompress)
+        self._unpacked = 0
+        """Bytes of contents outside of holes, of all inodes that were read."""
         self._ids: dict[int, int] = {}
         self._xattrs: dict[int, dict[bytes, bytes]] = {}
         self._fragments: OrderedDict[int, bytes] = OrderedDict()
@@ -222,6 +226,11 @@ class Volume:
         sizes = array("I", cursor.read(4 * count))
         if byteorder == "big":
             sizes.byteswap()
+        # Many files may name the same blocks.
+        self._unpacked += (count - sizes.count(0) + bool(rest)) * self.superblock.block_size
+        if self._unpacked > MAX_DECOMPRESSED_SIZE:
+            most = human_size(MAX_DECOMPRESSED_SIZE)
+            raise MalformedError(f"files up to here have more than {most} outside of holes")
         return found._replace(sizes=sizes)
 
     def entries(self, directory: StoredInode) -> dict[bytes, Entry]:
@@ -278,7 +287,7 @@ class Volume:
                 (reference,) = REFERENCE.unpack(value)
                 value = _value(self._metadata.cursor(header.start, reference))
             prefix = kind & (VALUE_ELSEWHERE - 1)
-            self.budget.charge(len(rest) + len(value))
+            self.budget.charge(XATTR_COST + len(rest) + len(value))
             if prefix < len(XATTR_PREFIXES):
                 name = XATTR_PREFIXES[prefix] + rest
                 if len(name) > MAX_NAME or not rest or b"\0" in name:

@@ -32,7 +32,7 @@ from fledge.disks.squashfs.structures import (
 
 def can_store(name: bytes) -> bool:
     """Return whether an image can have an extended attribute of that name."""
-    return name.startswith(XATTR_PREFIXES)
+    return any(name.startswith(prefix) and name != prefix for prefix in XATTR_PREFIXES)
 
 
 class XattrWriter:

@@ -370,7 +370,7 @@ def test_hostile_contents(node: bytes, words: str, tmp_path: Path) -> None:
     assert words in error.value.message
 
 
-BOMB = bytes(4 * MIB)
+BOMB = bytes(MIB)
 PACKED = {
     Codec.GZIP: zlib.compress(BOMB),
     Codec.XZ: lzma.compress(BOMB, check=lzma.CHECK_CRC32),
@@ -391,6 +391,27 @@ def test_a_block_that_unpacks_to_too_much_or_too_little(codec: Codec) -> None:
     for size in (0, 5, len(packed) - 1):
         with pytest.raises(MalformedError):
             unpack(packed[:size], len(BOMB))
+
+
+def test_a_window_that_linux_has_no_memory_for() -> None:
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=21)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    packed = stream.compress(b"x") + stream.flush()
+    unpack = decompressor(Codec.ZSTD)
+    assert unpack
+    with pytest.raises(MalformedError, match="memory"):
+        unpack(packed, 8192)
+
+
+def test_files_that_name_the_same_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes of an image could keep a comparison busy for days."""
+    one = file(2 * 4096, struct.pack("<II", 1 << 24 | 4096, 0))
+    names = [(32 + number * len(one), 2, b"%d" % number) for number in range(10)]
+    path = rooted(listing(*names), *[one] * 10).write(tmp_path / "image")
+    assert len(read(path).tree.root.children) == 10
+    monkeypatch.setattr(volume, "MAX_DECOMPRESSED_SIZE", 9 * 4096)
+    with pytest.raises(CorruptError, match=r"/9: files up to here have more than 36.0 KiB"):
+        read(path)
 
 
 def survives(path: Path, pieces: list[tuple[int, bytes]]) -> None:

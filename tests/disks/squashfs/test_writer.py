@@ -368,6 +368,8 @@ def test_what_goes_lost_is_noted() -> None:
         " /run/-q\\n\"'\\xff $(x)",
     ]
     assert list(fits.losses(fit(tree))) == []
+    tree.add(b"x", with_xattr(b"user.", b"has no name"))
+    assert [note.partition(" of ")[2] for note in fits.losses(tree)] == ["/x"]
 
 
 def test_a_content_that_changes_is_noticed(tmp_path: Path) -> None:
