@@ -41,10 +41,18 @@ class Kind(NamedTuple):
     golden: str
 
 
+def make_erofs(folder: Path) -> Path:
+    return project.make_rootfs(folder, 'type = "erofs"\ncompression = "zstd"')
+
+
 every_kind = pytest.mark.parametrize(
     "kind",
-    [Kind(project.make, golden.INITRAMFS), Kind(project.make_rootfs, golden.ROOTFS)],
-    ids=["initramfs", "ext4"],
+    [
+        Kind(project.make, golden.INITRAMFS),
+        Kind(project.make_rootfs, golden.ROOTFS),
+        Kind(make_erofs, golden.EROFS_ROOTFS),
+    ],
+    ids=["initramfs", "ext4", "erofs"],
 )
 
 

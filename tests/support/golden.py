@@ -25,6 +25,9 @@ CODECS = {
     "lz4": "b311d07b4810371641054f89fdd85947abb2fc4116f0cba3d7c02bfd597d9198",
 }
 
+# tests/operations/test_build.py: the same as erofs with zstd.
+EROFS_ROOTFS = "30538936c77811a85e3a87ea0b6a6ef8c3d0c679d0368011cc602037e2aada36"
+
 # tests/disks/erofs/test_writer.py: the erofs image of a rich tree, by its compression.
 EROFS = {
     "none": "ceb5b6c53fe98a855d401509305d0c6e7add65cc5f49430ec9e5c05dd95ea763",
