@@ -227,7 +227,7 @@ def test_what_is_no_artifact(fledge: Fledge, tmp_path: Path, data: bytes) -> Non
     (tmp_path / "x").write_bytes(data)
     done = fledge("inspect", "x")
     assert (done.code, done.out) == (1 if data.startswith(b"XFSB") else 4, "")
-    known = "x is not in a known format (initramfs, ext4, xfs, btrfs)"
+    known = "x is not in a known format (initramfs, ext4, xfs, btrfs, erofs)"
     cannot_read = "x is an image of type xfs, which fledge cannot read"
     assert (cannot_read if data.startswith(b"XFSB") else known) in done.err
 
