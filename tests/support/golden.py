@@ -46,6 +46,8 @@ SQUASHFS = {
 
 # tests/operations/test_build.py: the squashfs image of `support.project.make_rootfs`.
 SQUASHFS_ROOTFS = "413a867f0723a9f9c422e36060adeb3fc4c82c0ec4c36cb782465c13ad15b66b"
+# tests/operations/test_build.py: the same as erofs with zstd.
+EROFS_ROOTFS = "30538936c77811a85e3a87ea0b6a6ef8c3d0c679d0368011cc602037e2aada36"
 
 # tests/disks/erofs/test_writer.py: the erofs image of a rich tree, by its compression.
 EROFS = {

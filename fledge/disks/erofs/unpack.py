@@ -39,10 +39,10 @@ def unpack(volume: Volume, stored: StoredInode, output: BinaryIO, path: Path) ->
 
 def _decompress(volume: Volume, extent: Extent) -> bytes:
     data = volume.read_data(extent.position, extent.data_size)
-    if extent.codec is None:
-        return data
     try:
-        if extent.codec is Codec.ZSTD:
+        if extent.codec is None:
+            found = data
+        elif extent.codec is Codec.ZSTD:
             found = unzstd().decompress(data.lstrip(b"\0"), extent.size)
         elif volume.superblock.feature_incompat & Incompat.ZERO_PADDING:
             found = lz4.block.decompress(data.lstrip(b"\0"), extent.size)

@@ -610,7 +610,7 @@ def check_contents(image: Image, path: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_mutation_of_fledges_images(
     data: st.DataObject, fragile: list[tuple[Path, Places]], tmp_path_factory: Any
@@ -722,7 +722,7 @@ def test_a_socket(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_mutation_of_what_mkfs_makes(
     data: st.DataObject, foreign: list[tuple[Path, Places]], tmp_path_factory: Any
