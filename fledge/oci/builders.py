@@ -51,11 +51,9 @@ MIN_HIDDEN = 4
 QUOTED_LINES = 15
 """Maximum lines of a builder's output that an error quotes."""
 
-
 RUNNING = re.compile(r"^Status:\s*running", re.MULTILINE)
 DOCKER_DRIVER = re.compile(r"^Driver:\s*docker\s*$", re.MULTILINE)
 """What ``docker buildx inspect`` says of a builder."""
-
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """A control code for colours (ECMA-48, SGR)."""

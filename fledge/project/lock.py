@@ -19,9 +19,9 @@ from fledge.host.files import replacing
 from fledge.oci.manifest import parse_platform
 from fledge.project import provenance, schema, toml
 from fledge.project.config import Config
+from fledge.project.declarations import declared
 from fledge.project.provenance import Provenance
 from fledge.project.toml import Document, InvalidConfig, Table
-from fledge.project.values import declared
 from fledge.report import Reporter
 from fledge.sources import ownfiles
 from fledge.sources.kinds import SOURCES

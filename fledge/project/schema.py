@@ -17,9 +17,10 @@ from msgspec import Meta
 from fledge.formats import FORMATS, STRATEGIES
 from fledge.project import toml
 from fledge.project.build_cache import BuildCache
+from fledge.project.declarations import declared
 from fledge.project.sealing import Verity
 from fledge.project.target import Target
-from fledge.project.values import Choice, Entries, Value, declared, literal
+from fledge.project.values import Choice, Entries, Value, literal
 from fledge.sources.kinds import SOURCES
 from fledge.sources.source import Presence
 from fledge.tree.digest import Digest

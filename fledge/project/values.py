@@ -1,20 +1,4 @@
-"""The types of values in a TOML file, and how the annotation of a field declares them.
-
-    str                 text; a URL with ``extra={"kind": "url"}``; of a form with ``pattern``
-    Literal             one of several texts
-    bool                true or false
-    int                 a whole number from ``ge`` to ``le``
-    Path                a readable file; a folder with ``extra={"kind": "folder"}``
-    Digest              a sha256
-    tuple[Digest, ...]  a list of them
-    Reference           an image
-
-    tuple[tuple[str, str], ...]   a table of texts
-    tuple[Secret, ...]            a table of secrets
-
-``ge``, ``le``, ``pattern``, ``extra``, descriptions and examples come from `msgspec.Meta`.
-``| None`` is ignored, because a key that is present always has a value.
-"""
+"""The types of values in a TOML file."""
 
 from __future__ import annotations
 
@@ -25,15 +9,13 @@ import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import msgspec
 
 from fledge.errors import ConfigError, MalformedError, reason
 from fledge.oci import reference
-from fledge.oci.builders import Secret
 from fledge.oci.reference import Reference
 from fledge.sources.hostpath import why_missing
 from fledge.tree.digest import Digest
@@ -47,9 +29,8 @@ MAX_WORD = 100
 
 _PORT = "0*(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _HOST = r"(?:\[[0-9a-fA-F:.]+(?:%[A-Za-z0-9._~-]+)?\]|[^\s/?#@:\[\]]+)"
-_NAME = "[A-Za-z_][A-Za-z0-9_]*"
-_ID = "[A-Za-z0-9][A-Za-z0-9._-]*"
-_TEXT = r"^[^\u0000]*[^\s\u0000][^\u0000]*$"
+ANY_TEXT = r"^[^\u0000]*[^\s\u0000][^\u0000]*$"
+"""The pattern of text that is neither blank nor has a NUL."""
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -108,7 +89,7 @@ class Text(Value, frozen=True):
 
     def json_schema(self) -> dict[str, object]:
         """Return a string that is not blank."""
-        return {"type": "string", "pattern": _TEXT}
+        return {"type": "string", "pattern": ANY_TEXT}
 
     def describe(self) -> str:
         """Return ``text``."""
@@ -308,96 +289,6 @@ class InputFolder(Text, frozen=True):
         return "the path of a folder"
 
 
-class Texts(Value, frozen=True):
-    """A table of texts, whose keys are free."""
-
-    example: ClassVar[str] = '{ KEY = "value" }'
-    typed: ClassVar[Any] = tuple
-
-    def read(self, value: object, folder: Path) -> tuple[tuple[str, str], ...]:
-        """Return the entries, sorted by their keys. Refuses keys with ``=``, and NUL."""
-        problem = f"must be a table of texts in quotes, such as {self.like()}"
-        if not isinstance(value, Mapping):
-            raise ValueError(problem)
-        for key, text in value.items():
-            if not isinstance(text, str):
-                raise ValueError(f"{problem}; {quoted_key(key)} is no text")
-            if not re.fullmatch(_NAME, key) or "\0" in text:
-                raise ValueError(
-                    f"{quoted_key(key)} is no name of letters, digits and _, or has NUL"
-                )
-        return tuple(sorted(value.items()))
-
-    def json_schema(self) -> dict[str, object]:
-        """Return an object of strings."""
-        return {
-            "type": "object",
-            "propertyNames": {"pattern": f"^{_NAME}$"},
-            "additionalProperties": {"type": "string", "pattern": r"^[^\u0000]*$"},
-        }
-
-    def describe(self) -> str:
-        """Return ``a table of texts``."""
-        return "a table of texts"
-
-
-class Secrets(Value, frozen=True):
-    """A table of secrets by their IDs, each ``{ file = … }`` or ``{ env = … }``."""
-
-    example: ClassVar[str] = '{ token = { env = "TOKEN" } }'
-    typed: ClassVar[Any] = tuple
-
-    def read(self, value: object, folder: Path) -> tuple[Secret, ...]:
-        """Return the secrets, sorted by their IDs. A relative path starts at ``folder``."""
-        if not isinstance(value, Mapping):
-            raise ValueError(f"must be a table, such as {self.like()}")
-        return tuple(_read_secret(id_, value[id_], folder) for id_ in sorted(value))
-
-    def json_schema(self) -> dict[str, object]:
-        """Return an object of such objects."""
-        places = {
-            "file": {"type": "string", "pattern": r'^(?=[^\u0000]*[^\s\u0000])[^\u0000,"]+$'},
-            "env": {"type": "string", "pattern": f"^{_NAME}$"},
-        }
-        choices = [
-            {
-                "type": "object",
-                "properties": {name: place},
-                "required": [name],
-                "additionalProperties": False,
-            }
-            for name, place in places.items()
-        ]
-        return {
-            "type": "object",
-            "propertyNames": {"pattern": f"^{_ID}$"},
-            "additionalProperties": {"anyOf": choices},
-        }
-
-    def describe(self) -> str:
-        """Return the form of the table."""
-        return "a table of `{ file = … }` or `{ env = … }`"
-
-
-def _read_secret(id_: str, value: object, folder: Path) -> Secret:
-    """Read one entry of a table of secrets. Raises `ValueError`."""
-    if not re.fullmatch(_ID, id_):
-        raise ValueError(f"{quoted_key(id_)} is no ID of letters, digits, ., _ and -")
-    if isinstance(value, Mapping) and list(value) == ["file"]:
-        path = InputFile().read(value["file"], folder)
-        if re.search('[,"]', str(path)):
-            raise ValueError(f"{path}: builders take no file with a comma or a quote in its name")
-        return Secret(id_, file=path)
-    if isinstance(value, Mapping) and list(value) == ["env"]:
-        name = value["env"]
-        if isinstance(name, str) and re.fullmatch(_NAME, name):
-            return Secret(id_, env=name)
-    raise ValueError(
-        f'{quoted_key(id_)} must be {{ file = "FILE" }} or {{ env = "NAME" }}; the value of a'
-        " secret does not belong here"
-    )
-
-
 class Sha256(Value, frozen=True, kw_only=True):
     """A digest as 64 hexadecimal digits."""
 
@@ -501,7 +392,7 @@ class ImageReference(Text, frozen=True):
 class Entries(Value, frozen=True, kw_only=True):
     """A whole table whose keys are free and whose values are text."""
 
-    pattern: str = _TEXT
+    pattern: str = ANY_TEXT
     """The pattern of the values in the JSON Schema."""
     typed: ClassVar[Any] = tuple
 
@@ -532,88 +423,6 @@ class Entries(Value, frozen=True, kw_only=True):
     def describe(self) -> str:
         """Return ``text``."""
         return "text"
-
-
-class Declaration(msgspec.Struct, frozen=True):
-    """The declaration of a field in its annotation."""
-
-    value: Value
-    optional: bool
-    """Whether the field can be None."""
-    description: str
-    extra: Mapping[str, Any]
-
-
-def declared(name: str, annotation: Any, *, written_by_fledge: bool = False) -> Declaration:
-    """Return what the annotation of the field ``name`` declares.
-
-    If several `Meta` are nested, the outermost wins. With ``written_by_fledge``, a digest has only
-    one form: bare digits in a field named ``sha256``, ``sha256:HEX`` in others. Raises `TypeError`
-    for a type that cannot be written in TOML.
-    """
-    metas, plain, optional = _unwrap(annotation)
-    facts = {
-        key: fact
-        for meta in metas
-        for key in ("description", "examples", "ge", "le", "pattern")
-        if (fact := getattr(meta, key)) is not None
-    }
-    extra = {key: value for meta in metas for key, value in (meta.extra or {}).items()}
-    examples = tuple(facts.get("examples", ()))
-    value: Value
-    if extra.get("kind") == "entries":
-        value = Entries(examples=examples, pattern=extra.get("pattern", _TEXT))
-    elif get_origin(plain) is Literal:
-        value = Choice(examples=examples, options=get_args(plain))
-    elif plain is int:
-        least, most = facts.get("ge", 0), facts.get("le", MAX_NATURAL)
-        value = Natural(examples=examples, least=least, most=most)
-    elif plain is Digest:
-        prefixed = name != "sha256" if written_by_fledge else None
-        value = Sha256(examples=examples, prefixed=prefixed)
-    elif plain is str and extra.get("kind") == "url":
-        value = Url(examples)
-    elif plain is Path and extra.get("kind") == "folder":
-        value = InputFolder(examples)
-    elif plain is str and "pattern" in facts:
-        value = Formed(examples=examples, pattern=facts["pattern"])
-    elif plain in _SIMPLE:
-        value = _SIMPLE[plain](examples)
-    else:
-        raise TypeError(f"{name}: {annotation} cannot be written in TOML")
-    return Declaration(value, optional, facts.get("description", ""), extra)
-
-
-_SIMPLE: dict[object, type[Value]] = {
-    str: Text,
-    bool: Boolean,
-    Path: InputFile,
-    tuple[Digest, ...]: Sha256List,
-    tuple[tuple[str, str], ...]: Texts,
-    tuple[Secret, ...]: Secrets,
-    frozenset(get_args(Reference)): ImageReference,
-}
-"""The types that are constructed from examples alone. A union is the set of its members."""
-
-
-def _unwrap(annotation: Any) -> tuple[list[msgspec.Meta], Any, bool]:
-    """Split an annotation into its `Meta`, innermost first, its type, and whether it can be None.
-
-    A union becomes the set of its members.
-    """
-    if get_origin(annotation) is Annotated:
-        inner, *metas = get_args(annotation)
-        found, plain, optional = _unwrap(inner)
-        return [*found, *metas], plain, optional
-    if get_origin(annotation) not in (Union, UnionType):
-        return [], annotation, False
-    members = frozenset(get_args(annotation))
-    optional = type(None) in members
-    members -= {type(None)}
-    if len(members) > 1:
-        return [], members, optional
-    found, plain, _ = _unwrap(next(iter(members)))
-    return found, plain, optional
 
 
 def close_match(word: str, known: Collection[str]) -> str | None:

@@ -8,7 +8,7 @@ cache, and nowhere else.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NoReturn
@@ -27,7 +27,7 @@ from fledge.sources import build_context
 from fledge.sources.image import apply
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, InputFile, KeyedBy, LockSection, Source
-from fledge.tree.content import hash_file
+from fledge.tree.content import Blob, hash_file
 from fledge.tree.digest import Digest
 
 NOT_REPRODUCIBLE = "To build it again gives another one: RUN instructions are not reproducible"
@@ -144,14 +144,14 @@ class Dockerfile(Source, frozen=True):
 
     def loss(self, pin: DockerfilePin, session: Session) -> str | None:
         """Say so if the cache lacks a part of the image, which nobody else has."""
-        if all(session.cache.claim(digest) for digest in (pin.config, *pin.diff_ids)):
+        if _has(session.cache.claim, pin):
             return None
         return f"the image of {self.dockerfile.name} {pin.config}, which is not in the cache"
 
     def resolve(self, assembly: Assembly, old: DockerfilePin | None) -> tuple[DockerfilePin, str]:
         """Build the image, unless the old pin is that of the same files and the cache has it."""
         name = self.pinned_name(assembly.folder)
-        if old and not self.conflict(old, assembly) and not self.loss(old, assembly.session):
+        if old and not self.conflict(old, assembly) and _has(assembly.session.cache.find, old):
             return old, f"{name}, {assembly.platform}: built before"
         pin = self._build(assembly)
         return pin, f"{name}, {assembly.platform}, by {pin.builder}"
@@ -242,6 +242,11 @@ class Dockerfile(Source, frozen=True):
             "context": context.digest,
             "arguments": Digest.of(json.dumps(arguments, sort_keys=True).encode()),
         }
+
+
+def _has(look: Callable[[Digest], Blob | None], pin: DockerfilePin) -> bool:
+    """Return whether the cache has all of an image; ``look`` is how a blob is looked for there."""
+    return all(look(digest) for digest in (pin.config, *pin.diff_ids))
 
 
 class _Facts(msgspec.Struct):

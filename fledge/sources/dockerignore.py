@@ -61,6 +61,7 @@ def _parse_line(line: str) -> Pattern:
 def excluding(path: str) -> str:
     """Return the line that excludes one path, whatever characters are in it."""
     escaped = re.sub(r"([\\*?\[\]])", r"\\\1", path)
+    escaped = re.sub(r"\A\s|[\r\n]|\s\Z", "?", escaped)  # which a line cannot have
     return rf"\{escaped}" if escaped.startswith(("!", "#")) else escaped
 
 

@@ -229,6 +229,14 @@ def test_without_the_image_an_unlocked_build_runs_the_builder(
     monkeypatch.setenv("FLEDGE_CACHE_DIR", str(tmp_path / "third"))
     assert "STEP" in fledge("lock", "-c", config, *AMD64).err
     assert "STEP" not in fledge("lock", "-c", config, *AMD64).err
+    [record] = [
+        each for each in provenance.load(tmp_path / "x.img").inputs if "diff_ids" in each.facts
+    ]
+    layer = tmp_path / "third" / "blobs" / "sha256" / record.facts["diff_ids"][0].partition(":")[2]
+    layer.chmod(0o600)
+    layer.write_bytes(b"damaged")
+    assert "STEP" in fledge("lock", "-c", config, *AMD64).err
+    assert fledge("build", "--locked", "-c", config, "-o", tmp_path / "x.img", *AMD64).code == 0
 
 
 @pytest.mark.real

@@ -72,7 +72,7 @@ def test_what_is_no_pattern(line: str, problem: str, tmp_path: Path) -> None:
     assert problem in error.value.message
 
 
-@pytest.mark.parametrize("path", ["a*b", "[x]", "!a", "#b", "a\\b", "?", "a b/c"])
+@pytest.mark.parametrize("path", ["a*b", "[x]", "!a", "#b", "a\\b", "?", "a b/c", " a\n!b "])
 def test_a_line_for_one_path(path: str) -> None:
     line = dockerignore.excluding(path)
     assert excluded(line, path)
