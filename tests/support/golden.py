@@ -26,15 +26,15 @@ CODECS = {
 }
 
 # tests/ext4/test_read_only.py: the read-only ext4 image of `support.samples.sample`.
-EXT4_READ_ONLY = "fff3ab5f18abc4a840977aea3e17fc42b6cd40b41980a1188f127288e5496859"
+EXT4_READ_ONLY = "cfd3c5f00262ab1a4285ac11f0dd12de2d690ea601f945b92809404b1ed4d9a7"
 
 # tests/tree/test_verity.py: a disk of noise that is sealed by dm-verity, and its root hash.
 VERITY_ROOT_HASH = "0667f2c3ab30710971d888d5c0e9077f15b852ee129a1627267ad9eace819397"
 VERITY_DISK = "2bbebf97d8e9d6c8be0d011610dba724f007502aaaebe53189650ce508fb345d"
 
 # tests/operations/test_seal.py: the image of `support.project.make_rootfs`, read-only and sealed.
-SEALED_ROOTFS = "1b66eec48f24ef38da0f534d898ed01060cf26436c5106b7c0ed08272bd0329a"
-SEALED_ROOT_HASH = "5b27c4d85673b405421322b8fe4ed6620ae39c9debe7dcb1a61b90779a125c39"
+SEALED_ROOTFS = "5f51d71f031c220cd3e0add05cf340f442c3e703401bb39063ddeed9bf0d1778"
+SEALED_ROOT_HASH = "8592e97a8d21a64960ea8623aa318f5d6d831c258e3bc3fc811abb51f7825635"
 
 # tests/disks/squashfs/test_writer.py: the squashfs image of a rich tree, by its options.
 SQUASHFS = {
