@@ -22,7 +22,7 @@ Json = dict[str, Any]
 def json_schema() -> Json:
     """Return the JSON Schema (draft 2020-12) of fledge.toml, for all registered kinds."""
     declared = schema()
-    properties = {key.name: _property_schema([key], []) for key in declared.keys}
+    properties = {key.name: _property_schema([key], [key.description], []) for key in declared.keys}
     properties |= {table.name: _table_schema(table, declared) for table in declared.tables}
     conditions = {
         strategy: _strategy_conditions(strategy, declared) for strategy in declared.strategies
@@ -66,31 +66,33 @@ def json_schema_text() -> str:
 def _table_schema(table: Table, declared: Schema) -> Json:
     """Return the schema of a table, with the keys of all strategies."""
     if table.entries:
-        return _property_schema([table.entries], [])
+        return _property_schema([table.entries], [table.entries.description], [])
     return {
         "type": "object",
         "description": " ".join(group.description for group in table.groups),
         "properties": {
-            name: _property_schema(keys, table.only_for(name, declared.strategies))
+            name: _property_schema(
+                keys, table.descriptions(name), table.only_for(name, declared.strategies)
+            )
             for name, keys in table.by_name().items()
         },
         "additionalProperties": False,
     }
 
 
-def _property_schema(keys: list[Key], only_for: list[str]) -> Json:
-    """Return the schema of a key. Several keys of one name share the description of the first."""
+def _property_schema(keys: list[Key], descriptions: list[str], only_for: list[str]) -> Json:
+    """Return the schema of a key with all its declarations."""
     first = keys[0]
     types = [key.value.json_schema() for key in keys]
     text = [
-        first.description,
+        *descriptions,
         *(f"{literal(option)}: {meaning}" for option, meaning in first.options.items()),
     ]
     if only_for:
         text.append(f"Only for {', '.join(only_for)}.")
     found: Json = dict(types[0]) if len(types) == 1 else {"anyOf": types}
     found["description"] = "\n".join(text)
-    if first.default is not None:
+    if first.default is not None and len({str(key.default) for key in keys}) == 1:
         found["default"] = first.default
     if first.value.examples:
         found["examples"] = list(first.value.examples)

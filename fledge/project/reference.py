@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import msgspec
+
 from fledge.project import manifest
 from fledge.project.schema import Key, Table, schema
 from fledge.project.values import Choice, Entries, literal
@@ -56,9 +58,14 @@ def _table_lines(table: Table, strategies: tuple[str, ...]) -> Iterator[str]:
     for name, keys in table.by_name().items():
         key = keys[0]
         facts = []
-        if not key.options:
-            types = dict.fromkeys(each.value.describe() for each in keys)
-            facts.append(("Type", " or ".join(types)))
+        if len(keys) > 1:
+            shared = key.description if len(table.descriptions(name)) == 1 else ""
+            facts += [
+                (f"With `{table.chosen_by(each)}`", _declaration(each, shared)) for each in keys
+            ]
+            key = msgspec.structs.replace(key, description=shared, default=None)
+        elif not key.options:
+            facts.append(("Type", key.value.describe()))
         # The strategies of the whole table are already on the page.
         if only_for := table.only_for(name, tuple(taken)):
             facts.append(("Only for", " and ".join(f"`{each}`" for each in only_for)))
@@ -67,6 +74,13 @@ def _table_lines(table: Table, strategies: tuple[str, ...]) -> Iterator[str]:
         elif key.default is not None:
             facts.append(("Default", f"`{literal(key.default)}`"))
         yield from _key_lines(f"### `{name}`", key, facts, _example(table, name))
+
+
+def _declaration(key: Key, shared: str) -> str:
+    """Describe one of several declarations of a key in a line, without a description they share."""
+    default = "" if key.default is None else f", by default `{literal(key.default)}`"
+    own = "" if key.description == shared else f". {key.description}"
+    return f"{key.value.describe()}{default}{own}"
 
 
 def _manifest_lines() -> Iterator[str]:
@@ -90,7 +104,8 @@ def _manifest_lines() -> Iterator[str]:
 
 def _key_lines(title: str, key: Key, facts: list[tuple[str, str]], example: str) -> Iterator[str]:
     yield f"{title}\n"
-    yield f"{key.description}\n"
+    if key.description:
+        yield f"{key.description}\n"
     lines = [f"- `{literal(each)}`: {meaning}" for each, meaning in key.options.items()]
     lines += [f"- {name}: {text}" for name, text in facts]
     yield "\n".join(lines) + "\n"

@@ -149,6 +149,21 @@ class Table(msgspec.Struct, frozen=True):
                     same.append(key)
         return found
 
+    def chosen_by(self, key: Key) -> str:
+        """Return the setting that chooses this declaration of a key, in TOML; empty if none does."""
+        for group in self.groups:
+            choices = [str(each.choice) for each in group.variants if key in each.keys]
+            if group.selector and choices:
+                return f"{group.selector.name} = {' or '.join(map(literal, choices))}"
+        return ""
+
+    def descriptions(self, name: str) -> list[str]:
+        """Return the descriptions of a key. If there are several, each says what it is for."""
+        keys = self.by_name()[name]
+        if len({key.description for key in keys}) == 1:
+            return [keys[0].description]
+        return [f"{self.chosen_by(key)}: {key.description}" for key in keys]
+
     def only_for(self, name: str, strategies: tuple[str, ...]) -> list[str]:
         """Return the settings that a key requires, in TOML. Empty if it is always allowed."""
         owners = [group for group in self.groups if name in group.names()]
