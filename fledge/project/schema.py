@@ -77,6 +77,14 @@ class Variant(msgspec.Struct, frozen=True):
         if rule is not None:
             yield from rule(given)
 
+    def json_rules(self) -> Mapping[str, object]:
+        """Return a JSON Schema of what the constructor of the class refuses beside single values.
+
+        The class has it in a static method ``json_rules``, if there is such a rule. Empty: none.
+        """
+        rules = getattr(self.type, "json_rules", None)
+        return rules() if rules else {}
+
 
 class Group(msgspec.Struct, frozen=True):
     """The keys of one kind of source, or of the formats of one strategy."""
