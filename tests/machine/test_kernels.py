@@ -36,8 +36,8 @@ def test_a_profile_decides_every_option_that_is_asked_for(name: str) -> None:
     [
         ("volant", {"initramfs", "ext4"}),
         ("firecracker", {"initramfs", "ext4", "xfs", "squashfs"}),
-        ("libkrun", {"ext4", "xfs", "btrfs"}),
-        ("kata", {"initramfs", "ext4", "xfs"}),
+        ("libkrun", {"ext4", "xfs", "btrfs", "erofs"}),
+        ("kata", {"initramfs", "ext4", "xfs", "erofs"}),
         ("debian", {"initramfs"}),
     ],
 )

@@ -258,6 +258,31 @@ def test_whole(web: Path, served: OciRegistry, session: Session) -> None:
     assert again.sent == 0
 
 
+def test_a_whole_erofs_image_has_the_type_of_its_format(
+    tmp_path: Path, served: OciRegistry, session: Session
+) -> None:
+    """And in an index the feature that a host needs for it."""
+    filesystem = 'type = "erofs"\ncompression = "lz4"'
+    paths = [
+        shipped.disk(tmp_path, "web.erofs", architecture=architecture, filesystem=filesystem)
+        for architecture in ("amd64", "arm64")
+    ]
+    push(paths, f"{served.host}/web:1", whole=True, session=session)
+    index = served.manifest("web", "1")
+    assert [each["platform"]["os.features"] for each in index["manifests"]] == [["erofs"]] * 2
+    _, raw = served.repository("web").manifests[index["manifests"][0]["digest"]]
+    [layer] = json.loads(raw)["layers"]
+    assert layer["mediaType"] == "application/vnd.erofs"
+    assert layer["digest"] == str(Digest.of(paths[0].read_bytes()))
+    out = tmp_path / "out"
+    out.mkdir()
+    name = f"{served.host}/web:1"
+    [pulled] = library.pull(name, out, platform="linux/amd64", session=session)
+    assert pulled.path.read_bytes() == paths[0].read_bytes()
+    toml = shipped.config_of(tmp_path, "web.erofs")
+    assert library.verify(paths[0], toml, session=session).equal
+
+
 def test_without_documents(web: Path, served: OciRegistry, session: Session) -> None:
     for document in ("web.img.provenance.json", "web.img.manifest.json"):
         (web.parent / document).unlink()

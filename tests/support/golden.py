@@ -35,3 +35,13 @@ SQUASHFS = {
 
 # tests/operations/test_build.py: the squashfs image of `support.project.make_rootfs`.
 SQUASHFS_ROOTFS = "413a867f0723a9f9c422e36060adeb3fc4c82c0ec4c36cb782465c13ad15b66b"
+
+# tests/operations/test_build.py: the same as erofs with zstd.
+EROFS_ROOTFS = "30538936c77811a85e3a87ea0b6a6ef8c3d0c679d0368011cc602037e2aada36"
+
+# tests/disks/erofs/test_writer.py: the erofs image of a rich tree, by its compression.
+EROFS = {
+    "none": "ceb5b6c53fe98a855d401509305d0c6e7add65cc5f49430ec9e5c05dd95ea763",
+    "lz4": "1c45ce744322b810b1867dd2cbc00d02c3bdeb4fdc27e405cbd5b571cb7c2d91",
+    "zstd": "f0fe869f3191266e5712d69d001183a8453cb35a8d445e20bc9db28442c1a28d",
+}

@@ -110,8 +110,11 @@ def make_many(folder: Path, host: str, count: int, bases: int) -> None:
         write(plugin, "fledge.toml", text.encode())
 
 
-def make_rootfs(folder: Path) -> Path:
-    """Write a project with an image in an OCI layout beside it. Returns its fledge.toml."""
+def make_rootfs(folder: Path, filesystem: str = "size_buffer_mb = 8") -> Path:
+    """Write a project with an image in an OCI layout beside it. Returns its fledge.toml.
+
+    ``filesystem`` is its table of the filesystem.
+    """
     make_layout(folder / "layout")
     for name, data in FILES.items():
         write(folder, name, data)
@@ -121,7 +124,7 @@ def make_rootfs(folder: Path) -> Path:
         [source]
         image = "oci:layout:hello"
         [filesystem]
-        size_buffer_mb = 8
+        {filesystem}
         {LOCAL_AGENT}
         {MAPPINGS}
         """

@@ -55,10 +55,11 @@ def disk(
     architecture: str = "amd64",
     payload: bytes = b"",
     table: str = "",
+    filesystem: str = "size_buffer_mb = 16",
 ) -> Path:
     """Build a disk with a plugin manifest, in a project of its own. Returns the artifact.
 
-    ``table`` extends the table of the manifest.
+    ``table`` extends the table of the manifest, ``filesystem`` is that of the filesystem.
     """
     program = project.program(MACHINES[architecture])
     layer = tars.pack(
@@ -77,7 +78,7 @@ def disk(
         [source]
         image = "oci:layout:1.27"
         [filesystem]
-        size_buffer_mb = 16
+        {filesystem}
         {project.LOCAL_AGENT}
         [manifest]
         {table}

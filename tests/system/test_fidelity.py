@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from fledge.disks.squashfs.reader import read
+from fledge.formats import open_artifact
 from fledge.host.settings import DEFAULT_EPOCH
 from tests.support import daemons, project
 from tests.support.mounted import Entry, Listing, list_folder, list_image, list_tree
@@ -144,17 +145,27 @@ def write_project(folder: Path, filesystem: str, image: str) -> Path:
     )
 
 
-def test_ext4_built_without_rights(unpacked: Listing) -> None:
-    daemons.need("e2fsck")
+@pytest.mark.parametrize(
+    ("filesystem", "judge"),
+    [
+        pytest.param("ext4", ["e2fsck", "-fn"], id="ext4"),
+        pytest.param("erofs", ["fsck.erofs"], id="erofs"),
+    ],
+)
+def test_built_without_rights(filesystem: str, judge: list[str], unpacked: Listing) -> None:
+    daemons.need(judge[0])
     with nobody() as user:
         shutil.copytree(LAYOUT, user.home / "layout")
-        write_project(user.home, "ext4", "oci:layout:debian")
+        write_project(user.home, filesystem, "oci:layout:debian")
         done = user.run([user.python, "-m", "fledge", "build", "-q", "-o", "x.img"])
         assert done.returncode == 0, done.stderr
         image = user.home / "x.img"
-        subprocess.run(["e2fsck", "-fn", image], check=True, capture_output=True)
+        subprocess.run([*judge, image], check=True, capture_output=True)
         found = list_image(image)
-        assert stat.S_IMODE(found.pop(b"lost+found").mode) == 0o700
+        with open_artifact(image) as opened:
+            assert list_tree(opened.tree) == found
+            added = opened.format.own_paths
+        assert [stat.S_IMODE(found.pop(path).mode) for path in added] == [0o700] * len(added)
         assert found == expected(unpacked)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fledge.cpio.format import GzipInitramfs, Lz4Initramfs, PlainInitramfs, ZstdInitramfs
+from fledge.disks.erofs.format import Erofs
 from fledge.disks.squashfs.format import Squashfs
 from fledge.ext4.format import Ext4
 from fledge.formats import FORMATS, STRATEGIES, Format, open_artifact
@@ -25,6 +26,11 @@ ARCHIVES = [
     pytest.param(PlainInitramfs(), id="none"),
 ]
 NATIVE = pytest.param(Ext4(size_buffer_mb=1), id="ext4")
+EROFS = [
+    pytest.param(Erofs(), id="erofs"),
+    pytest.param(Erofs("lz4"), id="erofs-lz4"),
+    pytest.param(Erofs("zstd"), id="erofs-zstd"),
+]
 SQUASHFS = pytest.param(Squashfs(), id="squashfs")
 MKFS = pytest.param(Ext4(size_buffer_mb=1, builder="mkfs"), id="mkfs", marks=pytest.mark.real)
 
@@ -37,7 +43,7 @@ def state(tree: Tree) -> list[tuple[bytes, Node, object]]:
     ]
 
 
-@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE, SQUASHFS, MKFS])
+@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE, *EROFS, SQUASHFS, MKFS])
 def test_writing_leaves_the_tree_as_it_was(options: Format, tmp_path: Path) -> None:
     tree = sample()
     before = state(tree)
@@ -45,7 +51,7 @@ def test_writing_leaves_the_tree_as_it_was(options: Format, tmp_path: Path) -> N
     assert state(tree) == before
 
 
-@pytest.mark.parametrize("options", [NATIVE, MKFS])
+@pytest.mark.parametrize("options", [NATIVE, *EROFS, MKFS])
 def test_what_is_written_is_read_back(options: Format, tmp_path: Path) -> None:
     tree = sample()
     disks.write(tree, tmp_path / "artifact", options)
@@ -61,7 +67,7 @@ def test_what_is_written_is_read_back(options: Format, tmp_path: Path) -> None:
             assert node.file_type in TYPE_NAMES
 
 
-@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE, SQUASHFS])
+@pytest.mark.parametrize("options", [*ARCHIVES, NATIVE, *EROFS, SQUASHFS])
 def test_what_is_hashed_is_what_is_written(options: Format, tmp_path: Path) -> None:
     digest = disks.write(sample(), tmp_path / "artifact", options)
     with open_artifact(tmp_path / "artifact") as opened:
@@ -105,3 +111,4 @@ def test_what_a_format_needs_of_the_machine() -> None:
     nothing = Settings({"PATH": "/nowhere"})
     GzipInitramfs().check(nothing)
     Ext4().check(nothing)
+    Erofs().check(nothing)

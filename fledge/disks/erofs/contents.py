@@ -10,7 +10,6 @@ import msgspec
 
 from fledge.disks.erofs.reader import Image, InodeFacts
 from fledge.disks.erofs.structures import DataLayout
-from fledge.report import human_size
 from fledge.tree import Directory, File, Node, Tree
 from fledge.tree.content import Content, Span, Sparse
 from fledge.tree.digest import Digest
@@ -95,7 +94,7 @@ class ErofsContents(msgspec.Struct, frozen=True):
                 "block_size": superblock.block_size,
                 "blocks": superblock.blocks,
                 "inodes": superblock.inodes,
-                "compressed_files": sum(map(_is_compressed, self.image.inodes.values())),
+                "compressed_files": self._compressed_files,
             }
         }
 
@@ -104,14 +103,16 @@ class ErofsContents(msgspec.Struct, frozen=True):
         return {"layout": _layout(self._inode(node))}
 
     def summary(self) -> Sequence[tuple[str, str]]:
-        """Return size, inodes and features."""
+        """Return inodes and features."""
         superblock = self.image.superblock
-        size = superblock.blocks * superblock.block_size
         return [
-            ("size", f"{human_size(size)}, read-only"),
-            ("inodes", str(superblock.inodes)),
+            ("inodes", f"{superblock.inodes}, {self._compressed_files} of them compressed"),
             ("features", " ".join(superblock.features)),
         ]
+
+    @property
+    def _compressed_files(self) -> int:
+        return sum(map(_is_compressed, self.image.inodes.values()))
 
 
 def _layout(inode: InodeFacts) -> str:

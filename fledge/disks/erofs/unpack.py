@@ -39,10 +39,10 @@ def unpack(volume: Volume, stored: StoredInode, output: BinaryIO, path: Path) ->
 
 def _decompress(volume: Volume, extent: Extent) -> bytes:
     data = volume.read_data(extent.position, extent.data_size)
-    if extent.codec is None:
-        return data
     try:
-        if extent.codec is Codec.ZSTD:
+        if extent.codec is None:
+            found = data
+        elif extent.codec is Codec.ZSTD:
             found = unzstd().decompress(data.lstrip(b"\0"), extent.size)
         elif volume.superblock.feature_incompat & Incompat.ZERO_PADDING:
             found = lz4.block.decompress(data.lstrip(b"\0"), extent.size)
@@ -64,22 +64,23 @@ def lz4_start(data: bytes, size: int) -> tuple[bytes, int]:
     sequence lacks (lz4_Block_format.md of LZ4). Raises `MalformedError`.
     """
     position = found = 0
+    head = literals = b""
     try:
         while found < size:
             start, token = position, data[position]
             length, position = _length(data, position + 1, token >> 4)
-            literals = data[position : position + length]
+            head, literals = data[:start], data[position : position + length]
             position += length
             found += length
-            if found >= size:
-                return data[:start] + _last_sequence(literals), found + len(LAST_LITERALS)
-            length, position = _length(data, position + 2, token & LONG)
-            found += length + MIN_MATCH
-        if found > MAX_EXTENT_SIZE:
-            raise MalformedError("its LZ4 data is too long")
-        return data[:position] + _last_sequence(b""), found + len(LAST_LITERALS)
+            if found < size:
+                length, position = _length(data, position + 2, token & LONG)
+                found += length + MIN_MATCH
+                head, literals = data[:position], b""
     except IndexError as error:
         raise MalformedError("its LZ4 data has no end") from error
+    if position > len(data) or found > MAX_EXTENT_SIZE:
+        raise MalformedError("its LZ4 data is too short or too long")
+    return head + _last_sequence(literals), found + len(LAST_LITERALS)
 
 
 def _length(data: bytes, position: int, length: int) -> tuple[int, int]:

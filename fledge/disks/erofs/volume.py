@@ -183,7 +183,6 @@ class Volume:
             return b""
         if stored.inode.layout == DataLayout.CHUNK_BASED:
             return self._sparse(size, tuple(self._merged(self._chunks(stored), size)))
-        self.use(size)
         if stored.inode.layout == DataLayout.FLAT_PLAIN:
             return self._span(start, size)
         tail = (size - 1) % self.block_size + 1
@@ -193,6 +192,7 @@ class Volume:
             return self._span(stored.end, size)
         self._check_range(start, size - tail)
         self._check_range(stored.end, tail)
+        self.use(size)
         extents = (DataExtent(0, start, size - tail), DataExtent(size - tail, stored.end, tail))
         return self._sparse(size, extents)
 
@@ -208,6 +208,7 @@ class Volume:
 
     def _span(self, position: int, size: int) -> Span:
         self._check_range(position, size)
+        self.use(size)
         return Span(self._path, position, size, opened=self._opened)
 
     def _sparse(self, size: int, extents: tuple[DataExtent, ...]) -> Sparse:
