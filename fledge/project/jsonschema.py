@@ -173,7 +173,8 @@ def _variant_conditions(variant: Variant, group: Group, table: Table) -> Json:
             }
             for name, others in needs.items()
             if others and mine[name].default is not None
-        ],
+        ]
+        + [rules for rules in [variant.json_rules()] if rules],
         properties=dict.fromkeys(refused, False) | ambiguous,
         required=[key.name for key in variant.keys if key.required],
         dependentRequired={

@@ -86,6 +86,14 @@ class Variant(msgspec.Struct, frozen=True):
         if rule is not None:
             yield from rule(given)
 
+    def json_rules(self) -> Mapping[str, object]:
+        """Return a JSON Schema of what the constructor of the class refuses beside single values.
+
+        The class has it in a static method ``json_rules``, if there is such a rule. Empty: none.
+        """
+        rules = getattr(self.type, "json_rules", None)
+        return rules() if rules else {}
+
 
 class Group(msgspec.Struct, frozen=True):
     """The keys of one kind of source, or of the formats of one strategy."""
@@ -150,7 +158,7 @@ class Table(msgspec.Struct, frozen=True):
         return found
 
     def chosen_by(self, key: Key) -> str:
-        """Return the setting that chooses this declaration of a key, in TOML; empty if none does."""
+        """Return the setting that chooses a declaration of a key, in TOML; empty if none does."""
         for group in self.groups:
             choices = [str(each.choice) for each in group.variants if key in each.keys]
             if group.selector and choices:

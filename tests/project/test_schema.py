@@ -106,6 +106,8 @@ RIGHT: list[dict[str, Any]] = [
     ROOTFS | {"filesystem": {"builder": "native", "preallocate": True}},
     ROOTFS | {"filesystem": {"type": "xfs", "size_buffer_mb": 0}},
     ROOTFS | {"filesystem": {"type": "btrfs", "preallocate": False}},
+    ROOTFS | {"filesystem": {"type": "squashfs", "compression": "gzip", "overlay_size": "1G"}},
+    ROOTFS | {"filesystem": {"type": "squashfs", "compression_level": 22, "block_size": 4}},
     ROOTFS | {"agent": {"source_strategy": "local", "path": "kestrel"}},
     ROOTFS | {"source": {"image": "docker-archive:image.tar:nginx:alpine"}},
     ROOTFS | {"manifest": {}},
@@ -122,17 +124,22 @@ KEYS = {
     "agent": ["source_strategy", "version", "path", "url", "checksum", "other"],
     "init": ["path", "none", "other"],
     "source": ["image", "busybox_url", "busybox_sha256", "other", "dockerfile", *DOCKERFILE],
-    "filesystem": ["type", "size_buffer_mb", "builder", "preallocate", "other"],
+    "filesystem": [
+        *("type", "size_buffer_mb", "builder", "preallocate", "other"),
+        *("compression", "compression_level", "block_size", "overlay_size"),
+    ],
     "mappings": ["app.conf", "payload/tool"],
 }
 VALUES: list[Any] = [
     *("", " ", "1", "2", "initramfs", "oci_rootfs", "release", "local", "http", "latest"),
     *("ext4", "xfs", "btrfs", "ext3", "native", "mkfs", "\0", "kestrel", "my-init"),
+    *("squashfs", "zstd", "gzip", "1G", "512M", "1 G", "1g", "0K"),
     *("https://example.org", "ftp://example.org", "file:///kestrel", "https://h:65536/", "http://"),
     *(DIGEST, DIGEST.upper(), f"sha256:{DIGEST}", f"{DIGEST}0", f"md5:{DIGEST}"),
     *("nginx", "Nginx", "oci:", "oci:layout", "docker://", "localhost/", f"nginx@sha256:{DIGEST}"),
     *("/etc/x", "etc/x", "/a/../b", "/..", "/..x", "/usr/bin/"),
-    *(True, False, 0, 1, -1, 16777216, 16777217, 1.5, [], ["x"], {}, {"path": "kestrel"}),
+    *(True, False, 0, 1, -1, 12, 13, 100, 128, 16777216, 16777217, 1.5),
+    *([], ["x"], {}, {"path": "kestrel"}),
     *(
         {"A b": "c"},
         {"A": 1},

@@ -105,7 +105,7 @@ class DataWriter:
         Raises as `read_content` does, and `OSError` if the image cannot be written.
         """
         threads = min(len(os.sched_getaffinity(0)), MAX_THREADS)
-        for block, packed in ordered(self._packed, self._blocks(files), threads, 2 * threads):
+        for block, packed in ordered(self._packed, self._blocks(files), threads, 4 * threads):
             stored, size = packed, len(packed)
             if len(packed) >= len(block.data):
                 stored, size = block.data, len(block.data) | DATA_PLAIN

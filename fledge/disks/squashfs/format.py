@@ -6,7 +6,7 @@ when an image is written or read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -92,6 +92,16 @@ class Squashfs(msgspec.Struct, frozen=True, tag="squashfs", tag_field="type"):
             )
         if self.block_size & (self.block_size - 1):
             raise ValueError(f"block_size = {self.block_size}: must be a power of 2, such as 128")
+
+    @staticmethod
+    def json_rules() -> Mapping[str, object]:
+        """Return a JSON Schema of the same rules."""
+        blocks = [1 << log for log in range(2, 11)]
+        return {
+            "properties": {"block_size": {"enum": blocks}},
+            "if": {"properties": {"compression": {"const": "gzip"}}, "required": ["compression"]},
+            "then": {"properties": {"compression_level": {"maximum": MAX_LEVELS["gzip"]}}},
+        }
 
     def default_output(self, image_name: str | None) -> str:
         """Return ``IMAGE.squashfs``, or ``plugin.squashfs`` if there is no image."""
