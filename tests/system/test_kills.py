@@ -26,11 +26,12 @@ KILLS = int(os.environ.get("FLEDGE_KILLS", "14"))
 SEED = int(os.environ.get("FLEDGE_SEED", "1"))
 
 DISKS = {
-    "ext4": "",
-    "mkfs": 'builder = "mkfs"',
-    "xfs": 'type = "xfs"',
-    "btrfs": 'type = "btrfs"',
+    "ext4": "size_buffer_mb = 8",
     "squashfs": 'type = "squashfs"',
+    "erofs": 'type = "erofs"\ncompression = "lz4"',
+    "mkfs": 'size_buffer_mb = 8\nbuilder = "mkfs"',
+    "xfs": 'size_buffer_mb = 8\ntype = "xfs"',
+    "btrfs": 'size_buffer_mb = 8\ntype = "btrfs"',
 }
 FORMATS = ("initramfs", *DISKS)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
@@ -80,12 +81,7 @@ def make(folder: Path, format_name: str) -> Path:
     if format_name == "initramfs":
         project.make(folder)
     else:
-        toml = project.make_rootfs(folder)
-        table = f"[filesystem]\n{DISKS[format_name]}\n"
-        text = toml.read_text().replace("[filesystem]\n", table)
-        if format_name == "squashfs":  # it has no free space
-            text = text.replace("size_buffer_mb = 8", "")
-        toml.write_text(text)
+        project.make_rootfs(folder, DISKS[format_name])
     (folder / "result").mkdir()
     return folder
 
