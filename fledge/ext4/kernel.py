@@ -20,7 +20,14 @@ from fledge.ext4.structures import (
     Superblock,
     feature_names,
 )
-from fledge.tree.kernel import DISK, READ_ONLY_DISK, Requirement, filesystem
+from fledge.tree.kernel import (
+    ACL_PREFIX,
+    DISK,
+    READ_ONLY_DISK,
+    SECURITY_PREFIX,
+    Requirement,
+    filesystem,
+)
 
 _OLD = {
     *("filetype", "needs_recovery", "meta_bg", "extent", "64bit", "flex_bg", "sparse_super"),
@@ -81,7 +88,11 @@ def _requirements(incompat: int, ro_compat: int) -> Sequence[Requirement]:
             for name in names
             if name not in _OLD
         ),
-        Requirement("access control lists", ("EXT4_FS_POSIX_ACL",), essential=False),
-        Requirement("file capabilities", ("EXT4_FS_SECURITY",), essential=False),
+        Requirement(
+            *("access control lists", ("EXT4_FS_POSIX_ACL",)), essential=False, xattrs=ACL_PREFIX
+        ),
+        Requirement(
+            *("file capabilities", ("EXT4_FS_SECURITY",)), essential=False, xattrs=SECURITY_PREFIX
+        ),
         *(READ_ONLY_DISK if ro_compat & RoCompat.READONLY else DISK),
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
 from fledge.errors import ConfigError
 from fledge.formats import Format
+from fledge.machine import check as machine
 from fledge.machine import shim
 from fledge.machine.check import Finding, unable
 from fledge.machine.kconfig import State
@@ -20,6 +21,7 @@ from fledge.sources.mappings import Mappings, Placement
 from fledge.sources.source import Assembly
 from fledge.tree import Directory, File, Node, Symlink, Tree, programs
 from fledge.tree.content import content_size
+from fledge.tree.kernel import Requirement, needed_by
 from fledge.tree.names import printable
 from fledge.tree.programs import Context, Problem
 
@@ -58,6 +60,9 @@ def check(config: Config, assembly: Assembly, kernel: Kernel) -> None:
             if lost := _lost_links(tree):
                 note(f"{lost}: the init has to put the link back")
     _check_hidden(config, assembly)
+    conditional = [each for each in config.requirements if each.xattrs is not None]
+    for lack in lacks(needed_by(conditional, tree), kernel):
+        note(lack)
     if config.format.read_only and kernel.is_volant:
         note(
             "Volant's agent copies itself to the disk, which is read-only: it boots only where it"
@@ -103,6 +108,17 @@ def _hidden(config: Config, tree: Tree) -> Iterator[Placement]:
         is_folder = placement.file_type == stat.S_IFDIR
         if not is_folder and seen.get(placement.path) is not tree.get(placement.path):
             yield placement
+
+
+def lacks(
+    requirements: Iterable[Requirement], kernel: Kernel, architecture: str = ""
+) -> Iterator[str]:
+    """Yield what a kernel lacks to boot an artifact, and what to change. ``architecture`` is that
+    of the artifact (OCI name; empty: not known).
+    """
+    for each in machine.check(requirements, kernel.config, architecture).findings:
+        if each.advice:
+            yield f"kernel {kernel.name}: {each.requirement.purpose}: {each.advice}"
 
 
 def find_unable(

@@ -13,7 +13,6 @@ from fledge.errors import CorruptError, FledgeError, explained_memory, unreadabl
 from fledge.host.destination import Destination
 from fledge.host.files import NewFile, PathLike, replacing_together
 from fledge.host.output import Hasher
-from fledge.machine import check as machine
 from fledge.machine.kernels import Kernel
 from fledge.oci.manifest import Platform, parse_platform
 from fledge.operations import beside, boots, seal
@@ -46,6 +45,7 @@ from fledge.store.cache import BackgroundVerifier
 from fledge.tree import File, Node, TreeError
 from fledge.tree.content import content_size
 from fledge.tree.digest import Digest
+from fledge.tree.kernel import needed_by
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -192,11 +192,8 @@ def _note_kernel(config: Config, kernel: Kernel, architecture: str, session: Ses
     another in mind.
     """
     known = architecture if config.target.kernel else ""
-    for each in machine.check(config.requirements, kernel.config, known).findings:
-        if each.advice:
-            session.reporter.note(
-                f"kernel {kernel.name}: {each.requirement.purpose}: {each.advice}"
-            )
+    for lack in boots.lacks(needed_by(config.requirements, None), kernel, known):
+        session.reporter.note(lack)
 
 
 def default_output(config: Config, platform: str = "") -> Path:

@@ -26,6 +26,7 @@ from fledge.project import lock
 from fledge.project.config import Config
 from fledge.report import Reporter
 from fledge.session import Session
+from fledge.tree.kernel import needed_by
 
 
 def check(
@@ -70,7 +71,7 @@ def check_target(
     architecture = _lay(config, platform, found, session)
     if kernel is None and config.target.kernel is None:
         return None
-    return machine.check(config.requirements, found.config, architecture)
+    return machine.check(needed_by(config.requirements, None), found.config, architecture)
 
 
 def _lay(

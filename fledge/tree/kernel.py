@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import msgspec
+
+from fledge.tree.nodes import Tree
 
 
 class Requirement(msgspec.Struct, frozen=True):
@@ -20,6 +24,21 @@ class Requirement(msgspec.Struct, frozen=True):
     """Whether the artifact does not boot without it. Otherwise it only lacks ``purpose``."""
     instead: str = ""
     """What to change in fledge.toml, if not the kernel. Empty: there is no other way."""
+    xattrs: bytes | None = None
+    """Only a tree with an extended attribute whose name begins so needs it. None: every tree."""
+
+
+ACL_PREFIX = b"system.posix_acl_"
+SECURITY_PREFIX = b"security."
+"""The beginnings of the names of extended attributes for which filesystems have options."""
+
+
+def needed_by(requirements: Iterable[Requirement], tree: Tree | None) -> Iterator[Requirement]:
+    """Yield the requirements of a tree. None: it is not known, and has only those of every tree."""
+    names = {name for _, node in tree.walk() for name in node.xattrs} if tree else set()
+    for each in requirements:
+        if each.xattrs is None or any(name.startswith(each.xattrs) for name in names):
+            yield each
 
 
 GUEST = (

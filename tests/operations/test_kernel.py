@@ -16,7 +16,7 @@ from fledge.machine import kernels
 from fledge.project import provenance
 from fledge.tree import File, Tree
 from fledge.tree.content import hash_file
-from tests.support import disks, project
+from tests.support import disks, images, project, tars
 from tests.support.guests import initramfs
 from tests.support.kernel_images import vmlinux
 from tests.support.project import Fledge
@@ -53,6 +53,46 @@ def test_a_disk_that_volant_cannot_mount(filesystem: str, fledge: Fledge, tmp_pa
         f"  {filesystem} filesystem: build the kernel with {option}=y, or choose another type in"
         " [filesystem]\n"
     ) in done.out
+
+
+@pytest.mark.parametrize("filesystem", ["erofs", "squashfs"])
+@pytest.mark.parametrize(
+    ("xattrs", "words"),
+    [
+        ({}, []),
+        ({"user.a": b"b"}, ["extended attributes"]),
+        ({"security.capability": bytes(20)}, ["extended attributes", "file capabilities"]),
+    ],
+    ids=["none", "user", "capability"],
+)
+def test_what_only_some_trees_need(
+    filesystem: str,
+    xattrs: dict[str, bytes],
+    words: list[str],
+    fledge: Fledge,
+    tmp_path: Path,
+) -> None:
+    """What the kernel lacks for attributes is told if the tree has some, and not else."""
+    headers = {f"SCHILY.xattr.{name}": data.decode() for name, data in xattrs.items()}
+    layer = tars.pack(tars.file("f", b"x", pax=headers))
+    images.write_layout(tmp_path / "layout", images.image(layer), "latest")
+    text = f"""
+        version = "1"
+        strategy = "oci_rootfs"
+        [source]
+        image = "oci:layout:latest"
+        [filesystem]
+        type = "{filesystem}"
+        {project.LOCAL_AGENT}"""
+    project.write(tmp_path, "kestrel", project.program())
+    project.write(tmp_path, "fledge.toml", text.encode())
+    done = fledge("build", "-o", "x.img", "--platform", AMD64)
+    assert done.code == 0, done.err
+    checked = fledge("check", "x.img", "--kernel", "volant").out
+    known = ["extended attributes", *(["file capabilities"] if filesystem == "erofs" else [])]
+    for each in known:
+        assert (f"kernel volant: {each}" in done.err) == (each in words)
+        assert (f"missing   {each}" in checked) == (each in words)
 
 
 def test_modules_of_the_disk_need_an_initramfs(fledge: Fledge, tmp_path: Path) -> None:

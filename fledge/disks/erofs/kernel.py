@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fledge.disks.erofs.compression import Codec
 from fledge.disks.erofs.structures import Incompat, Superblock, feature_names
-from fledge.tree.kernel import READ_ONLY_DISK, Requirement
+from fledge.tree.kernel import ACL_PREFIX, READ_ONLY_DISK, SECURITY_PREFIX, Requirement
 
 _SINCE: dict[int, tuple[int, int]] = {
     Incompat.ZERO_PADDING: (5, 4),
@@ -36,9 +36,13 @@ _CHANGE_COMPRESSION = "choose another compression in [filesystem]"
 
 _FILESYSTEM = Requirement("erofs filesystem", ("EROFS_FS",), (5, 4), instead=_CHANGE_TYPE)
 _XATTRS = (
-    Requirement("extended attributes", ("EROFS_FS_XATTR",), essential=False),
-    Requirement("access control lists", ("EROFS_FS_POSIX_ACL",), essential=False),
-    Requirement("file capabilities", ("EROFS_FS_SECURITY",), essential=False),
+    Requirement("extended attributes", ("EROFS_FS_XATTR",), essential=False, xattrs=b""),
+    Requirement(
+        *("access control lists", ("EROFS_FS_POSIX_ACL",)), essential=False, xattrs=ACL_PREFIX
+    ),
+    Requirement(
+        *("file capabilities", ("EROFS_FS_SECURITY",)), essential=False, xattrs=SECURITY_PREFIX
+    ),
 )
 
 

@@ -151,7 +151,7 @@ class Squashfs(msgspec.Struct, frozen=True, tag="squashfs", tag_field="type"):
         """Return the driver of squashfs, its decompressor, and what every disk needs."""
         from fledge.disks.squashfs import kernel, structures  # noqa: PLC0415
 
-        return kernel.requirements(structures.Codec[self.compression.upper()], has_xattrs=True)
+        return kernel.requirements(structures.Codec[self.compression.upper()])
 
     @staticmethod
     def recognize(start: bytes) -> int:
@@ -171,8 +171,7 @@ class Squashfs(msgspec.Struct, frozen=True, tag="squashfs", tag_field="type"):
         from fledge.disks.squashfs import kernel, structures, volume  # noqa: PLC0415
 
         superblock = volume.read_superblock(path)
-        has_xattrs = superblock.xattr_table != structures.NONE
-        return kernel.requirements(structures.Codec(superblock.compression), has_xattrs=has_xattrs)
+        return kernel.requirements(structures.Codec(superblock.compression))
 
 
 def _content_size(tree: Tree) -> int:

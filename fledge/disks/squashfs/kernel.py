@@ -18,10 +18,9 @@ _OPTIONS = {
 (fs/squashfs/Kconfig). No version has lzma."""
 
 
-def requirements(codec: Codec, *, has_xattrs: bool) -> Sequence[Requirement]:
+def requirements(codec: Codec) -> Sequence[Requirement]:
     """Return what an image with that compressor needs."""
     option, since = _OPTIONS.get(codec, (None, None))
-    xattrs = Requirement("extended attributes in squashfs", ("SQUASHFS_XATTR",), essential=False)
     return (
         filesystem("squashfs", "SQUASHFS"),
         Requirement(
@@ -30,6 +29,8 @@ def requirements(codec: Codec, *, has_xattrs: bool) -> Sequence[Requirement]:
             since,
             instead="choose another compression in [filesystem]",
         ),
-        *((xattrs,) if has_xattrs else ()),
+        Requirement(
+            *("extended attributes in squashfs", ("SQUASHFS_XATTR",)), essential=False, xattrs=b""
+        ),
         *READ_ONLY_DISK,
     )

@@ -85,10 +85,7 @@ def test_what_an_image_needs_of_a_kernel(tmp_path: Path) -> None:
         found = list(artifact_requirements(artifact.path))
         written = list(Squashfs(compression=name).requirements())  # type: ignore[arg-type]
         assert {"SQUASHFS", driver, "OVERLAY_FS", "VIRTIO_BLK"} <= options_of(found)
-        # Nothing in the image has extended attributes.
-        assert [each for each in written if each not in found] == [
-            Requirement("extended attributes in squashfs", ("SQUASHFS_XATTR",), essential=False)
-        ]
+        assert found == written
 
 
 @pytest.mark.slow
