@@ -61,8 +61,8 @@ def run(
             "-o",
             metavar="FILE|DIR",
             help="Where to write the artifact. For several, a folder.",
-            show_default="plugin.cpio with the suffix of its compression, or IMAGE.img; of"
-            " several, each beside its fledge.toml",
+            show_default="plugin.cpio or IMAGE with the suffix of its format, such as"
+            " nginx.squashfs; of several, each beside its fledge.toml",
         ),
     ] = None,
     platform: PlatformsOption = None,

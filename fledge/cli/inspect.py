@@ -50,8 +50,8 @@ def run(
 ) -> None:
     """Show the content of an artifact.
 
-    Prints a summary, or the file or directory at PATH. Reads initramfs archives and ext2, ext3
-    and ext4 images, whoever made them.
+    Prints a summary, or the file or directory at PATH. Reads initramfs archives and images of ext2,
+    ext3, ext4, squashfs and erofs, whoever made them.
     """
     if as_list and as_json:
         raise typer.BadParameter("--list and --json exclude each other")

@@ -85,8 +85,8 @@ def build(
 ) -> Artifact:
     """Build the artifact that a fledge.toml describes, and write it to ``output`` atomically.
 
-    ``output`` defaults to ``IMAGE.img`` or, with the suffix of its compression, ``plugin.cpio`` in
-    the working directory.
+    ``output`` defaults to ``plugin.cpio`` or the name of the image, with the suffix of the format,
+    in the working directory.
     ``platform`` selects an image from an index; it defaults to linux on this machine. If a lock
     is beside the config, the build uses the pinned inputs; with ``locked``, the lock must exist
     and pin every input. The same config and inputs give the same bytes on every machine.
