@@ -2,7 +2,7 @@
 
 It follows fs/erofs in the kernel's sources. Nothing outside of the filesystem is ever read. Memory
 and time are bounded whatever its bytes are: metadata may be read only once, so all of it together
-is no larger than the filesystem.
+is no larger than the filesystem. The sizes of contents have a sum that bounds their indexes, too.
 """
 
 from __future__ import annotations
