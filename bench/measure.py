@@ -1,8 +1,9 @@
-"""Runs a command and measures its time and memory."""
+"""Runs commands, measures their time and memory, and prints them."""
 
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -50,6 +51,21 @@ def measure(command: Sequence[str], folder: Path, variables: Mapping[str, str]) 
         sys.exit(f"{command[0]} failed with {process.returncode}:\n{stderr}")
     cpu_seconds = usage.ru_utime + usage.ru_stime
     return Run(seconds, cpu_seconds, usage.ru_maxrss * 1024, stderr)
+
+
+def print_table(runs: Mapping[str, Sequence[Run]], sizes: Mapping[str, int]) -> None:
+    """Print the medians of the runs by title, and the sizes in bytes of what they wrote."""
+    print("| | time | processor time | peak memory | size |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for title, measured in runs.items():
+        cells = [
+            title,
+            f"{statistics.median(run.seconds for run in measured):.2f} s",
+            f"{statistics.median(run.cpu_seconds for run in measured):.2f} s",
+            mib(statistics.median(run.peak_memory for run in measured)),
+            mib(sizes[title]),
+        ]
+        print(f"| {' | '.join(cells)} |")
 
 
 def mib(size: float) -> str:

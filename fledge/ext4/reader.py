@@ -31,13 +31,14 @@ from fledge.tree.content import Content, DataExtent, Span, Sparse
 from fledge.tree.inodes import ENTRY_COST, check_target_size, explained, new_node, read_image
 from fledge.tree.limits import MAX_NAME, MAX_XATTR_SIZE, POSIX_ACLS
 from fledge.tree.names import printable
+from fledge.tree.xattr_names import full_name
 
 
 class StoredName(NamedTuple):
     """The name of an extended attribute as ext4 keeps it."""
 
     prefix: int
-    """A number of `xattr.PREFIXES`, or one that the kernel does not show."""
+    """A number of `fledge.tree.xattr_names.PREFIXES`, or one that the kernel does not show."""
     rest: bytes
 
 
@@ -261,7 +262,7 @@ class _Filesystem:
 def _shown(stored: Iterable[tuple[StoredName, bytes]]) -> Iterator[tuple[bytes, bytes]]:
     """The extended attributes that the kernel shows, as it shows them."""
     for (prefix, rest), value in stored:
-        name = xattr.full_name(prefix, rest)
+        name = full_name(prefix, rest)
         if name in POSIX_ACLS:
             yield name, xattr.unpack_acl(value)
         elif name is not None:

@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 
 from fledge.disks.erofs import directory
-from fledge.disks.erofs.structures import EXTENDED, Superblock, unpack_device
+from fledge.disks.erofs.structures import EXTENDED, Superblock
 from fledge.disks.erofs.unpack import unpack
 from fledge.disks.erofs.volume import StoredInode, Volume
 from fledge.errors import MalformedError
 from fledge.tree import Directory, Node, inodes
 from fledge.tree.budget import xattrs_cost
 from fledge.tree.content import Content, OpenFile, Packed
+from fledge.tree.device_numbers import decode_device
 from fledge.tree.inodes import ENTRY_COST, check_target_size, explained, new_node, read_image
 from fledge.tree.names import printable
 
@@ -77,7 +78,7 @@ class _Filesystem:
             inode.mode,
             content=partial(self._content, stored, path),
             target=partial(self._target, stored),
-            device=partial(unpack_device, inode.union),
+            device=partial(decode_device, inode.union),
         )
         if node is None:
             return None

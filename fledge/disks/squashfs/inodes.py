@@ -46,7 +46,6 @@ from fledge.disks.squashfs.structures import (
     LargeFileInode,
     SymlinkInode,
     XattrNumber,
-    pack_device,
 )
 from fledge.disks.squashfs.xattrs import XattrWriter
 from fledge.tree import (
@@ -60,6 +59,7 @@ from fledge.tree import (
     Symlink,
     Tree,
 )
+from fledge.tree.device_numbers import encode_device
 
 _TYPES: dict[type[Node], InodeType] = {
     Directory: InodeType.DIRECTORY,
@@ -200,7 +200,7 @@ class InodeWriter:
         if isinstance(node, Symlink):
             return SYMLINK_INODE.pack(SymlinkInode(links, len(node.target))) + node.target
         if isinstance(node, Device):
-            return DEVICE_INODE.pack(DeviceInode(links, pack_device(node.major, node.minor)))
+            return DEVICE_INODE.pack(DeviceInode(links, encode_device(node.major, node.minor)))
         return IPC_INODE.pack(IpcInode(links))
 
     def _write_listing(self, entries: list[tuple[bytes, Node]]) -> _Listing:

@@ -15,13 +15,13 @@ from fledge.disks.squashfs.structures import (
     NO_XATTRS,
     InodeType,
     Superblock,
-    unpack_device,
 )
 from fledge.disks.squashfs.volume import HINT, Entry, StoredInode, Volume
 from fledge.errors import MalformedError
 from fledge.tree import NANOSECONDS, Node, inodes
 from fledge.tree.budget import XATTR_COST
 from fledge.tree.content import Content, Packed
+from fledge.tree.device_numbers import decode_device
 from fledge.tree.inodes import explained, new_node, read_image
 from fledge.tree.names import printable
 
@@ -91,7 +91,7 @@ class _Filesystem:
             FILE_TYPES[inode.type] | stat.S_IMODE(header.mode),
             content=partial(self._content, inode, path),
             target=lambda: inode.target,
-            device=partial(unpack_device, inode.device),
+            device=partial(decode_device, inode.device),
         )
         if node is None:
             return None

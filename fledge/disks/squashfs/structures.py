@@ -359,13 +359,3 @@ ID = Struct("<I")
 XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")
 """What names of extended attributes begin with, by type. There is no other."""
 VALUE_ELSEWHERE = 0x100
-
-
-def pack_device(major: int, minor: int) -> int:
-    """Return the number of a device as Linux encodes it in 32 bits (new_encode_dev)."""
-    return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
-
-
-def unpack_device(device: int) -> tuple[int, int]:
-    """Return the major and minor number of a device."""
-    return device >> 8 & 0xFFF, device & 0xFF | device >> 12 & 0xFFF00
