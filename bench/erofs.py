@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import Run, measure, print_table
+from measure import compare, measure
 
 CHECKOUT = Path(__file__).parents[1]
 RUNS = 5
@@ -52,15 +52,8 @@ def _compare(folder: Path, layout: str) -> None:
         commands[title] = ["mkfs.erofs", "--quiet", *options, "image", "bundle/rootfs"]
     cache = {"XDG_CACHE_HOME": os.fspath(folder / "cache")}
     measure(commands["ext4"], folder, cache)  # fills the cache
-    runs: dict[str, list[Run]] = {title: [] for title in commands}
-    sizes: dict[str, int] = {}
-    for _ in range(RUNS):
-        for title, command in commands.items():
-            (folder / "image").unlink(missing_ok=True)
-            runs[title].append(measure(command, folder, cache))
-            sizes[title] = (folder / "image").stat().st_size
     print(f"{RUNS} runs of each, medians, {os.cpu_count()} cores:\n")
-    print_table(runs, sizes)
+    compare(commands, folder, cache, RUNS)
 
 
 def _fledge(folder: Path, title: str, table: str, layout: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Runs commands, measures their time and memory, and prints them."""
+"""Runs commands and measures their time and memory."""
 
 from __future__ import annotations
 
@@ -53,16 +53,25 @@ def measure(command: Sequence[str], folder: Path, variables: Mapping[str, str]) 
     return Run(seconds, cpu_seconds, usage.ru_maxrss * 1024, stderr)
 
 
-def print_table(runs: Mapping[str, Sequence[Run]], sizes: Mapping[str, int]) -> None:
-    """Print the medians of the runs by title, and the sizes in bytes of what they wrote."""
+def compare(
+    commands: Mapping[str, Sequence[str]], folder: Path, variables: Mapping[str, str], runs: int
+) -> None:
+    """Measure commands that each write ``image``, in turn, and print a table of the medians."""
+    measured: dict[str, list[Run]] = {title: [] for title in commands}
+    sizes: dict[str, int] = {}
+    for _ in range(runs):
+        for title, command in commands.items():
+            (folder / "image").unlink(missing_ok=True)
+            measured[title].append(measure(command, folder, variables))
+            sizes[title] = (folder / "image").stat().st_size
     print("| | time | processor time | peak memory | size |")
     print("| --- | ---: | ---: | ---: | ---: |")
-    for title, measured in runs.items():
+    for title, each in measured.items():
         cells = [
             title,
-            f"{statistics.median(run.seconds for run in measured):.2f} s",
-            f"{statistics.median(run.cpu_seconds for run in measured):.2f} s",
-            mib(statistics.median(run.peak_memory for run in measured)),
+            f"{statistics.median(run.seconds for run in each):.2f} s",
+            f"{statistics.median(run.cpu_seconds for run in each):.2f} s",
+            mib(statistics.median(run.peak_memory for run in each)),
             mib(sizes[title]),
         ]
         print(f"| {' | '.join(cells)} |")

@@ -20,7 +20,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from measure import Run, measure, print_table
+from measure import compare
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -79,15 +79,8 @@ def _compare(folder: Path, arguments: argparse.Namespace) -> None:
         f"fledge build, {package} {metadata.version(package)}": ours,
         f"mksquashfs {version}": theirs,
     }
-    runs: dict[str, list[Run]] = {title: [] for title in commands}
-    sizes: dict[str, int] = {}
-    for _ in range(arguments.runs):
-        for title, command in commands.items():
-            (folder / "image").unlink(missing_ok=True)
-            runs[title].append(measure(command, folder, variables))
-            sizes[title] = (folder / "image").stat().st_size
     print(f"{codec}, level {level}, {processors} processors, {arguments.runs} runs, medians:\n")
-    print_table(runs, sizes)
+    compare(commands, folder, variables, arguments.runs)
     shutil.rmtree(folder / "bundle")
 
 

@@ -167,9 +167,7 @@ def _compact(
         for start in range(position, position + run_size, INDEXES_AT_ONCE):
             data = volume.read_data(start, min(INDEXES_AT_ONCE, position + run_size - start))
             for begin in range(0, len(data), size):
-                yield from _unpacked(
-                    data[begin : begin + size], length, max(bits, OFFSET_BITS), big
-                )
+                yield from _unpacked(data[begin : begin + size], length, bits, big)
 
 
 def _unpacked(pack: bytes, length: int, bits: int, big: bool) -> Iterator[_Cluster]:

@@ -42,7 +42,15 @@ from fledge.report import human_size
 from fledge.tree import NANOSECONDS
 from fledge.tree.budget import Budget
 from fledge.tree.compression import MAX_DECOMPRESSED_SIZE
-from fledge.tree.content import Content, DataExtent, OpenFile, Span, Sparse, read_range
+from fledge.tree.content import (
+    Content,
+    DataExtent,
+    OpenFile,
+    Span,
+    Sparse,
+    content_size,
+    read_range,
+)
 
 READABLE = (
     Incompat.ZERO_PADDING
@@ -198,8 +206,7 @@ class Volume:
 
     def blocks(self, content: Content) -> Iterator[bytes]:
         """Yield the blocks of a content that is metadata."""
-        size = len(content) if isinstance(content, bytes) else content.size
-        for offset in range(0, size, self.block_size):
+        for offset in range(0, content_size(content), self.block_size):
             block = read_range(content, offset, self.block_size)
             self._unread -= len(block)
             if self._unread < 0:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from fledge.disks.squashfs.structures import (
+    FILE_TYPES,
     NO_FRAGMENT,
     NO_XATTRS,
     InodeType,
@@ -24,16 +25,6 @@ from fledge.tree.content import Content, Packed
 from fledge.tree.device_numbers import decode_device
 from fledge.tree.inodes import explained, new_node, read_image
 from fledge.tree.names import printable
-
-FILE_TYPES = {
-    InodeType.DIRECTORY: stat.S_IFDIR,
-    InodeType.FILE: stat.S_IFREG,
-    InodeType.SYMLINK: stat.S_IFLNK,
-    InodeType.BLOCK_DEVICE: stat.S_IFBLK,
-    InodeType.CHAR_DEVICE: stat.S_IFCHR,
-    InodeType.FIFO: stat.S_IFIFO,
-    InodeType.SOCKET: stat.S_IFSOCK,
-}
 
 
 class InodeFacts(inodes.InodeFacts, frozen=True):

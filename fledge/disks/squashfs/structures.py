@@ -32,6 +32,7 @@ position of the index. A table that is missing has the position `NONE`.
 
 # No "from __future__ import annotations" here: `Layout` evaluates all of these when it is loaded.
 
+import stat
 from enum import IntEnum, IntFlag
 from struct import Struct
 from typing import Annotated, NamedTuple
@@ -150,6 +151,18 @@ class InodeType(IntEnum):
     FIFO = 6
     SOCKET = 7
 
+
+FILE_TYPES = {
+    InodeType.DIRECTORY: stat.S_IFDIR,
+    InodeType.FILE: stat.S_IFREG,
+    InodeType.SYMLINK: stat.S_IFLNK,
+    InodeType.BLOCK_DEVICE: stat.S_IFBLK,
+    InodeType.CHAR_DEVICE: stat.S_IFCHR,
+    InodeType.FIFO: stat.S_IFIFO,
+    InodeType.SOCKET: stat.S_IFSOCK,
+}
+"""The S_IFMT bits of each type (inode(7))."""
+INODE_TYPES = {file_type: inode_type for inode_type, file_type in FILE_TYPES.items()}
 
 EXTENDED = 7
 

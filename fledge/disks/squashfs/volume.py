@@ -170,10 +170,11 @@ class Volume:
         cursor = self._metadata.cursor(self.superblock.inode_table, reference)
         header = INODE_HEADER.unpack_from(cursor.read(INODE_HEADER.size))
         is_extended = header.type > EXTENDED
-        number = header.type - (EXTENDED if is_extended else 0)
-        if number not in set(InodeType):
-            raise MalformedError(f"its type {header.type} is not known")
-        found = StoredInode(header, InodeType(number))
+        try:
+            kind = InodeType(header.type - (EXTENDED if is_extended else 0))
+        except ValueError as error:
+            raise MalformedError(f"its type {header.type} is not known") from error
+        found = StoredInode(header, kind)
         if found.type is InodeType.DIRECTORY:
             return _directory(found, cursor, is_extended)
         if found.type is InodeType.FILE:
