@@ -58,7 +58,7 @@ class Extent(NamedTuple):
 
 
 class _Cluster(NamedTuple):
-    """What an index says, in either form."""
+    """An index of either form, decoded."""
 
     type: int
     offset: int
@@ -118,7 +118,7 @@ def _with_tail(found: Iterator[Extent], position: int, size: int) -> Iterator[Ex
 
 
 def _full(volume: Volume, position: int, count: int) -> Iterator[_Cluster]:
-    """Yield what indexes of 8 bytes say."""
+    """Decode indexes of 8 bytes."""
     for first in range(0, count, INDEXES_AT_ONCE):
         length = min(INDEXES_AT_ONCE, count - first)
         data = volume.read_data(position + first * INDEX.size, length * INDEX.size)
@@ -159,7 +159,7 @@ def _packs(position: int, count: int, header: Header, bits: int) -> list[tuple[i
 def _compact(
     volume: Volume, packs: list[tuple[int, int, int]], header: Header, bits: int
 ) -> Iterator[_Cluster]:
-    """Yield what compact indexes say. The last one may be beyond the end of the content."""
+    """Decode compact indexes. The last one may be beyond the end of the content."""
     big = bool(header.advise & Advise.BIG_PCLUSTER_1)
     bits = max(bits, OFFSET_BITS)
     for position, run_size, length in packs:

@@ -68,10 +68,10 @@ class Placement(msgspec.Struct):
     size: int = 0
     """The content: of a file, the target of a symlink, the entries of a directory."""
     xattrs: bytes = b""
-    """What is behind the inode first."""
+    """The packed extended attributes, which follow the inode."""
     layout: DataLayout = DataLayout.FLAT_PLAIN
     chunks: Chunks | None = None
-    """Of a content with holes."""
+    """How a content with holes is divided. None: it has none."""
     compressed: Compressed | None = None
     tail: int = 0
     """The end of the content that is behind the inode."""
@@ -175,7 +175,7 @@ def _check(node: Node) -> None:
 
 
 def _content(node: Node, compressed: Mapping[File, Compressed]) -> Placement:
-    """Decide how the content of a node is stored. What is behind the inode comes later."""
+    """Decide how the content of a node is stored. Its tail is decided later."""
     if isinstance(node, Directory):
         return _flat(directory.size(sorted((b".", b"..", *node.children))))
     if isinstance(node, Symlink):

@@ -79,7 +79,7 @@ class StoredInode(msgspec.Struct, frozen=True):
     nid: int
     inode: Inode
     end: int
-    """The position of what is behind it and its extended attributes."""
+    """The position behind it and its extended attributes, where its tail, chunks or indexes are."""
 
     @property
     def mtime_ns(self) -> int:

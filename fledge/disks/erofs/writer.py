@@ -39,7 +39,7 @@ ADDRESSES_AT_ONCE = 1 << 16
 
 
 def write(plan: Plan, file: BinaryIO, epoch: int, hasher: Hasher, progress: Transfer) -> None:
-    """Write what is planned to an open file. ``hasher`` receives all of it.
+    """Write a planned filesystem to an open file. ``hasher`` receives all of it.
 
     ``epoch`` is the time of the filesystem in seconds since 1970. ``progress`` is told the bytes.
     Raises `FledgeError` if a content cannot be read, `OSError` if the disk refuses.

@@ -75,9 +75,9 @@ def pack(name: bytes, value: bytes) -> bytes:
 
 
 def pack_body(shared: Sequence[int], entries: Iterable[bytes]) -> bytes:
-    """Return what is behind an inode: the ids of shared attributes, and packed others.
+    """Return the attributes of an inode, which follow it: ids of shared ones, then entries.
 
-    Raises `MalformedError` if that is too much.
+    Raises `MalformedError` if they are too large together.
     """
     ids = b"".join(SHARED_ID.pack(SharedId(each)) for each in shared)
     body = HEADER.pack(Header(0, len(shared))) + ids + b"".join(entries)
@@ -87,7 +87,7 @@ def pack_body(shared: Sequence[int], entries: Iterable[bytes]) -> bytes:
 
 
 def count(body: bytes) -> int:
-    """Return the field ``xattr_count`` of an inode, from what is behind it."""
+    """Return the field ``xattr_count`` of an inode with these packed attributes."""
     return (len(body) - HEADER.size) // UNIT + 1 if body else 0
 
 

@@ -1,4 +1,4 @@
-"""What a squashfs image says beside its tree: the superblock, and the inodes' own fields."""
+"""The facts about a squashfs image that are not in its tree: superblock and fields of inodes."""
 
 from __future__ import annotations
 

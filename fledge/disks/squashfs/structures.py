@@ -80,7 +80,7 @@ class Codec(IntEnum):
 
 
 class Flag(IntFlag):
-    """What was asked of the program that made the image. Linux looks at the options' flag alone."""
+    """How the image was made. Linux only looks whether `OPTIONS` is set."""
 
     PLAIN_INODES = 0x1
     PLAIN_DATA = 0x2
