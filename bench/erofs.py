@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from measure import Run, measure, mib
+from measure import compare, measure
 
 CHECKOUT = Path(__file__).parents[1]
 RUNS = 5
@@ -53,25 +52,8 @@ def _compare(folder: Path, layout: str) -> None:
         commands[title] = ["mkfs.erofs", "--quiet", *options, "image", "bundle/rootfs"]
     cache = {"XDG_CACHE_HOME": os.fspath(folder / "cache")}
     measure(commands["ext4"], folder, cache)  # fills the cache
-    runs: dict[str, list[Run]] = {title: [] for title in commands}
-    sizes: dict[str, int] = {}
-    for _ in range(RUNS):
-        for title, command in commands.items():
-            (folder / "image").unlink(missing_ok=True)
-            runs[title].append(measure(command, folder, cache))
-            sizes[title] = (folder / "image").stat().st_size
     print(f"{RUNS} runs of each, medians, {os.cpu_count()} cores:\n")
-    print("| | time | processor time | peak memory | size |")
-    print("| --- | ---: | ---: | ---: | ---: |")
-    for title, measured in runs.items():
-        cells = [
-            title,
-            f"{statistics.median(run.seconds for run in measured):.2f} s",
-            f"{statistics.median(run.cpu_seconds for run in measured):.2f} s",
-            mib(statistics.median(run.peak_memory for run in measured)),
-            mib(sizes[title]),
-        ]
-        print(f"| {' | '.join(cells)} |")
+    compare(commands, folder, cache, RUNS)
 
 
 def _fledge(folder: Path, title: str, table: str, layout: str) -> list[str]:

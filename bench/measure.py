@@ -1,8 +1,9 @@
-"""Runs a command and measures its time and memory."""
+"""Runs commands and measures their time and memory."""
 
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -50,6 +51,30 @@ def measure(command: Sequence[str], folder: Path, variables: Mapping[str, str]) 
         sys.exit(f"{command[0]} failed with {process.returncode}:\n{stderr}")
     cpu_seconds = usage.ru_utime + usage.ru_stime
     return Run(seconds, cpu_seconds, usage.ru_maxrss * 1024, stderr)
+
+
+def compare(
+    commands: Mapping[str, Sequence[str]], folder: Path, variables: Mapping[str, str], runs: int
+) -> None:
+    """Measure commands that each write ``image``, in turn, and print a table of the medians."""
+    measured: dict[str, list[Run]] = {title: [] for title in commands}
+    sizes: dict[str, int] = {}
+    for _ in range(runs):
+        for title, command in commands.items():
+            (folder / "image").unlink(missing_ok=True)
+            measured[title].append(measure(command, folder, variables))
+            sizes[title] = (folder / "image").stat().st_size
+    print("| | time | processor time | peak memory | size |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for title, each in measured.items():
+        cells = [
+            title,
+            f"{statistics.median(run.seconds for run in each):.2f} s",
+            f"{statistics.median(run.cpu_seconds for run in each):.2f} s",
+            mib(statistics.median(run.peak_memory for run in each)),
+            mib(sizes[title]),
+        ]
+        print(f"| {' | '.join(cells)} |")
 
 
 def mib(size: float) -> str:

@@ -14,14 +14,13 @@ import argparse
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from measure import Run, measure, mib
+from measure import compare
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -66,37 +65,22 @@ def _compare(folder: Path, arguments: argparse.Namespace) -> None:
     unpack = ["umoci", "unpack", "--image", f"{layout}:{tag}", str(folder / "bundle")]
     subprocess.run(unpack, check=True, capture_output=True)
     processors = len(os.sched_getaffinity(0))
-    ours = [sys.executable, "-m", "fledge", "build", "-o", "fledge.squashfs"]
+    ours = [sys.executable, "-m", "fledge", "build", "-o", "image"]
     theirs = [
-        *("mksquashfs", "bundle/rootfs", "mksquashfs.squashfs", "-noappend", "-no-progress"),
+        *("mksquashfs", "bundle/rootfs", "image", "-noappend", "-no-progress"),
         *("-comp", codec, "-Xcompression-level", str(level), "-processors", str(processors)),
     ]
     variables = {"FLEDGE_CACHE_DIR": str(folder / "cache")}
     subprocess.run(ours, cwd=folder, env={**os.environ, **variables}, check=True)
-    sides: dict[str, list[Run]] = {"fledge": [], "mksquashfs": []}
-    for _ in range(arguments.runs):
-        for side, command in (("fledge", ours), ("mksquashfs", theirs)):
-            (folder / f"{side}.squashfs").unlink(missing_ok=True)
-            sides[side].append(measure(command, folder, variables))
     done = subprocess.run(["mksquashfs", "-version"], capture_output=True, text=True, check=False)
     version = re.findall(r"version (\S+)", done.stdout)[0]
     package = {"gzip": "deflate", "zstd": "zstandard"}[codec]
-    titles = {
-        "fledge": f"fledge build, {package} {metadata.version(package)}",
-        "mksquashfs": f"mksquashfs {version}",
+    commands = {
+        f"fledge build, {package} {metadata.version(package)}": ours,
+        f"mksquashfs {version}": theirs,
     }
     print(f"{codec}, level {level}, {processors} processors, {arguments.runs} runs, medians:\n")
-    print("| | time | processor time | peak memory | size |")
-    print("| --- | ---: | ---: | ---: | ---: |")
-    for side, runs in sides.items():
-        cells = [
-            titles[side],
-            f"{statistics.median(run.seconds for run in runs):.2f} s",
-            f"{statistics.median(run.cpu_seconds for run in runs):.2f} s",
-            mib(statistics.median(run.peak_memory for run in runs)),
-            mib((folder / f"{side}.squashfs").stat().st_size),
-        ]
-        print(f"| {' | '.join(cells)} |")
+    compare(commands, folder, variables, arguments.runs)
     shutil.rmtree(folder / "bundle")
 
 

@@ -1,52 +1,22 @@
-"""What an ext4 image says beside its tree: the superblock, and the inodes' own fields."""
+"""The facts about an ext4 image that are not in its tree: superblock and fields of inodes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
-from fledge.ext4.reader import Image, InodeFacts
+from fledge.ext4.reader import InodeFacts
+from fledge.ext4.structures import Superblock
 from fledge.report import human_size
-from fledge.tree import Directory, File, Node, Tree
-from fledge.tree.content import Content, Span, Sparse
-from fledge.tree.digest import Digest
+from fledge.tree import File, Node
+from fledge.tree.inode_contents import InodeContents, position
 
 _TEXT_FIELDS = ("volume_name", "last_mounted")
 """The fields of the superblock that hold text, filled up with NULs."""
 
 
-class InodeStat(msgspec.Struct, frozen=True):
-    """As in stat(2)."""
-
-    inode: int
-    links: int
-    size: int
-
-
-class Ext4Contents(msgspec.Struct, frozen=True):
+class Ext4Contents(InodeContents[Superblock, InodeFacts], frozen=True):
     """An image that was read. Offers what `fledge.formats.Contents` asks for."""
-
-    image: Image
-
-    @property
-    def tree(self) -> Tree:
-        """The files in the image."""
-        return self.image.tree
-
-    @property
-    def sockets(self) -> Sequence[bytes]:
-        """Paths of sockets, which are not in the tree."""
-        return self.image.sockets
-
-    def stat(self, node: Node) -> InodeStat:
-        """What the node's inode says."""
-        inode = self._inode(node)
-        return InodeStat(inode.number, inode.links, inode.size)
-
-    def _inode(self, node: Node) -> InodeFacts:
-        return self.image.inodes[node]
 
     def facts(self) -> Mapping[str, object]:
         """Every field of the superblock; the features by name."""
@@ -61,27 +31,17 @@ class Ext4Contents(msgspec.Struct, frozen=True):
 
     def node_facts(self, node: Node) -> Mapping[str, object]:
         """The fields of the node's inode that do not show in the tree."""
-        inode = self._inode(node)
+        inode = self.image.inodes[node]
         return {
-            "inode number": inode.number,
-            "links": inode.links,
+            **super().node_facts(node),
             "blocks": inode.blocks,
             "flags": f"{inode.flags:#x}",
             "generation": inode.generation,
             "atime_ns": inode.atime_ns,
             "ctime_ns": inode.ctime_ns,
             "crtime_ns": inode.crtime_ns,
-            "size of directory": inode.size if isinstance(node, Directory) else None,
-            "place of content": _position(node.content) if isinstance(node, File) else None,
+            "place of content": position(node.content) if isinstance(node, File) else None,
         }
-
-    def order(self) -> Sequence[bytes]:
-        """Nothing: the directories give the order."""
-        return ()
-
-    def uncompressed(self) -> Sequence[Digest]:
-        """Nothing: an image is not compressed."""
-        return ()
 
     def describe(self) -> Mapping[str, Any]:
         """The superblock, as JSON has it."""
@@ -104,7 +64,7 @@ class Ext4Contents(msgspec.Struct, frozen=True):
 
     def describe_node(self, node: Node) -> Mapping[str, Any]:
         """The fields of the node's inode, as JSON has them."""
-        inode = self._inode(node)
+        inode = self.image.inodes[node]
         return {
             "atime_ns": inode.atime_ns,
             "ctime_ns": inode.ctime_ns,
@@ -124,13 +84,6 @@ class Ext4Contents(msgspec.Struct, frozen=True):
             ("inodes", f"{superblock.free_inodes_count} of {superblock.inodes_count} free"),
             ("features", " ".join(superblock.features)),
         ]
-
-
-def _position(content: Content) -> object:
-    """Where the content is in the image: an offset, or the extents of one in pieces."""
-    if isinstance(content, Sparse):
-        return [tuple(extent) for extent in content.extents]
-    return content.offset if isinstance(content, Span) else None
 
 
 def _readable(name: str, value: object) -> object:

@@ -22,7 +22,6 @@ from fledge.ext4.structures import (
     ROOT,
     SUPERBLOCK_SIZE,
     Superblock,
-    new_device,
     pack_time,
 )
 from fledge.host import programs
@@ -30,6 +29,7 @@ from fledge.host.files import NewFile
 from fledge.host.settings import Settings
 from fledge.host.work import PrivateFolder
 from fledge.tree import BlockDevice, Device, Directory, Node, Symlink, Tree
+from fledge.tree.device_numbers import encode_device
 from fledge.tree.names import printable
 
 MAX_SUBDIRECTORIES = MAX_LINKS - 2
@@ -192,7 +192,7 @@ def _fields(node: Node) -> Iterator[tuple[bytes, bytes]]:
     yield b"gid", b"%d" % node.gid
     if isinstance(node, Device):
         # mknod takes no minor number above 65535, so the field is set, in the new encoding.
-        yield b"block[1]", b"%d" % new_device(node.major, node.minor)
+        yield b"block[1]", b"%d" % encode_device(node.major, node.minor)
     extra, low = divmod(pack_time(node.mtime_ns), 1 << 32)
     for field in (b"atime", b"ctime", b"mtime", b"crtime"):
         yield field, b"@%d" % low

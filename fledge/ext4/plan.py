@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from operator import attrgetter
-from typing import NamedTuple
 
 import msgspec
 
@@ -46,7 +45,8 @@ from fledge.ext4.structures import (
     has_superblock,
 )
 from fledge.tree import Directory, File, Node, Symlink, Tree, identity
-from fledge.tree.content import Content, DataExtent, Sparse, content_size
+from fledge.tree.blocks import Run, data_runs
+from fledge.tree.content import Content, Sparse, content_size
 from fledge.tree.names import printable
 from fledge.tree.space import free_space
 
@@ -88,13 +88,6 @@ at most."""
 POINTERS_PER_BLOCK = BLOCK_SIZE // 4
 MAX_GROWTH = 1024
 """How many times its size a filesystem can be grown to (calc_reserved_gdt_blocks in mke2fs)."""
-
-
-class Run(NamedTuple):
-    """Adjacent blocks."""
-
-    start: int
-    length: int
 
 
 class Geometry(msgspec.Struct, frozen=True, dict=True):
@@ -559,7 +552,7 @@ def _has_xattr_block(path: bytes, node: Node) -> bool:
 def _runs(content: Content) -> tuple[Run, ...]:
     """The blocks of a content that are not holes."""
     if isinstance(content, Sparse):
-        return tuple(_merged(content.extents))
+        return tuple(data_runs(content.extents))
     return _dense(-(-content_size(content) // BLOCK_SIZE))
 
 
@@ -567,21 +560,6 @@ def _runs(content: Content) -> tuple[Run, ...]:
 def _dense(blocks: int) -> tuple[Run, ...]:
     """The runs of a content of so many blocks without holes."""
     return (Run(0, blocks),) if blocks else ()
-
-
-def _merged(extents: Iterable[DataExtent]) -> Iterator[Run]:
-    """The blocks that have data, where extents may share a block."""
-    start = end = 0
-    for extent in extents:
-        first = extent.offset // BLOCK_SIZE
-        last = -(-(extent.offset + extent.length) // BLOCK_SIZE)
-        if first > end:
-            if end > start:
-                yield Run(start, end - start)
-            start = first
-        end = max(end, last)
-    if end > start:
-        yield Run(start, end - start)
 
 
 def _allocate_metadata(

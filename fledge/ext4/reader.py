@@ -6,16 +6,12 @@ in the image.
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import cached_property
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import msgspec
-
-from fledge.errors import CorruptError, MalformedError, unreadable
+from fledge.errors import MalformedError
 from fledge.ext4 import directory, xattr
 from fledge.ext4.structures import (
     INODE_BLOCK_SIZE,
@@ -29,21 +25,20 @@ from fledge.ext4.structures import (
     unpack_time,
 )
 from fledge.ext4.volume import Volume
-from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink, Tree
+from fledge.tree import Node, inodes
 from fledge.tree.budget import XATTR_COST
 from fledge.tree.content import Content, DataExtent, Span, Sparse
-from fledge.tree.limits import MAX_NAME, MAX_PATH, MAX_XATTR_SIZE, POSIX_ACLS
+from fledge.tree.inodes import ENTRY_COST, check_target_size, explained, new_node, read_image
+from fledge.tree.limits import MAX_NAME, MAX_XATTR_SIZE, POSIX_ACLS
 from fledge.tree.names import printable
-
-ENTRY_COST = 800
-"""Bytes of memory that an entry of a directory and its node take."""
+from fledge.tree.xattr_names import full_name
 
 
 class StoredName(NamedTuple):
     """The name of an extended attribute as ext4 keeps it."""
 
     prefix: int
-    """A number of `xattr.PREFIXES`, or one that the kernel does not show."""
+    """A number of `fledge.tree.xattr_names.PREFIXES`, or one that the kernel does not show."""
     rest: bytes
 
 
@@ -53,13 +48,9 @@ INLINE_PARENT = 4
 """Bytes at the beginning of an inline directory with the inode of its parent."""
 
 
-class InodeFacts(msgspec.Struct, frozen=True):
+class InodeFacts(inodes.InodeFacts, frozen=True):
     """The fields of an inode that its node does not have. Times are nanoseconds since 1970."""
 
-    number: int
-    size: int
-    """Bytes, as in stat(2). A directory has a size too."""
-    links: int
     blocks: int
     """Units of 512 bytes in use, as in stat(2)."""
     flags: int
@@ -71,189 +62,60 @@ class InodeFacts(msgspec.Struct, frozen=True):
     """0 in inodes of 128 bytes, which have no place for it."""
 
 
-class Image(msgspec.Struct, frozen=True):
-    """A filesystem that was read from an image."""
-
-    tree: Tree
-    superblock: Superblock
-    inodes: dict[Node, InodeFacts]
-    """Of every node in the tree."""
-    sockets: list[bytes]
-    """Paths of sockets. They are not in the tree: without its process a socket means nothing."""
+Image = inodes.Image[Superblock, InodeFacts]
+"""An ext4 filesystem that was read from an image."""
 
 
 def read(path: Path, only: bytes | None = None) -> Image:
     """The filesystem in the file at ``path``; the contents of files refer to it.
 
-    ``only`` is a path in the image: the tree then has no more than what leads there, symlinks
-    and their targets included, and if it is a directory its direct children. Each directory on
-    the way is read, but of its entries only the next one on the way is in the tree, and no other
-    inode is read. `InodeFacts.links` still counts all links, unlike `Directory.links`. If nothing
-    is at ``only``, the tree ends where the way does. None: read everything.
-
-    Raises `CorruptError`, with the inode and its path, if anything that is read is damaged, or
-    takes more memory than a `Budget` grants; `FledgeError` if the file cannot be read, if its
-    journal has to be replayed first, or if it has features that change the format.
+    ``only`` is as in `read_image`. Raises `CorruptError`, with the inode and its path, if anything
+    that is read is damaged, or takes more memory than a `Budget` grants; `FledgeError` if the file
+    cannot be read, if its journal has to be replayed first, or if it has features that change the
+    format.
     """
-    try:
-        with path.open("rb", buffering=0) as file:
-            reader = _Reader(Volume(file.fileno(), path), path)
-            return reader.read() if only is None else reader.read_only(only)
-    except MalformedError as error:
-        raise _corrupt(f"{path}: {error}") from error
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with explained(path, _Filesystem.hint), path.open("rb", buffering=0) as file:
+        return read_image(_Filesystem(Volume(file.fileno(), path), path), only)
 
 
-def _corrupt(message: str) -> CorruptError:
-    return CorruptError(message, "Build or copy it again; e2fsck -fn shows all that is damaged.")
+class _Filesystem:
+    """Implements `fledge.tree.inodes.Filesystem`; its keys are the numbers of inodes."""
 
-
-class _Folder(NamedTuple):
-    """A directory of the image."""
-
-    path: bytes
-    """From the root, with a leading slash; that of the root is empty."""
-    node: Directory
-    number: int
-    """Of its inode."""
-    parent: int
-    """The number of the inode of ``..``."""
-
-
-class _LazyChildren(dict[bytes, Node]):
-    """The children of a directory, each of which is read when `get` first asks for it."""
-
-    def __init__(self, reader: _Reader, folder: _Folder) -> None:
-        super().__init__()
-        self._reader = reader
-        self._folder = folder
-
-    @cached_property
-    def _unread(self) -> dict[bytes, int]:
-        return self._reader.names(self._folder)
-
-    def get(self, name: bytes, default: Any = None) -> Any:
-        """As `dict.get`. Raises `CorruptError` if the child cannot be read."""
-        number = self._unread.pop(name, None)
-        if number is not None:
-            child = self._reader.read_child(self._folder, name, number)
-            if isinstance(child, Directory):
-                path = self._folder.path + b"/" + name
-                folder = _Folder(path, child, number, self._folder.number)
-                child.children = _LazyChildren(self._reader, folder)
-        return super().get(name, default)
-
-    def read_rest(self) -> None:
-        """Read all children that were not asked for, but none of theirs."""
-        for name, number in self._unread.items():
-            self._reader.read_child(self._folder, name, number)
-
-
-class _Reader:
-    """Makes nodes of inodes, each of them once."""
+    hint = "Build or copy it again; e2fsck -fn shows all that is damaged."
+    root = ROOT
 
     def __init__(self, volume: Volume, path: Path) -> None:
+        self.path = path
+        self.superblock = volume.superblock
+        self.budget = volume.budget
         self._volume = volume
-        self._path = path
-        self._nodes: dict[int, Node | None] = {}
-        """By number of inode. None: it is a socket."""
-        self._facts: dict[Node, InodeFacts] = {}
-        self._sockets: list[bytes] = []
         self._xattr_blocks: dict[int, dict[bytes, bytes]] = {}
         self._values: dict[int, bytes] = {}
 
-    def read(self) -> Image:
-        """Everything."""
-        root = self._root()
-        pending = [root]
-        while pending:
-            folder = pending.pop()
-            for name, number in self.names(folder).items():
-                child = self.read_child(folder, name, number)
-                if isinstance(child, Directory):
-                    path = folder.path + b"/" + name
-                    pending.append(_Folder(path, child, number, folder.number))
-        return self._image(root.node)
+    def describe(self, key: int) -> str:
+        """``inode 12``."""
+        return f"inode {key}"
 
-    def read_only(self, path: bytes) -> Image:
-        """No more than what leads to ``path``, and the children of the directory there."""
-        root = self._root()
-        root.node.children = _LazyChildren(self, root)
-        image = self._image(root.node)
-        # The tree itself looks the path up, so that it leads where it does in the whole tree.
-        found = image.tree.get(path, follow=True)
-        if isinstance(found, Directory) and isinstance(found.children, _LazyChildren):
-            found.children.read_rest()
-        for node in self._facts:
-            if isinstance(node, Directory):
-                node.children = dict(node.children)
-        return image
-
-    def names(self, folder: _Folder) -> dict[bytes, int]:
-        """The entries of a directory: the numbers of inodes by name, without the two dots."""
-        with self._naming(folder.number, folder.path):
-            return self._names(folder.number, folder.parent)
-
-    def read_child(self, folder: _Folder, name: bytes, number: int) -> Node | None:
-        """Read an entry of a directory into its node's children; None for a socket."""
-        path = folder.path + b"/" + name
-        with self._naming(number, path):
-            if len(path) >= MAX_PATH:
-                raise MalformedError(f"its path has more than {MAX_PATH - 1} bytes")
-            self._volume.budget.charge(len(path))
-            child = self._child(number)
-        if child is None:
-            self._sockets.append(path[1:])
-        else:
-            folder.node.children[name] = child
-        return child
-
-    def _root(self) -> _Folder:
-        with self._naming(ROOT, b""):
-            root = self._node(ROOT)
-            if not isinstance(root, Directory):
-                raise MalformedError("it is not a directory")
-        return _Folder(b"", root, ROOT, ROOT)
-
-    def _image(self, root: Directory) -> Image:
-        tree = Tree(root.mtime_ns)
-        tree.root = root
-        return Image(tree, self._volume.superblock, self._facts, self._sockets)
-
-    @contextmanager
-    def _naming(self, number: int, path: bytes) -> Iterator[None]:
-        """Turn a `MalformedError` into a `CorruptError` that names the inode and its path."""
-        try:
-            yield
-        except MalformedError as error:
-            shown = printable(path) or "/"
-            raise _corrupt(f"{self._path}: inode {number}, {shown}: {error}") from error
-
-    def _child(self, number: int) -> Node | None:
-        """The node of an inode that a directory names; None for a socket."""
-        if number not in self._nodes:
-            if number < self._volume.superblock.first_ino:
-                raise MalformedError("it is reserved and cannot have a name")
-            return self._node(number)
-        node = self._nodes[number]
-        if isinstance(node, Directory):
-            raise MalformedError("it is a directory and has another name already")
-        return node
-
-    def _node(self, number: int) -> Node | None:
-        """The node of an inode that was not read yet, with its facts; None for a socket."""
-        inode = self._volume.inode(number)
+    def node(self, key: int, path: bytes) -> tuple[Node, InodeFacts] | None:
+        """The node of an inode, with its facts; None for a socket."""
+        if key < self.superblock.first_ino and key != ROOT:
+            raise MalformedError("it is reserved and cannot have a name")
+        inode = self._volume.inode(key)
         if inode.flags & InodeFlag.EA_INODE:
             raise MalformedError("it is the value of an extended attribute and cannot have a name")
-        node = self._nodes[number] = self._new_node(number, inode)
+        node = new_node(
+            inode.mode,
+            content=partial(self._content, key, inode),
+            target=partial(self._target, key, inode),
+            device=partial(unpack_device, inode.block),
+        )
         if node is None:
             return None
         node.uid, node.gid, node.mtime_ns = inode.uid, inode.gid, unpack_time(inode.mtime)
         node.xattrs = self._xattrs(inode)
         huge = inode.flags & InodeFlag.HUGE_FILE
-        self._facts[node] = InodeFacts(
-            number=number,
+        return node, InodeFacts(
+            number=key,
             size=inode.size,
             links=inode.links,
             blocks=inode.sectors * (self._volume.block_size // SECTOR_SIZE if huge else 1),
@@ -263,26 +125,26 @@ class _Reader:
             ctime_ns=unpack_time(inode.ctime),
             crtime_ns=unpack_time(inode.crtime),
         )
-        return node
 
-    def _new_node(self, number: int, inode: Inode) -> Node | None:
-        """A node with mode and content, but no other metadata."""
-        mode, file_type = stat.S_IMODE(inode.mode), stat.S_IFMT(inode.mode)
-        if file_type == stat.S_IFDIR:
-            return Directory(mode=mode)
-        if file_type == stat.S_IFREG:
-            return File(mode=mode, content=self._content(number, inode))
-        if file_type == stat.S_IFLNK:
-            return Symlink(mode=mode, target=self._target(number, inode))
-        if file_type in (stat.S_IFCHR, stat.S_IFBLK):
-            kind = CharDevice if file_type == stat.S_IFCHR else BlockDevice
-            major, minor = unpack_device(inode.block)
-            return kind(mode=mode, major=major, minor=minor)
-        if file_type == stat.S_IFIFO:
-            return Fifo(mode=mode)
-        if file_type == stat.S_IFSOCK:
-            return None
-        raise MalformedError(f"its type {file_type:#o} is not known, or it is not in use")
+    def names(self, key: int, parent: int) -> dict[bytes, int]:
+        """The entries of a directory: the numbers of inodes by name, without the two dots."""
+        names: dict[bytes, int] = {}
+        dots = {b".": key, b"..": parent}
+        for part in self._directory_parts(key, parent):
+            for child, name in directory.unpack_entries(part):
+                if name in dots:
+                    if child != dots[name]:
+                        raise MalformedError(
+                            f"its {name.decode()} is inode {child}, not {dots[name]}"
+                        )
+                elif not name or len(name) > MAX_NAME or b"/" in name or b"\0" in name:
+                    raise MalformedError(f"{printable(name)!r} cannot be a name")
+                elif name in names:
+                    raise MalformedError(f"it has two entries {printable(name)!r}")
+                else:
+                    self.budget.charge(ENTRY_COST)
+                    names[name] = child
+        return names
 
     def _content(self, number: int, inode: Inode) -> Content:
         """The content of a file, which stays in the image if it has blocks of its own."""
@@ -302,12 +164,12 @@ class _Reader:
         if size == 0:
             return b""
         if extents and extents[0].length == size:
-            return Span(self._path, extents[0].source, size)
-        return Sparse(size, self._path, extents)
+            return Span(self.path, extents[0].source, size)
+        return Sparse(size, self.path, extents)
 
     def _whole(self, number: int, inode: Inode) -> bytes:
         """The content of an inode in memory."""
-        self._volume.budget.charge(inode.size)
+        self.budget.charge(inode.size)
         if inode.flags & InodeFlag.INLINE_DATA:
             data = b"".join(self._inline_parts(inode))
             # The kernel reads zeros behind the end of it.
@@ -321,35 +183,10 @@ class _Reader:
         return inode.block, dict(self._inside(inode)).get(INLINE_DATA, b"")
 
     def _target(self, number: int, inode: Inode) -> bytes:
-        if not 0 < inode.size < MAX_PATH:
-            raise MalformedError(f"a symlink's target cannot have {inode.size} bytes")
+        check_target_size(inode.size)
         if inode.size < INODE_BLOCK_SIZE and not inode.flags & InodeFlag.INLINE_DATA:
-            target = inode.block[: inode.size]
-        else:
-            target = self._whole(number, inode)
-        if b"\0" in target:
-            raise MalformedError("its target contains a NUL")
-        return target
-
-    def _names(self, number: int, parent: int) -> dict[bytes, int]:
-        """As `names`, of the directory with that inode and that parent."""
-        names: dict[bytes, int] = {}
-        dots = {b".": number, b"..": parent}
-        for part in self._directory_parts(number, parent):
-            for child, name in directory.unpack_entries(part):
-                if name in dots:
-                    if child != dots[name]:
-                        raise MalformedError(
-                            f"its {name.decode()} is inode {child}, not {dots[name]}"
-                        )
-                elif not name or len(name) > MAX_NAME or b"/" in name or b"\0" in name:
-                    raise MalformedError(f"{printable(name)!r} cannot be a name")
-                elif name in names:
-                    raise MalformedError(f"it has two entries {printable(name)!r}")
-                else:
-                    self._volume.budget.charge(ENTRY_COST)
-                    names[name] = child
-        return names
+            return inode.block[: inode.size]
+        return self._whole(number, inode)
 
     def _directory_parts(self, number: int, parent: int) -> Iterator[bytes]:
         """The blocks of a directory, or its inline data. No entry reaches from one to the next."""
@@ -376,7 +213,7 @@ class _Reader:
         """The extended attributes in the inode and in its block, as the kernel shows them."""
         xattrs = dict(self._xattrs_in_block(inode.file_acl)) if inode.file_acl else {}
         xattrs.update(_shown(self._inside(inode)))
-        self._volume.budget.charge(XATTR_COST * len(xattrs))
+        self.budget.charge(XATTR_COST * len(xattrs))
         return xattrs
 
     def _inside(self, inode: Inode) -> Iterator[tuple[StoredName, bytes]]:
@@ -407,7 +244,7 @@ class _Reader:
                 value = self._value(entry.value_inum)
             else:
                 value = data[entry.value_offs : entry.value_offs + entry.value_size]
-                self._volume.budget.charge(len(value))
+                self.budget.charge(len(value))
             if len(value) != entry.value_size:
                 raise MalformedError("the value of an extended attribute has another size")
             yield StoredName(entry.name_index, name), value
@@ -425,7 +262,7 @@ class _Reader:
 def _shown(stored: Iterable[tuple[StoredName, bytes]]) -> Iterator[tuple[bytes, bytes]]:
     """The extended attributes that the kernel shows, as it shows them."""
     for (prefix, rest), value in stored:
-        name = xattr.full_name(prefix, rest)
+        name = full_name(prefix, rest)
         if name in POSIX_ACLS:
             yield name, xattr.unpack_acl(value)
         elif name is not None:

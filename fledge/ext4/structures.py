@@ -52,6 +52,7 @@ from crc32c import crc32c
 
 from fledge.tree import NANOSECONDS
 from fledge.tree.binary import Layout, octets, u8, u16, u32, u64
+from fledge.tree.device_numbers import decode_device, encode_device
 
 BLOCK_SIZE = 4096
 """Bytes in a block of the filesystems that fledge writes."""
@@ -605,7 +606,7 @@ class DeviceNumber(NamedTuple):
     old: Annotated[int, u32(0x0)]
     """8 bits each for the major and the minor number."""
     new: Annotated[int, u32(0x4)]
-    """In the encoding of `new_device`."""
+    """As `encode_device` returns it."""
 
 
 _DEVICE_NUMBER = Layout(DeviceNumber, size=INODE_BLOCK_SIZE)
@@ -615,12 +616,7 @@ def pack_device(major: int, minor: int) -> bytes:
     """A device number as the 60 bytes of its inode's field ``block``."""
     if major < 256 and minor < 256:
         return _DEVICE_NUMBER.pack(DeviceNumber(old=major << 8 | minor, new=0))
-    return _DEVICE_NUMBER.pack(DeviceNumber(old=0, new=new_device(major, minor)))
-
-
-def new_device(major: int, minor: int) -> int:
-    """A device number in the kernel's new encoding (new_encode_dev)."""
-    return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
+    return _DEVICE_NUMBER.pack(DeviceNumber(old=0, new=encode_device(major, minor)))
 
 
 def unpack_device(block: bytes) -> tuple[int, int]:
@@ -628,7 +624,7 @@ def unpack_device(block: bytes) -> tuple[int, int]:
     old, new = _DEVICE_NUMBER.unpack_from(block)
     if old:
         return old >> 8 & 0xFF, old & 0xFF
-    return new >> 8 & 0xFFF, new & 0xFF | new >> 12 & 0xFFF00
+    return decode_device(new)
 
 
 class JournalSuperblock(NamedTuple):

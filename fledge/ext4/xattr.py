@@ -20,6 +20,7 @@ from fledge.ext4.structures import BLOCK_SIZE, XATTR_SPACE, checksum
 from fledge.tree.binary import Layout, u8, u16, u32
 from fledge.tree.limits import POSIX_ACLS
 from fledge.tree.names import printable
+from fledge.tree.xattr_names import split_name
 
 MAGIC = 0xEA020000
 
@@ -47,7 +48,8 @@ class Entry(NamedTuple):
 
     name_len: Annotated[int, u8(0x0)]
     name_index: Annotated[int, u8(0x1)]
-    """Which of `PREFIXES` the name begins with. The bytes after that follow the entry."""
+    """Which of `fledge.tree.xattr_names.PREFIXES` the name begins with. The rest of it follows the
+    entry."""
     value_offs: Annotated[int, u16(0x2)]
     value_inum: Annotated[int, u32(0x4)]
     """The inode that the value is in instead (ea_inode), or 0."""
@@ -60,18 +62,6 @@ INODE_HEADER = Layout(InodeHeader, size=4)
 ENTRY = Layout(Entry, size=16)
 END_SIZE = 4
 """Bytes of the zeros behind the last entry."""
-
-PREFIXES = {
-    b"user.": 1,
-    b"system.posix_acl_access": 2,
-    b"system.posix_acl_default": 3,
-    b"trusted.": 4,
-    b"security.": 6,
-}
-"""The number that stands for the beginning of a name. Those of ACLs are complete."""
-_PREFIXES_BY_NUMBER = {number: prefix for prefix, number in PREFIXES.items()}
-MAX_NAME = 255
-"""Bytes in the longest name that the kernel takes (XATTR_NAME_MAX)."""
 
 
 class AclHeader(NamedTuple):
@@ -123,7 +113,7 @@ class _Xattr(NamedTuple):
     """An extended attribute that ext4 can keep."""
 
     prefix: int
-    """A number of `PREFIXES`."""
+    """A number of `fledge.tree.xattr_names.PREFIXES`."""
     name: bytes
     """Without the prefix."""
     value: bytes
@@ -184,23 +174,10 @@ def unpack(data: bytes, start: int) -> Iterator[tuple[bytes, Entry]]:
         entry = ENTRY.unpack_from(data, start)
         start += ENTRY.size
         name = data[start : start + entry.name_len]
-        if len(name) < entry.name_len or b"\0" in name:
+        if len(name) < entry.name_len:
             raise MalformedError("an extended attribute has an impossible name")
         yield name, entry
         start += _rounded(entry.name_len)
-
-
-def full_name(prefix_number: int, name: bytes) -> bytes | None:
-    """A name as the kernel shows it, from the number of its prefix and the rest.
-
-    None: the kernel does not show it. Raises `MalformedError`.
-    """
-    prefix = _PREFIXES_BY_NUMBER.get(prefix_number)
-    if prefix is None:
-        return None
-    if bool(name) == (prefix in POSIX_ACLS):
-        raise MalformedError("an extended attribute has an impossible name")
-    return prefix + name
 
 
 def unpack_acl(value: bytes) -> bytes:
@@ -228,13 +205,10 @@ def unpack_acl(value: bytes) -> bytes:
 
 def _split(name: bytes, value: bytes) -> _Xattr:
     """An extended attribute as ext4 keeps it. Raises `MalformedError` if it cannot."""
-    if name in POSIX_ACLS:
-        return _Xattr(PREFIXES[name], b"", _pack_acl(name, value))
-    prefix, dot, suffix = name.partition(b".")
-    number = PREFIXES.get(prefix + dot)
-    if number is None or not suffix or len(name) > MAX_NAME:
+    split = split_name(name)
+    if split is None:
         raise MalformedError(f"ext4 has no place for the extended attribute {printable(name)}")
-    return _Xattr(number, suffix, value)
+    return _Xattr(*split, _pack_acl(name, value) if name in POSIX_ACLS else value)
 
 
 def _pack_acl(name: bytes, value: bytes) -> bytes:

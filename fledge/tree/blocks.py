@@ -1,12 +1,14 @@
-"""Finds the blocks of a content that are not all zeros."""
+"""The blocks of a content: those with data, and those that are not all zeros."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from fledge.tree.content import (
     READ_SIZE,
     Content,
+    DataExtent,
     Packed,
     Sparse,
     content_size,
@@ -18,6 +20,34 @@ BLOCK_SIZE = 4096
 """Bytes. An aligned block of zeros becomes a hole in the artifact."""
 
 ZERO_BLOCK = bytes(BLOCK_SIZE)
+
+
+class Run(NamedTuple):
+    """Adjacent blocks, or other units of equal size."""
+
+    start: int
+    length: int
+
+
+def data_runs(extents: Iterable[DataExtent]) -> Iterator[Run]:
+    """Yield the blocks of a content that have data. Extents may share a block."""
+    return merged_runs(
+        (extent.offset // BLOCK_SIZE, -(-(extent.offset + extent.length) // BLOCK_SIZE))
+        for extent in extents
+    )
+
+
+def merged_runs(ranges: Iterable[tuple[int, int]]) -> Iterator[Run]:
+    """Join ascending ranges, each a begin and an end, that touch or overlap."""
+    start = end = 0
+    for first, last in ranges:
+        if first > end:
+            if end > start:
+                yield Run(start, end - start)
+            start = first
+        end = max(end, last)
+    if end > start:
+        yield Run(start, end - start)
 
 
 def nonzero_blocks(content: Content) -> Iterator[tuple[int, bytes]]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from fledge.errors import CorruptError, FledgeError
-from fledge.ext4 import directory, reader
+from fledge.ext4 import directory
 from fledge.ext4.constants import SUPERBLOCK_OFFSET
 from fledge.ext4.format import Ext4
 from fledge.ext4.reader import Image, read
@@ -40,7 +40,7 @@ from fledge.ext4.structures import (
     inode_seed,
     pack_extents,
 )
-from fledge.tree import CharDevice, Directory, File, Node, Symlink, Tree, TreeError
+from fledge.tree import CharDevice, Directory, File, Node, Symlink, Tree, TreeError, inodes
 from fledge.tree.content import DataExtent, Span, Sparse, content_size, read_content
 from tests.support import damage
 from tests.support.damage import Places, mutations, overwritten
@@ -529,7 +529,7 @@ def test_extended_attributes_that_the_kernel_does_not_show(image: Path) -> None:
 
 
 def test_memory_is_bounded(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fledge.tree.budget.MIN_MEMORY", 100 * reader.ENTRY_COST)
+    monkeypatch.setattr("fledge.tree.budget.MIN_MEMORY", 100 * inodes.ENTRY_COST)
     monkeypatch.setattr("fledge.tree.budget.SIZE_PER_MEMORY", 1 << 40)
     with pytest.raises(CorruptError, match="of memory"):
         read(written)
@@ -540,7 +540,7 @@ def test_paths_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     tree.add(b"/".join([b"directory"] * 20), Directory(mode=0o755))
     write(tree, tmp_path / "image")
     read(tmp_path / "image")
-    monkeypatch.setattr(reader, "MAX_PATH", 100)
+    monkeypatch.setattr(inodes, "MAX_PATH", 100)
     refused(tmp_path / "image", "(/directory){10}: its path has more than 99 bytes")
 
 

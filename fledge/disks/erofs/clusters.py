@@ -58,7 +58,7 @@ class Extent(NamedTuple):
 
 
 class _Cluster(NamedTuple):
-    """What an index says, in either form."""
+    """An index of either form, decoded."""
 
     type: int
     offset: int
@@ -83,7 +83,7 @@ class _Head(NamedTuple):
 def extents(volume: Volume, stored: StoredInode) -> Iterator[Extent]:
     """Yield all extents of a compressed content, in order. Raises `MalformedError`."""
     position = stored.end + -stored.end % INDEX_ALIGNMENT
-    header = HEADER.unpack_from(volume.read(position, HEADER.size))
+    header = HEADER.unpack_from(volume.read_data(position, HEADER.size))
     bits = volume.superblock.block_bits + (header.cluster_bits & 7)
     if header.cluster_bits & ~7 or header.advise & Advise.FRAGMENT_PCLUSTER:
         raise MalformedError("it has a fragment, and the superblock does not say so")
@@ -118,10 +118,10 @@ def _with_tail(found: Iterator[Extent], position: int, size: int) -> Iterator[Ex
 
 
 def _full(volume: Volume, position: int, count: int) -> Iterator[_Cluster]:
-    """Yield what indexes of 8 bytes say."""
+    """Decode indexes of 8 bytes."""
     for first in range(0, count, INDEXES_AT_ONCE):
         length = min(INDEXES_AT_ONCE, count - first)
-        data = volume.read(position + first * INDEX.size, length * INDEX.size)
+        data = volume.read_data(position + first * INDEX.size, length * INDEX.size)
         for start in range(0, len(data), INDEX.size):
             index = INDEX.unpack_from(data, start)
             if index.advise & TYPE_BITS == ClusterType.NONHEAD:
@@ -159,17 +159,15 @@ def _packs(position: int, count: int, header: Header, bits: int) -> list[tuple[i
 def _compact(
     volume: Volume, packs: list[tuple[int, int, int]], header: Header, bits: int
 ) -> Iterator[_Cluster]:
-    """Yield what compact indexes say. The last one may be beyond the end of the content."""
+    """Decode compact indexes. The last one may be beyond the end of the content."""
     big = bool(header.advise & Advise.BIG_PCLUSTER_1)
     bits = max(bits, OFFSET_BITS)
     for position, run_size, length in packs:
         size = 8 if length == 2 else 32
         for start in range(position, position + run_size, INDEXES_AT_ONCE):
-            data = volume.read(start, min(INDEXES_AT_ONCE, position + run_size - start))
+            data = volume.read_data(start, min(INDEXES_AT_ONCE, position + run_size - start))
             for begin in range(0, len(data), size):
-                yield from _unpacked(
-                    data[begin : begin + size], length, max(bits, OFFSET_BITS), big
-                )
+                yield from _unpacked(data[begin : begin + size], length, bits, big)
 
 
 def _unpacked(pack: bytes, length: int, bits: int, big: bool) -> Iterator[_Cluster]:

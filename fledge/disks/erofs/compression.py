@@ -114,7 +114,7 @@ class Index(NamedTuple):
 
 
 class NonheadIndex(NamedTuple):
-    """The same of another cluster."""
+    """struct z_erofs_lcluster_index of any other cluster."""
 
     advise: Annotated[int, u16(0x0)]
     offset: Annotated[int, u16(0x2)]

@@ -6,45 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-import msgspec
-
-from fledge.disks.erofs.reader import Image, InodeFacts
-from fledge.disks.erofs.structures import DataLayout
-from fledge.tree import Directory, File, Node, Tree
-from fledge.tree.content import Content, Span, Sparse
-from fledge.tree.digest import Digest
+from fledge.disks.erofs.reader import InodeFacts
+from fledge.disks.erofs.structures import DataLayout, Superblock
+from fledge.tree import File, Node
+from fledge.tree.inode_contents import InodeContents, position
 
 
-class InodeStat(msgspec.Struct, frozen=True):
-    """The fields of stat(2)."""
-
-    inode: int
-    links: int
-    size: int
-
-
-class ErofsContents(msgspec.Struct, frozen=True):
+class ErofsContents(InodeContents[Superblock, InodeFacts], frozen=True):
     """An image that was read. Implements `fledge.formats.Contents`."""
-
-    image: Image
-
-    @property
-    def tree(self) -> Tree:
-        """The files in the image."""
-        return self.image.tree
-
-    @property
-    def sockets(self) -> Sequence[bytes]:
-        """The paths of sockets, which are not in the tree."""
-        return self.image.sockets
-
-    def stat(self, node: Node) -> InodeStat:
-        """Return the inode number, number of links and size of a node."""
-        inode = self._inode(node)
-        return InodeStat(inode.nid, inode.links, inode.size)
-
-    def _inode(self, node: Node) -> InodeFacts:
-        return self.image.inodes[node]
 
     def facts(self) -> Mapping[str, object]:
         """Return every field of the superblock, and the features by name."""
@@ -61,27 +30,14 @@ class ErofsContents(msgspec.Struct, frozen=True):
 
     def node_facts(self, node: Node) -> Mapping[str, object]:
         """Return the fields of the node's inode that are not in the tree."""
-        inode = self._inode(node)
-        is_compressed = _is_compressed(inode)
+        inode = self.image.inodes[node]
         return {
-            "inode number": inode.nid,
-            "number for 32 bits": inode.number,
-            "links": inode.links,
+            **super().node_facts(node),
+            "number for 32 bits": inode.number32,
             "layout": _layout(inode),
             "extended": inode.is_extended,
-            "size of directory": inode.size if isinstance(node, Directory) else None,
-            "place of content": _position(node.content)
-            if isinstance(node, File) and not is_compressed
-            else None,
+            "place of content": position(node.content) if isinstance(node, File) else None,
         }
-
-    def order(self) -> Sequence[bytes]:
-        """Return nothing: the directories give the order."""
-        return ()
-
-    def uncompressed(self) -> Sequence[Digest]:
-        """Return nothing: files are compressed one by one."""
-        return ()
 
     def describe(self) -> Mapping[str, Any]:
         """Return the superblock, for ``inspect --json``."""
@@ -100,7 +56,7 @@ class ErofsContents(msgspec.Struct, frozen=True):
 
     def describe_node(self, node: Node) -> Mapping[str, Any]:
         """Return the layout of the node's content, for ``inspect --json``."""
-        return {"layout": _layout(self._inode(node))}
+        return {"layout": _layout(self.image.inodes[node])}
 
     def summary(self) -> Sequence[tuple[str, str]]:
         """Return inodes and features."""
@@ -121,10 +77,3 @@ def _layout(inode: InodeFacts) -> str:
 
 def _is_compressed(inode: InodeFacts) -> bool:
     return inode.layout in (DataLayout.COMPRESSED_FULL, DataLayout.COMPRESSED_COMPACT)
-
-
-def _position(content: Content) -> object:
-    """Return where a content is in the image: an offset, or the extents of one in pieces."""
-    if isinstance(content, Sparse):
-        return [tuple(extent) for extent in content.extents]
-    return content.offset if isinstance(content, Span) else None

@@ -144,10 +144,10 @@ class Erofs(msgspec.Struct, frozen=True, tag="erofs", tag_field="type"):
 
     @staticmethod
     def read(path: Path, folder: Path, only: bytes | None) -> ErofsContents:
-        """Read an image. Compressed files are unpacked into ``folder``. Raises as `reader.read`."""
+        """Read an image, whoever made it. Raises as `reader.read`."""
         from fledge.disks.erofs import contents, reader  # noqa: PLC0415
 
-        return contents.ErofsContents(reader.read(path, folder, only))
+        return contents.ErofsContents(reader.read(path, only))
 
     @staticmethod
     def read_requirements(path: Path, folder: Path) -> Sequence[Requirement]:

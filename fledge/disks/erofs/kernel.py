@@ -47,7 +47,7 @@ _XATTRS = (
 
 
 def written(codec: Codec | None) -> Sequence[Requirement]:
-    """Return what the images need that fledge writes with a codec."""
+    """Return what images that fledge writes need. ``codec`` is None if they are uncompressed."""
     codecs = () if codec is None else (_codec(codec, (5, 13)),)
     # Only an image with holes in its files needs it, which a config does not tell.
     chunks = Requirement("sparse files in erofs", (), (5, 15), essential=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
@@ -29,7 +29,8 @@ from fledge.disks.erofs.structures import (
 )
 from fledge.errors import CorruptError, MalformedError
 from fledge.tree import NANOSECONDS, Directory, File, Node, Symlink, Tree, identity
-from fledge.tree.content import DataExtent, Sparse, content_size
+from fledge.tree.blocks import Run, data_runs, merged_runs
+from fledge.tree.content import Sparse, content_size
 from fledge.tree.names import printable
 
 ALIGNMENT = 256
@@ -45,13 +46,6 @@ MAX_SECONDS = 1 << 63
 """Seconds before and after 1970 that a time can have."""
 
 
-class Run(NamedTuple):
-    """Adjacent chunks that are not holes."""
-
-    first: int
-    length: int
-
-
 class Chunks(NamedTuple):
     """How a content with holes is divided."""
 
@@ -60,6 +54,7 @@ class Chunks(NamedTuple):
     total: int
     """The number of chunks, holes included."""
     runs: Sequence[Run]
+    """The chunks that are not holes."""
 
     @property
     def size(self) -> int:
@@ -73,10 +68,10 @@ class Placement(msgspec.Struct):
     size: int = 0
     """The content: of a file, the target of a symlink, the entries of a directory."""
     xattrs: bytes = b""
-    """What is behind the inode first."""
+    """The packed extended attributes, which follow the inode."""
     layout: DataLayout = DataLayout.FLAT_PLAIN
     chunks: Chunks | None = None
-    """Of a content with holes."""
+    """How a content with holes is divided. None: it has none."""
     compressed: Compressed | None = None
     tail: int = 0
     """The end of the content that is behind the inode."""
@@ -180,7 +175,7 @@ def _check(node: Node) -> None:
 
 
 def _content(node: Node, compressed: Mapping[File, Compressed]) -> Placement:
-    """Decide how the content of a node is stored. What is behind the inode comes later."""
+    """Decide how the content of a node is stored. Its tail is decided later."""
     if isinstance(node, Directory):
         return _flat(directory.size(sorted((b".", b"..", *node.children))))
     if isinstance(node, Symlink):
@@ -190,7 +185,7 @@ def _content(node: Node, compressed: Mapping[File, Compressed]) -> Placement:
     size = content_size(node.content)
     if isinstance(node.content, Sparse) and (chunks := _chunks(node.content)):
         stored = sum(
-            min(run.length * chunks.size, size - run.first * chunks.size) for run in chunks.runs
+            min(run.length * chunks.size, size - run.start * chunks.size) for run in chunks.runs
         )
         return Placement(
             size, layout=DataLayout.CHUNK_BASED, chunks=chunks, blocks=-(-stored // BLOCK_SIZE)
@@ -211,7 +206,7 @@ def _flat(size: int) -> Placement:
 
 def _chunks(content: Sparse) -> Chunks | None:
     """Divide a content into chunks, so that it takes the least space. None: it has no holes."""
-    runs = list(_runs(content.extents))
+    runs = list(data_runs(content.extents))
     blocks = -(-content.size // BLOCK_SIZE)
     if sum(run.length for run in runs) == blocks:
         return None
@@ -222,29 +217,10 @@ def _chunks(content: Sparse) -> Chunks | None:
         choices.append((chunks.total * CHUNK_ADDRESS.size + stored, chunks))
         if chunks.total == 1:
             break
-        runs = list(_merged((run.first // 2, (run.first + run.length + 1) // 2) for run in runs))
+        runs = list(
+            merged_runs((run.start // 2, (run.start + run.length + 1) // 2) for run in runs)
+        )
     return min(choices, key=itemgetter(0))[1]
-
-
-def _runs(extents: Iterable[DataExtent]) -> Iterator[Run]:
-    """Yield the blocks that have data."""
-    return _merged(
-        (extent.offset // BLOCK_SIZE, -(-(extent.offset + extent.length) // BLOCK_SIZE))
-        for extent in extents
-    )
-
-
-def _merged(ranges: Iterable[tuple[int, int]]) -> Iterator[Run]:
-    """Join ascending ranges, each a begin and an end, that touch or overlap."""
-    start = end = 0
-    for first, last in ranges:
-        if first > end:
-            if end > start:
-                yield Run(start, end - start)
-            start = first
-        end = max(end, last)
-    if end > start:
-        yield Run(start, end - start)
 
 
 def _place_xattrs(

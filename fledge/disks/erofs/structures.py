@@ -259,13 +259,3 @@ def pack_seconds(seconds: int) -> int:
 def unpack_seconds(stored: int) -> int:
     """Return the signed seconds that an unsigned number stores."""
     return (stored ^ _SIGN) - _SIGN
-
-
-def pack_device(major: int, minor: int) -> int:
-    """Return a device number as the kernel stores it (new_encode_dev in linux/kdev_t.h)."""
-    return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
-
-
-def unpack_device(stored: int) -> tuple[int, int]:
-    """Return the major and minor number (new_decode_dev)."""
-    return stored >> 8 & 0xFFF, stored & 0xFF | stored >> 12 & 0xFFF00

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Iterator
 
 import lz4.block
 
@@ -14,7 +12,7 @@ from fledge.disks.erofs.structures import Incompat
 from fledge.disks.erofs.volume import StoredInode, Volume
 from fledge.errors import MalformedError
 from fledge.tree.compression import ERRORS, unzstd
-from fledge.tree.content import Span
+from fledge.tree.content import READ_SIZE
 
 MIN_MATCH = 4
 """Bytes that a reference of LZ4 copies beside the length in it."""
@@ -24,17 +22,22 @@ LONG = 0xF
 """A length of four bits that goes on in further bytes, as long as these are 255."""
 
 
-def unpack(volume: Volume, stored: StoredInode, output: BinaryIO, path: Path) -> Span:
-    """Append the content of a compressed inode to ``output``, which is the file at ``path``.
+def unpack(
+    volume: Volume, stored: StoredInode, begin: int, end: int
+) -> Iterator[tuple[int, bytes]]:
+    """Decompress the extents of an inode of which some is between ``begin`` and ``end``.
 
-    Raises `MalformedError` if it is damaged, `OSError` if it cannot be written.
+    Yields them as `fledge.tree.content.Packed.unpack` does. Raises `MalformedError`, `OSError`.
     """
-    begin = output.seek(0, os.SEEK_END)
-    volume.use(stored.inode.size)
-    if stored.inode.size:
-        for extent in extents(volume, stored):
-            output.write(_decompress(volume, extent))
-    return Span(path, begin, stored.inode.size)
+    offset = 0
+    for extent in extents(volume, stored):
+        if offset >= end:
+            return
+        if offset + extent.size > begin:
+            data = _decompress(volume, extent)
+            for start in range(0, len(data), READ_SIZE):
+                yield offset + start, data[start : start + READ_SIZE]
+        offset += extent.size
 
 
 def _decompress(volume: Volume, extent: Extent) -> bytes:

@@ -2,7 +2,7 @@
 
 It follows fs/erofs in the kernel's sources. Nothing outside of the filesystem is ever read. Memory
 and time are bounded whatever its bytes are: metadata may be read only once, so all of it together
-is no larger than the filesystem.
+is no larger than the filesystem. The sizes of contents have a sum that bounds their indexes, too.
 """
 
 from __future__ import annotations
@@ -42,7 +42,15 @@ from fledge.report import human_size
 from fledge.tree import NANOSECONDS
 from fledge.tree.budget import Budget
 from fledge.tree.compression import MAX_DECOMPRESSED_SIZE
-from fledge.tree.content import Content, DataExtent, OpenFile, Span, Sparse, read_range
+from fledge.tree.content import (
+    Content,
+    DataExtent,
+    OpenFile,
+    Span,
+    Sparse,
+    content_size,
+    read_range,
+)
 
 READABLE = (
     Incompat.ZERO_PADDING
@@ -71,7 +79,7 @@ class StoredInode(msgspec.Struct, frozen=True):
     nid: int
     inode: Inode
     end: int
-    """The position of what is behind it and its extended attributes."""
+    """The position behind it and its extended attributes, where its tail, chunks or indexes are."""
 
     @property
     def mtime_ns(self) -> int:
@@ -198,8 +206,7 @@ class Volume:
 
     def blocks(self, content: Content) -> Iterator[bytes]:
         """Yield the blocks of a content that is metadata."""
-        size = len(content) if isinstance(content, bytes) else content.size
-        for offset in range(0, size, self.block_size):
+        for offset in range(0, content_size(content), self.block_size):
             block = read_range(content, offset, self.block_size)
             self._unread -= len(block)
             if self._unread < 0:

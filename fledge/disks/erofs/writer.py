@@ -26,20 +26,20 @@ from fledge.disks.erofs.structures import (
     Inode,
     Superblock,
     checked_superblock,
-    pack_device,
     pack_seconds,
 )
 from fledge.host.copier import Copier
 from fledge.host.output import Hasher, Output
 from fledge.report import Transfer
 from fledge.tree import NANOSECONDS, Device, Directory, File, Node, Symlink
+from fledge.tree.device_numbers import encode_device
 
 ADDRESSES_AT_ONCE = 1 << 16
 """Addresses of chunks that are packed together."""
 
 
 def write(plan: Plan, file: BinaryIO, epoch: int, hasher: Hasher, progress: Transfer) -> None:
-    """Write what is planned to an open file. ``hasher`` receives all of it.
+    """Write a planned filesystem to an open file. ``hasher`` receives all of it.
 
     ``epoch`` is the time of the filesystem in seconds since 1970. ``progress`` is told the bytes.
     Raises `FledgeError` if a content cannot be read, `OSError` if the disk refuses.
@@ -179,7 +179,7 @@ class _Writer:
             self.copier.copy(stored, 0, compressed.data.size, position)
         elif chunks := placement.chunks:
             for run in chunks.runs:
-                offset = run.first * chunks.size
+                offset = run.start * chunks.size
                 length = min(run.length * chunks.size, placement.size - offset)
                 self.copier.copy(file, offset, length, position)
                 position += run.length * chunks.size
@@ -190,7 +190,7 @@ class _Writer:
 def _union(node: Node, placement: Placement) -> int:
     """The field of an inode whose meaning depends on its content."""
     if isinstance(node, Device):
-        return pack_device(node.major, node.minor)
+        return encode_device(node.major, node.minor)
     if placement.layout is DataLayout.CHUNK_BASED and placement.chunks:
         return placement.chunks.bits
     if placement.layout is DataLayout.COMPRESSED_FULL:
@@ -203,11 +203,11 @@ def _addresses(chunks: Chunks, block: int) -> Iterator[bytes]:
     hole = CHUNK_ADDRESS.pack(ChunkAddress(HOLE))
     end = 0
     for run in chunks.runs:
-        yield from _repeated(hole, run.first - end)
+        yield from _repeated(hole, run.start - end)
         for index in range(run.length):
             yield CHUNK_ADDRESS.pack(ChunkAddress(block + (index << chunks.bits)))
         block += run.length << chunks.bits
-        end = run.first + run.length
+        end = run.start + run.length
     yield from _repeated(hole, chunks.total - end)
 
 

@@ -17,8 +17,8 @@ from typing import Annotated, NamedTuple
 
 from fledge.errors import MalformedError
 from fledge.tree.binary import Layout, u8, u16, u32
-from fledge.tree.limits import POSIX_ACLS
 from fledge.tree.names import printable
+from fledge.tree.xattr_names import full_name, split_name
 
 
 class Header(NamedTuple):
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 
     name_len: Annotated[int, u8(0x0)]
     name_index: Annotated[int, u8(0x1)]
-    """Which of `PREFIXES` the name begins with."""
+    """Which of `fledge.tree.xattr_names.PREFIXES` the name begins with."""
     value_size: Annotated[int, u16(0x2)]
 
 
@@ -58,41 +58,26 @@ MAX_VALUE = 0xFFFF
 MAX_SIZE = HEADER.size + UNIT * (0xFFFF - 1)
 """Bytes of all that is behind one inode."""
 
-PREFIXES = {
-    b"user.": 1,
-    b"system.posix_acl_access": 2,
-    b"system.posix_acl_default": 3,
-    b"trusted.": 4,
-    b"security.": 6,
-}
-"""The number that stands for the beginning of a name. Those of ACLs are complete."""
-_PREFIXES_BY_NUMBER = {number: prefix for prefix, number in PREFIXES.items()}
-MAX_NAME = 255
-"""Bytes in the longest name that the kernel takes (XATTR_NAME_MAX)."""
-
 
 def pack(name: bytes, value: bytes) -> bytes:
     """Return an attribute as an entry. Raises `MalformedError` if erofs cannot store it."""
-    if name in POSIX_ACLS:
-        number, suffix = PREFIXES[name], b""
-    else:
-        prefix, dot, suffix = name.partition(b".")
-        number = PREFIXES.get(prefix + dot, 0)
-        if not number or not suffix or len(name) > MAX_NAME:
-            raise MalformedError(f"erofs has no place for the extended attribute {printable(name)}")
+    split = split_name(name)
+    if split is None:
+        raise MalformedError(f"erofs has no place for the extended attribute {printable(name)}")
+    number, rest = split
     if len(value) > MAX_VALUE:
         raise MalformedError(
             f"the extended attribute {printable(name)} has {len(value)} bytes; erofs takes"
             f" {MAX_VALUE}"
         )
-    entry = ENTRY.pack(Entry(len(suffix), number, len(value))) + suffix + value
+    entry = ENTRY.pack(Entry(len(rest), number, len(value))) + rest + value
     return entry + bytes(-len(entry) % UNIT)
 
 
 def pack_body(shared: Sequence[int], entries: Iterable[bytes]) -> bytes:
-    """Return what is behind an inode: the ids of shared attributes, and packed others.
+    """Return the attributes of an inode, which follow it: ids of shared ones, then entries.
 
-    Raises `MalformedError` if that is too much.
+    Raises `MalformedError` if they are too large together.
     """
     ids = b"".join(SHARED_ID.pack(SharedId(each)) for each in shared)
     body = HEADER.pack(Header(0, len(shared))) + ids + b"".join(entries)
@@ -102,7 +87,7 @@ def pack_body(shared: Sequence[int], entries: Iterable[bytes]) -> bytes:
 
 
 def count(body: bytes) -> int:
-    """Return the field ``xattr_count`` of an inode, from what is behind it."""
+    """Return the field ``xattr_count`` of an inode with these packed attributes."""
     return (len(body) - HEADER.size) // UNIT + 1 if body else 0
 
 
@@ -132,12 +117,9 @@ def unpack(entries: bytes) -> Iterator[tuple[bytes, bytes]]:
         end = begin + entry.name_len + entry.value_size
         if end > len(entries):
             raise MalformedError("its extended attributes are malformed")
-        name = entries[begin : begin + entry.name_len]
-        # A kernel shows no attribute whose prefix it does not know.
-        if prefix := _PREFIXES_BY_NUMBER.get(entry.name_index):
-            if bool(name) == (prefix in POSIX_ACLS) or b"\0" in name:
-                raise MalformedError("an extended attribute has an impossible name")
-            yield prefix + name, entries[begin + entry.name_len : end]
+        name = full_name(entry.name_index, entries[begin : begin + entry.name_len])
+        if name is not None:
+            yield name, entries[begin + entry.name_len : end]
         position = end + -end % UNIT
 
 

@@ -63,10 +63,9 @@ def write(
     """Write an image of the tree to ``file``. ``filesystem`` is xfs or btrfs.
 
     At least ``free_space(size_buffer_mb, …)`` bytes stay free, and the size is a multiple of
-    ``align_mb`` MiB. Nothing stays mounted, even if
-    this process is killed. Raises `HostError` if root, a tool, a loop device or a kernel module
-    is missing; `CorruptError` if the filesystem cannot store a node; `FledgeError` if a tool
-    fails; `OSError` if the image cannot be written.
+    ``align_mb`` MiB. Nothing stays mounted, even if this process is killed. Raises `HostError` if
+    root, a tool, a loop device or a kernel module is missing; `CorruptError` if the filesystem
+    cannot store a node; `FledgeError` if a tool fails; `OSError` if the image cannot be written.
     """
     check(filesystem, settings)
     check_fits(tree)

@@ -27,7 +27,7 @@ Decompress = Callable[[bytes, int], bytes]
 
 
 def compressor(codec: Codec, level: int) -> Compress:
-    """Return what compresses a block with gzip or zstd. Any thread may call it."""
+    """Return a function that compresses a block with gzip or zstd, for any thread."""
     if codec is Codec.GZIP:
         return lambda block: bytes(deflate.zlib_compress(block, level))
     # A new context for each block takes no longer than one that is used again.
@@ -35,7 +35,7 @@ def compressor(codec: Codec, level: int) -> Compress:
 
 
 def decompressor(codec: Codec) -> Decompress | None:
-    """Return what decompresses a block; None if fledge cannot. Any thread may call it."""
+    """Return a function that decompresses a block, for any thread; None if fledge cannot."""
     return _DECOMPRESSORS.get(codec)
 
 

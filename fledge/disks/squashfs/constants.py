@@ -1,4 +1,4 @@
-"""What every command needs of squashfs, to recognize an image."""
+"""The constants by which an image is recognized. Every command loads them."""
 
 MAGIC = 0x73717368
 """The first four bytes of an image: ``hsqs``."""

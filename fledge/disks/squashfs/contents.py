@@ -1,49 +1,19 @@
-"""What a squashfs image says beside its tree: the superblock, and the inodes' own fields."""
+"""The facts about a squashfs image that are not in its tree: superblock and fields of inodes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
-from fledge.disks.squashfs.reader import Image, InodeFacts
-from fledge.disks.squashfs.structures import NONE, Codec, Flag
+from fledge.disks.squashfs.reader import InodeFacts
+from fledge.disks.squashfs.structures import NONE, Codec, Flag, Superblock
 from fledge.report import counted, human_size
-from fledge.tree import Directory, Node, Tree
-from fledge.tree.digest import Digest
+from fledge.tree import Node
+from fledge.tree.inode_contents import InodeContents
 
 
-class InodeStat(msgspec.Struct, frozen=True):
-    """The fields of stat(2) that are in an inode."""
-
-    inode: int
-    links: int
-    size: int
-
-
-class SquashfsContents(msgspec.Struct, frozen=True):
+class SquashfsContents(InodeContents[Superblock, InodeFacts], frozen=True):
     """An image that was read. Implements `fledge.formats.Contents`."""
-
-    image: Image
-
-    @property
-    def tree(self) -> Tree:
-        """The files in the image."""
-        return self.image.tree
-
-    @property
-    def sockets(self) -> Sequence[bytes]:
-        """The paths of sockets, which are not in the tree."""
-        return self.image.sockets
-
-    def stat(self, node: Node) -> InodeStat:
-        """Return the number, links and size in the node's inode."""
-        inode = self._inode(node)
-        return InodeStat(inode.number, inode.links, inode.size)
-
-    def _inode(self, node: Node) -> InodeFacts:
-        return self.image.inodes[node]
 
     def facts(self) -> Mapping[str, object]:
         """Return the fields of the superblock, but for where the tables are; flags by name."""
@@ -61,22 +31,12 @@ class SquashfsContents(msgspec.Struct, frozen=True):
 
     def node_facts(self, node: Node) -> Mapping[str, object]:
         """Return the fields of the node's inode that do not show in the tree."""
-        inode = self._inode(node)
+        inode = self.image.inodes[node]
         return {
-            "inode number": inode.number,
-            "links": inode.links,
-            "size of directory": inode.size if isinstance(node, Directory) else None,
+            **super().node_facts(node),
             "position of first block": inode.start,
             "place in fragment block": inode.fragment,
         }
-
-    def order(self) -> Sequence[bytes]:
-        """Return nothing: the directories give the order."""
-        return ()
-
-    def uncompressed(self) -> Sequence[Digest]:
-        """Return nothing: blocks are compressed each by itself."""
-        return ()
 
     def describe(self) -> Mapping[str, Any]:
         """Return the superblock, for ``inspect --json``."""
@@ -98,7 +58,7 @@ class SquashfsContents(msgspec.Struct, frozen=True):
 
     def describe_node(self, node: Node) -> Mapping[str, Any]:
         """Return where the node's data is, for ``inspect --json``."""
-        inode = self._inode(node)
+        inode = self.image.inodes[node]
         fragment, offset = inode.fragment or (None, None)
         return {"start": inode.start, "fragment": fragment, "fragment_offset": offset}
 

@@ -196,7 +196,7 @@ def _without_holes(content: Content, block_size: int) -> Iterator[tuple[int, byt
 
 
 def _data_blocks(content: Sparse | Packed, block_size: int) -> Iterator[tuple[int, bytes]]:
-    """Do as `_without_holes` does for a content with holes."""
+    """Yield the same as `_without_holes`, of a content that may have holes."""
     index, block = 0, bytearray()
     for start, piece in read_extents(content):
         position, left = start, memoryview(piece)
@@ -215,7 +215,7 @@ def _data_blocks(content: Sparse | Packed, block_size: int) -> Iterator[tuple[in
 
 
 def _digest(parts: Iterable[tuple[int, bytes]]) -> bytes:
-    """Return what tells contents of one size apart."""
+    """Return a digest that tells contents of one size apart."""
     sha256 = hashlib.sha256()
     for index, part in parts:
         sha256.update(_INDEX.pack(index))

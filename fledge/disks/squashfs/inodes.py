@@ -25,6 +25,7 @@ from fledge.disks.squashfs.structures import (
     FILE_INODE,
     INDEX_ENTRY,
     INODE_HEADER,
+    INODE_TYPES,
     IPC_INODE,
     LARGE_DIRECTORY_INODE,
     LARGE_FILE_INODE,
@@ -40,35 +41,23 @@ from fledge.disks.squashfs.structures import (
     FileInode,
     IndexEntry,
     InodeHeader,
-    InodeType,
     IpcInode,
     LargeDirectoryInode,
     LargeFileInode,
     SymlinkInode,
     XattrNumber,
-    pack_device,
 )
 from fledge.disks.squashfs.xattrs import XattrWriter
 from fledge.tree import (
-    BlockDevice,
-    CharDevice,
     Device,
     Directory,
-    Fifo,
     File,
     Node,
     Symlink,
     Tree,
 )
+from fledge.tree.device_numbers import encode_device
 
-_TYPES: dict[type[Node], InodeType] = {
-    Directory: InodeType.DIRECTORY,
-    File: InodeType.FILE,
-    Symlink: InodeType.SYMLINK,
-    BlockDevice: InodeType.BLOCK_DEVICE,
-    CharDevice: InodeType.CHAR_DEVICE,
-    Fifo: InodeType.FIFO,
-}
 _MAX_BASIC = (1 << 32) - 1
 """The highest number in a basic inode of a file."""
 _MAX_BASIC_LISTING = (1 << 16) - 1 - EMPTY_LISTING
@@ -144,7 +133,7 @@ class InodeWriter:
             is_basic, body = xattr == NO_XATTRS, self._other_body(node)
             body += b"" if is_basic else XATTR_NUMBER.pack(XattrNumber(xattr))
         header = InodeHeader(
-            type=_TYPES[type(node)] + (0 if is_basic else EXTENDED),
+            type=INODE_TYPES[node.file_type] + (0 if is_basic else EXTENDED),
             mode=0o777 if isinstance(node, Symlink) else node.mode,
             uid=self._id(node.uid),
             gid=self._id(node.gid),
@@ -200,7 +189,7 @@ class InodeWriter:
         if isinstance(node, Symlink):
             return SYMLINK_INODE.pack(SymlinkInode(links, len(node.target))) + node.target
         if isinstance(node, Device):
-            return DEVICE_INODE.pack(DeviceInode(links, pack_device(node.major, node.minor)))
+            return DEVICE_INODE.pack(DeviceInode(links, encode_device(node.major, node.minor)))
         return IPC_INODE.pack(IpcInode(links))
 
     def _write_listing(self, entries: list[tuple[bytes, Node]]) -> _Listing:
@@ -244,7 +233,7 @@ class InodeWriter:
             entry = DirectoryEntry(
                 offset=self._references[node] & 0xFFFF,
                 delta=self._numbers[node] - number & 0xFFFF,
-                type=_TYPES[type(node)],
+                type=INODE_TYPES[node.file_type],
                 name_size=len(name) - 1,
             )
             parts += DIRECTORY_ENTRY.pack(entry), name

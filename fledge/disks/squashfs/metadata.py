@@ -148,11 +148,6 @@ class Cursor:
         self._position = position
         self._offset = offset
 
-    @property
-    def place(self) -> tuple[int, int]:
-        """The position of the current piece in the image, and the offset in it, unpacked."""
-        return self._position, self._offset
-
     def read(self, size: int) -> bytes:
         """Return the next ``size`` bytes. Raises `MalformedError`."""
         parts = []

@@ -32,6 +32,7 @@ position of the index. A table that is missing has the position `NONE`.
 
 # No "from __future__ import annotations" here: `Layout` evaluates all of these when it is loaded.
 
+import stat
 from enum import IntEnum, IntFlag
 from struct import Struct
 from typing import Annotated, NamedTuple
@@ -79,7 +80,7 @@ class Codec(IntEnum):
 
 
 class Flag(IntFlag):
-    """What was asked of the program that made the image. Linux looks at the options' flag alone."""
+    """How the image was made. Linux only looks whether `OPTIONS` is set."""
 
     PLAIN_INODES = 0x1
     PLAIN_DATA = 0x2
@@ -150,6 +151,18 @@ class InodeType(IntEnum):
     FIFO = 6
     SOCKET = 7
 
+
+FILE_TYPES = {
+    InodeType.DIRECTORY: stat.S_IFDIR,
+    InodeType.FILE: stat.S_IFREG,
+    InodeType.SYMLINK: stat.S_IFLNK,
+    InodeType.BLOCK_DEVICE: stat.S_IFBLK,
+    InodeType.CHAR_DEVICE: stat.S_IFCHR,
+    InodeType.FIFO: stat.S_IFIFO,
+    InodeType.SOCKET: stat.S_IFSOCK,
+}
+"""The S_IFMT bits of each type (inode(7))."""
+INODE_TYPES = {file_type: inode_type for inode_type, file_type in FILE_TYPES.items()}
 
 EXTENDED = 7
 
@@ -359,13 +372,3 @@ ID = Struct("<I")
 XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")
 """What names of extended attributes begin with, by type. There is no other."""
 VALUE_ELSEWHERE = 0x100
-
-
-def pack_device(major: int, minor: int) -> int:
-    """Return the number of a device as Linux encodes it in 32 bits (new_encode_dev)."""
-    return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
-
-
-def unpack_device(device: int) -> tuple[int, int]:
-    """Return the major and minor number of a device."""
-    return device >> 8 & 0xFFF, device & 0xFF | device >> 12 & 0xFFF00

@@ -51,16 +51,17 @@ from fledge.disks.squashfs.structures import (
     InodeType,
     Superblock,
 )
-from fledge.errors import CorruptError, FledgeError, MalformedError, unreadable
+from fledge.errors import FledgeError, MalformedError
 from fledge.report import human_size
 from fledge.tree.budget import XATTR_COST, Budget
 from fledge.tree.compression import MAX_DECOMPRESSED_SIZE
 from fledge.tree.content import OpenFile
-from fledge.tree.limits import MAX_NAME, MAX_PATH, MAX_XATTR_SIZE
+from fledge.tree.inodes import ENTRY_COST, check_target_size, explained
+from fledge.tree.limits import MAX_NAME, MAX_XATTR_SIZE
 from fledge.tree.names import printable
 
-ENTRY_COST = 800
-"""Bytes of memory that an entry of a directory and its node take."""
+HINT = "Build or copy it again."
+"""What to do about a damaged image."""
 CACHED_FRAGMENTS = 8
 """Fragment blocks that are kept unpacked: those of files that are read one after another."""
 
@@ -94,25 +95,15 @@ class StoredInode(NamedTuple):
     device: int = 0
 
 
-def corrupt(message: str) -> CorruptError:
-    """Return the error for a damaged image."""
-    return CorruptError(message, "Build or copy it again.")
-
-
 def read_superblock(path: Path) -> Superblock:
     """Read the superblock of the image at ``path``, and check it.
 
     Raises `CorruptError`, and `FledgeError` if the file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            return check_superblock(file.read(SUPERBLOCK_SIZE), size)
-    except MalformedError as error:
-        raise corrupt(f"{path}: {error}") from error
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with explained(path, HINT), path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        return check_superblock(file.read(SUPERBLOCK_SIZE), size)
 
 
 def check_superblock(data: bytes, size: int) -> Superblock:
@@ -179,18 +170,18 @@ class Volume:
         cursor = self._metadata.cursor(self.superblock.inode_table, reference)
         header = INODE_HEADER.unpack_from(cursor.read(INODE_HEADER.size))
         is_extended = header.type > EXTENDED
-        number = header.type - (EXTENDED if is_extended else 0)
-        if number not in set(InodeType):
-            raise MalformedError(f"its type {header.type} is not known")
-        found = StoredInode(header, InodeType(number))
+        try:
+            kind = InodeType(header.type - (EXTENDED if is_extended else 0))
+        except ValueError as error:
+            raise MalformedError(f"its type {header.type} is not known") from error
+        found = StoredInode(header, kind)
         if found.type is InodeType.DIRECTORY:
             return _directory(found, cursor, is_extended)
         if found.type is InodeType.FILE:
             return self._file_inode(found, cursor, is_extended)
         if found.type is InodeType.SYMLINK:
             links, size = SYMLINK_INODE.unpack_from(cursor.read(SYMLINK_INODE.size))
-            if not 0 < size < MAX_PATH:
-                raise MalformedError(f"a symlink's target cannot have {size} bytes")
+            check_target_size(size)
             found = found._replace(links=links, size=size, target=cursor.read(size))
         elif found.type in (InodeType.BLOCK_DEVICE, InodeType.CHAR_DEVICE):
             links, device = DEVICE_INODE.unpack_from(cursor.read(DEVICE_INODE.size))

@@ -93,10 +93,6 @@ def holes(path: Path, size: int, *extents: tuple[int, int]) -> Sparse:
     return Sparse(size, path, tuple(DataExtent(offset, 7, length) for offset, length in extents))
 
 
-def read_back(path: Path, folder: Path) -> Tree:
-    return read(path, folder).tree
-
-
 def fsck(path: Path, *options: str) -> None:
     """Check with fsck.erofs, which must find nothing."""
     daemons.need("fsck.erofs")
@@ -140,7 +136,7 @@ def test_dump_shows_the_superblock(tmp_path: Path) -> None:
     write(tree, tmp_path / "image", Erofs())
     said = subprocess.check_output(["dump.erofs", "-s", tmp_path / "image"], text=True)
     facts = dict(re.findall(r"^(.+?):\s+(.*)$", said, re.MULTILINE))
-    superblock = read(tmp_path / "image", tmp_path).superblock
+    superblock = read(tmp_path / "image").superblock
     uuid = superblock.uuid.hex()
     assert facts["Filesystem UUID"].replace("-", "") == uuid
     assert uuid[12] == "4"
@@ -222,7 +218,7 @@ def test_a_thousand_trees(fast: Path) -> None:
         for number, tree in enumerate(group):
             together.root.children[b"%d" % number] = plausible(tree).root
         write(together, fast / "image", Erofs(compression))
-        assert describe(read_back(fast / "image", fast)) == describe(together)
+        assert describe(read(fast / "image").tree) == describe(together)
         for _, node in together.walk():
             node.mtime_ns %= 1 << 62  # what os.stat() can tell
             if not isinstance(node, File | Directory):
@@ -264,7 +260,7 @@ def test_every_mode_and_layout_is_read_back(tmp_path: Path) -> None:
     }
     for compression in ("none", "lz4"):
         write(tree, tmp_path / "image", Erofs(compression))
-        image = read(tmp_path / "image", tmp_path)
+        image = read(tmp_path / "image")
         assert describe(image.tree) == describe(tree)
         assert {facts.layout for facts in image.inodes.values()} == layouts[compression]
         assert all(facts.links for facts in image.inodes.values())
@@ -336,7 +332,7 @@ def test_a_level_that_lz4_does_not_have() -> None:
 def test_different_filesystems_have_different_uuids(tmp_path: Path) -> None:
     def uuid_of(tree: Tree, options: Erofs) -> bytes:
         write(tree, tmp_path / "image", options)
-        return read(tmp_path / "image", tmp_path).superblock.uuid
+        return read(tmp_path / "image").superblock.uuid
 
     plain, later = Tree(mtime_ns=0), Tree(mtime_ns=10**9)
     named = Tree(mtime_ns=0)
@@ -386,7 +382,7 @@ def test_more_shared_attributes_than_an_inode_can_refer_to(tmp_path: Path) -> No
         xattrs = {b"user.%d" % number: b"v" for number in range(300)}
         tree.root.children[name] = File(mode=0o644, content=b"", xattrs=xattrs)
     write(tree, tmp_path / "image", Erofs())
-    assert describe(read_back(tmp_path / "image", tmp_path)) == describe(tree)
+    assert describe(read(tmp_path / "image").tree) == describe(tree)
 
 
 @pytest.mark.slow
@@ -482,7 +478,7 @@ def test_a_change_of_a_layer_moves_nothing_of_lower_ones(tmp_path: Path) -> None
         size = ALIGNMENT * BLOCK_SIZE
         parts = {data[start : start + size] for start in range(0, len(data), size)}
         chunks.append(parts)
-        image = read(tmp_path / "image", tmp_path)
+        image = read(tmp_path / "image")
         starts = sorted(offsets(image))
         assert starts[0] % size == 0
     lower = 40 * 2 * len(NOISE) // size
