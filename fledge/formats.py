@@ -265,9 +265,23 @@ def find_format(path: Path) -> tuple[type[Format], int]:
         raise unreadable_argument(path, error) from error
     best = max(FORMATS, key=lambda each: each.recognize(start))
     if not best.recognize(start):
-        names = ", ".join(dict.fromkeys(each.name for each in FORMATS))
-        raise CorruptError(
-            f"{path} is not in a known format ({names})",
-            "Mount an image of another format to read it; of a whole disk, name one partition.",
-        )
+        raise _unknown(path, start)
     return best, size
+
+
+def _unknown(path: Path, start: bytes) -> CorruptError:
+    """Return the error for a file in no known format that begins with ``start``."""
+    # Imported late, because every command loads this module.
+    from fledge.tree import verity  # noqa: PLC0415
+
+    if start.startswith(verity.SIGNATURE):
+        disk = path.with_suffix("") if path.suffix == ".verity" else "a disk"
+        return CorruptError(
+            f"{path} is the hash tree by which dm-verity seals {disk}, and has no files",
+            "Name the disk, which has them.",
+        )
+    names = ", ".join(dict.fromkeys(each.name for each in FORMATS))
+    return CorruptError(
+        f"{path} is not in a known format ({names})",
+        "Mount an image of another format to read it; of a whole disk, name one partition.",
+    )

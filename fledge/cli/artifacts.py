@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from fledge.operations.build import Artifact
+import msgspec
+
+from fledge.operations.build import Artifact, Beside
 from fledge.project.manifest import path_beside
 from fledge.sources.inputs import Input
 
@@ -23,8 +25,15 @@ def as_object(artifact: Artifact) -> dict[str, object]:
         "sha256": artifact.digest.hex,
         "root_hash": artifact.root_hash.hex if artifact.root_hash else None,
         "manifest": str(path_beside(artifact.path)) if artifact.manifest else None,
+        **beside_as_object(artifact.beside),
         "inputs": inputs_as_list(artifact.inputs),
     }
+
+
+def beside_as_object(found: Beside) -> dict[str, str | None]:
+    """Return the paths of the files beside an artifact, None for those that are not there."""
+    paths = msgspec.structs.asdict(found)
+    return {name: str(path) if path else None for name, path in paths.items()}
 
 
 def inputs_as_list(inputs: Iterable[Input]) -> list[dict[str, str]]:

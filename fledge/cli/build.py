@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fledge.cli.artifacts import as_object, as_text
+from fledge.cli.artifacts import as_object, as_text, beside_as_object
 from fledge.cli.lines import LineReporter
 from fledge.cli.options import (
     EXIT_CODES,
@@ -195,6 +195,9 @@ def _print_summary(reporter: LineReporter, artifact: Artifact, *, with_path: boo
     reporter.line((f"  sha256 {artifact.digest.hex}", "dim"))
     if artifact.root_hash:
         reporter.line((f"  root hash {artifact.root_hash.hex}", "dim"))
+    for what, path in beside_as_object(artifact.beside).items():
+        if path:
+            reporter.line((f"  {what.replace('_', ' ')} {path_text(Path(path))}", "dim"))
     if artifact.manifest:
         reporter.line((f"  manifest {path_text(path_beside(artifact.path))}", "dim"))
 

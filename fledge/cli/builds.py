@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fledge.cli.artifacts import as_object, as_text, inputs_as_list
+from fledge.cli.artifacts import as_object, as_text, beside_as_object, inputs_as_list
 from fledge.cli.lines import LineReporter
 from fledge.cli.projects import print_failures
 from fledge.cli.units import path_text
+from fledge.operations.build import find_beside
 from fledge.operations.builds import BuildResult
 from fledge.project.manifest import path_beside
 
@@ -54,6 +55,7 @@ def _as_object(result: BuildResult) -> dict[str, object]:
             "sha256": result.unchanged.digest.hex,
             "root_hash": result.unchanged.root_hash.hex if result.unchanged.root_hash else None,
             "manifest": str(path_beside(result.path)) if result.unchanged.manifest else None,
+            **beside_as_object(find_beside(result.path, result.unchanged.root_hash)),
             "inputs": inputs_as_list(result.unchanged.inputs),
         }
     path = str(result.path) if result.path else None

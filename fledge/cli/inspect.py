@@ -51,7 +51,8 @@ def run(
     """Show the content of an artifact.
 
     Prints a summary, or the file or directory at PATH. Reads initramfs archives and images of ext2,
-    ext3, ext4, squashfs and erofs, whoever made them.
+    ext3, ext4, squashfs and erofs, whoever made them. The exit code is 1 if
+    a sealed disk is damaged.
     """
     if as_list and as_json:
         raise typer.BadParameter("--list and --json exclude each other")
@@ -74,6 +75,8 @@ def run(
             _print_below(opened, inside, top)
         else:
             _print_node(opened, inside, top)
+    if summary and summary.seal and not summary.seal.is_intact:
+        raise typer.Exit(1)
 
 
 def _print_json(opened: Opened, summary: Summary, path: bytes, top: Node) -> None:

@@ -29,7 +29,7 @@ from fledge.cli.policies import (
 )
 from fledge.cli.reporters import reported
 from fledge.errors import ConfigError
-from fledge.operations.seal import verify_seal
+from fledge.operations.seal import SealCheck, verify_seal
 from fledge.operations.verify import Verification, verify
 from fledge.session import Session
 from fledge.tree.names import printable
@@ -42,6 +42,7 @@ app = new_app()
 
 @app.command(cls=Command, epilog=EXIT_CODES)
 def run(
+    context: typer.Context,
     artifact: ArtifactArgument,
     config: ConfigOption = DEFAULT_CONFIG,
     keys: KeysOption = None,
@@ -56,7 +57,8 @@ def run(
         str | None,
         typer.Option(
             metavar="HEX",
-            help="Check only that a sealed disk is what this root hash of dm-verity says.",
+            help="Check that a sealed disk is what this root hash of dm-verity says, and the"
+            " signatures if keys are given, without building it again.",
         ),
     ] = None,
     verbose: VerboseDifferenceOption = False,
@@ -68,32 +70,37 @@ def run(
     artifacts differ or a sealed disk is damaged, and 4 if the signatures are not those that are
     asked for.
     """
-    if root_hash is not None:
-        _check_root_hash(artifact, root_hash, verbose)
-        return
+    named = context.get_parameter_source("config")
+    if root_hash is not None and named and named.name != "DEFAULT":
+        raise typer.BadParameter("--root-hash builds nothing, so it excludes --config")
     with reported(verbose) as reporter:
         session = Session.default(reporter=reporter, offline=offline)
         trust = read_policy(keys, threshold, builder, sources, policy)
-        if no_rebuild:
+        if root_hash is not None:
+            if trust:
+                _check_signatures(artifact, trust, session)
+            found = verify_seal(artifact, root_hash, session=session)
+            is_right, lines = found.is_intact, _seal_lines(artifact, found)
+        elif no_rebuild:
             _check_signatures(artifact, trust, session)
             return
-        result = verify(artifact, config, policy=trust, session=session)
-        for line in _lines(artifact, result, None if verbose else views.MAX_DIFFERENCE):
+        else:
+            result = verify(artifact, config, policy=trust, session=session)
+            limit = None if verbose else views.MAX_DIFFERENCE
+            is_right, lines = result.equal, _lines(artifact, result, limit)
+        for line in lines:
             print(printable(line))
-    if not result.equal:
+    if not is_right:
         raise typer.Exit(1)
 
 
-def _check_root_hash(artifact: Path, root_hash: str, verbose: bool) -> None:
-    with reported(verbose) as reporter:
-        found = verify_seal(artifact, root_hash, session=Session.default(reporter=reporter))
+def _seal_lines(artifact: Path, found: SealCheck) -> Iterator[str]:
+    """Yield whether a sealed disk is intact, and what is damaged."""
     if found.is_intact:
-        print(printable(f"intact: all of {artifact} is what the root hash says"))
+        yield f"intact: all of {artifact} is what the root hash says"
         return
-    print(printable(f"damaged: {artifact}"))
-    for line in views.damage_lines(found):
-        print(printable(f"  {line}"))
-    raise typer.Exit(1)
+    yield f"damaged: {artifact}"
+    yield from (f"  {line}" for line in views.damage_lines(found))
 
 
 def _check_signatures(artifact: Path, policy: Policy | None, session: Session) -> None:

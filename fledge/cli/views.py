@@ -72,6 +72,11 @@ def summary_lines(opened: Opened, found: Summary) -> Iterator[str]:
 
 
 def _seal_summary(found: SealCheck) -> Iterator[str]:
+    if found.seal is None:
+        yield _line("sealed", f"by dm-verity: damaged: {found.problem}")
+        if found.expected:
+            yield _line("root hash", f"{found.expected.hex}, by its provenance")
+        return
     tree = found.seal.tree
     yield _line("root hash", found.seal.root_hash.hex)
     state = "all data is intact" if found.is_intact else "damaged"
@@ -80,13 +85,19 @@ def _seal_summary(found: SealCheck) -> Iterator[str]:
     if not found.is_intact:
         yield from (f"    {line}" for line in damage_lines(found))
     yield _line("salt", tree.salt.hex() or "none")
-    yield _line("kernel", seal.kernel_parameters(found.seal))
-    yield _line("systemd", seal.systemd_parameters(found.seal))
+    if found.trusted:
+        # Lines of their own, so that they can be copied from any terminal.
+        yield _line("kernel", "")
+        yield seal.kernel_parameters(found.trusted)
+        yield _line("systemd", "")
+        yield seal.systemd_parameters(found.trusted)
 
 
 def damage_lines(found: SealCheck) -> Iterator[str]:
     """Yield what is damaged in a sealed artifact. Names in the lines are not escaped."""
-    if found.seal.root_hash != found.expected:
+    if found.seal is None:
+        yield found.problem
+    elif found.expected and found.seal.root_hash != found.expected:
         yield f"its root hash is {found.seal.root_hash.hex}, and should be {found.expected.hex}"
     for each in found.damaged[:MAX_DAMAGES]:
         level = "" if each.level is None else f", below a damaged block of level {each.level}"
@@ -101,7 +112,7 @@ def damage_lines(found: SealCheck) -> Iterator[str]:
 
 
 def _line(title: str, text: str) -> str:
-    return f"  {title:<13}{text}"
+    return f"  {title:<13}{text}".rstrip()
 
 
 def _program(found: Program | None, note: str | None) -> str:
@@ -154,6 +165,7 @@ def difference_lines(found: Difference, max_lines: int | None = None) -> Iterato
 def _all_difference_lines(found: Difference) -> Iterator[str]:
     if found.same_bytes:
         yield "all bytes are equal"
+        yield from _container_lines(found)
         return
     count = len(found.changes)
     paths = "1 path differs" if count == 1 else f"{count} paths differ"
@@ -163,8 +175,7 @@ def _all_difference_lines(found: Difference) -> Iterator[str]:
         yield f"  not compared, because only one of the two formats supports it: {feature}"
     for note in found.notes:
         yield f"  {note}"
-    for name, (old, new) in found.container.items():
-        yield f"  {_field(name, old, new, ':')}"
+    yield from _container_lines(found)
     for name, detail in found.details.items():
         where = "1 path" if detail.paths == 1 else f"{detail.paths} paths, first"
         field = _field(name, detail.before, detail.after, ":")
@@ -173,6 +184,11 @@ def _all_difference_lines(found: Difference) -> Iterator[str]:
         fields = ", ".join(_field(name, *both) for name, both in change.fields.items())
         yield f"{_SIGNS[change.kind]} /{printable(change.path)}{': ' if fields else ''}{fields}"
         yield from (f"    {line}" for line in change.lines)
+
+
+def _container_lines(found: Difference) -> Iterator[str]:
+    for name, (old, new) in found.container.items():
+        yield f"  {_field(name, old, new, ':')}"
 
 
 def _field(name: str, old: object, new: object, colon: str = "") -> str:

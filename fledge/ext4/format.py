@@ -74,17 +74,17 @@ class Ext4(msgspec.Struct, frozen=True, tag="ext4", tag_field="type"):
             description="Make a disk that no kernel writes to: without a journal and without free"
             " space. A guest writes to an overlay in memory. Needed to seal it with [verity].",
             examples=[True],
-            extra={"contradicts": "size_buffer_mb"},
+            extra={"contradicts": ("size_buffer_mb", "bytes_per_inode", "preallocate", "builder")},
         ),
     ] = False
 
     def __post_init__(self) -> None:
-        if self.read_only and self.size_buffer_mb:
-            raise ValueError("read_only leaves no free space; remove size_buffer_mb")
-        if self.read_only and self.bytes_per_inode:
-            raise ValueError("read_only leaves no free inodes; remove bytes_per_inode")
-        if self.read_only and self.builder == "mkfs":
-            raise ValueError('only fledge itself makes a read_only disk; remove builder = "mkfs"')
+        room = self.size_buffer_mb or self.bytes_per_inode or self.preallocate
+        if self.read_only and (room or self.builder != "native"):
+            raise ValueError(
+                "read_only leaves no free space, and only fledge itself makes such a disk; remove"
+                " size_buffer_mb, bytes_per_inode, preallocate and builder"
+            )
 
     def default_output(self, image_name: str | None) -> str:
         """``IMAGE.img``."""

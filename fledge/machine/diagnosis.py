@@ -64,6 +64,23 @@ _CAUSES = (
         "Build the artifact again, or compare it with its checksum.",
     ),
     (
+        r"unidentified algorithms (?P<what>\w+), please upgrade kernel"
+        r"|z_erofs_\w+: algorithm (?P<other>\d+) isn't enabled on this kernel",
+        "this kernel cannot decompress the erofs on the disk (algorithms {what})",
+        "fledge check --kernel says what it lacks. Use another kernel, or another compression in"
+        " [filesystem].",
+    ),
+    (
+        r"erofs.*: unidentified incompatible feature (?P<what>\w+), please upgrade kernel",
+        "this kernel is too old for the erofs on the disk (features {what})",
+        "fledge check --kernel says which it needs.",
+    ),
+    (
+        r'Filesystem uses "(?P<what>\w+)" compression\. This is not supported',
+        "this kernel cannot decompress the squashfs on the disk: it lacks {what}",
+        "Use another kernel, or another compression in [filesystem].",
+    ),
+    (
         re.escape(AGENT_OF_DISK),
         f"{AGENT_OF_DISK}, and fledge has no other to start it",
         "Add [agent] to fledge.toml, and build it again.",

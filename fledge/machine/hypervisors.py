@@ -34,6 +34,8 @@ class VirtualMachine(msgspec.Struct, frozen=True, kw_only=True):
     command_line: str
     disk: str | None
     """The path of a raw image, which becomes /dev/vda; None: it has no disk."""
+    is_read_only: bool = False
+    """Whether the guest never writes to its disk."""
     hash_disk: str | None = None
     """The path of a hash tree of dm-verity, which becomes /dev/vdb; None: there is none."""
     memory: int
@@ -104,7 +106,9 @@ def _cloud_hypervisor(machine: VirtualMachine) -> str:
     command += ["--memory", f"size={machine.memory}M", "--serial", "tty", "--console", "off"]
     if machine.disk:
         # Writes to sector 0 of a disk whose type is only guessed are refused since version 51.
-        disks = (f"path={_quoted(path)},image_type=raw" for path in machine.disks.values())
+        read_only = ",readonly=on" if machine.is_read_only else ""
+        paths = machine.disks.values()
+        disks = (f"path={_quoted(path)},image_type=raw{read_only}" for path in paths)
         command += ["--disk", *disks]
     return shlex.join(command)
 
@@ -125,7 +129,7 @@ def _firecracker(machine: VirtualMachine) -> str:
             "drive_id": name,
             "path_on_host": path,
             "is_root_device": False,
-            "is_read_only": False,
+            "is_read_only": machine.is_read_only,
         }
         for name, path in machine.disks.items()
     ]

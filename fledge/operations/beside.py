@@ -57,13 +57,6 @@ def sign(
         signing.sign_with(signer, output, session)
 
 
-def recorded_root_hash(output: Path) -> Digest | None:
-    """Return the root hash of the older artifact at a path, by its provenance; None: unknown."""
-    with suppress(FledgeError):
-        return provenance.load(output).root_hash
-    return None
-
-
 def tidy_tree(config: Config, output: Path, old: Digest | None, session: Session) -> None:
     """Remove the hash tree that an older build has put beside its artifact, if this one does not.
 
@@ -75,12 +68,18 @@ def tidy_tree(config: Config, output: Path, old: Digest | None, session: Session
         session.reporter.note(f"{path} is removed: it was for another build")
 
 
-def load_certificate(config: Config, signer: Signer | None) -> Certificate | None:
+def load_certificate(config: Config, signer: Signer | None, session: Session) -> Certificate | None:
     """Return the certificate that a build is to sign its root hash with. None: it does not.
 
     Raises `ConfigError` if it cannot be used.
     """
-    if not signer or not config.verity or not config.verity.certificate:
+    if not config.verity or not config.verity.certificate:
+        return None
+    if not signer:
+        session.reporter.note(
+            f"{config.verity.certificate} is not used: without --sign-with, nothing signs the root"
+            " hash"
+        )
         return None
     from fledge.project import pkcs7  # noqa: PLC0415 - as above
 

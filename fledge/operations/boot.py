@@ -28,12 +28,22 @@ from fledge.errors import (
 from fledge.formats import Format, artifact_requirements, find_format, open_artifact
 from fledge.host import programs
 from fledge.host.files import PathLike
-from fledge.machine import boot_kernel, device_mapper, hypervisors, modules, network, shim
+from fledge.machine import (
+    boot_kernel,
+    device_mapper,
+    hypervisors,
+    kernels,
+    modules,
+    network,
+    shim,
+)
+from fledge.machine import check as machine_check
 from fledge.machine import probe as probes
 from fledge.machine.boot_kernel import BootKernel
 from fledge.machine.console import Ending, Watch, attend, running
 from fledge.machine.diagnosis import diagnose
 from fledge.machine.hypervisors import CONSOLES, VirtualMachine
+from fledge.machine.kconfig import State
 from fledge.machine.kernels import PROFILES
 from fledge.machine.network import ADDRESS, GATEWAY, NETMASK, Forward
 from fledge.machine.probe import Probe
@@ -44,7 +54,6 @@ from fledge.operations.arguments import as_config, as_session
 from fledge.operations.manifest import workload_context
 from fledge.operations.seal import Seal
 from fledge.project import manifest as plugin
-from fledge.project import provenance
 from fledge.project.manifest import Address, PluginManifest
 from fledge.session import Session
 from fledge.sources import paths
@@ -58,7 +67,7 @@ from fledge.tree import File, Tree, elf
 from fledge.tree.applets import MAX_BUSYBOX_SIZE
 from fledge.tree.content import Content, Span, content_size, hash_file, read_content, read_range
 from fledge.tree.elf import ELF_MAGIC
-from fledge.tree.kernel import OVERLAY
+from fledge.tree.kernel import DM_VERITY, OVERLAY, Requirement
 from fledge.tree.programs import Context, Problem
 from fledge.tree.regular import read_regular
 
@@ -191,7 +200,7 @@ def boot_command(
             for piece in plan.initrd():
                 partial.write(piece)
             vm = msgspec.structs.replace(vm, initrd=str(session.cache.add(partial).path))
-    if vm.disk and hypervisor != "qemu":
+    if vm.disk and not vm.is_read_only and hypervisor != "qemu":
         session.reporter.note(f"{hypervisor} writes to {vm.disk}: give each machine a copy")
     if hypervisor == "firecracker" and not _is_elf(Path(vm.kernel)) and vm.architecture == "amd64":
         session.reporter.note(f"firecracker needs a vmlinux, and {vm.kernel} is none")
@@ -267,15 +276,16 @@ def _is_elf(path: Path) -> bool:
 def _plan(artifact: Path, wanted: Machine, session: Session) -> _Plan:
     format_, _ = find_format(artifact)
     is_disk = format_.manifest_key == "rootfs"
+    sealed = _find_seal(artifact, session) if is_disk else None
     kernel = _kernel(wanted, session)
     if kernel.architecture not in CONSOLES:
         raise ConfigError(
             f"{kernel.path} is a kernel for {kernel.architecture}, which fledge cannot boot",
             f"Name a kernel for {' or '.join(CONSOLES)}.",
         )
+    _note_missing(artifact, DM_VERITY if sealed else (), kernel, session)
     forwards = tuple(map(network.parse_forward, wanted.publish))
     manifest = _manifest(artifact, format_, wanted.manifest, session)
-    sealed = _find_seal(artifact, session) if is_disk else None
     disk = _disk(artifact, format_, sealed, kernel.architecture) if is_disk else None
     names = (*shim.DRIVERS, *(disk.drivers if disk else ()))
     drivers = modules.load_order(kernel.modules, names) if kernel.modules else []
@@ -299,6 +309,7 @@ def _plan(artifact: Path, wanted: Machine, session: Session) -> _Plan:
             disk=is_disk,
         ),
         disk=path if is_disk else None,
+        is_read_only=disk is not None and disk.needs_overlay,
         hash_disk=None if not sealed or sealed.is_appended else str(sealed.file.absolute()),
         memory=wanted.memory or (resources.memory_mb if resources else DEFAULT_MEMORY),
         cpus=wanted.cpus or (resources.cpu_cores if resources else 1),
@@ -308,15 +319,30 @@ def _plan(artifact: Path, wanted: Machine, session: Session) -> _Plan:
     return _Plan(artifact, machine, manifest, wanted.volant and not is_disk, archive)
 
 
+def _note_missing(
+    artifact: Path, more: Sequence[Requirement], kernel: BootKernel, session: Session
+) -> None:
+    """Report what an artifact needs and the kernel lacks, if both are known; ``more`` is needed as
+    well. What the kernel has as a module, fledge loads.
+    """
+    try:
+        config = kernels.find(str(kernel.path.absolute()), Path())
+        requirements = [*artifact_requirements(artifact), *more]
+    except FledgeError:  # the kernel has its say about a damaged artifact
+        return
+    for each in machine_check.check(requirements, config).findings:
+        if each.requirement.essential and each.state is State.MISSING:
+            session.reporter.note(
+                f"kernel {kernel.path}: {each.requirement.purpose}: {each.advice}"
+            )
+
+
 def _find_seal(artifact: Path, session: Session) -> Seal | None:
     """Return the seal of a disk with the root hash in its provenance, if there is one."""
     found = seal.find(artifact)
     if found is None:
         return None
-    try:
-        recorded = provenance.load(artifact).root_hash
-    except FledgeError:  # those of others have none
-        return found
+    recorded = seal.recorded_root_hash(artifact)
     if recorded is None or recorded == found.root_hash:
         return found
     session.reporter.note(

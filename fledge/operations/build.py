@@ -27,7 +27,7 @@ from fledge.operations.arguments import (
 from fledge.operations.kernel import target
 from fledge.operations.outputs import check_outputs
 from fledge.operations.shared_cache import EarlierBuild, SharedBuild, Sharing
-from fledge.project import lock, provenance
+from fledge.project import lock, provenance, signatures
 from fledge.project.config import Config
 from fledge.project.lock import PinFinder
 from fledge.project.manifest import (
@@ -46,6 +46,17 @@ from fledge.tree import File, Node, TreeError
 from fledge.tree.content import content_size
 from fledge.tree.digest import Digest
 from fledge.tree.kernel import needed_by
+
+
+class Beside(msgspec.Struct, frozen=True):
+    """The files that only some builds write beside an artifact. None: it is not there."""
+
+    hash_tree: Path | None = None
+    """The hash tree of dm-verity, if it is not in the artifact."""
+    signatures: Path | None = None
+    """The signatures of the provenance."""
+    root_signature: Path | None = None
+    """The signature of the root hash, for a kernel."""
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -70,6 +81,8 @@ class Artifact(msgspec.Struct, frozen=True):
     """The plugin manifest, which is a file beside the artifact; None if the config has none."""
     root_hash: Digest | None = None
     """The root hash of dm-verity; None if the artifact is not sealed."""
+    beside: Beside = Beside()
+    """The files beside the artifact that not every build writes."""
 
 
 def build(
@@ -139,8 +152,8 @@ def write_artifact(
     stale = None if config.manifest else beside.recorded_manifest(output)
     shared = SharedBuild.open(pins, start, output.name, sharing)
     signer = beside.open_signer(sharing.sign_with, start.session)
-    certificate = beside.load_certificate(config, signer)
-    old_root = beside.recorded_root_hash(output)
+    certificate = beside.load_certificate(config, signer, start.session)
+    old_root = seal.recorded_root_hash(output)
     with replacing_together(*outputs) as [new, new_record, *rest]:
         tree = rest.pop(0) if _trees_of(config, output) else None
         pulled = shared.pull(new) if shared else None
@@ -165,7 +178,21 @@ def write_artifact(
     if shared:
         shared.keep(output, is_pulled=pulled is not None)
     _note_kernel(config, kernel, artifact.platform.architecture, start.session)
-    return artifact
+    return msgspec.structs.replace(artifact, beside=find_beside(output, root))
+
+
+def find_beside(output: Path, root_hash: Digest | None) -> Beside:
+    """Return the files beside an artifact that was just built, or is up to date.
+
+    ``root_hash`` is that of dm-verity; None: it is not sealed.
+    """
+    tree, signed = seal.path_beside(output), signatures.path_beside(output)
+    root_signature = seal.signature_path(output)
+    return Beside(
+        tree if root_hash and tree.is_file() else None,
+        signed if signed.is_file() else None,
+        root_signature if root_hash and root_signature.is_file() else None,
+    )
 
 
 def _as_artifact(pulled: EarlierBuild, output: Path, url: str | None) -> Artifact:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from fledge.errors import FledgeError, MalformedError
+from fledge.operations import seal
 from fledge.operations.build import laying, outputs_of
 from fledge.operations.manifest import artifact_url
 from fledge.project import manifest, provenance
@@ -25,8 +26,9 @@ def up_to_date(
 
     It must record the same config, time, versions of fledge, platform and inputs: files of the
     project are hashed, and what is pinned is compared with ``pins`` and not fetched. The artifact
-    and its manifest must have the recorded digests. ``start`` is an empty assembly for the build,
-    and is used up. What is wrong with an input is for the build to say, so it counts as a change.
+    and its manifest must have the recorded digests, and a hash tree beside it the recorded root
+    hash. ``start`` is an empty assembly for the build, and is used up. What is wrong with an input
+    is for the build to say, so it counts as a change.
     """
     config = pins.config
     try:
@@ -38,14 +40,20 @@ def up_to_date(
             return None
         if str(start.platform) != record.platform or hash_file(output).digest != record.digest:
             return None
-        beside = manifest.path_beside(output)
-        if record.manifest and hash_file(beside).digest != record.manifest:
-            return None
-        if not all(each.exists() for each in outputs_of(config, output)):
+        has_all = all(each.exists() for each in outputs_of(config, output))
+        if not has_all or not _is_recorded_beside(record, output):
             return None
     except (FledgeError, OSError):
         return None
     return record
+
+
+def _is_recorded_beside(record: Provenance, output: Path) -> bool:
+    """Return whether manifest and hash tree beside an artifact are those that are recorded."""
+    beside = manifest.path_beside(output)
+    if record.manifest and hash_file(beside).digest != record.manifest:
+        return False
+    return not seal.problem_beside(output, record)
 
 
 def _has_inputs(record: Provenance, pins: PinFinder, assembly: Assembly) -> bool:

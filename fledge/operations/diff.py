@@ -13,9 +13,10 @@ from typing import Literal
 
 import msgspec
 
-from fledge.errors import unreadable_argument
+from fledge.errors import CorruptError, unreadable_argument
 from fledge.formats import Opened, open_artifact
 from fledge.host.files import PathLike
+from fledge.operations import seal
 from fledge.report import Reporter, Transfer
 from fledge.tree import (
     NANOSECONDS,
@@ -142,7 +143,7 @@ def diff(before: PathLike, after: PathLike, *, reporter: Reporter | None = None)
         progress.restart(0, max(old.size, new.size))
         first = _first_difference(before, after, progress)
         if first is None:
-            return Difference(None, (), {}, {}, ())
+            return Difference(None, (), _changed(_seal_facts(old), _seal_facts(new)), {}, ())
         if old.format is not new.format:
             return _across_formats(first, old, new)
         changes = tuple(compare(old.tree, new.tree))
@@ -165,7 +166,11 @@ def _across_formats(first: int, old: Opened, new: Opened) -> Difference:
     changes = tuple(compare(old.tree, new.tree, without=lacking, own_paths=own_paths))
     container = _changed(
         *(
-            {"kind": each.format.name, "sockets": sorted(each.contents.sockets)}
+            {
+                "kind": each.format.name,
+                "sockets": sorted(each.contents.sockets),
+                **_seal_facts(each),
+            }
             for each in (old, new)
         )
     )
@@ -202,7 +207,20 @@ def _container_facts(artifact: Opened) -> Fields:
         **contents.facts(),
         **({UNCOMPRESSED: uncompressed} if uncompressed else {}),
         "sockets": sorted(contents.sockets),
+        **_seal_facts(artifact),
     }
+
+
+def _seal_facts(artifact: Opened) -> Fields:
+    """Return the root hash and the place of the hash tree of a sealed disk, by displayed names."""
+    try:
+        found = seal.find(artifact.path)
+    except CorruptError:
+        return {"hash tree": "damaged or missing"}
+    if found is None:
+        return {}
+    where = "appended" if found.is_appended else "beside"
+    return {"root hash": found.root_hash.hex, "hash tree": where}
 
 
 def _order_difference(old: Opened, new: Opened) -> dict[str, tuple[object, object]]:

@@ -69,8 +69,8 @@ class Summary(msgspec.Struct, frozen=True):
     has_provenance: bool
     """Whether provenance for these bytes is beside the artifact."""
     seal: SealCheck | None
-    """Whether it is what its hash tree of dm-verity says, and if there is provenance for these
-    bytes, what the root hash there says. None: it is not sealed."""
+    """Whether it is what its hash tree of dm-verity says and, if there is provenance, be that for
+    these bytes or other ones, the root hash there. None: it is not sealed."""
 
 
 def inspect(artifact: PathLike) -> Summary:
@@ -99,8 +99,7 @@ def summarize(artifact: Opened, progress: Transfer | None = None) -> Summary:
     first = next(filter(None, programs), None)
     kestrel = _program(artifact.tree, paths.AGENT, digests)
     record = _provenance(artifact, progress or Transfer())
-    sealed = seal.find(artifact.path)
-    recorded = record.root_hash if record else None
+    recorded = seal.recorded_root_hash(artifact.path)
     inputs = {item.role: item for item in record.inputs} if record else {}
     version = inputs["agent"].facts.get("version") if "agent" in inputs else None
     return Summary(
@@ -113,7 +112,7 @@ def summarize(artifact: Opened, progress: Transfer | None = None) -> Summary:
         image=next((inputs[role].uri for role in inputs if role in IMAGE_ROLES), None),
         command=_command(artifact.tree),
         has_provenance=record is not None,
-        seal=seal.check(sealed, recorded, progress) if sealed else None,
+        seal=seal.examine(artifact.path, recorded, progress),
     )
 
 
@@ -247,10 +246,17 @@ def _program_json(program: Program | None) -> dict[str, Any] | None:
 def _seal_json(found: SealCheck | None) -> dict[str, Any] | None:
     if found is None:
         return None
-    tree = found.seal.tree
-    return {
-        "root_hash": found.seal.root_hash.hex,
+    answer: dict[str, Any] = {
+        "expected": found.expected.hex if found.expected else None,
         "intact": found.is_intact,
+        "problem": found.problem,
+    }
+    if found.seal is None:
+        return answer
+    tree, trusted = found.seal.tree, found.trusted
+    return {
+        **answer,
+        "root_hash": found.seal.root_hash.hex,
         "damaged": [
             {
                 "offset": each.offset,
@@ -265,8 +271,8 @@ def _seal_json(found: SealCheck | None) -> dict[str, Any] | None:
         "data_size": tree.data_size,
         "hash_tree": "appended" if found.seal.is_appended else "beside",
         "hash_tree_size": tree.size,
-        "kernel_parameters": seal.kernel_parameters(found.seal),
-        "systemd_parameters": seal.systemd_parameters(found.seal),
+        "kernel_parameters": seal.kernel_parameters(trusted) if trusted else None,
+        "systemd_parameters": seal.systemd_parameters(trusted) if trusted else None,
     }
 
 

@@ -32,7 +32,7 @@ def check_kernel(kernel: PathLike, artifact: PathLike) -> KernelCheck:
     `CorruptError` if one of them is damaged, `FledgeError` if it cannot be read.
     """
     requirements = [*artifact_requirements(artifact)]
-    if seal.find(Path(artifact)):
+    if seal.is_sealed(Path(artifact)):
         requirements += DM_VERITY
     named = Kernel(str(kernel), kernels.find(str(kernel), Path()))
     architecture = _recorded_architecture(Path(artifact))

@@ -26,6 +26,7 @@ from fledge.host.files import NewFile, PathLike
 from fledge.host.hashing import hash_blocks
 from fledge.host.output import Hasher
 from fledge.operations.arguments import as_session
+from fledge.project import provenance, sealing
 from fledge.project.provenance import Provenance
 from fledge.report import Transfer
 from fledge.session import Session
@@ -36,6 +37,10 @@ from fledge.tree.digest import Digest
 from fledge.tree.verity import HashTree
 
 REBUILD = "Build or copy the artifact again."
+
+MAX_SEARCHED = 1 << 16
+"""Blocks at the end of a disk in which a superblock is looked for that is not in its place."""
+
 SECTOR_SIZE = 512
 """Bytes of a sector, in which tables of the device mapper count."""
 
@@ -72,17 +77,33 @@ class Damaged(msgspec.Struct, frozen=True):
 class SealCheck(msgspec.Struct, frozen=True):
     """Whether a sealed artifact is what its root hash says."""
 
-    seal: Seal
-    expected: Digest
-    """The root hash that it should have."""
-    damaged: tuple[Damaged, ...]
+    seal: Seal | None
+    """None: the hash tree is missing or cannot be read; ``problem`` says why."""
+    expected: Digest | None
+    """The root hash that it should have. None: nothing says it, so that of its tree counts."""
+    damaged: tuple[Damaged, ...] = ()
     """The first damaged parts, at most `verity.MAX_DAMAGES`. Empty if another root hash is
     expected than that of the tree: nothing can be said of the data then."""
+    problem: str = ""
+    """Why there is no ``seal``; otherwise empty."""
 
     @property
     def is_intact(self) -> bool:
         """Whether a kernel reads all of it."""
-        return self.seal.root_hash == self.expected and not self.damaged
+        if self.seal is None or self.damaged:
+            return False
+        return self.expected in (None, self.seal.root_hash)
+
+    @property
+    def trusted(self) -> Seal | None:
+        """The seal with the root hash to give to a kernel. None: it is not known, because nothing
+        says it and the tree that gives it may be damaged.
+        """
+        if self.seal is None or self.is_intact:
+            return self.seal
+        return (
+            msgspec.structs.replace(self.seal, root_hash=self.expected) if self.expected else None
+        )
 
 
 def path_beside(artifact: Path) -> Path:
@@ -132,11 +153,25 @@ def write_again(artifact: NewFile, beside: NewFile, record: Provenance) -> None:
         )
 
 
+def recorded_root_hash(artifact: Path) -> Digest | None:
+    """Return the root hash of an artifact by the provenance beside it, be that for these bytes or
+    for other ones; None: it has none.
+    """
+    with suppress(FledgeError):
+        return provenance.load(artifact).root_hash
+    return None
+
+
+def is_sealed(artifact: Path) -> bool:
+    """Return whether an artifact has a hash tree, or should have one. Raises as `find`."""
+    return recorded_root_hash(artifact) is not None or find(artifact) is not None
+
+
 def find(artifact: Path) -> Seal | None:
     """Return the seal of an artifact; None: it is not sealed.
 
-    Raises `CorruptError` if the tree is damaged or not for this artifact, `FledgeError` if a file
-    cannot be read.
+    Raises `CorruptError` if the tree is damaged, not for this artifact, or missing although the
+    provenance of the artifact says that it is sealed; `FledgeError` if a file cannot be read.
     """
     with _opened(artifact) as file:
         size = os.lseek(file, 0, os.SEEK_END)
@@ -146,6 +181,8 @@ def find(artifact: Path) -> Seal | None:
                 return Seal(artifact, artifact, tree, verity.root_hash(file, file, tree))
         beside = path_beside(artifact)
         if not beside.is_file():
+            with _explained(artifact):
+                _refuse_lost(artifact, file, size)
             return None
         with _opened(beside) as target, _explained(beside):
             tree = _read_superblock(target)
@@ -158,6 +195,46 @@ def find(artifact: Path) -> Seal | None:
             return Seal(artifact, beside, tree, verity.root_hash(target, file, tree))
 
 
+def _refuse_lost(artifact: Path, file: int, size: int) -> None:
+    """Raise `CorruptError` if an artifact without a hash tree had one."""
+    if tree := _find_misplaced(file, size):
+        raise CorruptError(
+            f"{artifact} is sealed and damaged: it has {size} bytes, and should have"
+            f" {tree.data_size + tree.size} with its hash tree",
+            REBUILD,
+        )
+    if recorded_root_hash(artifact) is None:
+        return
+    sealed = f"{artifact} is sealed, as its provenance says, but"
+    if sealing.is_beside(provenance.load(artifact).config):
+        raise CorruptError(
+            f"{sealed} its hash tree {path_beside(artifact)} does not exist",
+            "Copy the file, too, or build the artifact again.",
+        )
+    data_blocks = verity.find_data_blocks(size)
+    what = f"no disk with a hash tree has {size} bytes: it is cut off, or has more than was built"
+    if data_blocks is not None:
+        what = (
+            f"of its {size} bytes, those at {data_blocks * BLOCK_SIZE} are no superblock of a hash"
+            " tree: it is damaged, cut off, or has more than was built"
+        )
+    raise CorruptError(f"{sealed} {what}", REBUILD)
+
+
+def _find_misplaced(file: int, size: int) -> HashTree | None:
+    """Return the hash tree of a disk that was cut off in it, or to which something was added."""
+    end = size // BLOCK_SIZE
+    count = min(end, end // 64 + 16, MAX_SEARCHED)  # a tree has less than a 64th of its disk
+    for block in range(end, end - count, -1):
+        start = os.pread(file, verity.SUPERBLOCK.size, block * BLOCK_SIZE)
+        if start.startswith(verity.SIGNATURE):
+            with suppress(MalformedError):
+                tree = verity.parse(start, block * BLOCK_SIZE)
+                if tree.data_blocks == block:
+                    return tree
+    return None
+
+
 def check_tree(path: Path) -> None:
     """Raise `CorruptError` if a file does not begin with the superblock of a hash tree."""
     with _opened(path) as file, _explained(path):
@@ -168,10 +245,22 @@ def _read_superblock(file: int) -> HashTree:
     return verity.parse(os.pread(file, verity.SUPERBLOCK.size, 0), 0)
 
 
-def find_sealed(artifact: Path) -> Seal:
-    """Do as `find`, and raise `ConfigError` if the artifact is not sealed."""
+def verify_seal(artifact: PathLike, root_hash: str, *, session: Session | None = None) -> SealCheck:
+    """Check a sealed artifact against a root hash, whoever made it, without privileges.
+
+    ``root_hash`` is 64 hexadecimal digits. Raises `ConfigError` if it is not, or if the artifact is
+    not sealed; `CorruptError` if it is in no known format; `FledgeError` if it cannot be read.
+    """
+    artifact = Path(artifact)
+    try:
+        expected = Digest.from_hex(root_hash.lower())
+    except MalformedError as error:
+        raise ConfigError(
+            f"the root hash {error}", "Write the one that the build or its provenance says."
+        ) from error
     find_format(artifact)  # what is no artifact at all
-    found = find(artifact)
+    with as_session(session).reporter.work("checking") as progress:
+        found = examine(artifact, expected, progress)
     if found is None:
         raise ConfigError(
             f"{artifact} is not sealed: it has no hash tree of dm-verity, and"
@@ -181,22 +270,38 @@ def find_sealed(artifact: Path) -> Seal:
     return found
 
 
-def verify_seal(artifact: PathLike, root_hash: str, *, session: Session | None = None) -> SealCheck:
-    """Check a sealed artifact against a root hash, whoever made it, without privileges.
-
-    ``root_hash`` is 64 hexadecimal digits. Raises `ConfigError` if it is not, or if the artifact is
-    not sealed; `CorruptError` if the superblock of its hash tree is damaged or hostile;
-    `FledgeError` if it cannot be read.
+def examine(
+    artifact: Path, expected: Digest | None, progress: Transfer | None = None
+) -> SealCheck | None:
+    """Check all of an artifact as `check` does, also one whose hash tree is missing or cannot be
+    read. None: it is not sealed. Raises `FledgeError` if a file cannot be read.
     """
     try:
-        expected = Digest.from_hex(root_hash.lower())
-    except MalformedError as error:
-        raise ConfigError(
-            f"the root hash {error}", "Write the one that the build or its provenance says."
-        ) from error
-    found = find_sealed(Path(artifact))
-    with as_session(session).reporter.work("checking") as progress:
-        return check(found, expected, progress)
+        found = find(artifact)
+    except CorruptError as error:
+        return SealCheck(None, expected, problem=error.message)
+    return check(found, expected, progress) if found else None
+
+
+def problem_beside(artifact: Path, record: Provenance) -> str:
+    """Say why the hash tree beside an artifact is not the one that was built, as the provenance of
+    the artifact records it; empty if it is, or if there is to be none.
+
+    Reads the whole artifact. Raises `FledgeError` if it cannot be read.
+    """
+    if record.root_hash is None or not sealing.is_beside(record.config):
+        return ""
+    path = path_beside(artifact)
+    if not path.is_file():
+        return f"{path} does not exist"
+    found = examine(artifact, record.root_hash)
+    if found is None or found.seal is None:
+        return found.problem if found else f"{path} is no hash tree"
+    if found.seal.tree != verity.derive(record.digest, found.seal.tree.data_blocks, 0):
+        return f"{path}: its superblock is not the one that was built"
+    if not found.is_intact:
+        return f"{path} does not seal this disk with the root hash {record.root_hash.hex}"
+    return ""
 
 
 def check(
@@ -206,13 +311,12 @@ def check(
 
     ``progress`` is told the bytes of data. Raises `FledgeError` if a file cannot be read.
     """
-    expected = expected or seal.root_hash
-    if expected != seal.root_hash:
-        return SealCheck(seal, expected, ())
+    if expected not in (None, seal.root_hash):
+        return SealCheck(seal, expected)
     progress = progress or Transfer()
     progress.restart(0, seal.tree.data_size)
     with _opened(seal.artifact) as data, _opened(seal.file) as file, _explained(seal.file):
-        found = list(verity.check(file, data, seal.tree, expected, progress.advance))
+        found = list(verity.check(file, data, seal.tree, seal.root_hash, progress.advance))
     paths = _find_paths(seal.artifact, found) if found else {}
     return SealCheck(
         seal,

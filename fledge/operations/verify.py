@@ -22,11 +22,11 @@ from fledge.errors import (
 from fledge.host.files import NewFile, PathLike
 from fledge.host.work import temporary_folder
 from fledge.oci.manifest import parse_platform
-from fledge.operations import build, documents
+from fledge.operations import build, documents, seal
 from fledge.operations.arguments import ConfigLike, as_config, as_session
 from fledge.operations.diff import Difference, diff
 from fledge.operations.digests import read_digest
-from fledge.project import lock, manifest, provenance
+from fledge.project import lock, manifest, provenance, sealing
 from fledge.project.config import Config
 from fledge.project.lock import Lock, PinFinder
 from fledge.project.provenance import Provenance
@@ -128,9 +128,13 @@ def verify(
     with temporary_folder() as (path, folder):
         new = NewFile(folder.descriptor, artifact.name)
         os.close(new.create())
+        tree = None
+        if sealing.is_beside(config.data):
+            tree = NewFile(folder.descriptor, seal.path_beside(artifact).name)
+            os.close(tree.create())
         rebuilt_path = path / artifact.name
         try:
-            rebuilt = _rebuild(record, claimed, config, new, rebuilt_path, session)
+            rebuilt = _rebuild(record, claimed, config, new, rebuilt_path, tree, session)
         except (ConfigError, CorruptError, NetworkError) as error:
             session.reporter.note("cannot be built as recorded; building the project as it is")
             claims = _nearest_claims(statement, record, config, new, rebuilt_path, session)
@@ -149,6 +153,7 @@ def verify(
         *_false_claims(statement, config, rebuilt, record.epoch),
         *_epoch_claim(difference, record.epoch),
         *_manifest_claims(record, artifact),
+        *filter(None, [seal.problem_beside(artifact, record)]),
     ]
     return Verification(
         artifact=digest,
@@ -180,9 +185,18 @@ def _check_comparable(record: Provenance, config: Config, artifact: Path) -> Non
 
 
 def _rebuild(
-    record: Provenance, claimed: Lock, config: Config, new: NewFile, path: Path, session: Session
+    record: Provenance,
+    claimed: Lock,
+    config: Config,
+    new: NewFile,
+    path: Path,
+    tree: NewFile | None,
+    session: Session,
 ) -> build.Artifact:
-    """Build from the recorded inputs, which ``claimed`` pins, and the files of the project."""
+    """Build from the recorded inputs, which ``claimed`` pins, and the files of the project.
+
+    ``new`` and ``tree`` are as for `build.build_pinned`.
+    """
     pins = PinFinder(config, path, claimed, False, Reporter())
     start = Assembly(
         session,
@@ -193,7 +207,7 @@ def _rebuild(
         trusts_pins=False,
         may_build=False,
     )
-    return build.build_pinned(config, pins, start, new, path, _url(record, config))
+    return build.build_pinned(config, pins, start, new, path, _url(record, config), tree)
 
 
 def _url(record: Provenance, config: Config) -> str | None:

@@ -16,7 +16,7 @@ from fledge.project.build_cache import BuildCache
 from fledge.project.manifest import Settings, WrongKeys
 from fledge.project.rules import T, first_of_type
 from fledge.project.schema import check_fields, schema
-from fledge.project.sealing import UNSUITABLE, Verity
+from fledge.project.sealing import Verity
 from fledge.project.target import Target
 from fledge.project.toml import Document, Table
 from fledge.sources.kinds import IMAGES, SOURCES
@@ -67,7 +67,7 @@ class Config(msgspec.Struct, frozen=True):
             if required and position not in positions:
                 raise ValueError(f"{self.strategy} needs {kind.variants[0].__name__}")
         if self.verity and not self.format.read_only:
-            raise ValueError(f"[verity] {UNSUITABLE}")
+            raise ValueError(rules.why_not_sealed(self.format))
 
     @property
     def requirements(self) -> Sequence[Requirement]:
@@ -140,7 +140,7 @@ def _config(document: Document) -> Config:
     if plugin.TABLE in document.top.data:
         manifest = _read_manifest(document.top.table(plugin.TABLE))
     if "verity" in parsed.settings and parsed.format and not parsed.format.read_only:
-        document.report(("verity",), f"[verity] {UNSUITABLE}")
+        document.report(("verity",), rules.why_not_sealed(parsed.format))
     if document.has_problems or parsed.format is None:
         raise document.error()
     target = first_of_type(Target, parsed.settings.values()) or Target()

@@ -141,7 +141,13 @@ def _group_conditions(group: Group, strategy: str, table: Table) -> list[Json]:
             # A key that is false counts as absent.
             {
                 "if": _has_value(key.name, False),
-                "else": {"not": {"required": [key.name, key.contradicts]}},
+                "else": {
+                    "properties": {
+                        each.name: False if each.default is None else {"const": each.default}
+                        for each in variant.keys
+                        if each.name in key.contradicts
+                    }
+                },
             }
             for key in variant.keys
             if key.contradicts

@@ -165,16 +165,19 @@ class _TableReader:
         if presence is Presence.IF_TABLE and table.keys[0] not in table.document.top.data:
             return None
         complete = given <= values.keys()
+        # A key with its default value says nothing new.
+        changed = given & {
+            key.name for key in chosen.keys if table.data.get(key.name) != key.default
+        }
         for key in chosen.keys:
             if key.required and key.name not in given:
                 table.report_missing(key.name, f"write {key.name} = {key.value.like()}")
                 complete = False
-            if key.contradicts in given and values.get(key.name):
-                table.report_value(key.name, f"contradicts {key.contradicts}; keep one of the two")
-                complete = False
-        # A key with its default value says nothing new.
-        changed = {key.name for key in chosen.keys if table.data.get(key.name) != key.default}
-        for name, why in chosen.needs(given & changed):
+            for other in key.contradicts if values.get(key.name) else ():
+                if other in changed:
+                    table.report_value(key.name, f"contradicts {other}; keep one of the two")
+                    complete = False
+        for name, why in chosen.needs(changed):
             if name not in given:
                 table.report_missing(name, why)
                 complete = False

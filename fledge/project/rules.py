@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fledge.formats import FORMATS
+from fledge.formats import FORMATS, Format
 from fledge.project.parser import Parsed
 from fledge.project.schema import schema
 from fledge.project.toml import Table
@@ -78,6 +78,19 @@ def json_schema() -> list[dict[str, object]]:
         },
         {"if": {"required": ["verity"]}, "then": {"anyOf": _read_only_filesystems()}},
     ]
+
+
+def why_not_sealed(format_: Format) -> str:
+    """Say why a disk cannot be sealed whose filesystem can be written, and what to do."""
+    kinds: list[type[Any]] = list(FORMATS)
+    names = [f'"{each.__struct_config__.tag}"' for each in kinds if each().read_only]
+    option = ""
+    if "read_only" in type(format_).__annotations__:
+        option = "set read_only = true in [filesystem], "
+    return (
+        f"[verity] seals only a filesystem that is never written; {option}choose type ="
+        f" {' or '.join(names)} in [filesystem], or remove the table"
+    )
 
 
 def _read_only_filesystems() -> list[dict[str, object]]:

@@ -47,8 +47,8 @@ class Key(msgspec.Struct, frozen=True):
     default: object
     """The default value, as in TOML. None: the key has no default."""
     description: str
-    contradicts: str | None = None
-    """A key that must be absent unless this key is false; None: no such key."""
+    contradicts: tuple[str, ...] = ()
+    """Keys that must be absent, or have their default, unless this key is false."""
     options: Mapping[str, str] = {}
     """The descriptions of the options of a choice. Empty if they have none."""
 
@@ -284,7 +284,7 @@ def keys_of(struct: type[Any], *, written_by_fledge: bool = False) -> tuple[Key,
                 required=field.required and not facts.optional,
                 default=_default(field),
                 description=facts.description,
-                contradicts=facts.extra.get("contradicts"),
+                contradicts=facts.extra.get("contradicts", ()),
             )
         )
     return tuple(found)

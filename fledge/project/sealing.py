@@ -12,12 +12,6 @@ from msgspec import Meta
 Place = Literal["appended", "beside"]
 """Where the hash tree is."""
 
-UNSUITABLE = (
-    "seals only a filesystem that is never written; set read_only = true in [filesystem],"
-    " choose a type that is read-only by nature, or remove the table"
-)
-"""What is wrong with the table if the filesystem can be written."""
-
 
 def is_beside(config: Mapping[str, object]) -> bool:
     """Return whether a parsed fledge.toml, which may be anything, puts the hash tree beside."""

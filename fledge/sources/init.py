@@ -56,7 +56,7 @@ class Init(Source, frozen=True):
             description="If true, a mapping or the image provides /init. The artifact then has no"
             " agent.",
             examples=[True],
-            extra={"contradicts": "path"},
+            extra={"contradicts": ("path",)},
         ),
     ] = False
 

@@ -48,6 +48,32 @@ NO_ROOT = "[ 2.8] Kernel panic - not syncing: VFS: Unable to mount root fs on un
         (["cp: write error: No space left on device"], "the disk is full"),
         (["fledge: the disk has no agent /bin/kestrel"], "the disk has no agent"),
         (
+            [
+                "[ 3.1] erofs: (device vda): z_erofs_load_all_compr_cfgs: unidentified algorithms"
+                " 8, please upgrade kernel",
+                "can't execute '/bin/kestrel': No such file or directory",
+            ],
+            "this kernel cannot decompress the erofs on the disk (algorithms 8)",
+        ),
+        (
+            [
+                "[ 3] erofs: (device vda): z_erofs_parse_cfgs: algorithm 3 isn't enabled on this"
+                " kernel"
+            ],
+            "this kernel cannot decompress the erofs on the disk (algorithms 3)",
+        ),
+        (
+            [
+                "[ 3] erofs: (device vda): check_layout_compatibility: unidentified incompatible"
+                " feature 80, please upgrade kernel version",
+            ],
+            "this kernel is too old for the erofs on the disk (features 80)",
+        ),
+        (
+            ['[ 3] squashfs: Filesystem uses "zstd" compression. This is not supported'],
+            "this kernel cannot decompress the squashfs on the disk: it lacks zstd",
+        ),
+        (
             ["fledge: the sealed disk cannot be set up by dm-verity: error 22"],
             "the sealed disk cannot be set up by dm-verity (error 22)",
         ),

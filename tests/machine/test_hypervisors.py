@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 
@@ -65,3 +66,17 @@ def test_a_command_line_that_is_not_ascii(hypervisor: str, parameter: str) -> No
     with pytest.raises(ConfigError, match="only printable ASCII"):
         describe(machine, hypervisor)
     assert parameter in describe(machine, "qemu")
+
+
+def test_a_disk_that_is_never_written() -> None:
+    machine = replace(MACHINE, is_read_only=True, hash_disk="/disk.img.verity")
+    words = shlex.split(describe(machine, "cloud-hypervisor"))
+    position = words.index("--disk")
+    assert words[position + 1 : position + 3] == [
+        "path=/disk.img,image_type=raw,readonly=on",
+        "path=/disk.img.verity,image_type=raw,readonly=on",
+    ]
+    drives = json.loads(describe(machine, "firecracker"))["drives"]
+    assert [each["is_read_only"] for each in drives] == [True, True]
+    [drive] = json.loads(describe(MACHINE, "firecracker"))["drives"]
+    assert drive["is_read_only"] is False

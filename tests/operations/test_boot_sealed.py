@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from fledge.errors import FledgeError
 from fledge.operations import seal
-from fledge.operations.boot import Machine, boot_command
+from fledge.operations.boot import Gate, Machine, boot, boot_command
 from fledge.operations.build import Artifact, build
 from fledge.project import provenance
+from fledge.report import Reporter
+from fledge.session import Session
 from fledge.tree.block_digests import BLOCK_SIZE
 from tests.support import guests, images, project, tars, vm
 from tests.support.disks import READ_ONLY
@@ -31,6 +34,17 @@ echo "large is $($b sha256sum /srv/large)"
 $b poweroff -f
 """
 """What the agent of Volant does in stage 2, as far as it concerns its root."""
+
+
+class Notes(Reporter):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.found.append(message)
+
 
 LARGE = hashlib.shake_128(b"large").digest(40 * BLOCK_SIZE)
 
@@ -89,6 +103,21 @@ def test_a_flipped_byte_is_not_read(tmp_path: Path) -> None:
     assert damage.path == b"/srv/large"
 
 
+def test_a_kernel_that_is_too_old(tmp_path: Path) -> None:
+    """What `check --kernel` says is said before it starts, and by what the kernel says."""
+    artifact = make(tmp_path, "erofs", 'compression = "zstd"\n')
+    notes = Notes()
+    with pytest.raises(FledgeError, match="cannot decompress the erofs on the disk") as caught:
+        boot(
+            artifact.path,
+            machine=Machine(kernel=vm.kernel()),
+            gate=Gate(expect=["never said"]),
+            session=Session.default(reporter=notes),
+        )
+    assert "compression" in caught.value.hint
+    assert [each for each in notes.found if each.startswith(f"kernel {vm.kernel()}: zstd in erofs")]
+
+
 def test_the_root_hash_is_the_recorded_one(tmp_path: Path) -> None:
     """Whoever changes data and tree cannot make the kernel trust them."""
     artifact = make(tmp_path, "ext4", "[verity]\n")
@@ -109,9 +138,12 @@ def test_the_tree_beside_is_a_second_disk(tmp_path: Path) -> None:
     paths = [str(artifact.path), str(seal.path_beside(artifact.path))]
     for hypervisor, form in (
         ("qemu", "format=raw,snapshot=on,file={}"),
-        ("cloud-hypervisor", "path={},image_type=raw"),
+        ("cloud-hypervisor", "path={},image_type=raw,readonly=on"),
         ("firecracker", '"path_on_host": "{}"'),
     ):
-        shown = boot_command(artifact.path, hypervisor, machine=machine)
+        notes = Notes()
+        session = Session.default(reporter=notes)
+        shown = boot_command(artifact.path, hypervisor, machine=machine, session=session)
+        assert "give each machine a copy" not in str(notes.found)
         positions = [shown.index(form.format(path)) for path in paths]
         assert positions == sorted(positions)

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from fledge.cli import views
 from fledge.errors import ConfigError, CorruptError
 from fledge.formats import open_artifact
 from fledge.operations import inspect, manifest, seal, verify
+from fledge.operations.boot import Machine, boot_command
 from fledge.operations.build import Artifact, build
-from fledge.operations.check import check_target
+from fledge.operations.check import check, check_target
+from fledge.operations.diff import diff
 from fledge.operations.kernel import check_kernel
 from fledge.operations.pull import pull
 from fledge.operations.push import push
+from fledge.operations.seal import Seal
 from fledge.project import provenance
 from fledge.project.toml import InvalidConfig
 from fledge.tree import File
@@ -47,6 +51,12 @@ def root_hash(artifact: Artifact) -> str:
     return artifact.root_hash.hex
 
 
+def find(path: Path) -> Seal:
+    found = seal.find(path)
+    assert found
+    return found
+
+
 def flip(path: Path, offset: int) -> None:
     with path.open("r+b") as file:
         file.seek(offset)
@@ -74,7 +84,7 @@ def test_veritysetup_accepts_it(name: str, tmp_path: Path) -> None:
     assert summary.seal
     assert summary.seal.is_intact
     assert verify.verify(appended.path, tmp_path / "fledge.toml").equal
-    found = seal.find_sealed(appended.path)
+    found = find(appended.path)
     offset = f"--hash-offset={found.tree.offset}"
     command: list[str | Path] = ["veritysetup", "verify"]
     command += [appended.path, appended.path, root_hash(appended), offset]
@@ -111,7 +121,7 @@ def test_inspect_shows_it(tmp_path: Path) -> None:
     assert summary.seal.is_intact
     with open_artifact(artifact.path) as opened:
         facts = inspect.describe(opened, summary)["verity"]
-    found = seal.find_sealed(artifact.path)
+    found = find(artifact.path)
     size, start = found.tree.data_size, found.tree.data_blocks + 1
     assert facts["root_hash"] == root_hash(artifact)
     assert facts["data_size"] == size == found.tree.offset
@@ -179,11 +189,14 @@ def test_a_disk_that_is_not_sealed(tmp_path: Path) -> None:
 
 def test_a_hostile_superblock(tmp_path: Path) -> None:
     artifact = sealed(tmp_path)
-    tree = seal.find_sealed(artifact.path).tree
+    tree = find(artifact.path).tree
     flip(artifact.path, tree.offset + 0x48)  # data_blocks
-    for function in (seal.find, inspect.inspect):
-        with pytest.raises(CorruptError, match=r"the hash tree of .*x\.img: its superblock says"):
-            function(artifact.path)
+    with pytest.raises(CorruptError, match=r"the hash tree of .*x\.img: its superblock says"):
+        seal.find(artifact.path)
+    checked = inspect.inspect(artifact.path).seal
+    assert checked == seal.verify_seal(artifact.path, root_hash(artifact))
+    assert not checked.is_intact
+    assert "its superblock says" in checked.problem
 
 
 @pytest.mark.slow
@@ -205,9 +218,14 @@ def test_a_tree_beside_that_is_not_for_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tables", "problem"),
     [
-        ("[verity]\n", "set read_only = true in [filesystem]"),
+        (
+            "[verity]\n",
+            'set read_only = true in [filesystem], choose type = "erofs" or "squashfs" in',
+        ),
+        ('type = "xfs"\n[verity]\n', 'written; choose type = "erofs" or "squashfs" in'),
         ("read_only = true\n[verity]\nhash_tree = 'inside'\n", "hash_tree"),
         ("read_only = true\nsize_buffer_mb = 4\n", "contradicts size_buffer_mb"),
+        ("read_only = true\npreallocate = true\n", "contradicts preallocate"),
     ],
 )
 def test_configs_that_do_not_fit(tables: str, problem: str, tmp_path: Path) -> None:
@@ -256,6 +274,7 @@ def test_through_a_registry(place: str, tmp_path: Path, served: OciRegistry) -> 
     pull(reference, folder)
     found = seal.verify_seal(folder / "x.img", root_hash(artifact))
     assert found.is_intact
+    assert found.seal
     assert found.seal.is_appended is (place == "appended")
     if place == "beside":
         tree = seal.path_beside(artifact.path)
@@ -325,3 +344,146 @@ def test_the_command_line(tmp_path: Path, fledge: Fledge) -> None:
         1,
         f"damaged: x.img\n  its root hash is {golden.SEALED_ROOT_HASH}, and should be {'0' * 64}\n",
     )
+
+
+def test_all_that_contradicts_read_only_is_told(tmp_path: Path) -> None:
+    tables = "read_only = true\nsize_buffer_mb = 4\nbytes_per_inode = 8192\nbuilder = 'mkfs'\n"
+    with pytest.raises(InvalidConfig) as caught:
+        build(make(tmp_path, tables), tmp_path / "x.img")
+    for name in ("size_buffer_mb", "bytes_per_inode", "builder"):
+        assert f"contradicts {name}" in str(caught.value)
+    make(tmp_path, "read_only = true\npreallocate = false\nbuilder = 'native'\n")
+    check(tmp_path / "fledge.toml")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "problem"),
+    [(-1, "should have"), (-BLOCK_SIZE, "should have"), (1, "should have"), (-1 << 16, "cut off")],
+)
+def test_a_disk_of_another_size(size: int, problem: str, tmp_path: Path, fledge: Fledge) -> None:
+    """It is told apart from a disk that is not sealed, and what is wrong is its size."""
+    artifact = sealed(tmp_path)
+    os.truncate(artifact.path, artifact.size + size)
+    done = fledge("verify", "x.img", "--root-hash", root_hash(artifact))
+    assert (done.code, done.out.splitlines()[0]) == (1, "damaged: x.img")
+    assert f" {artifact.size + size} bytes" in done.out
+    assert problem in done.out
+    with pytest.raises(CorruptError):
+        boot_command(artifact.path, machine=Machine(kernel=tmp_path / "none"))
+
+
+@pytest.mark.slow
+def test_a_lost_tree(tmp_path: Path, fledge: Fledge) -> None:
+    artifact = sealed(tmp_path, f'{VERITY}hash_tree = "beside"\n')
+    seal.path_beside(artifact.path).unlink()
+    for changed in (False, True):  # its provenance counts for other bytes as well
+        if changed:
+            flip(artifact.path, 3000)
+        with pytest.raises(CorruptError, match=r"its hash tree .*x\.img\.verity does not exist"):
+            seal.find(artifact.path)
+        assert seal.is_sealed(artifact.path)
+        found = check_kernel("volant", artifact.path)
+        assert "dm-verity" in {each.requirement.purpose for each in found.findings}
+        done = fledge("inspect", "x.img")
+        assert done.code == 1
+        assert "  sealed       by dm-verity: damaged: x.img is sealed, as its prov" in done.out
+        shown = json.loads(fledge("inspect", "--json", "x.img").out)["verity"]
+        assert shown["expected"] == root_hash(artifact)
+        assert not shown["intact"]
+
+
+@pytest.mark.slow
+def test_a_damaged_tree_beside(tmp_path: Path, fledge: Fledge) -> None:
+    """The disk itself is as it was built: verify and build --changed look at its tree, too."""
+    artifact = sealed(tmp_path, f'{VERITY}hash_tree = "beside"\n')
+    tree = seal.path_beside(artifact.path)
+    whole = tree.read_bytes()
+    for position in (0x10, BLOCK_SIZE + 5, None):  # the UUID, and a digest
+        if position is None:
+            tree.unlink()
+        else:
+            flip(tree, position)
+        result = verify.verify(artifact.path, tmp_path / "fledge.toml")
+        assert not result.equal
+        [claim] = result.false_claims
+        assert str(tree) in claim
+        done = fledge("build", "--changed", "-o", "x.img", "--platform", "linux/amd64")
+        assert "1 built" in done.err
+        assert tree.read_bytes() == whole
+    done = fledge("build", "--changed", "-o", "x.img", "--platform", "linux/amd64", "--json")
+    assert json.loads(done.out)["status"] == "up to date"
+    assert json.loads(done.out)["hash_tree"] == "x.img.verity"
+
+
+@pytest.mark.slow
+def test_the_command_lines_of_a_damaged_tree(tmp_path: Path, fledge: Fledge) -> None:
+    """They have the root hash that is recorded, or are not shown."""
+    artifact = sealed(tmp_path)
+    flip(artifact.path, find(artifact.path).tree.position(1))
+    done = fledge("inspect", "x.img")
+    assert done.code == 1
+    assert f"sha256 {root_hash(artifact)} " in done.out
+    assert f"\nroothash={root_hash(artifact)} " in done.out
+    shown = json.loads(fledge("inspect", "--json", "x.img").out)["verity"]
+    assert shown["expected"] == root_hash(artifact) != shown["root_hash"]
+    provenance.path_beside(artifact.path).unlink()
+    done = fledge("inspect", "x.img")
+    assert done.code == 1
+    assert "roothash=" not in done.out
+    shown = json.loads(fledge("inspect", "--json", "x.img").out)["verity"]
+    assert shown["expected"] is shown["kernel_parameters"] is None
+
+
+@pytest.mark.slow
+def test_diff_tells_of_the_seal(tmp_path: Path) -> None:
+    plain, beside = tmp_path / "plain.img", tmp_path / "beside.img"
+    toml = make(tmp_path, "read_only = true\n")
+    build(toml, plain, platform="linux/amd64")
+    build(make(tmp_path, f'{VERITY}hash_tree = "beside"\n'), beside, platform="linux/amd64")
+    artifact = sealed(tmp_path)
+    hash_ = root_hash(artifact)
+    found = diff(plain, artifact.path).container
+    assert (found["root hash"], found["hash tree"]) == ((None, hash_), (None, "appended"))
+    assert diff(beside, artifact.path).container["hash tree"] == ("beside", "appended")
+    same = diff(plain, beside)
+    assert same.same_bytes
+    assert same.container == {"root hash": (None, hash_), "hash tree": (None, "beside")}
+    assert f"  root hash: none → {hash_}" in list(views.difference_lines(same))
+
+
+@pytest.mark.slow
+def test_the_tree_itself_is_no_disk(tmp_path: Path) -> None:
+    artifact = sealed(tmp_path, f'{VERITY}hash_tree = "beside"\n')
+    tree = seal.path_beside(artifact.path)
+    message = r"x\.img\.verity is the hash tree by which dm-verity seals .*x\.img, and"
+    for function in (inspect.inspect, lambda path: diff(path, path)):
+        with pytest.raises(CorruptError, match=message):
+            function(tree)
+    with pytest.raises(CorruptError, match=message):
+        push(tree, "localhost:1/x:y")
+
+
+@pytest.mark.slow
+def test_root_hash_and_signatures(tmp_path: Path, fledge: Fledge) -> None:
+    """What is asked for beside --root-hash is checked, too, or refused."""
+    make(tmp_path, f'{VERITY}hash_tree = "beside"\ncertificate = "key.crt"\n')
+    (tmp_path / "key.crt").write_text("not read without a key")
+    assert "key.crt is not used: without --sign-with" in fledge("build", "-o", "x.img").err
+    make(tmp_path)
+    assert fledge("keygen", "-o", "key").code == 0
+    done = fledge("build", "-o", "x.img", "--sign-with", "key.key", "--json")
+    answer = json.loads(done.out)
+    assert answer["signatures"] == "x.img.provenance.dsse.json"
+    assert answer["hash_tree"] is answer["root_signature"] is None
+    assert "  signatures x.img.provenance.dsse.json\n" in done.err
+    check = ("verify", "x.img", "--root-hash", answer["root_hash"])
+    done = fledge(*check, "--key", "key.pub", "--no-rebuild")
+    assert done.code == 0
+    assert "signed: x.img" in done.out
+    assert "intact: all of x.img" in done.out
+    assert fledge("keygen", "-o", "other").code == 0
+    assert fledge(*check, "--key", "other.pub").code == 4
+    assert fledge(*check, "--threshold", "2").code == 2
+    assert fledge(*check, "-c", "fledge.toml").code == 2
+    assert fledge(*check, "--no-rebuild", "--offline").code == 0
