@@ -94,7 +94,7 @@ def run(
         start_new_session=True,
         check=False,
     )
-    output = done.stderr.decode("utf-8", "backslashreplace").strip()
+    output = as_text(done.stderr).strip()
     if done.returncode != 0:
         raise failed(program, output or f"exit status {done.returncode}")
     return output
@@ -121,7 +121,7 @@ def ask(
         )
     except subprocess.TimeoutExpired:
         return -signal.SIGKILL, f"no answer within {ANSWER_TIMEOUT:.0f} s"
-    return done.returncode, done.stdout.decode("utf-8", "backslashreplace").strip()
+    return done.returncode, as_text(done.stdout).strip()
 
 
 def follow(
@@ -150,13 +150,18 @@ def follow(
         try:
             assert process.stdout  # noqa: S101 -- it is a pipe
             for line in iter(partial(process.stdout.readline, MAX_LINE), b""):
-                for part in line.decode("utf-8", "backslashreplace").rstrip().split("\r"):
+                for part in as_text(line).rstrip().split("\r"):
                     show(part)
             return process.wait()
         except BaseException:
             with uninterrupted():
                 _stop(process)
             raise
+
+
+def as_text(output: bytes) -> str:
+    """Decode what a program prints. Bytes that are not UTF-8 become escapes."""
+    return output.decode("utf-8", "backslashreplace")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -6,6 +6,7 @@ archive, from which its layers and its config come into the cache.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections import deque
@@ -254,16 +255,24 @@ def _probe(builder: Builder, environment: Mapping[str, str], settings: Settings)
 
 
 def _hidden(secrets: Sequence[Secret], environment: Mapping[str, str]) -> list[str]:
-    """Return the lines of all secrets, the longest first. Raises `FledgeError`."""
+    """Return the lines of all secrets as `_run` hears them, the longest first.
+
+    Raises `FledgeError`.
+    """
     texts = []
     for secret in secrets:
         try:
             raw = read_regular(secret.file, MAX_SECRET_SIZE) if secret.file else b""
         except OSError as error:
             raise unreadable(secret.file or Path(), error) from error
-        texts.append(raw.decode("utf-8", "replace") or environment.get(secret.env or "", ""))
-    lines = {line.strip() for text in texts for line in text.splitlines()}
+        texts.append(_plain(raw or os.fsencode(environment.get(secret.env or "", ""))))
+    lines = {line.strip() for text in texts for line in re.split(r"[\r\n]", text)}
     return sorted((line for line in lines if len(line) >= MIN_HIDDEN), key=len, reverse=True)
+
+
+def _plain(raw: bytes) -> str:
+    """Return the text of a secret as the output of a program would show it, without colours."""
+    return COLOUR.sub("", programs.as_text(raw))
 
 
 def _run(

@@ -30,6 +30,7 @@ from fledge.project import provenance, sealing
 from fledge.project.provenance import Provenance
 from fledge.report import Transfer
 from fledge.session import Session
+from fledge.sources import ownfiles
 from fledge.tree import File, verity
 from fledge.tree.block_digests import BLOCK_SIZE
 from fledge.tree.content import HASH_SIZE, Content, Span, Sparse
@@ -108,12 +109,12 @@ class SealCheck(msgspec.Struct, frozen=True):
 
 def path_beside(artifact: Path) -> Path:
     """Return the path of a hash tree beside an artifact."""
-    return artifact.parent / f"{artifact.name}.verity"
+    return artifact.parent / f"{artifact.name}{ownfiles.HASH_TREE_SUFFIX}"
 
 
 def signature_path(artifact: Path) -> Path:
     """Return the path of the signature of an artifact's root hash, as systemd has it."""
-    return artifact.parent / f"{artifact.name}.roothash.p7s"
+    return artifact.parent / f"{artifact.name}{ownfiles.ROOT_HASH_SIGNATURE_SUFFIX}"
 
 
 def write(file: int, hasher: Hasher, beside: NewFile | None, *, is_appended: bool) -> Digest:

@@ -23,6 +23,7 @@ from msgspec import Meta
 from fledge.errors import MalformedError
 from fledge.project import mistakes
 from fledge.project.values import literal
+from fledge.sources import ownfiles
 from fledge.tree.digest import Digest
 
 TABLE = "manifest"
@@ -35,9 +36,6 @@ MAX_COMMAND_LINE = 2047
 
 NAME_ROOM = 63
 """Bytes to reserve for the name of a VM, which Volant chooses: a host name (hostname(7))."""
-
-SUFFIX = ".manifest.json"
-"""How the name of a manifest ends. What precedes it is the name of the artifact."""
 
 MAX_MANIFEST_SIZE = 1 << 20
 """Maximum bytes of a manifest that is read."""
@@ -583,7 +581,7 @@ def path_beside(artifact: Path) -> Path:
 
     It has the whole name, so that no two artifacts of a folder share one.
     """
-    return artifact.parent / f"{artifact.name}{SUFFIX}"
+    return artifact.parent / f"{artifact.name}{ownfiles.MANIFEST_SUFFIX}"
 
 
 def find(config: Path, given: Path | None) -> Path | None:

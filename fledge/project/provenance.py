@@ -257,7 +257,7 @@ def _parse(top: _JsonValue, name: str) -> Provenance:
     parameters = definition["externalParameters"]
     digests = {each["name"].text(): each["digest"]["sha256"].sha256() for each in subjects[1:]}
     # By its suffix: the artifact may have another name now than when it was built.
-    named = [each for each in digests if each.endswith(manifests.SUFFIX)]
+    named = [each for each in digests if each.endswith(ownfiles.MANIFEST_SUFFIX)]
     manifest = digests.pop(named[0]) if named else None
     builder = top["predicate"]["runDetails"]["builder"]
     sealed = subjects[0]["digest"][ROOT_HASH]

@@ -18,6 +18,7 @@ import msgspec
 
 from fledge.errors import CorruptError, MalformedError
 from fledge.project.provenance import MAX_STATEMENT_SIZE
+from fledge.sources import ownfiles
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 """The only type of payload that is read (in-toto/attestation, spec/v1/envelope.md)."""
@@ -74,7 +75,7 @@ class _JsonBundle(msgspec.Struct, rename="camel"):
 
 def path_beside(artifact: Path) -> Path:
     """Return the path of the envelope with an artifact's signatures."""
-    return artifact.parent / f"{artifact.name}.provenance.dsse.json"
+    return artifact.parent / f"{artifact.name}{ownfiles.SIGNATURES_SUFFIX}"
 
 
 def encode(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:

@@ -33,19 +33,20 @@ class Context(msgspec.Struct, frozen=True):
     """Covers the path, type and mode of each entry, the content of files and the target of
     symlinks, in the order of the paths. Owners and times do not count."""
     ignore: str
-    """A ``.dockerignore`` that leaves out the same files, for any builder: without comments, and
-    and with the files that do not belong to the context."""
+    """A ``.dockerignore`` that leaves out all other files, each by its whole path. Only a folder
+    in which nothing is left is emptied by ``FOLDER/*``, because BuildKit takes 1 MiB of lines."""
 
 
 def ignore_file(dockerfile: Path, folder: Path) -> Path | None:
-    """Return the ``.dockerignore`` that counts: that of the Dockerfile, or that of the folder.
+    """Return the ignore file that counts, whichever builder there is. None: there is none.
 
-    None: there is neither.
+    The order is that of podman and buildah (containers/buildah, pkg/parse, ContainerIgnoreFile),
+    which agrees with docker's about ``.dockerignore``: the first of DOCKERFILE.dockerignore,
+    DOCKERFILE.containerignore, .containerignore and .dockerignore.
     """
-    for path in (Path(f"{dockerfile}{dockerignore.SUFFIX}"), folder / dockerignore.SUFFIX):
-        if path.exists():
-            return path
-    return None
+    of_dockerfile = [Path(f"{dockerfile}{suffix}") for suffix in dockerignore.SUFFIXES]
+    of_folder = [folder / suffix for suffix in reversed(dockerignore.SUFFIXES)]
+    return next((path for path in (*of_dockerfile, *of_folder) if path.exists()), None)
 
 
 def read(dockerfile: Path, folder: Path, secrets: Iterable[Path] = ()) -> Context:
@@ -57,15 +58,34 @@ def read(dockerfile: Path, folder: Path, secrets: Iterable[Path] = ()) -> Contex
     patterns = _patterns(ignore_file(dockerfile, folder))
     hidden = {str(path.resolve()) for path in secrets}
     root = str(folder.resolve())
-    own: list[str] = []
+    left_out: dict[str, None] = {}
+    filled: set[str] = set()
     digest = hashlib.sha256()
     try:
-        for path, status in _walk(root, patterns, hidden, own):
+        for path, status in _walk(root, patterns, hidden, left_out):
             _update(digest, f"{root}/{path}", path, status)
+            filled.add(_parent(path))
     except OSError as error:
         raise unreadable(Path(error.filename or folder), error) from error
-    lines = [*map(str, patterns), f"**/{PREFIX}*", *map(dockerignore.excluding, own)]
-    return Context(Digest(digest.hexdigest()), "".join(f"{line}\n" for line in lines))
+    return Context(Digest(digest.hexdigest()), "".join(_lines(left_out, filled)))
+
+
+def _lines(left_out: Collection[str], filled: Collection[str]) -> Iterator[str]:
+    """Yield the lines of `Context.ignore`. ``filled``: the folders in which something is left."""
+    yield f"**/{PREFIX}*\n"  # private folders come and go during a build
+    emptied = set()
+    for path in left_out:
+        parent = _parent(path)
+        if not parent or parent in filled:
+            yield f"{dockerignore.excluding(path)}\n"
+        elif parent not in left_out and parent not in emptied:
+            emptied.add(parent)
+            yield f"{dockerignore.excluding(parent)}/*\n"
+
+
+def _parent(path: str) -> str:
+    """Return the folder of a path; that of the context is empty."""
+    return path.rpartition("/")[0]
 
 
 def _patterns(path: Path | None) -> list[Pattern]:
@@ -83,11 +103,12 @@ def _patterns(path: Path | None) -> list[Pattern]:
 
 
 def _walk(
-    root: str, patterns: Sequence[Pattern], hidden: Collection[str], own: list[str]
+    root: str, patterns: Sequence[Pattern], hidden: Collection[str], left_out: dict[str, None]
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the relative path and status of each entry, parents first, in the order of the paths.
 
-    Appends to ``own`` the paths of what is ``hidden``, and of what fledge has written.
+    Adds the paths of all other entries to ``left_out``: those that patterns exclude, those that
+    are ``hidden``, and what fledge has written. A folder there may stand for all in it.
     """
 
     def entries(parent: str, of_parent: Matches) -> Iterator[tuple[str, Matches]]:
@@ -98,7 +119,7 @@ def _walk(
         for name in names:
             path = f"{parent}/{name}" if parent else name
             if name in written or f"{root}/{path}" in hidden:
-                own.append(path)
+                left_out[path] = None
             elif not name.startswith(PREFIX):
                 yield path, of_parent
 
@@ -117,9 +138,13 @@ def _walk(
         found = dockerignore.matches(patterns, path, of_parent)
         is_excluded = dockerignore.is_excluded(patterns, found)
         if not is_excluded:
-            yield from pending
+            for each in pending:
+                del left_out[each[0]]
+                yield each
             pending.clear()
             yield path, status
+        else:
+            left_out[path] = None
         if stat.S_ISDIR(status.st_mode) and (has_exceptions or not is_excluded):
             if is_excluded:
                 pending.append((path, status))

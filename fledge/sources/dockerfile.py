@@ -67,7 +67,7 @@ class Dockerfile(Source, frozen=True):
         Path | None,
         Meta(
             description="The folder whose files the Dockerfile can copy. By default its own folder."
-            " A .dockerignore leaves files out.",
+            " A .dockerignore or .containerignore leaves files out.",
             examples=["."],
             extra={"kind": "folder"},
         ),
@@ -114,7 +114,7 @@ class Dockerfile(Source, frozen=True):
         return self.folder.resolve().name or "image"
 
     def local_files(self) -> Sequence[Path]:
-        """Return the Dockerfile, its ``.dockerignore`` and the files with secrets."""
+        """Return the Dockerfile, its ignore file and the files with secrets."""
         ignore = build_context.ignore_file(self.dockerfile, self.folder)
         secrets = [secret.file for secret in self.secrets if secret.file]
         return [self.dockerfile, *([ignore] if ignore else []), *secrets]

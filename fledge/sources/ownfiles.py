@@ -12,6 +12,20 @@ LOCK_START = "# What the names and URLs in "
 """What every lock begins with."""
 
 PROVENANCE_SUFFIX = ".provenance.json"
+SIGNATURES_SUFFIX = ".provenance.dsse.json"
+MANIFEST_SUFFIX = ".manifest.json"
+HASH_TREE_SUFFIX = ".verity"
+ROOT_HASH_SIGNATURE_SUFFIX = ".roothash.p7s"
+
+DOCUMENT_SUFFIXES = (
+    PROVENANCE_SUFFIX,
+    SIGNATURES_SUFFIX,
+    MANIFEST_SUFFIX,
+    HASH_TREE_SUFFIX,
+    ROOT_HASH_SIGNATURE_SUFFIX,
+)
+"""The suffixes of all documents beside an artifact, after its whole name."""
+
 BUILD_TYPE = "https://github.com/volantvm/fledge/blob/main/README.md#provenance"
 """What every provenance has in it, near its beginning."""
 
@@ -22,8 +36,7 @@ READ_SIZE = 1 << 14
 def among(folder: Path, names: Collection[str]) -> set[str]:
     """Return which of the names in a folder are of files that fledge has written.
 
-    Those are a lock; and a provenance, with the artifact and all documents beside it, whose names
-    are that of the artifact and a suffix.
+    Those are a lock; and a provenance, with the artifact and the other documents beside it.
     """
     written = {
         name
@@ -33,8 +46,8 @@ def among(folder: Path, names: Collection[str]) -> set[str]:
     for name in names:
         if name.endswith(PROVENANCE_SUFFIX) and _has(folder / name, BUILD_TYPE, READ_SIZE):
             artifact = name.removesuffix(PROVENANCE_SUFFIX)
-            written |= {each for each in names if f"{each}.".startswith(f"{artifact}.")}
-    return written
+            written |= {artifact, *(artifact + suffix for suffix in DOCUMENT_SUFFIXES)}
+    return written.intersection(names)
 
 
 def _has(path: Path, text: str, size: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,14 +103,17 @@ class Heard(Reporter):
 
 
 def machine(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, programs: Mapping[str, str]
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    programs: Mapping[str, str],
+    variable: str = "s3cret!",
 ) -> tuple[Session, Heard]:
     """A machine with these shell scripts as its only programs."""
     monkeypatch.setattr("fledge.host.programs.SYSTEM_FOLDERS", "/nothing")
     for name, script in programs.items():
         project.write(folder / "bin", name, f"#!/bin/sh\n{script}\n".encode(), executable=True)
     heard = Heard()
-    variables = {"PATH": str(folder / "bin"), "TOKEN": "s3cret!", "OTHER": "x", "HOME": "/h"}
+    variables = {"PATH": str(folder / "bin"), "TOKEN": variable, "OTHER": "x", "HOME": "/h"}
     return Session(Settings(variables), Cache(folder / "cache"), heard), heard
 
 
@@ -227,6 +231,32 @@ def test_what_a_failing_builder_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert caught.value.message == "podman 1.0 did not build Dockerfile"
     assert heard.lines[:3] == ["red", "***", "a ***"]
     assert list(map(len, heard.lines[3:])) == [8192, 8192, 20000 - 2 * 8192]
+    assert list(caught.value.details) == heard.lines
+
+
+@pytest.mark.parametrize("value", [b"caf\xe9 noir", b"a \x1b[31mred\x1b[0m key", b"one\x0ctwo"])
+@pytest.mark.parametrize("kind", ["file", "env"])
+def test_secrets_are_hidden_as_they_are_shown(
+    kind: str, value: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be no UTF-8, and have control characters in them."""
+    key = project.write(tmp_path, "key", value + b"\n")
+    script = f"""case $1 in
+        --version|version) echo podman 1.0;;
+        *)
+            printf '%s\\n' "$TOKEN, too"
+            while read -r line; do echo "<$line>"; done < {key}
+            exit 125;;
+    esac"""
+    session, heard = machine(tmp_path, monkeypatch, {"podman": script}, os.fsdecode(value))
+    dockerfile = project.write(tmp_path, "Dockerfile", b"FROM scratch\n")
+    secret = Secret("key", file=key) if kind == "file" else Secret("key", env="TOKEN")
+    request = Request(
+        dockerfile, tmp_path, "", None, (), (secret,), Platform("linux", "amd64"), "Dockerfile"
+    )
+    with pytest.raises(FledgeError) as caught:
+        builders.build(request, "auto", session)
+    assert heard.lines == ["***, too" if kind == "env" else ", too", "<***>"]
     assert list(caught.value.details) == heard.lines
 
 
