@@ -31,9 +31,15 @@ class Context(msgspec.Struct, frozen=True):
 
     digest: Digest
     """Covers the path, type and mode of each entry, the content of files and the target of
-    symlinks, in the order of the paths. Owners and times do not count."""
+    symlinks, in the order of the paths. Owners and times do not count, nor does the content of the
+    Dockerfile itself, which has a digest of its own."""
+    files: int
+    """The number of regular files."""
+    newest: str | None
+    """The path of the regular file, other than the Dockerfile, that was changed last; None: there
+    is none."""
     ignore: str
-    """A ``.dockerignore`` that leaves out the same files, for any builder: without comments, and
+    """A ``.dockerignore`` that leaves out the same files, for any builder: without comments,
     and with the files that do not belong to the context."""
 
 
@@ -57,15 +63,23 @@ def read(dockerfile: Path, folder: Path, secrets: Iterable[Path] = ()) -> Contex
     patterns = _patterns(ignore_file(dockerfile, folder))
     hidden = {str(path.resolve()) for path in secrets}
     root = str(folder.resolve())
+    itself = str(dockerfile.resolve())
     own: list[str] = []
+    files, newest = 0, (-1, "")
     digest = hashlib.sha256()
     try:
         for path, status in _walk(root, patterns, hidden, own):
-            _update(digest, f"{root}/{path}", path, status)
+            place = f"{root}/{path}"
+            _update(digest, None if place == itself else place, path, status)
+            if stat.S_ISREG(status.st_mode):
+                files += 1
+                if place != itself:
+                    newest = max(newest, (status.st_mtime_ns, path))
     except OSError as error:
         raise unreadable(Path(error.filename or folder), error) from error
     lines = [*map(str, patterns), f"**/{PREFIX}*", *map(dockerignore.excluding, own)]
-    return Context(Digest(digest.hexdigest()), "".join(f"{line}\n" for line in lines))
+    ignore = "".join(f"{line}\n" for line in lines)
+    return Context(Digest(digest.hexdigest()), files, newest[1] or None, ignore)
 
 
 def _patterns(path: Path | None) -> list[Pattern]:
@@ -126,10 +140,15 @@ def _walk(
             stack.append(entries(path, found))
 
 
-def _update(digest: hashlib._Hash, place: str, path: str, status: os.stat_result) -> None:
-    """Hash one entry: its path, type and mode, and the digest of what is in it, at ``place``."""
+def _update(digest: hashlib._Hash, place: str | None, path: str, status: os.stat_result) -> None:
+    """Hash one entry: its path, type and mode, and the digest of what is in it, at ``place``.
+
+    None: its content does not count.
+    """
     mode, inside = status.st_mode, b""
-    if stat.S_ISREG(mode):
+    if place is None:
+        pass
+    elif stat.S_ISREG(mode):
         inside = hash_file(Path(place)).digest.hex.encode()
     elif stat.S_ISLNK(mode):
         # Linux gives all symlinks one mode, other systems do not.
