@@ -29,8 +29,9 @@ from fledge.cli.units import path_text
 from fledge.host.signals import written
 from fledge.operations import seal
 from fledge.operations.arguments import as_config
-from fledge.operations.build import Artifact, build
+from fledge.operations.build import Artifact, build, default_output
 from fledge.operations.shared_cache import Sharing
+from fledge.project.config import Config
 from fledge.project.foreign import DOCKERFILE_OPTIONS
 from fledge.project.manifest import path_beside
 from fledge.report import counted, human_size
@@ -154,12 +155,12 @@ def run(
             code = show(results, None if quiet else reporter, as_json, several)
         raise typer.Exit(code)
     with reported(verbose, quiet) as reporter:
+        chosen = as_config(find(projects, config)[0], manifest)
         artifact = build(
-            find(projects, config)[0],
-            output,
+            chosen,
+            _output(chosen, output) if projects else output,
             platform=platform[0] if platform else None,
             locked=locked,
-            manifest=manifest,
             base_url=base_url,
             sharing=Sharing(cache_to, sign_with, read_policy(keys)),
             session=Session.default(reporter=None if quiet else reporter, offline=offline),
@@ -172,6 +173,12 @@ def run(
                 # On a terminal the path that is printed below is in sight already.
                 _print_summary(reporter, artifact, with_path=as_json or not sys.stdout.isatty())
             print(as_text(as_object(artifact)) if as_json else path_text(artifact.path))
+
+
+def _output(config: Config, given: str | None) -> Path:
+    """Return the path of the artifact of a project that is an argument: by default beside it."""
+    path = Path(given) if given else config.path.parent
+    return path / default_output(config) if path.is_dir() else path
 
 
 def _print_inputs(reporter: LineReporter, artifact: Artifact) -> None:

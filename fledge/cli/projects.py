@@ -14,10 +14,14 @@ from fledge.tree.names import printable
 
 
 def is_several(arguments: Sequence[str] | None, configs: Sequence[Path] | None) -> bool:
-    """Return whether projects are given as several, by arguments or more than one ``--config``.
+    """Return whether projects are given as several: by folders, patterns, or more than one file.
 
-    What a pattern matches does not change the form of the output.
+    What a pattern matches, here or in a shell, does not change the form of the output. A Dockerfile
+    that is named alone is one project.
     """
+    if arguments and len(arguments) == 1 and not configs:
+        path = Path(arguments[0])
+        return _is_pattern(arguments[0]) or path.is_dir() or not is_dockerfile(path)
     return bool(arguments) or len(configs or ()) > 1
 
 
@@ -41,9 +45,13 @@ def is_config(argument: str) -> bool:
     return is_file or glob.has_magic(argument) or path.is_dir()
 
 
+def _is_pattern(argument: str) -> bool:
+    return glob.has_magic(argument) and not Path(argument).exists()
+
+
 def _expand(argument: str) -> Iterator[Path]:
     path = Path(argument)
-    if glob.has_magic(argument) and not path.exists():
+    if _is_pattern(argument):
         found = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 -- absolute ones, too
         matches = map(Path, found)
         candidates = [_config(each) for each in matches]
@@ -56,7 +64,9 @@ def _expand(argument: str) -> Iterator[Path]:
     if config.suffix != ".toml" and not is_dockerfile(config):
         raise ConfigError(
             f"{path} is neither a folder nor a .toml file nor a Dockerfile",
-            "Name a folder with a fledge.toml, or that file; -c FILE takes any name.",
+            "Name a folder with a fledge.toml, or a file of that suffix. For a Dockerfile of"
+            f' another name, write [source] dockerfile = "{path.name}" in a fledge.toml, or call'
+            f" it {path.name}.Dockerfile.",
         )
     yield config
 

@@ -16,11 +16,12 @@ from typing import Literal
 
 import msgspec
 
-from fledge.errors import ConfigError, FledgeError, HostError, reason, unreadable
+from fledge.errors import ConfigError, FledgeError, HostError, NetworkError, reason, unreadable
 from fledge.host import programs
 from fledge.host.settings import Settings
+from fledge.host.signals import uninterrupted
 from fledge.host.work import temporary_folder
-from fledge.oci import archive, layers, recipe
+from fledge.oci import archive, layers, recipe, working_containers
 from fledge.oci.image import Image
 from fledge.oci.manifest import Platform
 from fledge.session import Session
@@ -56,6 +57,22 @@ RUNNING = re.compile(r"^Status:\s*running", re.MULTILINE)
 DOCKER_DRIVER = re.compile(r"^Driver:\s*docker\s*$", re.MULTILINE)
 """What ``docker buildx inspect`` says of a builder."""
 
+UNREACHABLE = re.compile(
+    r"^(?:Error|ERROR|error|failed to solve)\b.*"
+    r"(?:pinging container registry [^ ]+: Get |failed to do request: (?:Head|Get) )"
+)
+"""The last line of a builder that gets no answer from the registry of a base image: podman and
+buildah, BuildKit."""
+
+UNUSED_ARGUMENTS = re.compile(r"^(\[Warning\] one or more build args were not consumed: \[)(.+)\]$")
+"""What podman and buildah say at the end."""
+OF_PLATFORM = frozenset({"TARGETARCH", "TARGETOS", "TARGETPLATFORM", "TARGETVARIANT"})
+"""The build arguments that they make of ``--platform``, and that no Dockerfile need use."""
+
+MARK = "fledge.build"
+"""The ID of a secret that no instruction mounts. podman and buildah record its path, which is that
+of a private file, in the containers in which they build."""
+
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """A control code for colours (ECMA-48, SGR)."""
 
@@ -90,6 +107,8 @@ class Request(msgspec.Struct, frozen=True):
 class Places(msgspec.Struct, frozen=True):
     """The files of one build, in a private folder."""
 
+    folder: Path
+    """The private folder, with a name that no other build has."""
     dockerfile: Path
     """A copy of the Dockerfile. BuildKit takes the ``.dockerignore`` that is named after it."""
     ignore: Path
@@ -102,7 +121,7 @@ class Places(msgspec.Struct, frozen=True):
     def below(cls, folder: Path) -> Places:
         """Return the places in a folder."""
         names = ("Dockerfile", "Dockerfile.dockerignore", "id", "image.tar")
-        return cls(*(folder / name for name in names))
+        return cls(folder, *(folder / name for name in names))
 
 
 class Unusable(Exception):
@@ -127,6 +146,11 @@ class Builder(msgspec.Struct, frozen=True):
     export: Callable[[str, Places], list[str]]
     """Returns the arguments that write the image with an ID to the archive, unless building it did
     so."""
+    storage: tuple[str, ...] = ()
+    """The arguments that print the folder of the program's storage, if a build that is stopped
+    leaves containers there."""
+    remove: tuple[str, ...] = ()
+    """The arguments that remove containers, before their IDs."""
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -152,9 +176,10 @@ class Built(msgspec.Struct, frozen=True):
 def build(request: Request, wanted: BuilderName, session: Session) -> Built:
     """Build an image, and put its layers and its config into the cache.
 
-    What the builder prints goes to the reporter of ``session``. An interrupt stops the builder.
+    What the builder prints goes to the reporter of ``session``. An interrupt stops the builder, and
+    removes its containers.
     Raises `HostError` if there is no builder, `FledgeError` that quotes the builder if it fails,
-    `CorruptError` if its image is damaged.
+    `NetworkError` if it cannot reach a registry, `CorruptError` if its image is damaged.
     """
     settings = session.settings
     environment = environment_of(request.secrets, settings)
@@ -166,7 +191,12 @@ def build(request: Request, wanted: BuilderName, session: Session) -> Built:
             shutil.copyfile(request.dockerfile, places.dockerfile)
             places.ignore.write_text(request.ignore, "utf-8", "surrogateescape")
             arguments = ready.builder.build(request, places, ready.answer)
-            _run(ready, arguments, request, environment, settings, session.reporter.output)
+            try:
+                _run(ready, arguments, request, environment, settings, session.reporter.output)
+            except BaseException:
+                with uninterrupted():
+                    _remove_containers(ready.builder, places, environment, settings)
+                raise
             if not places.archive.exists():
                 arguments = ready.builder.export(places.image_id.read_text().strip(), places)
                 _run(ready, arguments, request, environment, settings, session.reporter.detail)
@@ -288,7 +318,7 @@ def _run(
     hidden = _hidden(request.secrets, environment)
 
     def hear(line: str) -> None:
-        line = COLOUR.sub("", line)
+        line = UNUSED_ARGUMENTS.sub(_without_platform, COLOUR.sub("", line))
         for secret in hidden:  # which a RUN instruction may print
             line = line.replace(secret, "***")
         if line.strip():
@@ -302,6 +332,12 @@ def _run(
         environment=environment,
         show=hear,
     )
+    if status and said and UNREACHABLE.match(said[-1]):
+        raise NetworkError(
+            f"{ready} could not reach the registry of an image that {request.name} starts from",
+            "Its last lines are above. Check the name of the image and the network.",
+            said,
+        )
     if status:
         failing = recipe.failing_instruction(said, request.dockerfile.read_text("utf-8", "replace"))
         where = request.name
@@ -312,6 +348,28 @@ def _run(
             "Its last lines are above. Mend the Dockerfile, or what it runs.",
             said,
         )
+
+
+def _without_platform(warning: re.Match[str]) -> str:
+    """Return a warning about build arguments without `OF_PLATFORM`; empty if no other is left."""
+    names = [each for each in warning[2].split() if each not in OF_PLATFORM]
+    return f"{warning[1]}{' '.join(names)}]" if names else ""
+
+
+def _remove_containers(
+    builder: Builder, places: Places, environment: Mapping[str, str], settings: Settings
+) -> None:
+    """Remove the containers that a stopped build has left; they are of no use, but large."""
+    if not builder.storage:
+        return
+
+    def ask(*arguments: str) -> tuple[int, str]:
+        return programs.ask(builder.program, *arguments, settings=settings, environment=environment)
+
+    status, said = ask(*builder.storage)
+    storage = Path(said.rpartition("\n")[2])  # below any warnings
+    if status == 0 and (found := working_containers.marked(storage, places.folder.name)):
+        ask(*builder.remove, *found)
 
 
 def _arguments(request: Request, places: Places) -> list[str]:
@@ -360,7 +418,11 @@ def _docker(request: Request, places: Places, answer: str) -> list[str]:
 
 
 def _podman(request: Request, places: Places, answer: str) -> list[str]:
-    return ["build", "--layers", "--ignorefile", str(places.ignore), *_arguments(request, places)]
+    mark = f"id={MARK},src={places.ignore}"
+    return [
+        *("build", "--layers", "--ignorefile", str(places.ignore), "--secret", mark),
+        *_arguments(request, places),
+    ]
 
 
 def _docker_save(image_id: str, places: Places) -> list[str]:
@@ -382,7 +444,13 @@ BUILDERS = (
         *(_buildx, _docker_save),
     ),
     Builder("docker", "docker", ("--version",), ("version",), _docker, _docker_save),
-    Builder("podman", "podman", ("--version",), ("version",), _podman, _podman_save),
-    Builder("buildah", "buildah", ("--version",), ("version",), _podman, _buildah_push),
+    Builder(
+        *("podman", "podman", ("--version",), ("version",), _podman, _podman_save),
+        *(("info", "--format", "{{.Store.GraphRoot}}"), ("rm", "--force")),
+    ),
+    Builder(
+        *("buildah", "buildah", ("--version",), ("version",), _podman, _buildah_push),
+        *(("info", "--format", "{{.store.GraphRoot}}"), ("rm",)),
+    ),
 )
 """In the order in which they are tried. buildctl always writes the archive itself."""

@@ -1,11 +1,15 @@
-"""Finds the instruction of a Dockerfile at which a builder has failed."""
+"""Reads what a Dockerfile declares, and finds the instruction at which a builder has failed."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 
 import msgspec
+
+from fledge.errors import ConfigError, unreadable_argument
+from fledge.tree.regular import read_regular
 
 FAILURES = tuple(
     re.compile(pattern)
@@ -22,6 +26,21 @@ FAILURES = tuple(
 
 VARIABLE = re.compile(r"\$\{[^}]*\}|\$\w+")
 
+MAX_SIZE = 1 << 20
+"""Maximum bytes of a Dockerfile whose declarations are read."""
+
+OTHER_SYNTAX = re.compile(
+    r"\A\ufeff?(?:\s*#.*\n)*\s*#\s*(?:escape\s*=|syntax\s*=\s*(?!docker/dockerfile\b|\S*/docker/dockerfile\b))",
+    re.IGNORECASE,
+)
+"""The directives after which a Dockerfile may mean something else: docs.docker.com, Dockerfile
+reference, "Parser directives"."""
+
+STAGE = re.compile(r"FROM (?:--\S+ )*\S+(?: AS (\S+))?$", re.IGNORECASE)
+ARGUMENT = re.compile(r"(?<=\s)[A-Za-z_]\w*(?==|\s|$)")
+QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
+MOUNT = re.compile(r"--mount=(\S+)")
+
 
 class Instruction(msgspec.Struct, frozen=True):
     """One instruction."""
@@ -30,6 +49,72 @@ class Instruction(msgspec.Struct, frozen=True):
     """On one line."""
     line: int | None
     """The number of its first line; None if it is not known."""
+
+
+class Declarations(msgspec.Struct, frozen=True):
+    """What a Dockerfile declares that a build can choose or set."""
+
+    stages: tuple[str, ...]
+    """The names of the stages, in order; of one without a name, its number."""
+    arguments: frozenset[str]
+    """The names that ARG instructions declare."""
+    secrets: frozenset[str]
+    """The IDs of the secrets that RUN instructions mount."""
+
+    def has_stage(self, target: str) -> bool:
+        """Return whether a builder finds a stage by that name or number."""
+        numbers = map(str, range(len(self.stages)))
+        return target.lower() in {*numbers, *(each.lower() for each in self.stages)}
+
+
+def read_declarations(dockerfile: Path) -> Declarations | None:
+    """Read what a Dockerfile declares. None: only the builder can tell.
+
+    Raises `ConfigError` if there is no such file or no instruction in it, `FledgeError` if it
+    cannot be read.
+    """
+    try:
+        raw = read_regular(dockerfile, MAX_SIZE + 1)
+    except OSError as error:
+        raise unreadable_argument(dockerfile, error) from error
+    text = raw.decode("utf-8", "replace").removeprefix("\ufeff")
+    found = [each.text for each in instructions(text)]
+    if not found:
+        raise ConfigError(
+            f"{dockerfile} is empty: it has no instruction",
+            "Begin it with FROM and the image to start from.",
+        )
+    if len(raw) > MAX_SIZE or OTHER_SYNTAX.match(text):
+        return None
+    return declarations(found)
+
+
+def declarations(texts: Iterable[str]) -> Declarations | None:
+    """Return what instructions declare; None if variables decide about a name or an ID."""
+    stages: list[str] = []
+    arguments: set[str] = set()
+    secrets: set[str] = set()
+    for text in texts:
+        if stage := STAGE.match(text):
+            stages.append(stage[1] or str(len(stages)))
+        keyword = text.partition(" ")[0].upper()
+        if keyword == "ARG":
+            arguments.update(ARGUMENT.findall(QUOTED.sub("", text)))
+        elif keyword == "RUN":
+            secrets.update(_secret_ids(text))
+    if any("$" in each for each in (*stages, *secrets)):
+        return None
+    return Declarations(tuple(stages), frozenset(arguments), frozenset(secrets))
+
+
+def _secret_ids(run: str) -> Iterator[str]:
+    """Yield the IDs of the secrets that a RUN instruction mounts."""
+    for mount in MOUNT.findall(run):
+        options = dict(each.strip("\"'").partition("=")[::2] for each in mount.split(","))
+        if options.get("type") == "secret":
+            targets = (options.get(key) for key in ("target", "dst", "destination"))
+            path = next((each for each in targets if each), "")
+            yield options.get("id") or PurePosixPath(path).name
 
 
 def failing_instruction(said: Iterable[str], dockerfile: str) -> Instruction | None:

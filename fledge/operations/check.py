@@ -94,7 +94,8 @@ def _lay(
         with laying(source, assembly) as step:
             summary = source.check(assembly, pins.find(source, assembly))
             is_whole = is_whole and summary is not None
-            step.detail = "must be fetched, so it is not checked" if summary is None else summary
+            left_out = f"{source.missing}, so it is not checked"
+            step.detail = left_out if summary is None else summary
     if is_whole:
         boots.check(config, assembly, kernel)
         if url:

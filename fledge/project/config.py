@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,10 @@ def load(path: Path, manifest: Path | None = None) -> Config:
     if is_dockerfile(path):
         document = Document(path, _of_dockerfile(path))
     else:
-        document = toml.read(
-            path, "Run fledge in a folder with a fledge.toml, or name one with -c FILE."
-        )
+        hint = "Run fledge in a folder with a fledge.toml, or name one with -c FILE."
+        if (recipe := path.parent / "Dockerfile").is_file():
+            hint += f" Or build from the Dockerfile alone: fledge build {_as_argument(recipe)}"
+        document = toml.read(path, hint)
     if file := plugin.find(path, manifest):
         if plugin.TABLE in document.top.data:
             document.report((plugin.TABLE,), f"[manifest] excludes {file}; keep one of the two")
@@ -118,6 +120,11 @@ def load(path: Path, manifest: Path | None = None) -> Config:
         beside.finish()
         document.top.data[plugin.TABLE] = beside.top.data
     return _config(document)
+
+
+def _as_argument(path: Path) -> str:
+    """Return a path for a command line, which begins with ./ if it is in the working directory."""
+    return shlex.quote(str(path) if len(path.parts) > 1 else f"./{path}")
 
 
 def _of_dockerfile(path: Path) -> dict[str, Any]:

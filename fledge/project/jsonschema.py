@@ -72,7 +72,10 @@ def _table_schema(table: Table, declared: Schema) -> Json:
         "description": " ".join(group.description for group in table.groups),
         "properties": {
             name: _property_schema(
-                keys, table.descriptions(name), table.only_for(name, declared.strategies)
+                keys,
+                table.descriptions(name),
+                table.only_for(name, declared.strategies),
+                table.only_with(name),
             )
             for name, keys in table.by_name().items()
         },
@@ -80,7 +83,9 @@ def _table_schema(table: Table, declared: Schema) -> Json:
     }
 
 
-def _property_schema(keys: list[Key], descriptions: list[str], only_for: list[str]) -> Json:
+def _property_schema(
+    keys: list[Key], descriptions: list[str], only_for: list[str], only_with: str | None = None
+) -> Json:
     """Return the schema of a key with all its declarations."""
     first = keys[0]
     types = [key.value.json_schema() for key in keys]
@@ -90,6 +95,8 @@ def _property_schema(keys: list[Key], descriptions: list[str], only_for: list[st
     ]
     if only_for:
         text.append(f"Only for {', '.join(only_for)}.")
+    if only_with:
+        text.append(f"Only with {only_with}.")
     found: Json = dict(types[0]) if len(types) == 1 else {"anyOf": types}
     found["description"] = "\n".join(text)
     if first.default is not None and len({str(key.default) for key in keys}) == 1:

@@ -69,6 +69,8 @@ def _table_lines(table: Table, strategies: tuple[str, ...]) -> Iterator[str]:
         # The strategies of the whole table are already on the page.
         if only_for := table.only_for(name, tuple(taken)):
             facts.append(("Only for", " and ".join(f"`{each}`" for each in only_for)))
+        if only_with := table.only_with(name):
+            facts.append(("Only with", f"`{only_with}`"))
         if key.required:
             facts.append(("Required", _required(table, name)))
         elif key.default is not None:

@@ -172,6 +172,15 @@ class Table(msgspec.Struct, frozen=True):
             return [keys[0].description]
         return [f"{self.chosen_by(key)}: {key.description}" for key in keys]
 
+    def only_with(self, name: str) -> str | None:
+        """Return the key that must be given beside a key; None if there is no such key."""
+        for group in self.groups:
+            owners = group.owners(name)
+            if group.alternatives and 0 < len(owners) < len(group.variants):
+                needed = owners[0].decisive.name
+                return needed if needed != name else None
+        return None
+
     def only_for(self, name: str, strategies: tuple[str, ...]) -> list[str]:
         """Return the settings that a key requires, in TOML. Empty if it is always allowed."""
         owners = [group for group in self.groups if name in group.names()]

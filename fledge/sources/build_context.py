@@ -31,7 +31,13 @@ class Context(msgspec.Struct, frozen=True):
 
     digest: Digest
     """Covers the path, type and mode of each entry, the content of files and the target of
-    symlinks, in the order of the paths. Owners and times do not count."""
+    symlinks, in the order of the paths. Owners and times do not count, nor does the content of the
+    Dockerfile itself, which has a digest of its own."""
+    files: int
+    """The number of regular files."""
+    newest: str | None
+    """The path of the regular file, other than the Dockerfile, that was changed last; None: there
+    is none."""
     ignore: str
     """A ``.dockerignore`` that leaves out all other files, each by its whole path. Only a folder
     in which nothing is left is emptied by ``FOLDER/*``, because BuildKit takes 1 MiB of lines."""
@@ -60,14 +66,22 @@ def read(dockerfile: Path, folder: Path, secrets: Iterable[Path] = ()) -> Contex
     root = str(folder.resolve())
     left_out: dict[str, None] = {}
     filled: set[str] = set()
+    itself = str(dockerfile.resolve())
+    files, newest = 0, (-1, "")
     digest = hashlib.sha256()
     try:
         for path, status in _walk(root, patterns, hidden, left_out):
-            _update(digest, f"{root}/{path}", path, status)
+            place = f"{root}/{path}"
+            _update(digest, None if place == itself else place, path, status)
             filled.add(_parent(path))
+            if stat.S_ISREG(status.st_mode):
+                files += 1
+                if place != itself:
+                    newest = max(newest, (status.st_mtime_ns, path))
     except OSError as error:
         raise unreadable(Path(error.filename or folder), error) from error
-    return Context(Digest(digest.hexdigest()), "".join(_lines(left_out, filled)))
+    ignore = "".join(_lines(left_out, filled))
+    return Context(Digest(digest.hexdigest()), files, newest[1] or None, ignore)
 
 
 def _lines(left_out: Collection[str], filled: Collection[str]) -> Iterator[str]:
@@ -151,10 +165,15 @@ def _walk(
             stack.append(entries(path, found))
 
 
-def _update(digest: hashlib._Hash, place: str, path: str, status: os.stat_result) -> None:
-    """Hash one entry: its path, type and mode, and the digest of what is in it, at ``place``."""
+def _update(digest: hashlib._Hash, place: str | None, path: str, status: os.stat_result) -> None:
+    """Hash one entry: its path, type and mode, and the digest of what is in it, at ``place``.
+
+    None: its content does not count.
+    """
     mode, inside = status.st_mode, b""
-    if stat.S_ISREG(mode):
+    if place is None:
+        pass
+    elif stat.S_ISREG(mode):
         inside = hash_file(Path(place)).digest.hex.encode()
     elif stat.S_ISLNK(mode):
         # Linux gives all symlinks one mode, other systems do not.

@@ -7,7 +7,9 @@ cache, and nowhere else.
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from fledge.errors import ConfigError, FledgeError, OfflineError, unreadable_argument
-from fledge.oci import builders, layout
+from fledge.oci import builders, layout, recipe
 from fledge.oci.builders import BuilderName, Request, Secret
 from fledge.oci.image import Image
 from fledge.oci.manifest import Platform, make_image, parse_config
@@ -32,6 +34,14 @@ from fledge.tree.digest import Digest
 
 NOT_REPRODUCIBLE = "To build it again gives another one: RUN instructions are not reproducible"
 AGAIN = "Run `fledge lock`, which builds it and pins the new image."
+THE_CACHE = "Bring the cache of the machine that built it (FLEDGE_CACHE_DIR)."
+
+PREDEFINED = re.compile(
+    r"(?i:(?:https?|ftp|no|all)_proxy)|(?:TARGET|BUILD)(?:PLATFORM|OS|ARCH|VARIANT|STAGE)"
+    r"|BUILDKIT_\w+|SOURCE_DATE_EPOCH"
+)
+"""The build arguments that need no ARG instruction: docs.docker.com, Dockerfile reference,
+"Predefined ARGs" and below."""
 
 
 class DockerfilePin(msgspec.Struct, frozen=True):
@@ -55,6 +65,7 @@ class Dockerfile(Source, frozen=True):
 
     role: ClassVar[str] = "dockerfile"
     section: ClassVar[LockSection | None] = LockSection(DockerfilePin, keyed_by=KeyedBy.PLATFORM)
+    missing: ClassVar[str] = "must be built"
 
     dockerfile: Annotated[
         InputFile,
@@ -131,12 +142,16 @@ class Dockerfile(Source, frozen=True):
         """
         if not assembly.trusts_pins:
             return None
-        now = self._digests()
+        context = self._context()
+        now = self._digests(context)
         changed = [name for name, digest in now.items() if getattr(pin, name) != digest]
         if not changed:
             return None
-        names = {"dockerfile": "the Dockerfile", "context": "a file of its context",
-                 "arguments": "target, build_args or secrets"}  # fmt: skip
+        names = {
+            "dockerfile": "the Dockerfile",
+            "context": f"a file of its context ({_described(context)})",
+            "arguments": "target, build_args or secrets",
+        }
         return (
             f"the image of {self.pinned_name(assembly.folder)}, but since it was built there was a"
             f" change of {' and of '.join(names[name] for name in changed)}"
@@ -173,9 +188,11 @@ class Dockerfile(Source, frozen=True):
         if pin is None:
             pin = self._build(assembly)
         elif not assembly.trusts_pins:
-            pin = msgspec.structs.replace(pin, **self._digests())
+            pin = msgspec.structs.replace(pin, **self._digests(self._context()))
         name = self.pinned_name(assembly.folder)
-        image = _open(name, pin, assembly.platform, assembly.session)
+        # What came with an artifact is about one image, and no other verifies it.
+        hint = f"{THE_CACHE} {AGAIN}" if assembly.trusts_pins else THE_CACHE
+        image = _open(name, pin, assembly.platform, assembly.session, hint)
         apply(image, assembly)
         assembly.inputs.append(_input(name, pin, assembly.platform))
         return f"{name}, {counted(len(image.layers), 'layer')}, by {pin.builder}"
@@ -185,7 +202,8 @@ class Dockerfile(Source, frozen=True):
         if pin:
             return self.lay(assembly, pin)
         builders.environment_of(self.secrets, assembly.session.settings)
-        self._digests()
+        self._compare(assembly)
+        self._context()
         assembly.has_image = True
         return None
 
@@ -193,7 +211,11 @@ class Dockerfile(Source, frozen=True):
         """Build the image. Raises `OfflineError` if the session is offline."""
         name, session = self.pinned_name(assembly.folder), assembly.session
         if not assembly.may_build:
-            raise FledgeError(f"{name} would have to be built anew. {NOT_REPRODUCIBLE}", AGAIN)
+            raise FledgeError(
+                f"{name} would have to be built anew. {NOT_REPRODUCIBLE}",
+                "Bring the provenance of the artifact, which says which image is in it.",
+            )
+        self._compare(assembly)
         if session.offline:
             raise OfflineError(
                 f"{name} must be built, and a builder may use the network",
@@ -212,7 +234,7 @@ class Dockerfile(Source, frozen=True):
             name,
         )
         built = builders.build(request, self.builder, session)
-        if self._digests() != digests:
+        if self._digests(self._context()) != digests:
             raise FledgeError(
                 f"{name} or its context has changed while the image was built",
                 "Build again. What writes into the context meanwhile belongs into .dockerignore.",
@@ -221,13 +243,36 @@ class Dockerfile(Source, frozen=True):
         diff_ids = tuple(layer.diff_id for layer in built.image.layers)
         return DockerfilePin(config, diff_ids, **digests, builder=built.builder)
 
+    def _compare(self, assembly: Assembly) -> None:
+        """Compare what is chosen and set with what the Dockerfile declares, and note what it lacks.
+
+        Raises `ConfigError` if it is empty or lacks the target.
+        """
+        found = recipe.read_declarations(self.dockerfile)
+        if found is None:
+            return
+        name, note = self.pinned_name(assembly.folder), assembly.session.reporter.note
+        if self.target and not found.has_stage(self.target):
+            close = difflib.get_close_matches(self.target, found.stages, n=1)
+            named = [stage for stage in found.stages if not stage.isdigit()]
+            stages = f"It has {', '.join(named)}." if named else "It names none; leave out target."
+            raise ConfigError(
+                f'[source] target = "{self.target}": {name} has no stage of that name',
+                f"Did you mean {close[0]}?" if close else stages,
+            )
+        for argument, _ in self.build_args:
+            if argument not in found.arguments and not PREDEFINED.fullmatch(argument):
+                note(f"[source] build_args: no ARG instruction of {name} declares {argument}")
+        for secret in self.secrets:
+            if secret.id not in found.secrets:
+                note(f"[source] secrets: no RUN instruction of {name} mounts {secret.id}")
+
     def _context(self) -> build_context.Context:
         secrets = [secret.file for secret in self.secrets if secret.file]
         return build_context.read(self.dockerfile, self.folder, secrets)
 
-    def _digests(self, context: build_context.Context | None = None) -> dict[str, Digest]:
+    def _digests(self, context: build_context.Context) -> dict[str, Digest]:
         """Return the fields of a pin about what is there now."""
-        context = context or self._context()
         arguments = {
             "build_args": dict(self.build_args),
             "target": self.target,
@@ -271,17 +316,24 @@ def _input(name: str, pin: DockerfilePin, platform: Platform) -> Input:
     return Input(Dockerfile.role, name, pin.config, facts)
 
 
-def _open(name: str, pin: DockerfilePin, platform: Platform, session: Session) -> Image:
+def _described(context: build_context.Context) -> str:
+    """Say of a context what helps to find a change in it."""
+    newest = f", of which {context.newest} was changed last" if context.newest else ""
+    return f"{counted(context.files, 'file')}{newest}; .dockerignore leaves files out"
+
+
+def _open(name: str, pin: DockerfilePin, platform: Platform, session: Session, hint: str) -> Image:
     """Open the pinned image, all of which must be in the cache.
 
-    Raises `FledgeError` if it is not, `ConfigError` if the pin contradicts itself.
+    ``hint`` says what to do if it is not. Raises `FledgeError` then, `ConfigError` if the pin
+    contradicts itself.
     """
 
     def lost(digest: Digest) -> NoReturn:
         raise FledgeError(
             f"the image that {name} was built into is not in the cache: it lacks {digest}."
             f" {NOT_REPRODUCIBLE}",
-            f"Bring the cache of the machine that built it (FLEDGE_CACHE_DIR). {AGAIN}",
+            hint,
         )
 
     cached = session.cache.find(pin.config)

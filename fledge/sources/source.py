@@ -155,6 +155,8 @@ class Source(msgspec.Struct, frozen=True):
     """The name of the source in progress reports, the lock and provenance."""
     section: ClassVar[LockSection | None] = None
     """How the lock pins the source. None: it has no pin, because it is part of the project."""
+    missing: ClassVar[str] = "must be fetched"
+    """What a build has to do if the source is neither on this machine nor in the cache."""
 
     def artifact_name(self) -> str | None:
         """Return a name for the artifact, without suffix. None: the source suggests none."""

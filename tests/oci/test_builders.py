@@ -37,6 +37,8 @@ SHARED = (
     " --secret id=token,env=TOKEN /p"
 )
 
+MARK = "--secret id=fledge.build,src=/w/Dockerfile.dockerignore"
+
 COMMANDS = {
     # github.com/moby/buildkit, docs/reference/buildctl.md
     "buildctl": (
@@ -48,8 +50,8 @@ COMMANDS = {
     # github.com/docker/buildx, docs/reference/buildx_build.md
     "buildx": f"buildx build --progress plain --output type=oci,dest=/w/image.tar {SHARED}",
     "docker": f"build {SHARED}",
-    "podman": f"build --layers --ignorefile /w/Dockerfile.dockerignore {SHARED}",
-    "buildah": f"build --layers --ignorefile /w/Dockerfile.dockerignore {SHARED}",
+    "podman": f"build --layers --ignorefile /w/Dockerfile.dockerignore {MARK} {SHARED}",
+    "buildah": f"build --layers --ignorefile /w/Dockerfile.dockerignore {MARK} {SHARED}",
 }
 
 INSPECTED = """\
@@ -85,7 +87,7 @@ def test_what_is_not_asked_for_is_on_no_command_line() -> None:
         line = " ".join(builder.build(plain, PLACES, ""))
         assert "target" not in line
         assert "build-arg" not in line
-        assert "secret" not in line
+        assert "secret" not in line.replace("--secret id=fledge.build,", "")
 
 
 class Heard(Reporter):
@@ -258,6 +260,86 @@ def test_secrets_are_hidden_as_they_are_shown(
         builders.build(request, "auto", session)
     assert heard.lines == ["***, too" if kind == "env" else ", too", "<***>"]
     assert list(caught.value.details) == heard.lines
+
+
+REFUSED = 'Get "https://localhost:1/v2/": dial tcp 127.0.0.1:1: connect: connection refused'
+
+
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [
+        (
+            "Error: creating build container: initializing source docker://localhost:1/x:latest:"
+            f" pinging container registry localhost:1: {REFUSED}",
+            3,
+        ),
+        (
+            "ERROR: failed to solve: x.invalid/y: failed to resolve source metadata for"
+            ' x.invalid/y:latest: failed to do request: Head "https://x.invalid/v2/y/manifests": x',
+            3,
+        ),
+        (f"pinging container registry localhost:1: {REFUSED}", 1),
+        ('Error: building at STEP "RUN curl": while running: exit status 7', 1),
+        ("Error: reading manifest latest in docker.io/library/x: manifest unknown", 1),
+    ],
+)
+def test_a_registry_that_cannot_be_reached(
+    last: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = f"case $1 in --version|version) echo podman 1.0;; *) echo '{last}'; exit 125;; esac"
+    session, heard = machine(tmp_path, monkeypatch, {"podman": script})
+    with pytest.raises(FledgeError) as caught:
+        builders.build(plain_request(tmp_path), "auto", session)
+    assert caught.value.exit_code == code
+    assert list(caught.value.details) == heard.lines == [last]
+
+
+@pytest.mark.parametrize(
+    ("unused", "shown"),
+    [
+        ("TARGETARCH TARGETOS TARGETPLATFORM", []),
+        (
+            "TARGETARCH TARGETOS TARGETPLATFORM VERSION",
+            ["[Warning] one or more build args were not consumed: [VERSION]"],
+        ),
+    ],
+)
+def test_arguments_that_fledge_has_not_set_are_not_blamed(
+    unused: str, shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = f"""case $1 in
+        --version|version) echo podman 1.0;;
+        *) echo '[Warning] one or more build args were not consumed: [{unused}]'; exit 1;;
+    esac"""
+    session, heard = machine(tmp_path, monkeypatch, {"podman": script})
+    with pytest.raises(FledgeError):
+        builders.build(plain_request(tmp_path), "auto", session)
+    assert heard.lines == shown
+
+
+def plain_request(folder: Path) -> Request:
+    dockerfile = project.write(folder, "Dockerfile", b"FROM x\nRUN curl\n")
+    return Request(dockerfile, folder, "", None, (), (), Platform("linux", "amd64"), "Dockerfile")
+
+
+def test_only_containers_of_this_build_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build that fails leaves one of its own beside that of another."""
+    own, other = "a" * 64, "b" * 64
+    for name in (own, other):
+        project.write(tmp_path / "store", f"vfs-containers/{name}/userdata/buildah.json", b"{}")
+    script = f"""store={tmp_path}/store
+    case $1 in
+        --version|version) echo podman 1.0;;
+        info) echo 'level=warning'; echo $store;;
+        build) echo "$@" > $store/vfs-containers/{own}/userdata/buildah.json; exit 1;;
+        *) echo "$@" >> {tmp_path}/removed;;
+    esac"""
+    session, _ = machine(tmp_path, monkeypatch, {"podman": script})
+    with pytest.raises(FledgeError):
+        builders.build(plain_request(tmp_path), "auto", session)
+    assert (tmp_path / "removed").read_text() == f"rm --force {own}\n"
 
 
 DOCKERFILE = """\

@@ -28,7 +28,7 @@ busybox_sha256 = "{DEFAULT_DIGEST.hex}"
 FILES = {
     "my-init.sh": b"#!/bin/sh\n",
     "caddy": b"#!/bin/sh\n",
-    "Dockerfile": b"FROM scratch\n",
+    "Dockerfile": b"FROM scratch AS release\n",
     "payload/app/server.py": b"print()\n",
     "payload/static/style.css": b"",
     "certs/ca.pem": b"",

@@ -463,6 +463,14 @@ def test_what_is_added_is_documented() -> None:
     assert "tar" in properties["filesystem"]["properties"]["type"]["enum"]
 
 
+def test_a_key_that_needs_another_says_so() -> None:
+    keys = json_schema()["properties"]["source"]["properties"]
+    for key in ("context", "target", "build_args", "secrets", "builder"):
+        assert keys[key]["description"].endswith("Only with dockerfile.")
+        assert "- Only with: `dockerfile`" in reference_page().split(f"### `{key}`")[1][:500]
+    assert "Only with" not in keys["dockerfile"]["description"] + keys["image"]["description"]
+
+
 # Tables that fledge writes.
 
 

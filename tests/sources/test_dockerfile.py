@@ -137,7 +137,8 @@ def test_an_interrupt_ends_the_builder(builder: str, tmp_path: Path) -> None:
     builders.make(
         tmp_path / "p",
         builder,
-        "FROM scratch\nCOPY busybox /bin/busybox\n"
+        "FROM scratch AS base\nCOPY busybox /bin/busybox\n"
+        'RUN ["/bin/busybox", "true"]\nFROM base\n'
         f'RUN ["/bin/busybox", "sh", "-c", "echo begun; exec /bin/busybox sleep {seconds}"]\n',
     )
     # A program of its own: a shell may have the signal ignored in this one.
@@ -159,6 +160,10 @@ def test_an_interrupt_ends_the_builder(builder: str, tmp_path: Path) -> None:
     running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert not any(seconds.encode() in each for each in running)
     assert list(tmp_path.glob("**/*.img*")) + list(tmp_path.glob("**/.fledge-*")) == []
+    if builder != "docker":  # buildah lists the containers of podman's builds, too
+        daemons.need("buildah")
+        left = subprocess.run(["buildah", "containers", "--quiet"], capture_output=True, check=True)
+        assert left.stdout == b""
 
 
 @pytest.mark.real
@@ -173,14 +178,17 @@ def test_what_a_lock_refuses(
     monkeypatch.setenv("PATH", "/nothing")
     assert fledge(*locked).code == 0, "no builder is needed"
     for name, old, new, words in (
-        ("site/index.html", "hello", "bye", "a change of a file of its context"),
         (
-            "Dockerfile",
-            "# the shell",
-            "# a shell",
-            "of the Dockerfile and of a file of its context",
+            *("site/index.html", "hello", "bye"),
+            "a change of a file of its context (5 files, of which site/index.html was changed last;"
+            " .dockerignore leaves files out)\n",
         ),
-        ("fledge.toml", '"hello"', '"bye"', "target, build_args or secrets"),
+        ("Dockerfile", "# the shell", "# a shell", "a change of the Dockerfile\n"),
+        (
+            *("fledge.toml", '"hello"', '"bye"'),
+            "of its context (5 files, of which fledge.toml was changed last; .dockerignore leaves"
+            " files out) and of target, build_args or secrets\n",
+        ),
     ):
         path = config.parent / name
         before = path.read_text()
@@ -202,8 +210,11 @@ def test_what_a_lock_refuses(
     done = fledge("verify", artifact, "-c", config)
     assert done.code == 1
     assert "gives another one: RUN instructions are not reproducible" in done.err
-    done = fledge("check", "-c", config)
+    assert "Bring the cache" in done.err
+    assert "fledge lock" not in done.err, "a new image does not verify this artifact"
+    done = fledge("check", "-v", "-c", config)
     assert done.code == 0, done.err
+    assert "must be built, so it is not checked" in done.err
     # Nor does verify build what a provenance leaves out.
     record = provenance.path_beside(artifact)
     record.write_text(record.read_text().replace('"name": "dockerfile"', '"name": "other"'))
@@ -315,6 +326,8 @@ def test_a_dockerfile_alone(fledge: Fledge, github: Server, tmp_path: Path) -> N
     artifact = folder / "web.img"
     assert "COPY . /all/" in done.err
     assert done.out == f"{artifact}\n"
+    assert "names:" not in done.err
+    assert "  sha256 " in done.err, "the summary of a single build"
     assert "all/site/index.html" in files(artifact)
     assert provenance.load(artifact).config == {
         "version": "1",
@@ -372,6 +385,73 @@ def test_check_needs_no_builder(
     assert done.code == 2
     assert 'fledge.toml:7: [source] dockerfile = "Dockerfile": ' in done.err
     assert 'fledge.toml:10: [source] secrets = { token = { env = "BUILD_TOKEN" }' in done.err
+
+
+def test_a_target_that_is_no_stage(bare: Path, fledge: Fledge) -> None:
+    for target, hint in (("mak", "Did you mean make?"), ("xyz", "It has base, make, other.")):
+        text = bare.read_text()
+        bare.write_text(text.replace("[source]", f'[source]\ntarget = "{target}"'))
+        for command in ("check", "build", "lock"):
+            done = fledge(command, "-c", bare)
+            assert done.code == 2, "and not 5, for a machine without a builder"
+            assert f'[source] target = "{target}": Dockerfile has no stage' in done.err
+            assert hint in done.err
+        bare.write_text(text)
+
+
+def test_what_the_dockerfile_does_not_use(bare: Path, fledge: Fledge) -> None:
+    text = bare.read_text().replace("GREETING", 'GREETNG = "", HTTP_PROXY = "x", TARGETARCH')
+    bare.write_text(text.replace("token = {", 'tokn = { env = "BUILD_TOKEN" }, token = {'))
+    done = fledge("check", "-c", bare)
+    assert done.code == 0, done.err
+    assert "no ARG instruction of Dockerfile declares GREETNG" in done.err
+    assert "no RUN instruction of Dockerfile mounts tokn" in done.err
+    assert done.err.count("no ARG") == done.err.count("no RUN") == 1
+
+
+def test_an_empty_dockerfile(bare: Path, fledge: Fledge) -> None:
+    (bare.parent / "Dockerfile").write_text("# nothing\n")
+    done = fledge("build", "-c", bare)
+    assert done.code == 2
+    assert f"{bare.parent}/Dockerfile is empty" in done.err
+
+
+def test_a_dockerfile_that_is_named_alone(bare: Path, fledge: Fledge) -> None:
+    """A failure is told as that of a single build."""
+    done = fledge("build", bare.parent / "Dockerfile")
+    assert done.code == 5
+    assert "error: no builder for the Dockerfile can be used:" in done.err
+    assert "1 of 1" not in done.err
+    other = bare.parent / "Df"
+    (bare.parent / "Dockerfile").rename(other)
+    done = fledge("build", other)
+    assert done.code == 2
+    assert 'write [source] dockerfile = "Df" in a fledge.toml' in done.err
+    assert "Df.Dockerfile" in done.err
+
+
+def test_a_folder_with_nothing_but_a_dockerfile(
+    bare: Path, fledge: Fledge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare.unlink()
+    monkeypatch.chdir(bare.parent)
+    for arguments in ((), (".",)):
+        done = fledge("build", *arguments)
+        assert done.code == 2
+        assert "build from the Dockerfile alone: fledge build ./Dockerfile\n" in done.err
+
+
+def test_the_dockerfile_counts_once(bare: Path) -> None:
+    """Its content has a digest of its own; its mode can be copied."""
+    folder = bare.parent
+    dockerfile = folder / "Dockerfile"
+    before = build_context.read(dockerfile, folder)
+    as_file = build_context.read(folder / "other", folder)
+    dockerfile.write_text("FROM scratch\n")
+    assert build_context.read(dockerfile, folder).digest == before.digest
+    assert build_context.read(folder / "other", folder).digest != as_file.digest
+    dockerfile.chmod(0o755)
+    assert build_context.read(dockerfile, folder).digest != before.digest
 
 
 def test_an_output_that_is_an_input(bare: Path, fledge: Fledge) -> None:
