@@ -51,6 +51,8 @@ SIGNS = {
     "BINFMT_SCRIPT": "scripts",
     **{f"RD_{name.upper()}": name for name in ("gzip", "xz", "zstd", "lz4", "bzip2", "lzma")},
     "EXT4_FS": "ext4",
+    "EROFS_FS": "erofs",
+    "SQUASHFS": "squashfs",
     "XFS_FS": "xfs",
     "BTRFS_FS": "btrfs",
     "OVERLAY_FS": "overlay",
@@ -68,13 +70,16 @@ SIGNS = {
 }
 """By option, what the guest sees if its kernel has it."""
 
-UNSEEN = {"EXT4_FS_POSIX_ACL", "EXT4_FS_SECURITY"}
-"""Options that cannot be seen without a program that reads extended attributes."""
+UNSEEN = {
+    *("EXT4_FS_POSIX_ACL", "EXT4_FS_SECURITY", "SQUASHFS_XATTR", "SQUASHFS_ZLIB", "SQUASHFS_ZSTD"),
+    *("EROFS_FS_XATTR", "EROFS_FS_POSIX_ACL", "EROFS_FS_SECURITY", "EROFS_FS_ZIP"),
+}
+"""Options that cannot be seen without extended attributes, or an image that uses them."""
 
 MODULES = (
     "crc32c_generic",  # named by no dependency: the filesystems look for its algorithm
     *("virtio_pci", "virtio_mmio", "virtio_blk", "virtio_console", "ext4", "xfs", "btrfs"),
-    "overlay",
+    *("overlay", "erofs", "squashfs"),
 )
 
 COMPRESSORS = (

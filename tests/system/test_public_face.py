@@ -174,7 +174,7 @@ def test_the_session_for_auditors_shows_what_is_shown(
 ) -> None:
     """README.md shortens digests and lists; the rest of what its commands print is exact."""
     folder = fixture_image(tmp_path, monkeypatch)
-    for command, expected in session("## For auditors", "### Provenance"):
+    for command, expected in session("## For auditors", "### Sealed disks"):
         if "| jq" in command:
             continue
         done = run(command, folder)
