@@ -187,8 +187,16 @@ class _TableReader:
         try:
             return cast(object, chosen.type(**fields))
         except ValueError as error:
-            table.report(str(error))
+            self._report_refusal(str(error), given)
             return None
+
+    def _report_refusal(self, text: str, given: frozenset[str]) -> None:
+        """Report what a constructor refuses: ``KEY = VALUE: PROBLEM``, or several keys together."""
+        name, _, rest = text.partition(" = ")
+        if name in given:
+            self.table.report_value(name, rest.partition(": ")[2])
+        else:
+            self.table.report(text)
 
     def _report_choice(self, group: Group, given: frozenset[str]) -> None:
         """Report that of the keys that choose a variant none is given, or several are."""

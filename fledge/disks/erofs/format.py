@@ -6,7 +6,7 @@ when an image is written or read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -77,6 +77,14 @@ class Erofs(msgspec.Struct, frozen=True, tag="erofs", tag_field="type"):
             raise ValueError(
                 f"compression_level = {level}: {self.compression} has the levels 1 to {most}"
             )
+
+    @staticmethod
+    def json_rules() -> Mapping[str, object]:
+        """Return a JSON Schema of the same rules."""
+        return {
+            "if": {"properties": {"compression": {"const": "lz4"}}, "required": ["compression"]},
+            "then": {"properties": {"compression_level": {"maximum": MAX_LEVELS["lz4"]}}},
+        }
 
     def default_output(self, image_name: str | None) -> str:
         """Return ``IMAGE.erofs``, or ``plugin.erofs`` if there is no image."""
