@@ -60,8 +60,7 @@ def check(config: Config, assembly: Assembly, kernel: Kernel) -> None:
             if lost := _lost_links(tree):
                 note(f"{lost}: the init has to put the link back")
     _check_hidden(config, assembly)
-    conditional = [each for each in config.requirements if each.xattrs is not None]
-    for lack in lacks(needed_by(conditional, tree), kernel):
+    for lack in _lacks_for_xattrs(config, tree, kernel):
         note(lack)
     if config.format.read_only and kernel.is_volant:
         note(
@@ -78,6 +77,13 @@ def check(config: Config, assembly: Assembly, kernel: Kernel) -> None:
             if found := next(problems(kernel, tree, command, context), None):
                 can = "cannot" if found.is_certain else "may not"
                 note(f"the {source.role} {can} run: {found.text}")
+
+
+def _lacks_for_xattrs(config: Config, tree: Tree, kernel: Kernel) -> Iterator[str]:
+    """Yield what a kernel lacks to show the extended attributes in a tree, as `lacks`."""
+    if any(node.xattrs for _, node in tree.walk()):
+        conditional = [each for each in config.requirements if each.xattrs is not None]
+        yield from lacks(needed_by(conditional, tree), kernel)
 
 
 def _check_hidden(config: Config, assembly: Assembly) -> None:
