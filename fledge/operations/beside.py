@@ -10,7 +10,7 @@ from fledge.errors import CorruptError, FledgeError, MalformedError
 from fledge.host.files import replacing
 from fledge.operations import seal
 from fledge.operations.documents import is_manifest_of
-from fledge.project import provenance, sealing, signatures
+from fledge.project import provenance, signatures
 from fledge.project.config import Config
 from fledge.project.manifest import MAX_MANIFEST_SIZE, path_beside, read
 from fledge.project.signatures import MAX_ENVELOPE_SIZE
@@ -49,23 +49,21 @@ def sign(
         with replacing(path) as file:
             file.write(envelope)
     elif path.exists() and not _is_signed(path, statement):
-        path.unlink()
-        session.reporter.note(f"{path} is removed: it was for another build")
+        _remove(path, session)
     if signer:
         from fledge.operations import sign as signing  # noqa: PLC0415 - as above
 
         signing.sign_with(signer, output, session)
 
 
-def tidy_tree(config: Config, output: Path, old: Digest | None, session: Session) -> None:
-    """Remove the hash tree that an older build has put beside its artifact, if this one does not.
+def tidy_tree(output: Path, old: Digest | None, session: Session) -> None:
+    """Remove the hash tree that an older build has put beside its artifact.
 
     ``old`` is the root hash of the older artifact.
     """
     path = seal.path_beside(output)
-    if old and not sealing.is_beside(config.data) and path.exists():
-        path.unlink()
-        session.reporter.note(f"{path} is removed: it was for another build")
+    if old and path.exists():
+        _remove(path, session)
 
 
 def load_certificate(config: Config, signer: Signer | None, session: Session) -> Certificate | None:
@@ -99,12 +97,17 @@ def sign_root_hash(
     """
     path = seal.signature_path(output)
     if old != root_hash and path.exists():
-        path.unlink()
-        session.reporter.note(f"{path} is removed: it was for another build")
+        _remove(path, session)
     if signer and certificate and root_hash:
         from fledge.operations import sign as signing  # noqa: PLC0415 - as above
 
         signing.write_root_signature(output, root_hash, certificate, signer)
+
+
+def _remove(path: Path, session: Session) -> None:
+    """Remove a file beside the artifact of an older build, and say so."""
+    path.unlink()
+    session.reporter.note(f"{path} is removed: it was for another build")
 
 
 def _is_signed(envelope: Path, statement: bytes) -> bool:

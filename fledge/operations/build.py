@@ -127,7 +127,7 @@ def outputs_of(config: Config, output: Path) -> list[Path]:
 
 def _trees_of(config: Config, output: Path) -> list[Path]:
     """Return the files with hash trees beside an artifact: none or one."""
-    is_beside = config.verity and config.verity.hash_tree == "beside"
+    is_beside = config.verity and config.verity.is_beside
     return [seal.path_beside(output)] if is_beside else []
 
 
@@ -172,7 +172,8 @@ def write_artifact(
     if not config.manifest:
         beside.tidy_manifest(config, output, artifact.digest, stale, start.session)
     beside.sign(output, statement, pulled.envelope if pulled else None, signer, start.session)
-    beside.tidy_tree(config, output, old_root, start.session)
+    if not _trees_of(config, output):
+        beside.tidy_tree(output, old_root, start.session)
     root = artifact.root_hash
     beside.sign_root_hash(output, root, old_root, certificate, signer, start.session)
     if shared:
@@ -323,7 +324,7 @@ def _write(
         )
         root_hash = None
         if config.verity:
-            is_appended = config.verity.hash_tree == "appended"
+            is_appended = not config.verity.is_beside
             with session.reporter.work("sealing"):
                 root_hash = seal.write(file.fileno(), hasher, hash_tree, is_appended=is_appended)
         size = os.fstat(file.fileno()).st_size

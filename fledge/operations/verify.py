@@ -26,7 +26,7 @@ from fledge.operations import build, documents, seal
 from fledge.operations.arguments import ConfigLike, as_config, as_session
 from fledge.operations.diff import Difference, diff
 from fledge.operations.digests import read_digest
-from fledge.project import lock, manifest, provenance, sealing
+from fledge.project import lock, manifest, provenance
 from fledge.project.config import Config
 from fledge.project.lock import Lock, PinFinder
 from fledge.project.provenance import Provenance
@@ -129,7 +129,7 @@ def verify(
         new = NewFile(folder.descriptor, artifact.name)
         os.close(new.create())
         tree = None
-        if sealing.is_beside(config.data):
+        if config.verity and config.verity.is_beside:
             tree = NewFile(folder.descriptor, seal.path_beside(artifact).name)
             os.close(tree.create())
         rebuilt_path = path / artifact.name

@@ -40,3 +40,8 @@ class Verity(msgspec.Struct, frozen=True):
             examples=["verity.crt"],
         ),
     ] = None
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether the hash tree is in a file of its own."""
+        return self.hash_tree == "beside"

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from fledge.cli import views
 from fledge.errors import ConfigError, CorruptError
@@ -22,7 +23,7 @@ from fledge.operations.kernel import check_kernel
 from fledge.operations.pull import pull
 from fledge.operations.push import push
 from fledge.operations.seal import Seal
-from fledge.project import provenance
+from fledge.project import config, provenance
 from fledge.project.toml import InvalidConfig
 from fledge.tree import File
 from fledge.tree.block_digests import BLOCK_SIZE
@@ -73,6 +74,14 @@ def test_golden(tmp_path: Path) -> None:
     assert root_hash(artifact) == golden.SEALED_ROOT_HASH
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     assert f"  root hash {golden.SEALED_ROOT_HASH}\n" in readme
+
+
+def test_the_tree_of_a_config_that_was_made_in_python_stays(tmp_path: Path) -> None:
+    sealed(tmp_path, 'read_only = true\n[verity]\nhash_tree = "beside"\n')
+    made = structs.replace(config.load(tmp_path / "fledge.toml"), data={})
+    for _ in range(2):
+        artifact = build(made, tmp_path / "made.img", platform="linux/amd64")
+        assert artifact.beside.hash_tree == tmp_path / "made.img.verity"
 
 
 @pytest.mark.real
