@@ -30,6 +30,7 @@ from fledge.tree.digest import Digest
 from fledge.tree.features import Feature
 from fledge.tree.kernel import Requirement
 from fledge.tree.media import MediaType
+from fledge.tree.names import HASH_TREE_SUFFIX
 from fledge.tree.regular import check_regular
 
 START_SIZE = (1 << 16) + 4096
@@ -275,7 +276,7 @@ def _unknown(path: Path, start: bytes) -> CorruptError:
     from fledge.tree import verity  # noqa: PLC0415
 
     if start.startswith(verity.SIGNATURE):
-        disk = path.with_suffix("") if path.suffix == ".verity" else "a disk"
+        disk = path.with_suffix("") if path.suffix == HASH_TREE_SUFFIX else "a disk"
         return CorruptError(
             f"{path} is the hash tree by which dm-verity seals {disk}, and has no files",
             "Name the disk, which has them.",

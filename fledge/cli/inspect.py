@@ -51,8 +51,8 @@ def run(
     """Show the content of an artifact.
 
     Prints a summary, or the file or directory at PATH. Reads initramfs archives and images of ext2,
-    ext3, ext4, squashfs and erofs, whoever made them. The exit code is 1 if
-    a sealed disk is damaged.
+    ext3, ext4, squashfs and erofs, whoever made them. The exit code is 1 if a sealed disk is
+    damaged.
     """
     if as_list and as_json:
         raise typer.BadParameter("--list and --json exclude each other")

@@ -17,7 +17,7 @@ import msgspec
 
 from fledge.host.files import pwrite
 from fledge.report import Transfer
-from fledge.tree.content import update_hash
+from fledge.tree.content import is_zero, update_hash
 from fledge.tree.digest import Digest
 
 BUFFER_SIZE = 4 << 20
@@ -193,7 +193,7 @@ class Output:
             start = first
             for chunk in range(first, last, MIN_HOLE):
                 end = min(chunk + MIN_HOLE, last)
-                if _is_zero(buffer[chunk:end]):
+                if is_zero(buffer[chunk:end]):
                     self._write(buffer[start:chunk], position + start)
                     start = end
             self._write(buffer[start:last], position + start)
@@ -218,8 +218,3 @@ def _set_direct(descriptor: int, on: bool) -> bool:
     except OSError:
         return False
     return on and bool(direct)
-
-
-def _is_zero(data: memoryview) -> bool:
-    # Views are compared byte by byte, which is slow: compare only the first bytes that way.
-    return data[:ALIGNMENT] == ZEROS[:ALIGNMENT] and bytes(data) == bytes(len(data))

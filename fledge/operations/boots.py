@@ -21,7 +21,7 @@ from fledge.sources.mappings import Mappings, Placement
 from fledge.sources.source import Assembly
 from fledge.tree import Directory, File, Node, Symlink, Tree, programs
 from fledge.tree.content import content_size
-from fledge.tree.kernel import Requirement, needed_by
+from fledge.tree.kernel import Requirement, needed_by, xattr_names
 from fledge.tree.names import printable
 from fledge.tree.programs import Context, Problem
 
@@ -81,9 +81,9 @@ def check(config: Config, assembly: Assembly, kernel: Kernel) -> None:
 
 def _lacks_for_xattrs(config: Config, tree: Tree, kernel: Kernel) -> Iterator[str]:
     """Yield what a kernel lacks to show the extended attributes in a tree, as `lacks`."""
-    if any(node.xattrs for _, node in tree.walk()):
+    if names := xattr_names(tree):
         conditional = [each for each in config.requirements if each.xattrs is not None]
-        yield from lacks(needed_by(conditional, tree), kernel)
+        yield from lacks(needed_by(conditional, names), kernel)
 
 
 def _check_hidden(config: Config, assembly: Assembly) -> None:

@@ -220,7 +220,7 @@ def _note_kernel(config: Config, kernel: Kernel, architecture: str, session: Ses
     another in mind.
     """
     known = architecture if config.target.kernel else ""
-    for lack in boots.lacks(needed_by(config.requirements, None), kernel, known):
+    for lack in boots.lacks(needed_by(config.requirements), kernel, known):
         session.reporter.note(lack)
 
 

@@ -71,7 +71,7 @@ def check_target(
     architecture = _lay(config, platform, found, session)
     if kernel is None and config.target.kernel is None:
         return None
-    return machine.check(needed_by(config.requirements, None), found.config, architecture)
+    return machine.check(needed_by(config.requirements), found.config, architecture)
 
 
 def _lay(

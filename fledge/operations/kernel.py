@@ -21,7 +21,7 @@ from fledge.project.config import Config
 from fledge.sources import paths
 from fledge.tree import File, elf
 from fledge.tree.content import hash_file, read_range
-from fledge.tree.kernel import DM_VERITY, needed_by
+from fledge.tree.kernel import DM_VERITY, needed_by, xattr_names
 
 
 def check_kernel(kernel: PathLike, artifact: PathLike) -> KernelCheck:
@@ -40,13 +40,13 @@ def check_kernel(kernel: PathLike, artifact: PathLike) -> KernelCheck:
         with open_artifact(artifact) as opened:
             architecture = architecture or _architecture(opened)
             unable = boots.find_unable(opened.format, opened.tree, architecture, named)
-            needed = needed_by(requirements, opened.tree)
+            needed = needed_by(requirements, xattr_names(opened.tree))
             found = machine.check(needed, named.config, architecture)
             return replace(found, findings=(*found.findings, *unable))
     except CorruptError:
         raise
     except FledgeError as error:  # a filesystem that fledge cannot read
-        found = machine.check(needed_by(requirements, None), named.config, architecture)
+        found = machine.check(needed_by(requirements), named.config, architecture)
         return replace(found, unchecked=error.message)
 
 

@@ -35,6 +35,7 @@ from fledge.tree import File, verity
 from fledge.tree.block_digests import BLOCK_SIZE
 from fledge.tree.content import HASH_SIZE, Content, Span, Sparse
 from fledge.tree.digest import Digest
+from fledge.tree.names import HASH_TREE_SUFFIX
 from fledge.tree.verity import HashTree
 
 REBUILD = "Build or copy the artifact again."
@@ -109,7 +110,7 @@ class SealCheck(msgspec.Struct, frozen=True):
 
 def path_beside(artifact: Path) -> Path:
     """Return the path of a hash tree beside an artifact."""
-    return artifact.parent / f"{artifact.name}{ownfiles.HASH_TREE_SUFFIX}"
+    return artifact.parent / f"{artifact.name}{HASH_TREE_SUFFIX}"
 
 
 def signature_path(artifact: Path) -> Path:

@@ -22,7 +22,7 @@ from fledge.sources.source import Assembly, Kind, Presence, Source
 from fledge.tree import Directory, File, Node, Symlink, Tree, TreeError
 from fledge.tree.content import Blob, scan_file
 from fledge.tree.digest import Digest
-from fledge.tree.limits import MAX_NAME
+from fledge.tree.limits import MAX_NAME, POSIX_ACLS
 from fledge.tree.names import printable, split_path
 from fledge.tree.regular import problem_of
 
@@ -47,7 +47,7 @@ STANDARD_FOLDERS = frozenset(
 """Folders of the Filesystem Hierarchy Standard 3.0, chapters 3 to 5. No file can be one."""
 
 
-_DROPPED = frozenset(("security.capability", "system.posix_acl_access", "system.posix_acl_default"))
+_DROPPED = frozenset(("security.capability", *map(os.fsdecode, POSIX_ACLS)))
 """Extended attributes of mapped files that a note names, because they are not kept."""
 
 
@@ -155,7 +155,8 @@ class Mappings(Source, frozen=True):
         """Add all files to the tree. Raises `ConfigError` if a path cannot be added."""
         tree = assembly.tree
         before = {path: tree.get(path, follow=True) for path in _REPLACED}
-        blobs = place(tree, self.placements)
+        links = hard_links(self.placements)
+        blobs = place(tree, self.placements, links)
         if dropped := _with_attributes(self.placements):
             first = assembly.relative(dropped[0].source)
             others = f" and {len(dropped) - 1} more" if len(dropped) > 1 else ""
@@ -170,7 +171,7 @@ class Mappings(Source, frozen=True):
             files = [Input("mapping", CONTENTS, _digest_of_all(files))]
         assembly.inputs.extend(files)
         if self.placements:
-            assembly.inputs.append(Input(self.role, LAYOUT, layout_digest(self.placements)))
+            assembly.inputs.append(Input(self.role, LAYOUT, layout_digest(self.placements, links)))
         size = human_size(sum(blob.size for blob in blobs))
         return f"{counted(len(blobs), 'file')}, {size}"
 
@@ -221,17 +222,15 @@ def scan(mappings: Iterable[FileMapping]) -> tuple[list[Placement], list[tuple[F
     return [placed[path][0] for path in sorted(placed, key=split_path)], problems
 
 
-def place(tree: Tree, placements: Iterable[Placement]) -> list[Blob]:
+def place(tree: Tree, placements: Iterable[Placement], links: Mapping[bytes, bytes]) -> list[Blob]:
     """Add the placements to the tree, owned by root and with the tree's time.
 
     Existing directories keep their owner and permissions, hard links stay hard links, and long
-    zeros become holes. Returns the contents of the files, with their digests. Raises `ConfigError`
-    if a file cannot be read or a path cannot be added.
+    zeros become holes. ``links`` is what `hard_links` returns. Returns the contents of the files,
+    with their digests. Raises `ConfigError` if a file cannot be read or a path cannot be added.
     """
-    placements = list(placements)
     blobs: list[Blob] = []
     placed: dict[Node, Placement] = {}
-    first_names = _first_names(placements)
     files: dict[bytes, tuple[Blob, File]] = {}
     # Symlinks first, because the paths of other placements may lead through them.
     for placement in sorted(placements, key=lambda placement: placement.file_type != stat.S_IFLNK):
@@ -251,7 +250,7 @@ def place(tree: Tree, placements: Iterable[Placement]) -> list[Blob]:
                 target = os.readlink(os.fsencode(placement.source))
                 node: Node = Symlink(target=target, mtime_ns=tree.mtime_ns)
             else:
-                first = first_names.get(placement.path, placement.path)
+                first = links.get(placement.path, placement.path)
                 if first not in files:
                     files[first] = _file(placement, tree.mtime_ns)
                 blob, node = files[first]
@@ -283,7 +282,7 @@ def _digest_of_all(files: Iterable[Input]) -> Digest:
     return Digest.of("".join(lines).encode("utf-8", "surrogateescape"))
 
 
-def _first_names(placements: Iterable[Placement]) -> dict[bytes, bytes]:
+def hard_links(placements: Iterable[Placement]) -> dict[bytes, bytes]:
     """Return the first path of each file that has several, by its other paths.
 
     Names of one file that get different permissions become files of their own.
@@ -312,19 +311,17 @@ def _with_attributes(placements: Iterable[Placement]) -> list[Placement]:
     return found
 
 
-def layout_digest(placements: Iterable[Placement]) -> Digest:
+def layout_digest(placements: Iterable[Placement], links: Mapping[bytes, bytes]) -> Digest:
     """Return the digest of a listing of placements: path, type, mode, and the target of a symlink
     or the first path of a hard link.
 
     With the digests of the files, it decides what mappings add to an artifact. Raises `OSError`.
     """
-    placements = list(placements)
-    first_names = _first_names(placements)
     lines = []
     for each in placements:
         link = each.file_type == stat.S_IFLNK
         target = os.readlink(os.fsencode(each.source)) if link else b""
-        target = first_names.get(each.path, target)
+        target = links.get(each.path, target)
         lines.append(b"%o\0%s\0%s\0" % (each.file_type | each.mode, each.path, target))
     return Digest.of(b"".join(lines))
 

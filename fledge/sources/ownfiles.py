@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from fledge.tree.names import HASH_TREE_SUFFIX
 from fledge.tree.regular import read_regular
 
 LOCK_SUFFIX = ".lock"
@@ -14,7 +15,6 @@ LOCK_START = "# What the names and URLs in "
 PROVENANCE_SUFFIX = ".provenance.json"
 SIGNATURES_SUFFIX = ".provenance.dsse.json"
 MANIFEST_SUFFIX = ".manifest.json"
-HASH_TREE_SUFFIX = ".verity"
 ROOT_HASH_SIGNATURE_SUFFIX = ".roothash.p7s"
 
 DOCUMENT_SUFFIXES = (

@@ -30,6 +30,9 @@ interpreter's lock after each one."""
 HOLE_SIZE = 1 << 16
 """Bytes of zeros in a file, beginning at a multiple of it, that become a hole."""
 
+PREFIX_SIZE = 4096
+"""Bytes of a piece that tell of most pieces that they are no zeros."""
+
 _ZEROS = memoryview(bytes(HASH_SIZE))
 
 
@@ -317,9 +320,15 @@ def _data_runs(piece: memoryview) -> Iterator[tuple[int, int]]:
         return
     for start in range(0, len(piece), HOLE_SIZE):
         part = piece[start : start + HOLE_SIZE]
-        # Views are compared byte by byte, which is slow: compare only the first bytes that way.
-        if part[:64] != _ZEROS[: len(part[:64])] or bytes(part) != bytes(len(part)):
+        if not is_zero(part):
             yield start, start + len(part)
+
+
+def is_zero(data: memoryview) -> bool:
+    """Return whether all bytes of at most `HASH_SIZE` are zeros."""
+    # Views are compared byte by byte, which is slow: compare only the first bytes that way.
+    start = data[:PREFIX_SIZE]
+    return start == _ZEROS[: len(start)] and bytes(data) == bytes(len(data))
 
 
 class _Buffer(local):

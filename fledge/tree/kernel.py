@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
@@ -33,9 +33,15 @@ SECURITY_PREFIX = b"security."
 """The beginnings of the names of extended attributes for which filesystems have options."""
 
 
-def needed_by(requirements: Iterable[Requirement], tree: Tree | None) -> Iterator[Requirement]:
-    """Yield the requirements of a tree. None: it is not known, and has only those of every tree."""
-    names = {name for _, node in tree.walk() for name in node.xattrs} if tree else set()
+def xattr_names(tree: Tree) -> set[bytes]:
+    """Return the names of all extended attributes in a tree."""
+    return {name for _, node in tree.walk() for name in node.xattrs}
+
+
+def needed_by(
+    requirements: Iterable[Requirement], names: Collection[bytes] = ()
+) -> Iterator[Requirement]:
+    """Yield the requirements of a tree whose extended attributes have these names."""
     for each in requirements:
         if each.xattrs is None or any(name.startswith(each.xattrs) for name in names):
             yield each

@@ -13,6 +13,9 @@ MAX_COMPARED = 1000
 MAX_SUGGESTED = 5
 """Maximum names in a suggestion."""
 
+HASH_TREE_SUFFIX = ".verity"
+"""The end of the name of a file with the hash tree of a disk, after the whole name of that."""
+
 
 def split_path(path: bytes) -> list[bytes]:
     """Split a path into components and resolve ``.`` and ``..`` without looking at any symlink.

@@ -44,7 +44,7 @@ def place(folder: Path, lines: dict[str, str], tree: Tree | None = None) -> Tree
     tree = tree or Tree(mtime_ns=MTIME)
     placements, wrong = scan(folder, lines)
     assert wrong == []
-    mappings.place(tree, placements)
+    mappings.place(tree, placements, mappings.hard_links(placements))
     return tree
 
 
@@ -103,7 +103,7 @@ def test_files_and_a_folder(folder: Path) -> None:
 
 def test_contents_come_with_their_digests(folder: Path) -> None:
     tree = Tree(mtime_ns=MTIME)
-    spans = mappings.place(tree, scan(folder, {"site": "/", "app": "/zzz"})[0])
+    spans = mappings.place(tree, scan(folder, {"site": "/", "app": "/zzz"})[0], {})
     assert [span.path.name for span in spans] == ["run", "index.html", "app"]
     assert all(span.digest for span in spans)
 
@@ -222,7 +222,8 @@ def test_hard_links_stay_hard_links(folder: Path) -> None:
 
 def test_provenance_tells_hard_links_from_copies(folder: Path) -> None:
     def digest() -> Digest:
-        return mappings.layout_digest(scan(folder, {"site": "/var/www"})[0])
+        placements = scan(folder, {"site": "/var/www"})[0]
+        return mappings.layout_digest(placements, mappings.hard_links(placements))
 
     (folder / "site/again").write_bytes(b"index")
     before = digest()
@@ -556,7 +557,7 @@ def test_source_that_goes_after_the_scan(folder: Path, gone: str) -> None:
     placements, _ = scan(folder, {"conf": "/conf", "site": "/site"})
     (folder / gone).unlink()
     with pytest.raises(ConfigError, match=f"{folder}/{gone}: no such file or folder"):
-        mappings.place(Tree(mtime_ns=MTIME), placements)
+        mappings.place(Tree(mtime_ns=MTIME), placements, {})
 
 
 @pytest.mark.parametrize("folder", ["/usr/bin", "/etc", "/home", "/var/run", "/lib64"])
@@ -578,8 +579,8 @@ def test_a_file_does_not_replace_a_symlink_to_a_directory(tmp_path: Path) -> Non
     tree.add(b"resolv.conf", Symlink(target=b"nowhere"))
     placement = mappings.Placement(b"/link", file, S_IFREG, 0o644)
     with pytest.raises(ConfigError, match="a symlink to a directory exists there"):
-        mappings.place(tree, [placement])
-    mappings.place(tree, [mappings.Placement(b"/resolv.conf", file, S_IFREG, 0o644)])
+        mappings.place(tree, [placement], {})
+    mappings.place(tree, [mappings.Placement(b"/resolv.conf", file, S_IFREG, 0o644)], {})
     assert isinstance(tree.get(b"resolv.conf"), File)
 
 
