@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from typer._completion_classes import completion_init
 from typer.main import get_command
 
 from fledge.cli.interrupts import end_unwritable
@@ -55,6 +56,13 @@ FOREIGN = {
 """Commands of the original fledge that this one has not, and what to do instead."""
 
 
+class Completion(NamedTuple):
+    """What a shell may complete a word to, as typer's classes for shells expect it."""
+
+    value: str
+    help: str
+
+
 class CommandGroup(Group):
     """The group of all `COMMANDS`. Listing them does not import their modules."""
 
@@ -75,6 +83,15 @@ class CommandGroup(Group):
             return None
         return get_command(import_module(COMMANDS[cmd_name].module).app)
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Return what a word can be completed to. Names of commands import no command."""
+        names = [
+            Completion(name, entry.help)
+            for name, entry in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return names or super().shell_complete(ctx, incomplete)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the section of the help that lists the commands."""
         with formatter.section("Commands"):
@@ -94,6 +111,9 @@ app = CommandGroup(
     epilog=EXIT_CODES,
 )
 """The command line. ``app(["build"])`` runs it with these arguments and raises `SystemExit`."""
+
+# Done here because `app` lacks typer's options that write into the files of a shell.
+completion_init()
 
 
 def main() -> None:

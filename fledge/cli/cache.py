@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fledge.cli.failures import explained
+from fledge.cli import runs
 from fledge.cli.options import EXIT_CODES, Command, VerboseOption, new_app
-from fledge.cli.reporters import reported
-from fledge.cli.units import parse_duration, parse_size, path_text
-from fledge.host.settings import Settings
-from fledge.host.work import open_folder, remove_abandoned
-from fledge.report import counted, human_size
-from fledge.store import housekeeping
-from fledge.store.cache import Cache
-from fledge.store.housekeeping import Amount
 
 app = new_app("Show, verify or prune the cache.")
 
@@ -26,23 +15,14 @@ app = new_app("Show, verify or prune the cache.")
 @app.callback(invoke_without_command=True, epilog=EXIT_CODES)
 def show(context: typer.Context, verbose: VerboseOption = False) -> None:
     """Show the content of the cache."""
-    if context.invoked_subcommand:
-        return
-    with explained(verbose):
-        cache = _cache()
-        contents = housekeeping.contents(cache)
-        print(path_text(cache.root))
-        total = sum(contents.values(), Amount())
-        for kind, amount in {**contents, "all together": total}.items():
-            print(f"  {kind:<22}{_amount_text(amount)}")
+    if not context.invoked_subcommand:
+        runs.cache.show(verbose)
 
 
 @app.command(cls=Command, epilog=EXIT_CODES)
 def verify(verbose: VerboseOption = False) -> None:
     """Verify all files in the cache; remove and list damaged ones."""
-    with reported(verbose) as reporter:
-        sound = housekeeping.verify(_cache(), reporter)
-        print(f"sound: {_amount_text(sound)}")
+    runs.cache.verify(verbose)
 
 
 @app.command(cls=Command, epilog=EXIT_CODES)
@@ -74,47 +54,4 @@ def prune(
     Files that a running build uses are kept. What killed builds have left in the working directory
     and in the folder for temporary files is removed, too.
     """
-    if older_than is None and max_size is None:
-        raise typer.BadParameter("give --older-than, --max-size or both")
-    with explained(verbose):
-        age = None if older_than is None else parse_duration(older_than)
-        size = None if max_size is None else parse_size(max_size)
-        if registry is not None:
-            # Imported late, because nothing else here needs the network.
-            from fledge.operations import shared_cache  # noqa: PLC0415
-
-            removed, left = shared_cache.prune(registry, age, size)
-            print(f"removed: {_builds_text(removed)}")
-            print(f"left: {_builds_text(left)}")
-            return
-        pruned = housekeeping.prune(_cache(), age, size)
-        print(f"removed: {_amount_text(pruned.removed)}")
-        if pruned.in_use.files:
-            print(f"in use: {_amount_text(pruned.in_use)}")
-        print(f"left: {_amount_text(pruned.left)}")
-        if abandoned := _remove_abandoned(Path(), Path(tempfile.gettempdir())):
-            print(f"of killed builds: {counted(abandoned, 'folder')} removed")
-
-
-def _remove_abandoned(*places: Path) -> int:
-    """Remove what killed builds have left in these folders, and return how many there were."""
-    removed = 0
-    for place in places:
-        folder = open_folder(place)
-        try:
-            removed += remove_abandoned(folder)
-        finally:
-            os.close(folder)
-    return removed
-
-
-def _cache() -> Cache:
-    return Cache(Settings.from_environment().cache_folder)
-
-
-def _builds_text(amount: Amount) -> str:
-    return f"{counted(amount.files, 'build')}, {human_size(amount.size)}"
-
-
-def _amount_text(amount: Amount) -> str:
-    return f"{counted(amount.files, 'file')}, {human_size(amount.size)}"
+    runs.cache.prune(older_than, max_size, registry, verbose)

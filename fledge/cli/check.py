@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fledge.cli import views
-from fledge.cli.lines import LineReporter
+from fledge.cli import runs
 from fledge.cli.options import (
     EXIT_CODES,
     Command,
@@ -21,14 +17,6 @@ from fledge.cli.options import (
     VerboseOption,
     new_app,
 )
-from fledge.cli.projects import find, is_config, is_several, print_failures
-from fledge.cli.reporters import reported
-from fledge.cli.units import path_text
-from fledge.machine.check import KernelCheck
-from fledge.operations.check import check_target
-from fledge.operations.kernel import check_kernel
-from fledge.session import Session
-from fledge.tree.names import printable
 
 app = new_app()
 
@@ -65,67 +53,4 @@ def run(
     writes nothing but the cache. With an artifact, checks the kernel against that and reads no
     configuration. The exit code is 1 if the kernel does not boot the artifact.
     """
-    if verbose and quiet:
-        raise typer.BadParameter("--quiet and --verbose exclude each other")
-    artifact = None
-    if projects and len(projects) == 1 and not is_config(projects[0]):
-        artifact = Path(projects[0])
-        if kernel is None:
-            raise typer.BadParameter("an artifact needs a kernel to check; name it with --kernel")
-    with reported(verbose, quiet) as reporter:
-        session = Session.default(reporter=None if quiet else reporter, offline=True)
-        if artifact and kernel is not None:
-            code = _print_kernel(check_kernel(kernel, artifact), quiet)
-        elif is_several(projects, config):
-            code = _check_all(find(projects, config), kernel, platform, session, reporter, quiet)
-        else:
-            [path] = find(projects, config)
-            found = check_target(
-                path, kernel, platform=platform, manifest=manifest, session=session
-            )
-            code = _print(path, found, quiet)
-    if code:
-        raise typer.Exit(code)
-
-
-def _check_all(
-    configs: Sequence[Path],
-    kernel: str | None,
-    platform: str | None,
-    session: Session,
-    reporter: LineReporter,
-    quiet: bool,
-) -> int:
-    # Imported late, because for one project nothing is forked.
-    from fledge.operations.many import Task, project_name, side_by_side  # noqa: PLC0415
-
-    def check_one(config: Path, session: Session) -> tuple[Path, KernelCheck | None]:
-        return config, check_target(config, kernel, platform=platform, session=session)
-
-    tasks = [Task(project_name(each), partial(check_one, each)) for each in configs]
-    outcomes = side_by_side(tasks, session)
-    reporter.close()
-    codes = []
-    for outcome in outcomes:
-        if outcome.value:
-            codes.append(_print(*outcome.value, quiet))
-    failed = print_failures([(each.name, each.error) for each in outcomes])
-    return failed or max(codes, default=0)
-
-
-def _print(config: Path, found: KernelCheck | None, quiet: bool) -> int:
-    """Print that a config is valid, and what a kernel has and lacks. Returns the exit code."""
-    if not quiet:
-        print(f"{path_text(config)} is valid")
-    return _print_kernel(found, quiet) if found else 0
-
-
-def _print_kernel(found: KernelCheck, quiet: bool) -> int:
-    """Print what a kernel has and lacks; if quiet, only if it does not boot the artifact.
-
-    Returns the exit code.
-    """
-    if not (quiet and found.boots):
-        for line in views.kernel_lines(found):
-            print(printable(line))
-    return 0 if found.boots else 1
+    runs.check.run(projects, config, kernel, platform, manifest, verbose, quiet)

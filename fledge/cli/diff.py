@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fledge.cli import views
+from fledge.cli import runs
 from fledge.cli.options import EXIT_CODES, Command, VerboseDifferenceOption, new_app
-from fledge.cli.reporters import reported
-from fledge.operations.diff import Difference, diff
-from fledge.operations.inspect import json_text
-from fledge.tree.names import printable
 
 app = new_app()
 
@@ -31,62 +26,4 @@ def run(
 
     They may have different formats. The exit code is 0 if all bytes are equal, and 1 if not.
     """
-    with reported(verbose) as reporter:
-        difference = diff(before, after, reporter=reporter)
-        if as_json:
-            print(json.dumps(_as_json(difference), indent=2))
-        else:
-            for line in views.difference_lines(
-                difference, None if verbose else views.MAX_DIFFERENCE
-            ):
-                print(printable(line))
-    if not difference.same_bytes:
-        raise typer.Exit(1)
-
-
-def _as_json(difference: Difference) -> dict[str, object]:
-    return {
-        "same_bytes": difference.same_bytes,
-        "first_difference": difference.first_difference,
-        "same_tree": difference.same_tree,
-        "not_compared": list(difference.not_compared),
-        "notes": list(difference.notes),
-        "container": {name: _pair(*both) for name, both in difference.container.items()},
-        "details": {
-            name: {
-                "paths": detail.paths,
-                **json_text("first", b"/" + detail.path),
-                **_pair(detail.before, detail.after),
-            }
-            for name, detail in difference.details.items()
-        },
-        "changes": [
-            {
-                **json_text("path", change.path),
-                "kind": change.kind,
-                "fields": {name: _pair(*both) for name, both in change.fields.items()},
-                "lines": list(change.lines),
-            }
-            for change in difference.changes
-        ],
-    }
-
-
-def _pair(before: object, after: object) -> dict[str, object]:
-    return {"before": _json_value(before), "after": _json_value(after)}
-
-
-def _json_value(value: object) -> object:
-    """Convert a value to JSON.
-
-    Bytes that are not UTF-8 become an object with ``text`` and ``text_base64``. A mapping becomes
-    a list of objects with ``name`` and ``value``.
-    """
-    if isinstance(value, bytes):
-        text = json_text("text", value)
-        return text if len(text) > 1 else value.decode()
-    if isinstance(value, dict):
-        return [
-            {"name": _json_value(key), "value": _json_value(each)} for key, each in value.items()
-        ]
-    return [_json_value(each) for each in value] if isinstance(value, list | tuple) else value
+    runs.diff.run(before, after, verbose, as_json)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
-
-import typer
-
+from fledge.cli import runs
 from fledge.cli.options import (
     EXIT_CODES,
     Command,
@@ -17,10 +12,6 @@ from fledge.cli.options import (
     VerboseOption,
     new_app,
 )
-from fledge.cli.projects import find, is_several, print_failures
-from fledge.cli.reporters import reported
-from fledge.operations.fetch import fetch
-from fledge.session import Session
 
 app = new_app()
 
@@ -36,25 +27,4 @@ def run(
 
     Downloads go into the cache, for builds with --offline.
     """
-    code = 0
-    with reported(verbose) as reporter:
-        session = Session.default(reporter=reporter)
-        configs = find(projects, config)
-        if is_several(projects, config):
-            # Imported late, because for one project nothing is forked.
-            from fledge.operations.many import Task, project_name, side_by_side  # noqa: PLC0415
-
-            tasks = [
-                Task(project_name(each), partial(_fetch, each, platform or ())) for each in configs
-            ]
-            outcomes = side_by_side(tasks, session)
-            reporter.close()
-            code = print_failures([(each.name, each.error) for each in outcomes])
-        else:
-            fetch(configs[0], platform or (), session=session)
-    if code:
-        raise typer.Exit(code)
-
-
-def _fetch(config: Path, platforms: Sequence[str], session: Session) -> None:
-    fetch(config, platforms, session=session)
+    runs.fetch.run(projects, config, platform, verbose)

@@ -8,12 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fledge.cli import passphrases
+from fledge.cli import runs
 from fledge.cli.options import EXIT_CODES, Command, VerboseOption, new_app
-from fledge.cli.reporters import reported
-from fledge.cli.units import path_text
-from fledge.host.settings import Settings
-from fledge.operations.sign import keygen
 
 app = new_app()
 
@@ -39,12 +35,4 @@ def run(
     The private key is encrypted with FLEDGE_KEY_PASSPHRASE or, on a terminal, with the passphrase
     that you are asked for. No file is overwritten.
     """
-    with reported(verbose) as reporter:
-        passphrase = Settings.from_environment().key_passphrase or ""
-        if not passphrase and passphrases.can_ask():
-            passphrase = passphrases.ask_for_new()
-        made = keygen(name, kind.value, passphrase=passphrase)
-        if not passphrase:
-            reporter.note(f"{made.private} is not encrypted: whoever can read it can sign")
-        for path in (made.private, made.public):
-            print(path_text(path))
+    runs.keygen.run(name, kind.value, verbose)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fledge.cli import runs
 from fledge.cli.options import (
     EXIT_CODES,
     Command,
@@ -17,11 +16,6 @@ from fledge.cli.options import (
     VerboseOption,
     new_app,
 )
-from fledge.cli.projects import find, is_several, print_failures
-from fledge.cli.reporters import reported
-from fledge.cli.units import path_text
-from fledge.operations.lock import Lookups, lock
-from fledge.session import Session
 
 app = new_app()
 
@@ -41,28 +35,4 @@ def run(
     Looks up which image, agent and busybox the configuration refers to now, and writes their
     digests to fledge.lock beside it. Builds then use exactly these inputs.
     """
-    code = 0
-    with reported(verbose) as reporter:
-        session = Session.default(reporter=reporter)
-        configs = find(projects, config)
-        if is_several(projects, config):
-            # Imported late, because one project is locked without it.
-            from fledge.operations.many import Task, in_turn, project_name  # noqa: PLC0415
-
-            lookups = Lookups()
-
-            def lock_one(config: Path, session: Session) -> Path:
-                return lock(config, platform or (), check=check, session=session, lookups=lookups)
-
-            tasks = [Task(project_name(each), partial(lock_one, each)) for each in configs]
-            outcomes = in_turn(tasks, session)
-            reporter.close()
-            for outcome in outcomes:
-                if outcome.value:
-                    print(path_text(outcome.value))
-            code = print_failures([(each.name, each.error) for each in outcomes])
-        else:
-            path = lock(configs[0], platform or (), check=check, session=session)
-            print(path_text(path))
-    if code:
-        raise typer.Exit(code)
+    runs.lock.run(projects, config, platform, check, verbose)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-import typer
-
-from fledge.cli.failures import explained
+from fledge.cli import runs
 from fledge.cli.options import (
     DEFAULT_CONFIG,
     EXIT_CODES,
@@ -18,8 +14,6 @@ from fledge.cli.options import (
     VerboseOption,
     new_app,
 )
-from fledge.operations import manifest as operation
-from fledge.project.manifest import serialize
 
 app = new_app()
 
@@ -37,8 +31,4 @@ def run(
     Volant needs it to install the artifact. What it says comes from the configuration, the
     artifact and its provenance.
     """
-    with explained(verbose):
-        filled, notes = operation.manifest(artifact, config, manifest=manifest, base_url=base_url)
-        for note in notes:
-            typer.echo(f"note: {note}", err=True)
-        sys.stdout.write(serialize(filled).decode())
+    runs.manifest.run(artifact, config, manifest, base_url, verbose)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fledge.cli import runs
 from fledge.cli.options import (
     EXIT_CODES,
     Command,
@@ -22,12 +22,7 @@ from fledge.cli.policies import (
     PolicyOption,
     SourcesOption,
     ThresholdOption,
-    read_policy,
 )
-from fledge.cli.reporters import reported
-from fledge.cli.units import path_text
-from fledge.operations.pull import pull
-from fledge.session import Session
 
 app = new_app()
 
@@ -64,24 +59,16 @@ def run(
     it is verified. What the cache has is not fetched again. With --key or --policy, the signatures
     of the provenance are verified first.
     """
-    with reported(verbose) as reporter:
-        session = Session.default(reporter=reporter, offline=offline)
-        needed = read_policy(keys, threshold, builder, sources, policy)
-        pulled = pull(reference, output, platform=platform, policy=needed, session=session)
-        if as_json:
-            entries = [
-                {
-                    "path": str(each.path),
-                    "reference": each.reference,
-                    "sha256": each.digest.hex,
-                    "size": each.size,
-                    "provenance": each.provenance,
-                    "manifest": each.plugin_manifest,
-                    "signatures": each.signatures,
-                }
-                for each in pulled
-            ]
-            print(json.dumps(entries, indent=2))
-        else:
-            for each in pulled:
-                print(path_text(each.path))
+    runs.pull.run(
+        reference,
+        output,
+        platform,
+        keys,
+        threshold,
+        builder,
+        sources,
+        policy,
+        offline,
+        verbose,
+        as_json,
+    )

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fledge.cli import runs
 from fledge.cli.options import EXIT_CODES, Command, VerboseOption, new_app
-from fledge.cli.reporters import reported
-from fledge.operations.push import push
-from fledge.session import Session
 
 app = new_app()
 
@@ -43,28 +39,4 @@ def run(
     The plugin manifest and the provenance beside an artifact go with it. What the registry has
     already is not sent again. The login is that of docker or podman.
     """
-    if len(arguments) < 2:
-        raise typer.BadParameter("name the files first, and then where to push them to")
-    *files, reference = arguments
-    with reported(verbose) as reporter:
-        pushed = push(
-            list(map(Path, files)),
-            reference,
-            whole=whole,
-            session=Session.default(reporter=reporter),
-        )
-        if as_json:
-            entries = [
-                {
-                    "path": str(each.path),
-                    "reference": each.reference,
-                    "sha256": each.digest.hex,
-                    "size": each.size,
-                    "sent": each.sent,
-                }
-                for each in pushed
-            ]
-            print(json.dumps(entries, indent=2))
-        else:
-            for each in pushed:
-                print(each.reference)
+    runs.push.run(arguments, whole, verbose, as_json)

@@ -7,12 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fledge.cli import passphrases
+from fledge.cli import runs
 from fledge.cli.options import EXIT_CODES, ArtifactArgument, Command, VerboseOption, new_app
-from fledge.cli.reporters import reported
-from fledge.cli.units import path_text
-from fledge.operations.sign import sign
-from fledge.session import Session
 
 app = new_app()
 
@@ -51,15 +47,4 @@ def run(
     Writes ARTIFACT.provenance.dsse.json, and with a certificate ARTIFACT.roothash.p7s. To sign
     with several keys, run it once for each.
     """
-    with reported(verbose) as reporter:
-        session = Session.default(reporter=reporter)
-        ask = passphrases.ask if passphrases.can_ask() else None
-        path = sign(
-            artifact,
-            key,
-            public_key=public_key,
-            certificate=certificate,
-            passphrase=ask,
-            session=session,
-        )
-        print(path_text(path))
+    runs.sign.run(artifact, key, public_key, certificate, verbose)

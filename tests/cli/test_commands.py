@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -47,7 +48,14 @@ LIBRARIES = COSTLY | {
 """All modules that are slow to import."""
 
 
-def loaded(folder: Path, *arguments: str) -> set[str]:
+DECLARATIONS = {
+    *("fledge.cli.policies", "fledge.cli.runs", "fledge.errors"),
+    *("fledge.project", "fledge.project.foreign"),
+}
+"""The modules of fledge that declare the options of commands, beside those of the commands."""
+
+
+def loaded(folder: Path, *arguments: str, **variables: str) -> set[str]:
     """Return the modules that a process has loaded after running the command."""
     record = folder / "modules"
     code = (
@@ -62,6 +70,7 @@ def loaded(folder: Path, *arguments: str) -> set[str]:
     subprocess.run(
         [sys.executable, "-c", code, "--", *arguments],
         cwd=folder,
+        env={**os.environ, **variables},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         check=True,
@@ -204,6 +213,68 @@ def test_version_imports_only_itself(tmp_path: Path) -> None:
     modules = loaded(tmp_path, "version")
     assert own(modules) == START | {"fledge.cli.version"}
     assert not modules & LIBRARIES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_imports_only_its_options(tmp_path: Path, name: str) -> None:
+    modules = loaded(tmp_path, name, "--help")
+    assert own(modules) <= START | DECLARATIONS | {COMMANDS[name].module}
+    assert not modules & LIBRARIES
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("fledge ma", ["manifest"]),
+        ("fledge ", list(COMMANDS)),
+        ("fledge --h", ["--help"]),
+        ("fledge build --o", ["--output", "--offline"]),
+        ("fledge cache ", ["verify", "prune"]),
+        ("fledge keygen --type ", ["ecdsa-p256", "ed25519"]),
+        ("fledge inspect plugin.", []),
+    ],
+)
+def test_completion(
+    fledge: Fledge,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    words: list[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fledge"])
+    monkeypatch.setenv("_FLEDGE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
+    done = fledge()
+    assert (done.code, done.err) == (0, "")
+    assert done.out.split() == words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "command"), [("fledge ", None), ("fledge build ", "build"), ("fledge che", None)]
+)
+def test_completion_imports_only_options(tmp_path: Path, line: str, command: str | None) -> None:
+    modules = loaded(
+        tmp_path,
+        _FLEDGE_COMPLETE="complete_bash",
+        COMP_WORDS=line,
+        COMP_CWORD=str(line.count(" ")),
+    )
+    expected = START | DECLARATIONS | {COMMANDS[command].module} if command else START
+    assert own(modules) <= expected
+    assert not modules & LIBRARIES
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_for_a_shell(
+    fledge: Fledge, monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fledge"])
+    monkeypatch.setenv("_FLEDGE_COMPLETE", f"source_{shell}")
+    done = fledge()
+    assert (done.code, done.err) == (0, "")
+    assert f"_FLEDGE_COMPLETE=complete_{shell}" in done.out
 
 
 def test_cache_needs_no_network_and_no_format(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fledge import formats
-from fledge.cli import inspect
+from fledge.cli.runs import inspect
 from fledge.formats import Opened
 from tests.support import project
 from tests.support.project import Fledge
