@@ -3,6 +3,7 @@
     blobs/sha256/HEX   complete and verified blobs, which are never written again
     partial/           incomplete blobs, each locked by the process that writes it
     in-use             a byte for each blob, locked by the builds that use the blob
+    uses/HEX           changed by each use of a blob, and holds its stamp (`fledge.store.stamps`)
 
 Builds that run at the same time share the cache. A killed build leaves at worst an incomplete
 blob: the kernel drops its locks, and the next build that needs the blob continues the download.
@@ -34,6 +35,7 @@ from pathlib import Path
 import msgspec
 
 from fledge.errors import FledgeError, HostError, MalformedError
+from fledge.store.stamps import is_unchanged
 from fledge.tree.content import Blob, OpenFile, is_intact, update_hash
 from fledge.tree.digest import Digest
 
@@ -100,7 +102,8 @@ class CacheEntry(msgspec.Struct, frozen=True):
     digest: Digest | None
     """The digest that the blob should have; None for an incomplete blob."""
     status: os.stat_result
-    """``st_mtime`` is the time of the blob's last use."""
+    last_use: int
+    """When it was last written or used, in nanoseconds since 1970."""
 
 
 class _UseLocks:
@@ -169,9 +172,20 @@ class Cache(msgspec.Struct, frozen=True):
             if not stat.S_ISREG(status.st_mode):
                 return None
             self._use(digest)
-            with suppress(OSError):  # a user who may only read a cache cannot prune it either
-                os.utime(opened.descriptor)
+            if use := self.open_use(digest):
+                with use:
+                    os.utime(use.fileno())
         return Blob(path, 0, status.st_size, digest, opened=opened)
+
+    def open_use(self, digest: Digest) -> io.FileIO | None:
+        """Open the file whose time is that of the last use of a blob.
+
+        None if it cannot be written: a user who may only read a cache cannot prune it either.
+        """
+        with suppress(OSError), self._folder("uses") as folder:
+            flags = os.O_RDWR | os.O_CREAT | _FILE
+            return io.FileIO(os.open(digest.hex, flags, 0o600, dir_fd=folder), "r+")
+        return None
 
     @contextmanager
     def partial(self, digest: Digest | None, waiting: Callable[[], None]) -> Iterator[Partial]:
@@ -253,7 +267,8 @@ class Cache(msgspec.Struct, frozen=True):
                         with suppress(FileNotFoundError):
                             status = file.stat(follow_symlinks=False)
                             if stat.S_ISREG(status.st_mode):
-                                found.append(CacheEntry(Path(file.path), digest, status))
+                                last_use = self._last_use(digest, status)
+                                found.append(CacheEntry(Path(file.path), digest, status, last_use))
         return found
 
     def remove(self, entry: CacheEntry) -> bool:
@@ -271,8 +286,11 @@ class Cache(msgspec.Struct, frozen=True):
                     file = opened.enter_context(_open_file(entry.path, os.O_RDONLY))
                     _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB, self.root)
                 now = entry.path.lstat()
-                if _is_unchanged(entry.status, now):
+                last_use = self._last_use(entry.digest, now)
+                if os.path.samestat(entry.status, now) and last_use == entry.last_use:
                     entry.path.unlink()
+                    if entry.digest:
+                        self._use_path(entry.digest).unlink(missing_ok=True)
                     return True
             except (BlockingIOError, FileNotFoundError):
                 pass
@@ -283,6 +301,16 @@ class Cache(msgspec.Struct, frozen=True):
         for entry in self.entries():
             if entry.path.name.startswith(UNPINNED):
                 self.remove(entry)
+
+    def _use_path(self, digest: Digest) -> Path:
+        return self.root / "uses" / digest.hex
+
+    def _last_use(self, digest: Digest | None, status: os.stat_result) -> int:
+        """Return when a file of the cache was last written or used, in nanoseconds since 1970."""
+        if digest:
+            with suppress(FileNotFoundError):
+                return max(status.st_mtime_ns, self._use_path(digest).lstat().st_mtime_ns)
+        return status.st_mtime_ns
 
     @property
     def _in_use(self) -> Path:
@@ -338,10 +366,13 @@ class BackgroundVerifier:
         return all(future.result() for future in self._intact)
 
     def _is_intact(self, blob: Blob) -> bool:
-        try:
-            return is_intact(blob, self._stop)
-        except FledgeError:
-            return False
+        with ExitStack() as opened:
+            if stamp_file := self._cache.open_use(blob.digest):
+                opened.enter_context(stamp_file)
+            try:
+                return is_unchanged(blob, stamp_file, self._stop)
+            except (FledgeError, OSError):
+                return False
 
 
 def _digest_of_name(name: str) -> Digest | None:
@@ -364,10 +395,6 @@ def _lock_byte(file: io.FileIO, command: int, kind: int, digest: Digest) -> None
     # struct flock: l_type, l_whence, l_start, l_len, l_pid
     request = struct.pack("hhqqi4x", kind, os.SEEK_SET, position, 1, 0)
     fcntl.fcntl(file, command, request)
-
-
-def _is_unchanged(before: os.stat_result, now: os.stat_result) -> bool:
-    return os.path.samestat(before, now) and before.st_mtime_ns == now.st_mtime_ns
 
 
 def _open_locked(folder: int, name: str, root: Path, waiting: Callable[[], None]) -> io.FileIO:

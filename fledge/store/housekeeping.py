@@ -98,10 +98,10 @@ def prune(cache: Cache, older_than: float | None, max_size: int | None) -> Prune
     start = time.time()
     left, removed, in_use = (Amount() for _ in range(3))
     # The path decides between equal times, which are common on filesystems with coarse times.
-    entries = sorted(cache.entries(), key=lambda entry: (entry.status.st_mtime_ns, entry.path))
+    entries = sorted(cache.entries(), key=lambda entry: (entry.last_use, entry.path))
     size = sum(entry.status.st_size for entry in entries)
     for entry in entries:
-        old = older_than is not None and start - entry.status.st_mtime > older_than
+        old = older_than is not None and start - entry.last_use / 10**9 > older_than
         if not old and (max_size is None or size <= max_size):
             left += _amount(entry)
         elif cache.remove(entry):

@@ -395,13 +395,22 @@ def is_intact(blob: Blob, stop: Event | None = None) -> bool:
     Setting ``stop`` ends the reading early, and it counts as damaged. Raises `FledgeError`.
     """
     sha256 = hashlib.sha256()
+    for piece in read_blob(blob, stop):
+        sha256.update(piece)
+    return sha256.hexdigest() == blob.digest.hex
+
+
+def read_blob(blob: Blob, stop: Event | None = None) -> Iterator[memoryview]:
+    """Yield the bytes of the file of a blob, each piece until the next one is asked for.
+
+    The digest is not checked. Setting ``stop`` ends the reading early. Raises `FledgeError`.
+    """
     buffer = _buffer.memory
     position = 0
     with open_content(blob) as file:
         while not (stop and stop.is_set()) and (count := os.preadv(file, [buffer], position)):
-            sha256.update(buffer[:count])
+            yield buffer[:count]
             position += count
-    return sha256.hexdigest() == blob.digest.hex
 
 
 def changed(path: Path) -> CorruptError:
