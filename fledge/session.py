@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from fledge.host.settings import Settings
-from fledge.net.certificates import SYSTEM_FOLDERS, Certificates
-from fledge.net.fetch import Fetcher
 from fledge.net.pace import Pace
-from fledge.net.transport import Transport
 from fledge.report import Reporter
 from fledge.store.cache import Cache
+
+if TYPE_CHECKING:
+    from fledge.net.fetch import Fetcher
 
 
 class Session(msgspec.Struct, frozen=True, dict=True):
@@ -52,6 +53,11 @@ class Session(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def fetcher(self) -> Fetcher:
         """The `Fetcher` that all downloads of this session share."""
+        # Imported here because requests is slow to import, and many builds download nothing.
+        from fledge.net.certificates import SYSTEM_FOLDERS, Certificates  # noqa: PLC0415
+        from fledge.net.fetch import Fetcher  # noqa: PLC0415
+        from fledge.net.transport import Transport  # noqa: PLC0415
+
         folders = SYSTEM_FOLDERS
         if config := self.settings.config_folder:
             folders = (config / "containers" / "certs.d", *folders)

@@ -31,20 +31,22 @@ from fledge.net.bodies import (
     is_encoded,
     is_web_page,
 )
-from fledge.net.transport import (
-    CHUNK_SIZE,
-    MAX_RESPONSE_SIZE,
-    TRY_LATER,
+from fledge.net.exchange import (
     CertificateError,
     Headers,
     HttpStatusError,
     Outgoing,
     TooLargeError,
     TransientError,
+    printable_url,
+)
+from fledge.net.transport import (
+    CHUNK_SIZE,
+    MAX_RESPONSE_SIZE,
+    TRY_LATER,
     Transport,
     http_date,
     limited,
-    printable_url,
     read_body,
 )
 from fledge.report import Reporter, Transfer, human_size

@@ -30,12 +30,10 @@ from fledge.host import programs
 from fledge.host.settings import Settings
 from fledge.net import connection
 from fledge.net.certificates import Certificates
+from fledge.net.exchange import TooLargeError, TransientError, is_loopback
 from fledge.net.json_document import MAX_DOCUMENT_SIZE, JsonObject, parse_object
 from fledge.net.transport import (
-    TooLargeError,
-    TransientError,
     error_causes,
-    is_loopback,
     no_login,
     read_body,
     refusal_words,

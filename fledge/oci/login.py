@@ -6,20 +6,23 @@ import re
 import threading
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import msgspec
-import requests
 
 from fledge.errors import CorruptError, FledgeError, NetworkError
+from fledge.net.exchange import HttpStatusError, printable_url
 from fledge.net.json_document import JsonObject
-from fledge.net.transport import HttpStatusError, printable_url
 from fledge.oci import credentials
 from fledge.oci.challenges import Challenge, parse_challenges
 from fledge.oci.manifest import INDEX_TYPES, MANIFEST_TYPES
 from fledge.oci.reference import DOCKER_HUB, Name
 from fledge.session import Session
 from fledge.tree.names import printable
+
+if TYPE_CHECKING:
+    import requests
 
 ACCEPT = ", ".join([*sorted(INDEX_TYPES | MANIFEST_TYPES), "*/*"])
 

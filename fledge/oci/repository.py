@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
 from fledge.errors import ConfigError, CorruptError, FledgeError, NetworkError
 from fledge.host.settings import Settings
-from fledge.net.fetch import Answer, Fetcher
-from fledge.net.json_document import MAX_DOCUMENT_SIZE, JsonObject, parse_object
-from fledge.net.transport import (
+from fledge.net.exchange import (
     CertificateError,
     HttpStatusError,
     Outgoing,
@@ -25,6 +23,7 @@ from fledge.net.transport import (
     is_loopback,
     printable_url,
 )
+from fledge.net.json_document import MAX_DOCUMENT_SIZE, JsonObject, parse_object
 from fledge.oci.login import PULL, Login
 from fledge.oci.manifest import Descriptor
 from fledge.oci.reference import DOCKER_HUB, Name, RegistryReference, parse
@@ -34,6 +33,9 @@ from fledge.session import Session
 from fledge.tree.content import Span, read_content
 from fledge.tree.digest import Digest
 from fledge.tree.names import suggestion
+
+if TYPE_CHECKING:
+    from fledge.net.fetch import Answer, Fetcher
 
 T = TypeVar("T")
 Parameters = ParamSpec("Parameters")

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import msgspec
 
 from fledge.errors import NetworkError
-from fledge.net.fetch import Answer, Fetcher
-from fledge.net.transport import (
-    Headers,
-    HttpStatusError,
-    Outgoing,
-    TransientError,
-    printable_url,
-)
+from fledge.net.exchange import Headers, HttpStatusError, Outgoing, TransientError, printable_url
 from fledge.oci.login import NO_LOGIN
 from fledge.report import Transfer
 from fledge.tree.content import Span, content_size, read_range
 from fledge.tree.digest import Digest
+
+if TYPE_CHECKING:
+    from fledge.net.fetch import Answer, Fetcher
 
 MAX_PIECE = 8 << 20
 """Maximum bytes of a request. A piece is held in memory."""

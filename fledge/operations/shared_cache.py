@@ -18,7 +18,7 @@ import msgspec
 
 from fledge.errors import ConfigError, CorruptError, FledgeError, MalformedError, NetworkError
 from fledge.host.files import NewFile
-from fledge.net.transport import HttpStatusError
+from fledge.net.exchange import HttpStatusError
 from fledge.oci import artifact as artifacts
 from fledge.oci import referrers
 from fledge.oci.artifact import RemoteArtifact

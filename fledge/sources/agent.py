@@ -17,8 +17,8 @@ from msgspec import Meta
 
 from fledge.errors import CorruptError, FledgeError, NetworkError
 from fledge.host.settings import Settings
+from fledge.net.exchange import HttpStatusError
 from fledge.net.json_document import JsonObject
-from fledge.net.transport import HttpStatusError
 from fledge.report import human_size
 from fledge.session import Session
 from fledge.sources import paths, programs

@@ -40,11 +40,17 @@ START = {
 COSTLY = {"cryptography", "docker", "oras", "rich"}
 """Libraries that a command loads only when it needs them."""
 
-LIBRARIES = COSTLY | {
-    *("crc32c", "deflate", "isal", "lz4", "msgspec", "pyzstd", "requests", "tomli"),
-    *("tomli_w", "urllib3", "zstandard"),
-    *("asyncio", "http.client", "ssl"),
-}
+HTTP = {"http.client", "requests", "ssl", "urllib3"}
+"""Libraries that only downloads need."""
+
+LIBRARIES = (
+    COSTLY
+    | HTTP
+    | {
+        *("crc32c", "deflate", "isal", "lz4", "msgspec", "pyzstd", "tomli"),
+        *("tomli_w", "zstandard", "asyncio"),
+    }
+)
 """All modules that are slow to import."""
 
 
@@ -308,6 +314,7 @@ def test_commands_import_only_what_they_need(tmp_path: Path) -> None:
         if command[0] == "build":
             assert "fledge.operations.diff" not in modules
             assert "fledge.operations.inspect" not in modules
+            assert not modules & HTTP, "nothing is downloaded"
 
 
 @pytest.mark.slow

@@ -26,9 +26,10 @@ import fledge.net.fetch
 import fledge.net.transport
 from fledge.errors import ConfigError, CorruptError, FledgeError, HostError, NetworkError
 from fledge.host.settings import Settings
+from fledge.net.exchange import HttpStatusError, printable_url
 from fledge.net.fetch import Fetcher
 from fledge.net.pace import Pace
-from fledge.net.transport import HttpStatusError, Transport, printable_url
+from fledge.net.transport import Transport
 from fledge.report import Reporter, Transfer
 from fledge.session import Session
 from fledge.store.cache import Cache
