@@ -290,7 +290,7 @@ class Cache(msgspec.Struct, frozen=True):
                 if os.path.samestat(entry.status, now) and last_use == entry.last_use:
                     entry.path.unlink()
                     if entry.digest:
-                        self._use_path(entry.digest).unlink(missing_ok=True)
+                        self._forget_use(entry.digest)
                     return True
             except (BlockingIOError, FileNotFoundError):
                 pass
@@ -302,14 +302,17 @@ class Cache(msgspec.Struct, frozen=True):
             if entry.path.name.startswith(UNPINNED):
                 self.remove(entry)
 
-    def _use_path(self, digest: Digest) -> Path:
-        return self.root / "uses" / digest.hex
+    def _forget_use(self, digest: Digest) -> None:
+        # What stays is of no use to a later blob: a stamp fits only the file that it was made of.
+        with suppress(OSError), self._folder("uses") as folder:
+            os.unlink(digest.hex, dir_fd=folder)
 
     def _last_use(self, digest: Digest | None, status: os.stat_result) -> int:
         """Return when a file of the cache was last written or used, in nanoseconds since 1970."""
         if digest:
-            with suppress(FileNotFoundError):
-                return max(status.st_mtime_ns, self._use_path(digest).lstat().st_mtime_ns)
+            with suppress(OSError):
+                use = (self.root / "uses" / digest.hex).lstat()
+                return max(status.st_mtime_ns, use.st_mtime_ns)
         return status.st_mtime_ns
 
     @property

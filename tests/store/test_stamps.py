@@ -217,14 +217,18 @@ def test_what_is_planted_in_place_of_a_stamp_is_not_used(
     assert not passes(cache, blob)
 
 
-def test_a_planted_folder_of_stamps_is_not_entered(
-    cache: Cache, settled: None, tmp_path: Path
-) -> None:
-    blob = cache.store(DATA)
-    (tmp_path / "elsewhere").mkdir()
-    (cache.root / "uses").symlink_to(tmp_path / "elsewhere")
-    assert passes(cache, blob)
-    assert os.listdir(tmp_path / "elsewhere") == []
+def test_a_planted_folder_of_stamps_is_not_entered(settled: None, tmp_path: Path) -> None:
+    user = Session.default().cache
+    blob = user.store(DATA)
+    kept = tmp_path / "elsewhere" / blob.digest.hex
+    kept.parent.mkdir()
+    kept.touch()
+    (user.root / "uses").symlink_to(kept.parent)
+    assert passes(user, blob)
+    del user
+    prune(Session.default().cache, None, 0)
+    assert not blob.path.exists()
+    assert kept.read_bytes() == b""
 
 
 def test_a_pruned_blob_leaves_no_stamp(settled: None) -> None:
