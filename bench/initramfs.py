@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from measure import PYTHON, Row, Run, Way, fledge, in_turn, main, measure, version
@@ -94,10 +95,10 @@ def _compressions(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
         (folder / f"{title}.toml").write_text(
             text + table + (f"level = {level}\n" if level else "")
         )
-        ways.append(Way(title, lambda title=title: _build(folder, title), folder / "image"))  # type: ignore[misc]
+        ways.append(Way(title, partial(_build, folder, title), folder / "image"))
         if compression in ALONE:
             command = [PYTHON, "-c", ALONE[compression], str(level), str(_cores())]
-            alone = lambda command=command: measure(command, folder)  # type: ignore[misc]  # noqa: E731
+            alone = partial(measure, command, folder)
             ways.append(Way(f"{title}, the codec alone", alone, folder / "image"))
     _build(folder, "none")
     (folder / "image").rename(folder / "plain")
