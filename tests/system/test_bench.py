@@ -48,7 +48,7 @@ def compare(
 ) -> subprocess.CompletedProcess[str]:
     script = repository / "bench" / "compare.py"
     options = ["--only", BENCHMARK, "--rounds", rounds, "--noise", "1"]
-    command = [sys.executable, script, a, b, *options]
+    command = [sys.executable, str(script), a, b, *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
