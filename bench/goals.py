@@ -61,6 +61,8 @@ def growth(key: str) -> Callable[[Rows], float]:
     return value
 
 
+CODECS = "initramfs --compressions zstd:3 lz4:9"
+
 GOALS = (
     Goal(
         "node image, full cache: times tar2ext4",
@@ -91,6 +93,18 @@ GOALS = (
         "initramfs",
         0.18,
         ratio("fledge build", "gcc, find, cpio, gzip"),
+    ),
+    Goal(
+        "initramfs with zstd 3: times the codec alone",
+        CODECS,
+        1.1,
+        ratio("zstd 3", "zstd 3, the codec alone"),
+    ),
+    Goal(
+        "initramfs with lz4 9: times the codec alone",
+        CODECS,
+        1.1,
+        ratio("lz4 9", "lz4 9, the codec alone"),
     ),
 )
 

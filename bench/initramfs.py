@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 from measure import PYTHON, Row, Run, Way, fledge, in_turn, main, measure, version
@@ -72,7 +73,7 @@ open("image", "wb").write(lz4.frame.compress(data, compression_level=int(sys.arg
 
 def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
     _prepare(folder)
-    if arguments.compressions:
+    if arguments.compressions is not None:
         yield from _compressions(folder, arguments)
         return
     ours, theirs = folder / "fledge.cpio.gz", folder / "classic.cpio.gz"
@@ -95,11 +96,15 @@ def _compressions(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
         (folder / f"{title}.toml").write_text(
             text + table + (f"level = {level}\n" if level else "")
         )
-        ways.append(Way(title, partial(_build, folder, title), folder / "image"))
+        if arguments.compressions and f"{compression}:{level}" not in arguments.compressions:
+            continue
+        build = partial(_build, folder, title)
+        ways.append(Way(title, build, folder / "image"))
         if compression in ALONE:
             command = [PYTHON, "-c", ALONE[compression], str(level), str(_cores())]
             alone = partial(measure, command, folder)
-            ways.append(Way(f"{title}, the codec alone", alone, folder / "image"))
+            peer = metadata.version({"zstd": "zstandard"}.get(compression, compression))
+            ways.append(Way(f"{title}, the codec alone", alone, folder / "image", peer))
     _build(folder, "none")
     (folder / "image").rename(folder / "plain")
     yield from in_turn(arguments, ways)
@@ -151,7 +156,12 @@ def _busybox() -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--compressions", action="store_true", help="compare the compressions")
+    parser.add_argument(
+        "--compressions",
+        nargs="*",
+        metavar="NAME:LEVEL",
+        help="compare these, such as zstd:3; without any, all",
+    )
 
 
 if __name__ == "__main__":
