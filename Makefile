@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PREFIX ?= $(HOME)/.local
 
-.PHONY: hello build install fmt vet test test-fast lint bench clean
+.PHONY: hello build install fmt vet test test-fast lint bench bench-compare clean
 
 hello: $(INSTALLED)
 	@scripts/hello
@@ -50,6 +50,12 @@ lint: vet
 bench: $(TESTABLE)
 	scripts/test-tools
 	.venv/bin/python bench/initramfs.py
+
+# Is what is here slower than the commit BASE? Needs root, for the images.
+BASE ?= main
+bench-compare: $(TESTABLE)
+	scripts/test-tools
+	.venv/bin/python bench/compare.py $(BASE) .
 
 $(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "fledge needs Python 3.10 or later; try: make PYTHON=python3.12")'

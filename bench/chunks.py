@@ -1,7 +1,5 @@
 """Measure how much of an artifact is new after one change, by the size of its chunks.
 
-    bench/chunks.py oci:DIR:TAG     an image in an OCI layout
-
 fledge builds the image with a layer of 10 MiB, an agent and mapped files over it. For each change
 it builds it again, and the chunks that the first artifact does not have are new. Chunks of zeros
 count nowhere; shares are of the bytes of all other chunks.
@@ -15,22 +13,18 @@ import io
 import json
 import os
 import random
-import sys
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import zstandard
-from measure import measure, mib
+from measure import Row, add_image, fledge, image, main
 
 from fledge.oci.manifest import REF_NAME
 from fledge.tree.content import hash_file
 from tests.support import images, tars
-
-CHECKOUT = Path(__file__).parents[1]
 
 BLOCK = 4 << 10
 SIZES = (BLOCK, 16 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, 4 << 20)
@@ -64,35 +58,25 @@ class Inputs:
     mapped: dict[str, bytes]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("image", help="oci:DIR:TAG")
-    arguments = parser.parse_args()
-    (CHECKOUT / ".cache").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CHECKOUT / ".cache") as name:
-        folder = Path(name)
-        inputs = _inputs(arguments.image)
-        image = _build(folder, inputs)
-        print(f"An artifact of {mib(image.stat().st_size)}, and what is new after one change:\n")
-        before = _hashes(image)
-        print("| chunks of |", " | ".join(map(_size, SIZES)), "|")
-        print("| --- |", " | ".join(["---:"] * len(SIZES)), "|")
-        chunks = {size: list(_chunks(before, size)) for size in SIZES}
-        print("| in all |", " | ".join(f"{len(each):,}" for each in chunks.values()), "|")
-        packed = [_compressed(image, size) for size in SIZES]
-        print("| zstd |", " | ".join(map(mib, packed)), "|")
-        for title, change in CHANGES.items():
-            after = _hashes(_build(folder, change(folder, inputs)))
-            shares = [_new(set(chunks[size]), list(_chunks(after, size))) for size in SIZES]
-            print(f"| {title} |", " | ".join(f"{share:.1%}" for share in shares), "|", flush=True)
+def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
+    inputs = _inputs(*image(arguments))
+    built = _build(folder, inputs)
+    before = _hashes(built)
+    chunks = {size: list(_chunks(before, size)) for size in SIZES}
+    in_all = {f"{_size(size)}, %": float(len(each)) for size, each in chunks.items()}
+    packed = {f"{_size(size)}, %": _compressed(built, size) / (1 << 20) for size in SIZES}
+    yield Row("chunks in all", size=built.stat().st_size, extra=in_all)
+    yield Row("MiB of them by zstd", extra=packed)
+    for title, change in CHANGES.items():
+        after = _hashes(_build(folder, change(folder, inputs)))
+        shares = {
+            f"{_size(size)}, %": 100 * _new(set(chunks[size]), list(_chunks(after, size)))
+            for size in SIZES
+        }
+        yield Row(title, extra=shares)
 
 
-def _inputs(source: str) -> Inputs:
-    _, path, tag = source.split(":")
-    layout = Path(path)
-
+def _inputs(layout: Path, tag: str) -> Inputs:
     index = json.loads((layout / "index.json").read_bytes())
     [found] = (
         each["digest"]
@@ -195,10 +179,10 @@ def _build(folder: Path, inputs: Inputs) -> Path:
         }
         for digest, layer in blobs.items()
     ]
-    image = images.manifest(
+    top = images.manifest(
         listed, [layer.diff_id for layer in layers], architecture=inputs.architecture
     )
-    images.write_layout(folder / "layout", image)
+    images.write_layout(folder / "layout", top)
     for digest, layer in blobs.items():
         os.link(layer.path, folder / "layout" / "blobs" / "sha256" / digest)
     (folder / "agent").write_bytes(inputs.agent)
@@ -218,8 +202,7 @@ image = "oci:layout"
 [mappings]
 "mapped" = "/etc/plugin"
 """)
-    command = [sys.executable, "-m", "fledge", "build", "-o", "fledge.img"]
-    measure(command, folder, {"FLEDGE_CACHE_DIR": str(folder / "cache")})
+    fledge(folder, "build", "-o", "fledge.img")
     return folder / "fledge.img"
 
 
@@ -263,4 +246,4 @@ def _size(size: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(benchmark, __doc__, add_image, runs=1)

@@ -1,80 +1,59 @@
 """Build an image again after one mapped file was edited, with a full cache.
 
-    bench/edit.py oci:DIR:TAG
-
 In the first such build the cached layers have no stamps, so they are verified by SHA-256. Beside it
 stands SHA-256 of the artifact alone: no build can be faster, because one digest cannot be computed
-in parts, and the first block of a filesystem depends on all files. Compare only figures of one run.
+in parts, and the first block of a filesystem depends on all files.
 """
 
 from __future__ import annotations
 
-import statistics
-import sys
-import tempfile
+import argparse
+import itertools
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from measure import Run, measure
-
 from fledge.store.stamps import SETTLING
-from tests.support import project
+from measure import (
+    Row,
+    Run,
+    Way,
+    add_image,
+    fledge,
+    image,
+    in_turn,
+    main,
+    measure,
+    version,
+    write_config,
+)
 
-RUNS = 7
-
-BUILD = (sys.executable, "-m", "fledge", "build", "--quiet", "--output", "image")
 HASH = ("openssl", "dgst", "-sha256", "image")
 
 
-def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    layout = Path(sys.argv[1].removeprefix("oci:")).absolute()
-    with tempfile.TemporaryDirectory(dir=".") as name:
-        folder = Path(name).absolute()
-        _write_project(folder, f"oci:{layout}")
-        variables = {"FLEDGE_CACHE_DIR": str(folder / "cache")}
-        _build(folder, variables, 0)
-        time.sleep(SETTLING / 10**9)
-        first = _build(folder, variables, 1)
-        edited, hashed = [], []
-        for number in range(RUNS):
-            edited.append(_build(folder, variables, 2 + number))
-            hashed.append(measure(HASH, folder, {}))
-    print("| | time | processor time |")
-    print("| --- | ---: | ---: |")
-    _show("first build after an edit", [first])
-    _show("build after an edit", edited)
-    _show("SHA-256 of the artifact", hashed)
+def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
+    layout, tag = image(arguments)
+    write_config(folder, f"oci:{layout}:{tag}", '[mappings]\n"app.conf" = "/etc/app.conf"\n')
+    numbers = itertools.count()
 
+    def build() -> Run:
+        (folder / "app.conf").write_text(f"number = {next(numbers)}\n")
+        return fledge(folder, "build", "-q", "-o", "image")
 
-def _write_project(folder: Path, image: str) -> None:
-    project.write(folder, "kestrel", b"#!/bin/sh\n", executable=True)
-    text = f"""
-        version = "1"
-        strategy = "oci_rootfs"
-        [source]
-        image = "{image}"
-        [agent]
-        source_strategy = "local"
-        path = "kestrel"
-        [mappings]
-        "app.conf" = "/etc/app.conf"
-        """
-    project.write(folder, "fledge.toml", text.encode())
-
-
-def _build(folder: Path, variables: dict[str, str], number: int) -> Run:
-    """Edit the mapped file and build."""
-    project.write(folder, "app.conf", f"number = {number}\n".encode())
-    return measure(BUILD, folder, variables)
-
-
-def _show(title: str, runs: list[Run]) -> None:
-    seconds = statistics.median(run.seconds for run in runs)
-    processor = statistics.median(run.cpu_seconds for run in runs)
-    print(f"| {title} | {seconds:.2f} s | {processor:.2f} s |")
+    build()
+    time.sleep(SETTLING / 10**9)
+    yield Row("first build after an edit", [build()])
+    ways = [
+        Way("build after an edit", build),
+        Way(
+            "SHA-256 of the artifact",
+            partial(measure, HASH, folder),
+            peer=version(HASH[0], "version"),
+        ),
+    ]
+    yield from in_turn(arguments, ways)
 
 
 if __name__ == "__main__":
-    main()
+    main(benchmark, __doc__, add_image, runs=7)

@@ -1,25 +1,30 @@
 """Build erofs images with fledge and with mkfs.erofs, and ext4 images with fledge, in turn.
 
-    bench/erofs.py oci:DIR:TAG     an image in an OCI layout
-
 fledge builds from a full cache. mkfs.erofs, which takes a folder, gets one that umoci has unpacked
-before, so it has neither to read the layers nor to apply them. Needs root, for umoci. Compare only
-the figures of one run.
+before, so it has neither to read the layers nor to apply them. Needs root, for umoci.
 """
 
 from __future__ import annotations
 
-import os
+import argparse
 import shutil
 import subprocess
-import sys
-import tempfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from measure import compare, measure
-
-CHECKOUT = Path(__file__).parents[1]
-RUNS = 5
+from measure import (
+    Row,
+    Way,
+    add_image,
+    fledge,
+    image,
+    in_turn,
+    main,
+    measure,
+    version,
+    write_config,
+)
 
 TABLES = {
     "ext4": 'type = "ext4"',
@@ -30,47 +35,26 @@ TABLES = {
 MKFS = {"mkfs.erofs": [], "mkfs.erofs -zlz4hc,9 -C65536": ["-zlz4hc,9", "-C65536"]}
 
 
-def main() -> None:
-    if len(sys.argv) != 2 or not sys.argv[1].startswith("oci:"):
-        sys.exit(__doc__)
-    if os.geteuid() != 0:
-        sys.exit("needs root, for umoci unpack")
-    layout = os.fspath(Path(sys.argv[1].removeprefix("oci:")).absolute())
-    (CHECKOUT / ".cache").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CHECKOUT / ".cache") as name:
-        _compare(Path(name), layout)
-
-
-def _compare(folder: Path, layout: str) -> None:
-    unpack = ["umoci", "unpack", "--image", layout, "bundle"]
+def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
+    layout, tag = image(arguments)
+    unpack = ["umoci", "unpack", "--image", f"{layout}:{tag}", "bundle"]
     subprocess.run(unpack, cwd=folder, check=True, capture_output=True)
     # mkfs.erofs 1.5 fails on some of the names that scripts/debian-image makes.
     shutil.rmtree(folder / "bundle" / "rootfs" / "traps", ignore_errors=True)
-    (folder / "agent").write_text("#!/bin/sh\n")
-    commands = {title: _fledge(folder, title, table, layout) for title, table in TABLES.items()}
+    output = folder / "image"
+    ways = []
+    for title, table in TABLES.items():
+        config = f"{title}.toml"
+        write_config(folder, f"oci:{layout}:{tag}", f"[filesystem]\n{table}\n", config)
+        build = partial(fledge, folder, "build", "-q", "-c", config, "-o", "image")
+        ways.append(Way(title, build, output))
+    peer = version("mkfs.erofs", "--version")
     for title, options in MKFS.items():
-        commands[title] = ["mkfs.erofs", "--quiet", *options, "image", "bundle/rootfs"]
-    cache = {"XDG_CACHE_HOME": os.fspath(folder / "cache")}
-    measure(commands["ext4"], folder, cache)  # fills the cache
-    print(f"{RUNS} runs of each, medians, {os.cpu_count()} cores:\n")
-    compare(commands, folder, cache, RUNS)
-
-
-def _fledge(folder: Path, title: str, table: str, layout: str) -> list[str]:
-    config = folder / f"{title}.toml"
-    config.write_text(f"""
-version = "1"
-strategy = "oci_rootfs"
-[agent]
-source_strategy = "local"
-path = "agent"
-[source]
-image = "oci:{layout}"
-[filesystem]
-{table}
-""")
-    return [sys.executable, "-m", "fledge", "build", "-q", "-c", config.name, "-o", "image"]
+        command = ["mkfs.erofs", "--quiet", *options, "image", "bundle/rootfs"]
+        ways.append(Way(title, partial(measure, command, folder), output, peer))
+    ways[0].run()  # fills the cache
+    yield from in_turn(arguments, ways)
 
 
 if __name__ == "__main__":
-    main()
+    main(benchmark, __doc__, add_image)

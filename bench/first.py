@@ -1,71 +1,62 @@
 """Measure how soon fledge answers: help, completion, and the first line of a build.
 
-    bench/first.py
-
-The processor time of commands is the median of several runs. The first line of a build is what it
+The processor time of commands says most. The first line of a build is what it
 writes first to an empty terminal of 80 columns; its time is the elapsed time until then, and
 depends on what else the machine does.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import pty
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from measure import measure
+from measure import MEASURED, PYTHON, Row, Run, Way, in_turn, main, measure
 
 from fledge.cli.app import COMMANDS
 from tests.support import project
 
-RUNS = 11
 
-FLEDGE = (sys.executable, "-m", "fledge")
-
-
-def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        print("| | processor time |")
-        print("| --- | ---: |")
-        for arguments in (("version",), ("--help",), *((each, "--help") for each in COMMANDS)):
-            _show(" ".join(arguments), [_processor_time(folder, arguments) for _ in range(RUNS)])
-        for line in ("fledge ", "fledge build --o", "fledge cache "):
-            variables = {
-                "_FLEDGE_COMPLETE": "complete_bash",
-                "COMP_WORDS": line,
-                "COMP_CWORD": str(line.count(" ")),
-            }
-            seconds = [_processor_time(folder, (), variables) for _ in range(RUNS)]
-            _show(f'completion of "{line}"', seconds)
-        project.make(folder)
-        _show("first line of build, elapsed", [_first_line(folder) for _ in range(RUNS)])
-
-
-def _show(title: str, seconds: list[float]) -> None:
-    print(f"| {title} | {statistics.median(seconds):.3f} s |")
-
-
-def _processor_time(
-    folder: Path, arguments: tuple[str, ...], variables: dict[str, str] | None = None
-) -> float:
+def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
     # typer asks how it was started for the name of the variable.
-    script = Path(sys.executable).with_name("fledge")
-    return measure((str(script), *arguments), folder, variables or {}).cpu_seconds
+    script = str(Path(PYTHON).with_name("fledge"))
+    ways = [
+        Way(" ".join(options), partial(measure, (script, *options), folder))
+        for options in (("version",), ("--help",), *((each, "--help") for each in COMMANDS))
+    ]
+    for line in ("fledge ", "fledge build --o", "fledge cache "):
+        variables = {
+            "_FLEDGE_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(line.count(" ")),
+        }
+        ways.append(Way(f'completion of "{line}"', partial(measure, (script,), folder, variables)))
+    project.make(folder)
+    ways.append(Way("first line of build", lambda: _first_line(folder)))
+    yield from in_turn(arguments, ways)
 
 
-def _first_line(folder: Path) -> float:
-    """Return the seconds until a build in ``folder`` writes something to its terminal."""
+def _first_line(folder: Path) -> Run:
+    """Measure the time until a build in ``folder`` writes something to its terminal."""
     terminal, descriptor = pty.openpty()
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "TERM": "xterm", "COLUMNS": "80"}
+    environment = {
+        **os.environ,
+        **{"PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(MEASURED)},
+        **{"TERM": "xterm", "COLUMNS": "80"},
+    }
     start = time.perf_counter()
     process = subprocess.Popen(
-        (*FLEDGE, "build"), cwd=folder, env=environment, stdout=descriptor, stderr=descriptor
+        (PYTHON, "-m", "fledge", "build"),
+        cwd=folder,
+        env=environment,
+        stdout=descriptor,
+        stderr=descriptor,
     )
     os.close(descriptor)
     os.read(terminal, 1)
@@ -76,10 +67,12 @@ def _first_line(folder: Path) -> float:
     except OSError:  # EIO: the other end is closed
         pass
     os.close(terminal)
-    if process.wait():
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
         sys.exit("fledge build failed")
-    return seconds
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, "")
 
 
 if __name__ == "__main__":
-    main()
+    main(benchmark, __doc__, runs=11)

@@ -1,27 +1,26 @@
-"""Build a 50 MiB payload with fledge and with the classic pipeline, in turn, and compare them.
+"""Build a 50 MiB payload with fledge and with the classic pipeline, in turn.
 
 The classic pipeline compiles an init with ``gcc -static``, copies everything to a staging folder
 and runs ``find | cpio -o -H newc | gzip -n -9``. The payload consists of programs and libraries of
-this machine, so compare only the figures of one run.
-
-With --compressions, compare the compressions of fledge with each other instead.
+this machine. With --compressions, the compressions of fledge are compared with their codec alone,
+which gets the archive in one piece.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import shutil
-import statistics
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 
-from measure import Run, measure, mib
+from measure import PYTHON, Row, Run, Way, fledge, in_turn, main, measure, version
 
 PAYLOAD_SIZE = 50 << 20
-RUNS = 5
 
 COMPRESSIONS = (
     *(("gzip", 9), ("gzip", 12), ("zstd", 3), ("zstd", 9), ("zstd", 19), ("lz4", 9), ("lz4", 12)),
@@ -56,56 +55,67 @@ cp -a payload stage/usr/share/payload
 (cd stage && find . | cpio --quiet -o -H newc) | gzip -n -9 > classic.cpio.gz
 """
 
-
-def main() -> None:
-    for tool in ("gcc", "cpio", "gzip", "busybox"):
-        if not shutil.which(tool):
-            sys.exit(f"{tool} is missing; scripts/test-tools installs it")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        _prepare(folder)
-        if "--compressions" in sys.argv:
-            _compare_compressions(folder)
-            return
-        sides: dict[str, tuple[Callable[[], Run], Path]] = {
-            "fledge build": (lambda: _fledge(folder), folder / "fledge.cpio.gz"),
-            "gcc, find, cpio, gzip": (lambda: _classic(folder), folder / "classic.cpio.gz"),
-        }
-        runs: dict[str, list[Run]] = {side: [] for side in sides}
-        for _ in range(RUNS):
-            for side, (run, _output) in sides.items():
-                runs[side].append(run())
-
-        print(
-            f"| {RUNS} runs of each, medians, {os.cpu_count()} cores | time | peak memory | size |"
-        )
-        print("| --- | ---: | ---: | ---: |")
-        for side, (_run, output) in sides.items():
-            seconds = statistics.median(run.seconds for run in runs[side])
-            memory = statistics.median(run.peak_memory for run in runs[side])
-            size = output.stat().st_size
-            print(f"| {side} | {seconds:.2f} s | {mib(memory)} | {mib(size)} |")
-        fledge, classic = (runs[side] for side in sides)
-        ratio = statistics.median(
-            a.seconds / b.seconds for a, b in zip(fledge, classic, strict=True)
-        )
-        sizes = [output.stat().st_size for _run, output in sides.values()]
-        print(f"| ratio | {ratio:.2f} | | {sizes[0] / sizes[1]:.3f} |")
+ALONE = {
+    "zstd": """
+import sys, zstandard
+data = open("plain", "rb").read()
+compressor = zstandard.ZstdCompressor(level=int(sys.argv[1]), threads=int(sys.argv[2]))
+open("image", "wb").write(compressor.compress(data))
+""",
+    "lz4": """
+import sys, lz4.frame
+data = open("plain", "rb").read()
+open("image", "wb").write(lz4.frame.compress(data, compression_level=int(sys.argv[1])))
+""",
+}
+"""How the packages that fledge uses compress, in Python."""
 
 
-def _compare_compressions(folder: Path) -> None:
-    config = folder / "fledge.toml"
-    text = config.read_text()
-    print(f"| one run of each, {os.cpu_count()} cores | time | peak memory | size |")
-    print("| --- | ---: | ---: | ---: |")
+def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
+    _prepare(folder)
+    if arguments.compressions is not None:
+        yield from _compressions(folder, arguments)
+        return
+    ours, theirs = folder / "fledge.cpio.gz", folder / "classic.cpio.gz"
+    peer = f"{version('gcc', '--version')}, {version('cpio', '--version')}"
+    yield from in_turn(
+        arguments,
+        [
+            Way("fledge build", lambda: fledge(folder, "build", "-q", "-o", ours.name), ours),
+            Way("gcc, find, cpio, gzip", lambda: _classic(folder), theirs, peer),
+        ],
+    )
+
+
+def _compressions(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
+    text = (folder / "fledge.toml").read_text()
+    ways = []
     for compression, level in COMPRESSIONS:
+        title = f"{compression} {level or ''}".rstrip()
         table = f'[archive]\ncompression = "{compression}"\n'
-        table += f"level = {level}\n" if level else ""
-        config.write_text(text + table)
-        run = _fledge(folder)
-        size = (folder / "fledge.cpio.gz").stat().st_size
-        name = f"{compression} {level or ''}".rstrip()
-        print(f"| {name} | {run.seconds:.2f} s | {mib(run.peak_memory)} | {mib(size)} |")
+        (folder / f"{title}.toml").write_text(
+            text + table + (f"level = {level}\n" if level else "")
+        )
+        if arguments.compressions and f"{compression}:{level}" not in arguments.compressions:
+            continue
+        build = partial(_build, folder, title)
+        ways.append(Way(title, build, folder / "image"))
+        if compression in ALONE:
+            command = [PYTHON, "-c", ALONE[compression], str(level), str(_cores())]
+            alone = partial(measure, command, folder)
+            peer = metadata.version({"zstd": "zstandard"}.get(compression, compression))
+            ways.append(Way(f"{title}, the codec alone", alone, folder / "image", peer))
+    _build(folder, "none")
+    (folder / "image").rename(folder / "plain")
+    yield from in_turn(arguments, ways)
+
+
+def _build(folder: Path, title: str) -> Run:
+    return fledge(folder, "build", "-q", "-c", f"{title}.toml", "-o", "image")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _prepare(folder: Path) -> None:
@@ -120,7 +130,7 @@ def _prepare(folder: Path) -> None:
                 shutil.copyfile(source, target)
                 os.truncate(target, min(left, target.stat().st_size))
                 left -= target.stat().st_size
-    busybox = Path(shutil.which("busybox") or "")
+    busybox = Path(_busybox())
     (folder / "init.c").write_text(INIT)
     (folder / "agent").write_text("#!/bin/busybox sh\n")
     (folder / "fledge.toml").write_text(f"""
@@ -137,19 +147,22 @@ busybox_sha256 = "{hashlib.sha256(busybox.read_bytes()).hexdigest()}"
 """)
 
 
-def _fledge(folder: Path) -> Run:
-    command = [sys.executable, "-m", "fledge", "build", "-q", "-o", "fledge.cpio.gz"]
-    return measure(command, folder, _variables(folder))
-
-
 def _classic(folder: Path) -> Run:
-    return measure(["sh", "-c", CLASSIC], folder, _variables(folder))
+    return measure(["sh", "-c", CLASSIC], folder, {"BUSYBOX": _busybox()})
 
 
-def _variables(folder: Path) -> dict[str, str]:
-    busybox = shutil.which("busybox") or ""
-    return {"BUSYBOX": busybox, "FLEDGE_CACHE_DIR": str(folder / "cache")}
+def _busybox() -> str:
+    return shutil.which("busybox") or sys.exit("busybox is missing; run scripts/test-tools")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compressions",
+        nargs="*",
+        metavar="NAME:LEVEL",
+        help="compare these, such as zstd:3; without any, all",
+    )
 
 
 if __name__ == "__main__":
-    main()
+    main(benchmark, __doc__, add_arguments)

@@ -1,9 +1,8 @@
 """Build fifty plugins over five base images: all at once, one after the other, and in threads.
 
-    .venv/bin/python bench/many.py [--plugins 50] [--files 400]
-
-Needs Debian's docker-registry. Each way begins with an empty cache. The memory is the proportional
-set size of all processes together, which counts a shared page once and leaves out the page cache.
+Needs Debian's docker-registry. Each way runs once and begins with an empty cache. The memory of
+all is the proportional set size of all processes together, which counts a shared page once and
+leaves out the page cache.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -21,12 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from measure import measure, mib
+from measure import PYTHON, Row, main, measure
 
-CHECKOUT = Path(__file__).parents[1]
-sys.path.insert(0, str(CHECKOUT))
-
-from tests.support import images, project, registry, tars  # noqa: E402
+from tests.support import images, project, registry, tars
 
 BASES = 5
 INTERVAL = 0.02
@@ -116,46 +110,42 @@ def make(folder: Path, host: str, behind: str, plugins: int, files: int) -> None
     project.make_many(folder, host, plugins, BASES)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--plugins", type=int, default=50)
-    parser.add_argument("--files", type=int, default=400)
-    arguments = parser.parse_args()
+def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
     cores = len(os.sched_getaffinity(0))
-    fledge = [sys.executable, "-m", "fledge", "build", "-q"]
+    build = [PYTHON, "-m", "fledge", "build", "-q"]
     script = " && ".join(
-        f'"{sys.executable}" -m fledge build -q -c plugins/{number:02}/fledge.toml -o out.img'
+        f'"{PYTHON}" -m fledge build -q -c plugins/{number:02}/fledge.toml -o out.img'
         for number in range(arguments.plugins)
     )
     ways: Mapping[str, list[str]] = {
-        "all at once": [*fledge, "plugins/*"],
-        "again, with --changed": [*fledge, "plugins/*", "--changed"],
+        "all at once": [*build, "plugins/*"],
+        "again, with --changed": [*build, "plugins/*", "--changed"],
         "one after the other": ["/bin/sh", "-c", script],
-        f"in {cores} threads": [sys.executable, "-c", THREADS, str(cores)],
+        "in threads": [PYTHON, "-c", THREADS, str(cores)],
     }
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
-        folder = Path(name)
-        (folder / "storage").mkdir()
-        with registry.serve(folder / "storage") as behind, registry.forward(behind) as front:
-            host = front.url("").removeprefix("http://")
-            make(folder, host, behind, arguments.plugins, arguments.files)
-            servers = set(descendants())
-            print(f"{arguments.plugins} plugins, {BASES} bases, {cores} cores\n")
-            print("| way | time | CPU | peak memory | requests of blobs, most of one |")
-            print("| --- | ---: | ---: | ---: | ---: |")
-            for number, (way, command) in enumerate(ways.items()):
-                front.seen.clear()
-                cache = folder / f"cache{0 if 'again' in way else number}"
-                variables = {"PYTHONPATH": str(CHECKOUT), "FLEDGE_CACHE_DIR": str(cache)}
-                with watched(servers) as memory:
-                    run = measure(command, folder, variables)
-                asked = Counter(each.path for each in front.seen if "/blobs/" in each.path)
-                print(
-                    f"| {way} | {run.seconds:.1f} s | {run.cpu_seconds:.1f} s | {mib(memory.peak)}"
-                    f" | {asked.total()}, {max(asked.values(), default=0)} |",
-                    flush=True,
-                )
+    (folder / "storage").mkdir()
+    with registry.serve(folder / "storage") as behind, registry.forward(behind) as front:
+        host = front.url("").removeprefix("http://")
+        make(folder, host, behind, arguments.plugins, arguments.files)
+        servers = set(descendants())
+        for number, (way, command) in enumerate(ways.items()):
+            front.seen.clear()
+            cache = folder / f"cache{0 if 'again' in way else number}"
+            with watched(servers) as memory:
+                run = measure(command, folder, {"FLEDGE_CACHE_DIR": str(cache)})
+            asked = Counter(each.path for each in front.seen if "/blobs/" in each.path)
+            extra = {
+                "memory of all, MiB": memory.peak / (1 << 20),
+                "requests of blobs": asked.total(),
+                "most of one": max(asked.values(), default=0),
+            }
+            yield Row(way, [run], extra=extra)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plugins", type=int, default=50)
+    parser.add_argument("--files", type=int, default=400)
 
 
 if __name__ == "__main__":
-    main()
+    main(benchmark, __doc__, add_arguments, runs=1)

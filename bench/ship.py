@@ -1,13 +1,11 @@
 """Push a disk image to a registry and pull it, before and after a change, and compare.
 
-    bench/ship.py oci:DIR:TAG
-    bench/ship.py oci:DIR:TAG --rate 1gbit     over a link of that speed; needs root
-
 The image gets a layer of 10 MiB on top and a mapped file of 1 KiB, and is built three times: as it
 is, with another file, and with another layer. Each is pushed to a docker-registry on this machine,
 by fledge and by the Python client of oras, and pulled by fledge. A pull with an empty cache is
 compared with a plain HTTP download of the same file that is written sparse. Bytes are counted by a
-proxy in between, times are measured without it. Compare only the figures of one run.
+proxy in between, times are measured without it. --rate measures over a link of that speed, and
+needs root.
 """
 
 from __future__ import annotations
@@ -19,22 +17,31 @@ import os
 import random
 import shlex
 import shutil
-import statistics
 import subprocess
 import sys
 import tarfile
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 
-from measure import Run, measure, mib
+from measure import (
+    PYTHON,
+    Row,
+    Run,
+    Way,
+    add_image,
+    fledge,
+    image,
+    in_turn,
+    main,
+    measure,
+    write_config,
+)
 
 from fledge.tree.content import hash_file
 from tests.support import images, registry
 
-CHECKOUT = Path(__file__).parents[1]
-
-RUNS = 3
 LAYER_FILES = 40
 LAYER_FILE_SIZE = 256 << 10
 FILE_SIZE = 1 << 10
@@ -71,27 +78,24 @@ with response, open(sys.argv[2], "wb") as file:
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("image", help="oci:DIR:TAG, such as scripts/debian-image makes it")
-    parser.add_argument("--rate", help="the speed of the link, as tc(8) takes it")
-    arguments = parser.parse_args()
+def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
     if arguments.rate:
-        # In a network of its own, where loopback has that speed.
-        limit = f"ip link set lo up && tc qdisc add dev lo root tbf rate {arguments.rate}"
-        again = shlex.join([sys.executable, *sys.argv[:1], arguments.image])
-        script = f"{limit} burst 512kb latency 50ms && exec {again}"
-        os.execvp("unshare", ["unshare", "--net", "sh", "-c", script])  # noqa: S606
-    (CHECKOUT / ".cache").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CHECKOUT / ".cache") as name:
-        folder = Path(name)
-        for change in CHANGES:
-            _build(folder, arguments.image, change)
-        with registry.serve(folder / "storage") as host:
-            _compare_bytes(folder, host)
-            _compare_times(folder, host)
+        _limit(arguments.rate)
+    layout, tag = image(arguments)
+    for change in CHANGES:
+        _build(folder, f"oci:{layout}:{tag}", change)
+    with registry.serve(folder / "storage") as host:
+        yield from _bytes(folder, host)
+        yield from _times(folder, host, arguments)
+
+
+def _limit(rate: str) -> None:
+    """Start again, without --rate, in a network of its own, where loopback has that speed."""
+    limit = f"ip link set lo up && tc qdisc add dev lo root tbf rate {rate}"
+    others = [each for each in sys.argv if each not in {"--rate", rate}]
+    again = shlex.join([sys.executable, *others])
+    script = f"{limit} burst 512kb latency 50ms && exec {again}"
+    os.execvp("unshare", ["unshare", "--net", "sh", "-c", script])  # noqa: S606
 
 
 def _build(folder: Path, image: str, change: str) -> None:
@@ -105,20 +109,8 @@ def _build(folder: Path, image: str, change: str) -> None:
     _add_layer(project / "layout", seed=change == "layer")
     noise = random.Random(change == "file")  # noqa: S311 - no secret
     (project / "note.txt").write_bytes(noise.randbytes(FILE_SIZE // 2).hex().encode())
-    (project / "agent").write_text("#!/bin/sh\n")
-    (project / "fledge.toml").write_text("""
-version = "1"
-strategy = "oci_rootfs"
-[agent]
-source_strategy = "local"
-path = "agent"
-[source]
-image = "oci:layout:x"
-[mappings]
-"note.txt" = "/etc/note.txt"
-""")
-    command = [sys.executable, "-m", "fledge", "build", "-o", "web.img"]
-    measure(command, project, {"FLEDGE_CACHE_DIR": str(folder / "builds")})
+    write_config(project, "oci:layout:x", '[mappings]\n"note.txt" = "/etc/note.txt"\n')
+    fledge(project, "build", "-o", "web.img", cache="../builds")
     shutil.rmtree(project / "layout")
 
 
@@ -148,80 +140,84 @@ def _add_layer(layout: Path, seed: int) -> None:
     (layout / "index.json").write_text(json.dumps(index))
 
 
-def _compare_bytes(folder: Path, host: str) -> None:
-    """Print what a push and a pull move after each change."""
+def _bytes(folder: Path, host: str) -> Iterator[Row]:
+    """Count what a push and a pull move after each change."""
     artifact = folder / "first" / "web.img"
     data = artifact.stat().st_blocks * 512
-    print(f"{mib(artifact.stat().st_size)}, of which {mib(data)} are data; shares are of these\n")
-    print("| | push | pull | oras push |")
-    print("| --- | ---: | ---: | ---: |")
-    cache = {"FLEDGE_CACHE_DIR": str(folder / "cache")}
+    yield Row("all data of the disk", size=data)
     (folder / "pulled").mkdir()
     for change, title in CHANGES.items():
-        moved = []
+        moved = {}
         with registry.wire(host) as wire:
-            _fledge(folder, cache, "push", f"{change}/web.img", f"{wire.host}/counted:1")
-            moved.append(wire.sent)
+            fledge(folder, "push", f"{change}/web.img", f"{wire.host}/counted:1")
+            moved["push, MiB"] = wire.sent / (1 << 20)
         with registry.wire(host) as wire:
-            _fledge(folder, cache, "pull", f"{wire.host}/counted:1", "-o", "pulled")
-            moved.append(wire.received)
+            fledge(folder, "pull", f"{wire.host}/counted:1", "-o", "pulled")
+            moved["pull, MiB"] = wire.received / (1 << 20)
         with registry.wire(host) as wire:
             _oras(folder, wire.host, "counted-oras:1", change)
-            moved.append(wire.sent)
+            moved["oras push, MiB"] = wire.sent / (1 << 20)
         if (
             hash_file(folder / "pulled" / "web.img").digest
             != hash_file(folder / change / "web.img").digest
         ):
             sys.exit("the pulled file differs")
-        cells = [f"{mib(count)} ({count / data:.1%})" for count in moved]
-        print(f"| {title} | {' | '.join(cells)} |")
-    print()
+        yield Row(title, extra=moved)
 
 
-def _compare_times(folder: Path, host: str) -> None:
-    """Print how long a push, a pull, and what others do instead take."""
-    sides: dict[str, list[Run]] = {}
-
-    def add(side: str, run: Run) -> None:
-        sides.setdefault(side, []).append(run)
-
-    cache = {"FLEDGE_CACHE_DIR": str(folder / "cache")}
-    _fledge(folder, cache, "push", "--whole", "first/web.img", f"{host}/whole:1")
+def _times(folder: Path, host: str, arguments: argparse.Namespace) -> Iterator[Row]:
+    """Measure how long a push, a pull, and what others do instead take."""
+    fledge(folder, "push", "--whole", "first/web.img", f"{host}/whole:1")
     digest = hash_file(folder / "first" / "web.img").digest
-    url = f"http://{host}/v2/whole/blobs/{digest}"
-    for number in range(RUNS):
-        tag = f"{host}/timed{number}:1"
-        add("fledge push", _fledge(folder, cache, "push", "first/web.img", tag))
-        add("fledge push, nothing new", _fledge(folder, cache, "push", "first/web.img", tag))
-        add("fledge push, 1 KiB changed", _fledge(folder, cache, "push", "file/web.img", tag))
-        add("oras push", _oras(folder, host, f"timed-oras{number}:1", "first"))
+    plain = [PYTHON, "-c", DOWNLOAD, f"http://{host}/v2/whole/blobs/{digest}", "plain.img"]
+    tags: list[str] = []
+
+    def push(artifact: str) -> Run:
+        return fledge(folder, "push", artifact, tags[-1])
+
+    def first_push() -> Run:
+        tags.append(f"{host}/timed{len(tags)}:1")  # in a repository that is new in each round
+        return push("first/web.img")
+
+    def pull() -> Run:
+        return fledge(folder, "pull", tags[-1], "-o", "pulled")
+
+    def first_pull() -> Run:
         shutil.rmtree(folder / "cache", ignore_errors=True)
-        (folder / "pulled" / "web.img").unlink(missing_ok=True)
-        add("fledge pull", _fledge(folder, cache, "pull", tag, "-o", "pulled"))
-        add("fledge pull, all in the cache", _fledge(folder, cache, "pull", tag, "-o", "pulled"))
-        (folder / "plain.img").unlink(missing_ok=True)
-        plain = [sys.executable, "-c", DOWNLOAD, url, "plain.img"]
-        add("plain HTTP download, sparse", measure(plain, folder, {}))
-    print(f"{RUNS} runs of each, medians, {os.cpu_count()} cores:\n")
-    print("| | time | processor time | peak memory |")
-    print("| --- | ---: | ---: | ---: |")
-    for side, runs in sides.items():
-        cells = [
-            f"{statistics.median(run.seconds for run in runs):.2f} s",
-            f"{statistics.median(run.cpu_seconds for run in runs):.2f} s",
-            mib(statistics.median(run.peak_memory for run in runs)),
-        ]
-        print(f"| {side} | {' | '.join(cells)} |")
+        return pull()
 
+    def oras() -> Run:
+        return _oras(folder, host, f"timed-oras{len(tags)}:1", "first")
 
-def _fledge(folder: Path, cache: dict[str, str], *arguments: str) -> Run:
-    return measure([sys.executable, "-m", "fledge", *arguments], folder, cache)
+    pulled = folder / "pulled" / "web.img"
+    peer = metadata.version("oras")
+    yield from in_turn(
+        arguments,
+        [
+            Way("fledge push", first_push),
+            Way("fledge push, nothing new", lambda: push("first/web.img")),
+            Way("fledge push, 1 KiB changed", lambda: push("file/web.img")),
+            Way("oras push", oras, peer=peer),
+            Way("fledge pull", first_pull, pulled),
+            Way("fledge pull, all in the cache", pull, pulled),
+            Way(
+                "plain HTTP download, sparse",
+                partial(measure, plain, folder),
+                folder / "plain.img",
+                metadata.version("requests"),
+            ),
+        ],
+    )
 
 
 def _oras(folder: Path, host: str, name: str, change: str) -> Run:
-    command: Sequence[str] = [sys.executable, "-c", ORAS, host, name, "web.img"]
-    return measure(command, folder / change, {})
+    return measure([PYTHON, "-c", ORAS, host, name, "web.img"], folder / change)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_image(parser)
+    parser.add_argument("--rate", help="the speed of the link, as tc(8) takes it")
 
 
 if __name__ == "__main__":
-    main()
+    main(benchmark, __doc__, add_arguments, runs=3)
