@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from stat import S_IMODE, S_ISREG
 from typing import NamedTuple
 
 from fledge.errors import MalformedError
@@ -25,7 +26,7 @@ from fledge.ext4.structures import (
     unpack_time,
 )
 from fledge.ext4.volume import Volume
-from fledge.tree import Node, inodes
+from fledge.tree import File, Node, inodes
 from fledge.tree.budget import XATTR_COST
 from fledge.tree.content import Content, DataExtent, Span, Sparse
 from fledge.tree.inodes import ENTRY_COST, check_target_size, explained, new_node, read_image
@@ -44,22 +45,40 @@ class StoredName(NamedTuple):
 
 INLINE_DATA = StoredName(7, b"data")
 """The extended attribute with the rest of a content that begins in the field ``block``."""
+_XATTRS_START = xattr.INODE_HEADER.pack(xattr.InodeHeader(xattr.MAGIC))
+"""The beginning of the extended attributes in an inode that has any."""
 INLINE_PARENT = 4
 """Bytes at the beginning of an inline directory with the inode of its parent."""
 
 
 class InodeFacts(inodes.InodeFacts, frozen=True):
-    """The fields of an inode that its node does not have. Times are nanoseconds since 1970."""
+    """The fields of an inode that its node does not have."""
 
     blocks: int
     """Units of 512 bytes in use, as in stat(2)."""
     flags: int
     """Those of `fledge.ext4.structures.InodeFlag` and more."""
     generation: int
-    atime_ns: int
-    ctime_ns: int
-    crtime_ns: int
+    atime: int
+    """This and the other times as they are stored, see `unpack_time`."""
+    ctime: int
+    crtime: int
     """0 in inodes of 128 bytes, which have no place for it."""
+
+    @property
+    def atime_ns(self) -> int:
+        """Nanoseconds since 1970, as the other two."""
+        return unpack_time(self.atime)
+
+    @property
+    def ctime_ns(self) -> int:
+        """When the inode changed last."""
+        return unpack_time(self.ctime)
+
+    @property
+    def crtime_ns(self) -> int:
+        """When the inode was created."""
+        return unpack_time(self.crtime)
 
 
 Image = inodes.Image[Superblock, InodeFacts]
@@ -103,33 +122,41 @@ class _Filesystem:
         inode = self._volume.inode(key)
         if inode.flags & InodeFlag.EA_INODE:
             raise MalformedError("it is the value of an extended attribute and cannot have a name")
-        node = new_node(
-            inode.mode,
-            content=partial(self._content, key, inode),
-            target=partial(self._target, key, inode),
-            device=partial(unpack_device, inode.block),
-        )
+        node: Node | None
+        if S_ISREG(inode.mode):  # as nearly all are
+            node = File(mode=S_IMODE(inode.mode), content=self._content(key, inode))
+        else:
+            node = new_node(
+                inode.mode,
+                content=partial(self._content, key, inode),
+                target=partial(self._target, key, inode),
+                device=partial(unpack_device, inode.block),
+            )
         if node is None:
             return None
         node.uid, node.gid, node.mtime_ns = inode.uid, inode.gid, unpack_time(inode.mtime)
-        node.xattrs = self._xattrs(inode)
-        huge = inode.flags & InodeFlag.HUGE_FILE
+        if inode.file_acl or inode.xattrs.startswith(_XATTRS_START):
+            node.xattrs = self._xattrs(inode)
+        blocks = inode.sectors
+        if inode.flags & InodeFlag.HUGE_FILE:
+            blocks *= self._volume.block_size // SECTOR_SIZE
         return node, InodeFacts(
-            number=key,
-            size=inode.size,
-            links=inode.links,
-            blocks=inode.sectors * (self._volume.block_size // SECTOR_SIZE if huge else 1),
-            flags=inode.flags,
-            generation=inode.generation,
-            atime_ns=unpack_time(inode.atime),
-            ctime_ns=unpack_time(inode.ctime),
-            crtime_ns=unpack_time(inode.crtime),
+            key,
+            inode.size,
+            inode.links,
+            blocks,
+            inode.flags,
+            inode.generation,
+            inode.atime,
+            inode.ctime,
+            inode.crtime,
         )
 
     def names(self, key: int, parent: int) -> dict[bytes, int]:
         """The entries of a directory: the numbers of inodes by name, without the two dots."""
         names: dict[bytes, int] = {}
         dots = {b".": key, b"..": parent}
+        charge = self.budget.charge
         for part in self._directory_parts(key, parent):
             for child, name in directory.unpack_entries(part):
                 if name in dots:
@@ -142,7 +169,7 @@ class _Filesystem:
                 elif name in names:
                     raise MalformedError(f"it has two entries {printable(name)!r}")
                 else:
-                    self.budget.charge(ENTRY_COST)
+                    charge(ENTRY_COST)
                     names[name] = child
         return names
 
@@ -152,19 +179,20 @@ class _Filesystem:
         if inode.flags & InodeFlag.INLINE_DATA:
             return self._whole(number, inode)
         block_size = self._volume.block_size
+        found = self._volume.extents(number, inode)
+        if size == 0:
+            return b""
+        if found and not found[0].logical and found[0].length * block_size >= size:
+            return Span(self.path, found[0].physical * block_size, size)
         extents = tuple(
             DataExtent(
                 offset=offset,
                 source=extent.physical * block_size,
                 length=min(extent.length * block_size, size - offset),
             )
-            for extent in self._volume.extents(number, inode)
+            for extent in found
             if (offset := extent.logical * block_size) < size
         )
-        if size == 0:
-            return b""
-        if extents and extents[0].length == size:
-            return Span(self.path, extents[0].source, size)
         return Sparse(size, self.path, extents)
 
     def _whole(self, number: int, inode: Inode) -> bytes:
@@ -218,9 +246,8 @@ class _Filesystem:
 
     def _inside(self, inode: Inode) -> Iterator[tuple[StoredName, bytes]]:
         """The extended attributes in an inode. Their offsets count from the first entry."""
-        header = xattr.INODE_HEADER.pack(xattr.InodeHeader(xattr.MAGIC))
-        if inode.xattrs.startswith(header):
-            yield from self._stored(inode.xattrs[len(header) :], 0)
+        if inode.xattrs.startswith(_XATTRS_START):
+            yield from self._stored(inode.xattrs[len(_XATTRS_START) :], 0)
 
     def _xattrs_in_block(self, position: int) -> dict[bytes, bytes]:
         """The extended attributes in a block, which all inodes that have the same may share."""
