@@ -6,6 +6,7 @@ in the image.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from fledge.ext4.structures import (
 from fledge.ext4.volume import Volume
 from fledge.tree import File, Node, inodes
 from fledge.tree.budget import XATTR_COST
-from fledge.tree.content import Content, DataExtent, Span, Sparse
+from fledge.tree.content import Content, DataExtent, OpenFile, Span, Sparse
 from fledge.tree.inodes import ENTRY_COST, check_target_size, explained, new_node, read_image
 from fledge.tree.limits import MAX_NAME, MAX_XATTR_SIZE, POSIX_ACLS
 from fledge.tree.names import printable
@@ -93,8 +94,9 @@ def read(path: Path, only: bytes | None = None) -> Image:
     cannot be read, if its journal has to be replayed first, or if it has features that change the
     format.
     """
-    with explained(path, _Filesystem.hint), path.open("rb", buffering=0) as file:
-        return read_image(_Filesystem(Volume(file.fileno(), path), path), only)
+    with explained(path, _Filesystem.hint):
+        opened = OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        return read_image(_Filesystem(Volume(opened.descriptor, path), path, opened), only)
 
 
 class _Filesystem:
@@ -103,8 +105,10 @@ class _Filesystem:
     hint = "Build or copy it again; e2fsck -fn shows all that is damaged."
     root = ROOT
 
-    def __init__(self, volume: Volume, path: Path) -> None:
+    def __init__(self, volume: Volume, path: Path, opened: OpenFile) -> None:
+        """``opened`` is the image, in which the contents of files stay."""
         self.path = path
+        self._opened = opened
         self.superblock = volume.superblock
         self.budget = volume.budget
         self._volume = volume
@@ -183,7 +187,8 @@ class _Filesystem:
         if size == 0:
             return b""
         if found and not found[0].logical and found[0].length * block_size >= size:
-            return Span(self.path, found[0].physical * block_size, size)
+            position = found[0].physical * block_size
+            return Span(self.path, position, size, opened=self._opened)
         extents = tuple(
             DataExtent(
                 offset=offset,
@@ -193,7 +198,7 @@ class _Filesystem:
             for extent in found
             if (offset := extent.logical * block_size) < size
         )
-        return Sparse(size, self.path, extents)
+        return Sparse(size, self.path, extents, opened=self._opened)
 
     def _whole(self, number: int, inode: Inode) -> bytes:
         """The content of an inode in memory."""
