@@ -293,7 +293,7 @@ def compare(
 
 
 def _merged(before: Iterable[bytes], after: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield each path in one or both of two sequences, which both are in the order of `Tree.walk`."""
+    """Merge paths, each once. Both sequences are in the order of `Tree.walk`."""
     one, two = iter(before), iter(after)
     old, new = next(one, None), next(two, None)
     while old is not None or new is not None:
