@@ -342,14 +342,19 @@ def scan_file(path: Path) -> tuple[Blob, Content]:
     Whether the file has holes on this machine makes no difference. Raises `OSError`; the file must
     be regular.
     """
-    sha256, data = hashlib.sha256(), hashlib.sha256()
+    sha256 = hashlib.sha256()
+    data = None  # as long as there is no hole, it would be the same
     extents: list[DataExtent] = []
     position = 0
     with open_regular(path) as file:
         for piece in _read_pieces(file):
+            runs = list(_data_runs(piece))
+            if data is None and sum(end - start for start, end in runs) < len(piece):
+                data = sha256.copy()
             sha256.update(piece)
-            for start, end in _data_runs(piece):
-                data.update(piece[start:end])
+            for start, end in runs:
+                if data:
+                    data.update(piece[start:end])
                 begin, length = position + start, end - start
                 if extents and extents[-1].offset + extents[-1].length == begin:
                     last = extents.pop()
@@ -357,7 +362,7 @@ def scan_file(path: Path) -> tuple[Blob, Content]:
                 extents.append(DataExtent(begin, begin, length))
             position += len(piece)
     blob = Blob(path, 0, position, Digest(sha256.hexdigest()))
-    if sum(extent.length for extent in extents) == position:
+    if data is None:
         return blob, blob
     found, of_data = tuple(extents), Digest(data.hexdigest())
     return blob, Sparse(position, path, found, file_digest=blob.digest, data_digest=of_data)
