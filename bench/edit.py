@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from fledge.store.stamps import SETTLING
 from measure import (
     Row,
     Run,
@@ -28,6 +27,8 @@ from measure import (
     version,
     write_config,
 )
+
+from fledge.store.stamps import SETTLING
 
 HASH = ("openssl", "dgst", "-sha256", "image")
 

@@ -67,7 +67,7 @@ def fledge(
 
     def run(*arguments: str | Path) -> Outcome:
         with pytest.raises(SystemExit) as end:
-            cli.app([str(argument) for argument in arguments])
+            cli.app([str(argument) for argument in arguments], prog_name="fledge")
         captured = capsys.readouterr()
         return Outcome(int(end.value.code or 0), captured.out, captured.err)
 

@@ -122,7 +122,7 @@ def main() -> None:
     tune_for_builds()
     try:
         try:
-            app()
+            app(prog_name="fledge")
         finally:
             sys.stdout.flush()
     except OutputError as error:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta, timezone
-from stat import filemode
 
+from fledge.cli.entries import second
 from fledge.formats import Opened
 from fledge.machine.check import KernelCheck
 from fledge.operations import seal
@@ -14,7 +13,7 @@ from fledge.operations.diff import Difference
 from fledge.operations.inspect import Program, Summary
 from fledge.operations.seal import SealCheck
 from fledge.report import counted, human_size
-from fledge.tree import NANOSECONDS, Device, Node, Symlink
+from fledge.tree import NANOSECONDS
 from fledge.tree.block_digests import BLOCK_SIZE
 from fledge.tree.names import printable
 
@@ -27,26 +26,7 @@ MAX_DAMAGES = 10
 MAX_VALUES = 20
 """Maximum items of a list in one line. ``--json`` prints all of them."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
-
-
-def entry_line(opened: Opened, path: bytes, node: Node) -> str:
-    """Format a node like ``ls -l``, with its time in UTC."""
-    stat = opened.contents.stat(node)
-    size = f"{node.major}, {node.minor}" if isinstance(node, Device) else str(stat.size)
-    arrow = f" -> {printable(node.target)}" if isinstance(node, Symlink) else ""
-    return (
-        f"{filemode(node.file_type | node.mode)} {stat.links:>3} {node.uid:>5}"
-        f" {node.gid:>5} {size:>10} {_second(node.mtime_ns)} {printable(path)}{arrow}"
-    )
-
-
-def socket_line(path: bytes) -> str:
-    """Format a socket like `entry_line`. Only its path is known."""
-    unknown = f"{'?':>3} {'?':>5} {'?':>5} {'?':>10} {'?':>19}"
-    return f"s????????? {unknown} {printable(path)}"
 
 
 def summary_lines(opened: Opened, found: Summary) -> Iterator[str]:
@@ -201,12 +181,7 @@ def _time(time_ns: object) -> str:
     if not isinstance(time_ns, int):
         return _value(time_ns)
     fraction = time_ns % NANOSECONDS
-    return _second(time_ns) + (f".{fraction:09}" if fraction else "")
-
-
-def _second(time_ns: int) -> str:
-    """Format a time as date and time in UTC, to the second."""
-    return f"{_EPOCH + timedelta(0, time_ns // NANOSECONDS):%Y-%m-%d %H:%M:%S}"
+    return second(time_ns) + (f".{fraction:09}" if fraction else "")
 
 
 def _value(value: object) -> str:

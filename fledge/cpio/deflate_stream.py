@@ -27,7 +27,7 @@ import zlib
 WINDOW_SIZE = 1 << 15
 """Maximum distance of a back reference, in bytes."""
 
-INFLATE_STEP = 1 << 14
+INFLATE_STEP = 1 << 13
 """Bytes given to zlib at once."""
 
 EMPTY_STORED_BLOCK = b"\x00\x00\xff\xff"
@@ -40,9 +40,11 @@ block."""
 
 def continuable(stream: bytes) -> bytes:
     """Return the blocks of a finished stream, none of them final, ending on a byte boundary."""
-    final_bit, end = last_block(stream)
-    bits = int.from_bytes(stream, "little") ^ 1 << final_bit
-    return bits.to_bytes((end + 3 + 7) // 8, "little") + EMPTY_STORED_BLOCK
+    start, end = last_block(stream)
+    size = (end + 3 + 7) // 8
+    blocks = bytearray(stream[:size].ljust(size, b"\0"))
+    blocks[start // 8] ^= 1 << start % 8
+    return bytes(blocks) + EMPTY_STORED_BLOCK
 
 
 def last_block(stream: bytes) -> tuple[int, int]:
@@ -52,32 +54,32 @@ def last_block(stream: bytes) -> tuple[int, int]:
     end, and zlib reports the end only of a final block. So each block is decoded as if it were
     the final one: shifted to a byte boundary, with its first bit set.
     """
-    bits = int.from_bytes(stream, "little")
     window = b""
     start = 0
     while True:
-        block = bits >> start
-        if block & 0b110 == STORED:
+        header = int.from_bytes(stream[start // 8 : start // 8 + 2], "little") >> start % 8
+        if header & 0b110 == STORED:
             data = (start + 3 + 7) // 8 + len(EMPTY_STORED_BLOCK)
             size = int.from_bytes(stream[data - 4 : data - 2], "little")
             output = stream[data : data + size]
             end = (data + size) * 8
         else:
-            shifted = (block | 1).to_bytes(len(stream) - start // 8, "little")
-            length, output = _compressed_block(shifted, window)
+            length, output = _compressed_block(stream, start, window)
             end = start + length
-        if block & 1:
+        if header & 1:
             return start, end
         window = (window + output)[-WINDOW_SIZE:]
         start = end
 
 
-def _compressed_block(stream: bytes, window: bytes) -> tuple[int, bytes]:
-    """Decode the first block of a stream, which is marked final: its length in bits, its output."""
+def _compressed_block(stream: bytes, begin: int, window: bytes) -> tuple[int, bytes]:
+    """Decode the block at bit ``begin``: its length in bits, its output."""
     inflater = zlib.decompressobj(-15, zdict=window)
     outputs: list[bytes] = []
-    for start in range(0, len(stream), INFLATE_STEP):
-        piece = stream[start : start + INFLATE_STEP]
+    for start in range(0, len(stream) - begin // 8, INFLATE_STEP):
+        piece = _shifted(stream, begin + 8 * start, INFLATE_STEP)
+        if not start:
+            piece = bytes([piece[0] | 1]) + piece[1:]
         before = inflater.copy()
         outputs.append(inflater.decompress(piece))
         if inflater.eof:
@@ -85,6 +87,17 @@ def _compressed_block(stream: bytes, window: bytes) -> tuple[int, bytes]:
             end = _end_in_last_byte(before, piece[: last_byte + 1], outputs[-1])
             return (start + last_byte) * 8 + end, b"".join(outputs)
     raise AssertionError("libdeflate wrote a block without an end")
+
+
+def _shifted(stream: bytes, begin: int, size: int) -> bytes:
+    """Return ``size`` bytes from bit ``begin`` on; fewer at the end, with zeros behind it.
+
+    Only what is asked for is shifted, for a long number takes as long as compressing a part of it.
+    """
+    first, bits = divmod(begin, 8)
+    size = min(size, len(stream) - first)
+    number = int.from_bytes(stream[first : first + size + 1], "little") >> bits
+    return (number & (1 << 8 * size) - 1).to_bytes(size, "little")
 
 
 def _end_in_last_byte(inflater: zlib._Decompress, tail: bytes, output: bytes) -> int:

@@ -48,7 +48,7 @@ from fledge.tree.compression import (
     unxz,
     unzstd,
 )
-from fledge.tree.content import Span, read_content
+from fledge.tree.content import OpenFile, Span, read_content
 from fledge.tree.limits import MAX_NAME, MAX_PATH
 from fledge.tree.names import MAX_SHOWN, printable, split_path
 
@@ -271,7 +271,8 @@ class _Reader:
             raise MalformedError(f"it contains more than {MAX_ARCHIVES} archives")
         size = os.fstat(file.fileno()).st_size
         has_trailer = False
-        for entry, data in _entries(file, path, start, size):
+        opened = OpenFile(os.dup(file.fileno()))
+        for entry, data in _entries(file, path, start, size, opened):
             end = min(data.offset + data.size + padding(data.size), size)
             if entry.name == TRAILER:
                 has_trailer = True
@@ -363,9 +364,11 @@ def _make_node(entry: Entry, data: Span) -> Node:
     raise TreeError(f"mode {entry.mode:o} with {data.size} bytes of data is not a valid entry")
 
 
-def _entries(file: BinaryIO, path: Path, start: int, size: int) -> Iterator[tuple[Entry, Span]]:
+def _entries(
+    file: BinaryIO, path: Path, start: int, size: int, opened: OpenFile | None = None
+) -> Iterator[tuple[Entry, Span]]:
     """Do the work of `read_entries` for an archive that ends before ``size``, if it has no trailer
-    there or with zeros up to there. Raises `MalformedError`.
+    there or with zeros up to there. ``opened`` is as in `Span`. Raises `MalformedError`.
     """
     position = start
     while position == start or not _ends(file, position, size):
@@ -374,7 +377,7 @@ def _entries(file: BinaryIO, path: Path, start: int, size: int) -> Iterator[tupl
             entry, has_checksum = _read_header(file)
         except MalformedError as error:
             raise MalformedError(f"invalid cpio entry at byte {position}: {error}") from error
-        data = Span(path, file.tell(), entry.filesize)
+        data = Span(path, file.tell(), entry.filesize, opened=opened)
         end = data.offset + data.size
         if end > size:
             raise MalformedError(f"the archive ends within the data of {printable(entry.name)}")

@@ -222,18 +222,17 @@ def unpack_entries(data: bytes) -> Iterator[tuple[int, bytes]]:
     `MalformedError`.
     """
     position = 0
-    while position < len(data):
-        if len(data) - position < MIN_RECORD:
+    size, head = len(data), ENTRY.size
+    while position < size:
+        left = size - position
+        if left < MIN_RECORD:
             raise MalformedError("one of its entries has no room")
-        found = ENTRY.unpack_from(data, position)
-        length = _record_length(found.rec_len, len(data))
-        start = position + ENTRY.size
-        name = data[start : start + found.name_len]
-        smallest = max(MIN_RECORD, record_size(name))
-        if length % 4 or not smallest <= length <= len(data) - position:
+        inode, stored, name_length, _ = ENTRY.unpack_from(data, position)
+        length = _record_length(stored, size) if size >= 1 << 16 else stored
+        if length % 4 or not max(MIN_RECORD, head + name_length) <= length <= left:
             raise MalformedError("one of its entries has an impossible length")
-        if found.inode:
-            yield found.inode, name
+        if inode:
+            yield inode, data[position + head : position + head + name_length]
         position += length
 
 

@@ -6,9 +6,11 @@ in the image.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from stat import S_IMODE, S_ISREG
 from typing import NamedTuple
 
 from fledge.errors import MalformedError
@@ -25,9 +27,9 @@ from fledge.ext4.structures import (
     unpack_time,
 )
 from fledge.ext4.volume import Volume
-from fledge.tree import Node, inodes
+from fledge.tree import File, Node, inodes
 from fledge.tree.budget import XATTR_COST
-from fledge.tree.content import Content, DataExtent, Span, Sparse
+from fledge.tree.content import Content, DataExtent, OpenFile, Span, Sparse
 from fledge.tree.inodes import ENTRY_COST, check_target_size, explained, new_node, read_image
 from fledge.tree.limits import MAX_NAME, MAX_XATTR_SIZE, POSIX_ACLS
 from fledge.tree.names import printable
@@ -44,22 +46,40 @@ class StoredName(NamedTuple):
 
 INLINE_DATA = StoredName(7, b"data")
 """The extended attribute with the rest of a content that begins in the field ``block``."""
+_XATTRS_START = xattr.INODE_HEADER.pack(xattr.InodeHeader(xattr.MAGIC))
+"""The beginning of the extended attributes in an inode that has any."""
 INLINE_PARENT = 4
 """Bytes at the beginning of an inline directory with the inode of its parent."""
 
 
 class InodeFacts(inodes.InodeFacts, frozen=True):
-    """The fields of an inode that its node does not have. Times are nanoseconds since 1970."""
+    """The fields of an inode that its node does not have."""
 
     blocks: int
     """Units of 512 bytes in use, as in stat(2)."""
     flags: int
     """Those of `fledge.ext4.structures.InodeFlag` and more."""
     generation: int
-    atime_ns: int
-    ctime_ns: int
-    crtime_ns: int
+    atime: int
+    """This and the other times as they are stored, see `unpack_time`."""
+    ctime: int
+    crtime: int
     """0 in inodes of 128 bytes, which have no place for it."""
+
+    @property
+    def atime_ns(self) -> int:
+        """Nanoseconds since 1970, as the other two."""
+        return unpack_time(self.atime)
+
+    @property
+    def ctime_ns(self) -> int:
+        """When the inode changed last."""
+        return unpack_time(self.ctime)
+
+    @property
+    def crtime_ns(self) -> int:
+        """When the inode was created."""
+        return unpack_time(self.crtime)
 
 
 Image = inodes.Image[Superblock, InodeFacts]
@@ -74,8 +94,9 @@ def read(path: Path, only: bytes | None = None) -> Image:
     cannot be read, if its journal has to be replayed first, or if it has features that change the
     format.
     """
-    with explained(path, _Filesystem.hint), path.open("rb", buffering=0) as file:
-        return read_image(_Filesystem(Volume(file.fileno(), path), path), only)
+    with explained(path, _Filesystem.hint):
+        opened = OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        return read_image(_Filesystem(Volume(opened.descriptor, path), path, opened), only)
 
 
 class _Filesystem:
@@ -84,8 +105,10 @@ class _Filesystem:
     hint = "Build or copy it again; e2fsck -fn shows all that is damaged."
     root = ROOT
 
-    def __init__(self, volume: Volume, path: Path) -> None:
+    def __init__(self, volume: Volume, path: Path, opened: OpenFile) -> None:
+        """``opened`` is the image, in which the contents of files stay."""
         self.path = path
+        self._opened = opened
         self.superblock = volume.superblock
         self.budget = volume.budget
         self._volume = volume
@@ -103,33 +126,41 @@ class _Filesystem:
         inode = self._volume.inode(key)
         if inode.flags & InodeFlag.EA_INODE:
             raise MalformedError("it is the value of an extended attribute and cannot have a name")
-        node = new_node(
-            inode.mode,
-            content=partial(self._content, key, inode),
-            target=partial(self._target, key, inode),
-            device=partial(unpack_device, inode.block),
-        )
+        node: Node | None
+        if S_ISREG(inode.mode):  # as nearly all are
+            node = File(mode=S_IMODE(inode.mode), content=self._content(key, inode))
+        else:
+            node = new_node(
+                inode.mode,
+                content=partial(self._content, key, inode),
+                target=partial(self._target, key, inode),
+                device=partial(unpack_device, inode.block),
+            )
         if node is None:
             return None
         node.uid, node.gid, node.mtime_ns = inode.uid, inode.gid, unpack_time(inode.mtime)
-        node.xattrs = self._xattrs(inode)
-        huge = inode.flags & InodeFlag.HUGE_FILE
+        if inode.file_acl or inode.xattrs.startswith(_XATTRS_START):
+            node.xattrs = self._xattrs(inode)
+        blocks = inode.sectors
+        if inode.flags & InodeFlag.HUGE_FILE:
+            blocks *= self._volume.block_size // SECTOR_SIZE
         return node, InodeFacts(
-            number=key,
-            size=inode.size,
-            links=inode.links,
-            blocks=inode.sectors * (self._volume.block_size // SECTOR_SIZE if huge else 1),
-            flags=inode.flags,
-            generation=inode.generation,
-            atime_ns=unpack_time(inode.atime),
-            ctime_ns=unpack_time(inode.ctime),
-            crtime_ns=unpack_time(inode.crtime),
+            key,
+            inode.size,
+            inode.links,
+            blocks,
+            inode.flags,
+            inode.generation,
+            inode.atime,
+            inode.ctime,
+            inode.crtime,
         )
 
     def names(self, key: int, parent: int) -> dict[bytes, int]:
         """The entries of a directory: the numbers of inodes by name, without the two dots."""
         names: dict[bytes, int] = {}
         dots = {b".": key, b"..": parent}
+        charge = self.budget.charge
         for part in self._directory_parts(key, parent):
             for child, name in directory.unpack_entries(part):
                 if name in dots:
@@ -142,7 +173,7 @@ class _Filesystem:
                 elif name in names:
                     raise MalformedError(f"it has two entries {printable(name)!r}")
                 else:
-                    self.budget.charge(ENTRY_COST)
+                    charge(ENTRY_COST)
                     names[name] = child
         return names
 
@@ -152,20 +183,22 @@ class _Filesystem:
         if inode.flags & InodeFlag.INLINE_DATA:
             return self._whole(number, inode)
         block_size = self._volume.block_size
+        found = self._volume.extents(number, inode)
+        if size == 0:
+            return b""
+        if found and not found[0].logical and found[0].length * block_size >= size:
+            position = found[0].physical * block_size
+            return Span(self.path, position, size, opened=self._opened)
         extents = tuple(
             DataExtent(
                 offset=offset,
                 source=extent.physical * block_size,
                 length=min(extent.length * block_size, size - offset),
             )
-            for extent in self._volume.extents(number, inode)
+            for extent in found
             if (offset := extent.logical * block_size) < size
         )
-        if size == 0:
-            return b""
-        if extents and extents[0].length == size:
-            return Span(self.path, extents[0].source, size)
-        return Sparse(size, self.path, extents)
+        return Sparse(size, self.path, extents, opened=self._opened)
 
     def _whole(self, number: int, inode: Inode) -> bytes:
         """The content of an inode in memory."""
@@ -218,9 +251,8 @@ class _Filesystem:
 
     def _inside(self, inode: Inode) -> Iterator[tuple[StoredName, bytes]]:
         """The extended attributes in an inode. Their offsets count from the first entry."""
-        header = xattr.INODE_HEADER.pack(xattr.InodeHeader(xattr.MAGIC))
-        if inode.xattrs.startswith(header):
-            yield from self._stored(inode.xattrs[len(header) :], 0)
+        if inode.xattrs.startswith(_XATTRS_START):
+            yield from self._stored(inode.xattrs[len(_XATTRS_START) :], 0)
 
     def _xattrs_in_block(self, position: int) -> dict[bytes, bytes]:
         """The extended attributes in a block, which all inodes that have the same may share."""

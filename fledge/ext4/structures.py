@@ -426,10 +426,10 @@ XATTR_SPACE = INODE_SIZE - OLD_INODE_SIZE - EXTRA_ISIZE
 """Bytes of an inode that its extended attributes can take."""
 
 
-class Inode(msgspec.Struct, kw_only=True):
+class Inode(msgspec.Struct):
     """struct ext4_inode, and the extended attributes behind it.
 
-    Times are as they are stored, see `pack_time`.
+    Times are as they are stored, see `pack_time`. Fields that mostly are 0 come last.
     """
 
     mode: Annotated[int, u16(0x0)]
@@ -439,8 +439,6 @@ class Inode(msgspec.Struct, kw_only=True):
     atime: Annotated[int, u32(0x8), u32(0x8C)]
     ctime: Annotated[int, u32(0xC), u32(0x84)]
     mtime: Annotated[int, u32(0x10), u32(0x88)]
-    dtime: Annotated[int, u32(0x14)] = 0
-    """When it was deleted, in seconds since 1970."""
     gid: Annotated[int, u16(0x18), u16(0x7A)]
     links: Annotated[int, u16(0x1A)]
     sectors: Annotated[int, u32(0x1C), u16(0x74)]
@@ -448,14 +446,16 @@ class Inode(msgspec.Struct, kw_only=True):
     flags: Annotated[int, u32(0x20)]
     block: Annotated[bytes, octets(0x28, INODE_BLOCK_SIZE)]
     """The root of the extent tree, the target of a short symlink, or a device number."""
-    generation: Annotated[int, u32(0x64)] = 0
     file_acl: Annotated[int, u32(0x68), u16(0x76)]
     """The block with more extended attributes, or 0."""
+    crtime: Annotated[int, u32(0x90), u32(0x94)]
+    dtime: Annotated[int, u32(0x14)] = 0
+    """When it was deleted, in seconds since 1970."""
+    generation: Annotated[int, u32(0x64)] = 0
     checksum: Annotated[int, u16(0x7C), u16(0x82)] = 0
     """As it was read; `pack` computes it."""
     extra_isize: Annotated[int, u16(0x80)] = EXTRA_ISIZE
     """Bytes of the fields from this one on."""
-    crtime: Annotated[int, u32(0x90), u32(0x94)]
     xattrs: bytes = b""
     """All bytes behind the fields."""
 
@@ -474,7 +474,8 @@ class Inode(msgspec.Struct, kw_only=True):
         """The inode in these 128 or more bytes. Nothing is checked."""
         # There may be fewer extra fields. Extended attributes follow the last one.
         end = OLD_INODE_SIZE + int.from_bytes(data[_EXTRA_ISIZE_BYTES], "little")
-        inode = INODE.unpack_from(data[:end].ljust(INODE.size, b"\0"))
+        whole = data if end >= INODE.size <= len(data) else data[:end].ljust(INODE.size, b"\0")
+        inode = INODE.unpack_from(whole)
         if inode.extra_isize:
             inode.xattrs = data[end:]
         return inode

@@ -116,9 +116,10 @@ class Volume:
         extra = inode.extra_isize
         if extra % 4 or extra > superblock.inode_size - OLD_INODE_SIZE:
             raise MalformedError(f"its extra fields cannot have {extra} bytes")
-        seed = inode_seed(self.seed, number, inode.generation)
-        if self.has_checksums and not _is_intact_inode(inode, data, seed):
-            raise MalformedError("its checksum is wrong")
+        if self.has_checksums:
+            seed = inode_seed(self.seed, number, inode.generation)
+            if not _is_intact_inode(inode, data, seed):
+                raise MalformedError("its checksum is wrong")
         return inode
 
     def extents(self, number: int, inode: Inode) -> list[Extent]:
@@ -127,10 +128,10 @@ class Volume:
             raise MalformedError(f"{inode.size} bytes are too many for a file")
         if not inode.flags & InodeFlag.EXTENTS:
             return self._merged(self._mapped(inode.block, self._block_count(inode)))
-        seed = inode_seed(self.seed, number, inode.generation)
         depth = EXTENT_HEADER.unpack_from(inode.block).depth
         if depth > MAX_EXTENT_DEPTH:
             raise MalformedError("its extent tree is too deep")
+        seed = inode_seed(self.seed, number, inode.generation) if depth else 0
         return self._merged(self._extents_below(inode.block, depth, seed))
 
     def blocks(self, number: int, inode: Inode) -> Iterator[bytes]:
@@ -218,8 +219,11 @@ class Volume:
             return descriptor.checksum == old_descriptor_checksum(group, data, uuid)
         return True
 
-    def _extents_below(self, node: bytes, depth: int, seed: int) -> Iterator[Extent]:
-        """All extents below a node of an extent tree. Unwritten ones have the physical block 0."""
+    def _extents_below(self, node: bytes, depth: int, seed: int) -> Iterable[Extent]:
+        """All extents below a node of an extent tree. Unwritten ones have the physical block 0.
+
+        ``seed`` is the `inode_seed`. In the inode itself, whose depth is 0, it is not needed.
+        """
         header = EXTENT_HEADER.unpack_from(node)
         end = EXTENT_HEADER.size + header.max * EXTENT.size
         is_well_formed = (
@@ -231,15 +235,23 @@ class Volume:
         if not is_well_formed:
             raise MalformedError("its extent tree is malformed")
         entries = node[EXTENT_HEADER.size :][: header.entries * EXTENT.size]
-        if depth == 0:
-            for extent in EXTENT.iter_unpack(entries):
-                is_written = extent.length <= MAX_EXTENT
-                length = extent.length if is_written else extent.length - MAX_EXTENT
-                if not length:
-                    raise MalformedError("one of its extents is empty")
-                self._check_range(extent.physical, length)
-                yield extent if is_written else extent._replace(length=length, physical=0)
-            return
+        return self._extents_in(entries, depth, seed) if depth else self._leaf_extents(entries)
+
+    def _leaf_extents(self, entries: bytes) -> list[Extent]:
+        """The extents in a leaf of an extent tree."""
+        extents = list(EXTENT.iter_unpack(entries))
+        for position, extent in enumerate(extents):
+            is_written = extent.length <= MAX_EXTENT
+            length = extent.length if is_written else extent.length - MAX_EXTENT
+            if not length:
+                raise MalformedError("one of its extents is empty")
+            self._check_range(extent.physical, length)
+            if not is_written:
+                extents[position] = extent._replace(length=length, physical=0)
+        return extents
+
+    def _extents_in(self, entries: bytes, depth: int, seed: int) -> Iterator[Extent]:
+        """The extents below the indexes of a node of an extent tree."""
         for index in EXTENT_INDEX.iter_unpack(entries):
             child = self.block(index.leaf)
             if self.has_checksums and not _is_intact_extent_block(child, seed):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
-from itertools import groupby, islice, zip_longest
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import ExitStack
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from fledge.errors import CorruptError, unreadable_argument
-from fledge.formats import Opened, open_artifact
+from fledge.formats import Opened, find_format, open_artifact
 from fledge.host.files import PathLike
 from fledge.operations import seal
 from fledge.report import Reporter, Transfer
@@ -36,6 +36,7 @@ from fledge.tree.content import (
     Sparse,
     content_digest,
     content_size,
+    equal_contents,
     read_content,
 )
 from fledge.tree.features import Feature
@@ -131,19 +132,18 @@ UNEXPLAINED = "the difference is in free space, padding or structures that are n
 def diff(before: PathLike, after: PathLike, *, reporter: Reporter | None = None) -> Difference:
     """Compare two artifacts, which may have different formats.
 
-    Raises what `fledge.formats.open_artifact` raises.
+    Of two files with equal bytes no more is read. Raises what `fledge.formats.open_artifact`
+    raises.
     """
     before, after = Path(before), Path(after)
     reporter = reporter or Reporter()
-    with (
-        reporter.work("comparing") as progress,
-        open_artifact(before) as old,
-        open_artifact(after) as new,
-    ):
-        progress.restart(0, max(old.size, new.size))
+    with reporter.work("comparing") as progress, ExitStack() as stack:
+        sizes = [find_format(path)[1] for path in (before, after)]
+        progress.restart(0, max(sizes))
         first = _first_difference(before, after, progress)
         if first is None:
-            return Difference(None, (), _changed(_seal_facts(old), _seal_facts(new)), {}, ())
+            return Difference(None, (), _changed(_seal_facts(before), _seal_facts(after)), {}, ())
+        old, new = (stack.enter_context(open_artifact(path)) for path in (before, after))
         if old.format is not new.format:
             return _across_formats(first, old, new)
         changes = tuple(compare(old.tree, new.tree))
@@ -169,7 +169,7 @@ def _across_formats(first: int, old: Opened, new: Opened) -> Difference:
             {
                 "kind": each.format.name,
                 "sockets": sorted(each.contents.sockets),
-                **_seal_facts(each),
+                **_seal_facts(each.path),
             }
             for each in (old, new)
         )
@@ -207,14 +207,14 @@ def _container_facts(artifact: Opened) -> Fields:
         **contents.facts(),
         **({UNCOMPRESSED: uncompressed} if uncompressed else {}),
         "sockets": sorted(contents.sockets),
-        **_seal_facts(artifact),
+        **_seal_facts(artifact.path),
     }
 
 
-def _seal_facts(artifact: Opened) -> Fields:
+def _seal_facts(artifact: Path) -> Fields:
     """Return the root hash and the place of the hash tree of a sealed disk, by displayed names."""
     try:
-        found = seal.find(artifact.path)
+        found = seal.find(artifact)
     except CorruptError:
         return {"hash tree": "damaged or missing"}
     if found is None:
@@ -262,17 +262,17 @@ def compare(
     texts = _TextComparer()
     nodes = [dict(tree.walk()) for tree in (before, after)]
     first_paths = [_first_names(each) for each in nodes]
-    contents: dict[tuple[Node, Node], _ContentDifference] = {}
-    # Both are in that order already.
-    merged = heapq.merge(*nodes, key=lambda path: path.split(b"/"))
-    for path, _ in groupby(merged):
+    contents: dict[tuple[Node, Node], _ContentDifference | None] = {}
+    for path in _merged(*nodes):
         old, new = nodes[0].get(path), nodes[1].get(path)
         if path in own_paths and _is_empty(old) and _is_empty(new):
             continue
         if old is None or new is None:
             yield Change(path, "added" if old is None else "removed")
             continue
-        fields = _changed(_node_fields(old, without), _node_fields(new, without))
+        fields = {}
+        if not _is_alike(old, new):
+            fields = _changed(_node_fields(old, without), _node_fields(new, without))
         linked = first_paths[0][old], first_paths[1][new]
         if linked[0] != linked[1]:
             fields["hard link of"] = (
@@ -283,13 +283,45 @@ def compare(
         if isinstance(old, File) and isinstance(new, File):
             if (old, new) not in contents:
                 contents[old, new] = _compare_contents(old.content, new.content, texts)
-            digests, lines = contents[old, new]
-            # Show the lines only once if the two files have several names.
-            contents[old, new] = digests, ()
-            if digests[0] != digests[1]:
+            if difference := contents[old, new]:
+                digests, lines = difference
                 fields["content"] = digests
+                # Show the lines only once if the two files have several names.
+                contents[old, new] = digests, ()
         if fields:
             yield Change(path, "changed", fields, lines)
+
+
+def _merged(before: Iterable[bytes], after: Iterable[bytes]) -> Iterator[bytes]:
+    """Merge paths, each once. Both sequences are in the order of `Tree.walk`."""
+    one, two = iter(before), iter(after)
+    old, new = next(one, None), next(two, None)
+    while old is not None or new is not None:
+        if old == new:
+            yield old or b""
+            old, new = next(one, None), next(two, None)
+        elif new is None or (old is not None and old.split(b"/") < new.split(b"/")):
+            yield old or b""
+            old = next(one, None)
+        else:
+            yield new
+            new = next(two, None)
+
+
+def _is_alike(old: Node, new: Node) -> bool:
+    """Return whether all fields of two nodes are equal, contents apart. Most are, in most diffs."""
+    if (
+        old.file_type != new.file_type
+        or old.mode != new.mode
+        or old.uid != new.uid
+        or old.gid != new.gid
+        or old.mtime_ns != new.mtime_ns
+        or old.xattrs != new.xattrs
+    ):
+        return False
+    if isinstance(old, File) and isinstance(new, File):
+        return content_size(old.content) == content_size(new.content)
+    return isinstance(old, Directory)
 
 
 def _first_names(nodes: Mapping[bytes, Node]) -> dict[Node, bytes]:
@@ -328,6 +360,8 @@ def _node_fields(node: Node, without: Set[Feature]) -> Fields:
 
 
 def _changed(old: Fields, new: Fields) -> dict[str, tuple[object, object]]:
+    if old == new:
+        return {}
     return {
         name: (old.get(name), new.get(name))
         for name in sorted({*old, *new})
@@ -335,14 +369,21 @@ def _changed(old: Fields, new: Fields) -> dict[str, tuple[object, object]]:
     }
 
 
-def _compare_contents(old: Content, new: Content, texts: _TextComparer) -> _ContentDifference:
-    """Return the digests of both contents and, if they are text, the lines that differ."""
+def _compare_contents(
+    old: Content, new: Content, texts: _TextComparer
+) -> _ContentDifference | None:
+    """Return the digests of both contents and, if they are text, the lines that differ.
+
+    None: they are equal.
+    """
+    if equal_contents(old, new):
+        return None
     if any(isinstance(each, Sparse | Packed) for each in (old, new)):
         digests = _digest_of_blocks(old), _digest_of_blocks(new)
     else:
         digests = content_digest(old).hex, content_digest(new).hex
     if digests[0] == digests[1]:
-        return digests, ()
+        return None
     return digests, texts.compare(_lines(old), _lines(new))
 
 

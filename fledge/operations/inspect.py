@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import msgspec
 
-from fledge.errors import ConfigError, FledgeError
+from fledge.errors import FledgeError
 from fledge.formats import Opened, open_artifact
 from fledge.host.files import PathLike
 from fledge.net.json_document import MAX_DOCUMENT_SIZE
 from fledge.operations import seal
+from fledge.operations.entries import sockets_below, walk_below
 from fledge.operations.seal import SealCheck
 from fledge.project import provenance
 from fledge.project.provenance import Provenance
@@ -23,11 +27,11 @@ from fledge.report import Transfer
 from fledge.sources import paths
 from fledge.sources.init import has_built_in
 from fledge.sources.kinds import IMAGE_ROLES
-from fledge.tree import TYPE_NAMES, Device, Directory, File, Node, Symlink, Tree
+from fledge.tree import TYPE_NAMES, Device, File, Node, Symlink, Tree
 from fledge.tree.content import content_digest, content_size, hash_file, read_content
 from fledge.tree.digest import Digest
 from fledge.tree.elf import architecture
-from fledge.tree.names import printable, split_path
+from fledge.tree.names import printable
 
 MAX_EXTRA_SIZE = 1 << 35
 """Contents are hashed until their total exceeds the size of the artifact by this many bytes. Sparse
@@ -78,14 +82,34 @@ def inspect(artifact: PathLike) -> Summary:
 
     Raises what `open_artifact` and `summarize` raise.
     """
-    with open_artifact(Path(artifact)) as found:
-        return summarize(found)
+    path = Path(artifact)
+    with finding_provenance(path) as record, open_artifact(path) as found:
+        return summarize(found, record.result())
 
 
-def summarize(artifact: Opened, progress: Transfer | None = None) -> Summary:
-    """Summarize an open artifact. ``progress`` is told the bytes that are hashed.
+@contextmanager
+def finding_provenance(
+    path: Path, progress: Transfer | None = None
+) -> Iterator[Future[Provenance | None]]:
+    """Look for the provenance of an artifact, and hash the artifact, while the tree is read.
 
-    Raises `FledgeError` if it cannot be read.
+    The result is None unless the provenance is valid and for these bytes; it raises `OSError`.
+    ``progress`` is told the bytes that are hashed. The end of the context ends the hashing.
+    """
+    stop = Event()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(_provenance, path, stop, progress or Transfer())
+        finally:
+            stop.set()
+
+
+def summarize(
+    artifact: Opened, record: Provenance | None, progress: Transfer | None = None
+) -> Summary:
+    """Summarize an open artifact, of which ``record`` is the provenance, if it has one.
+
+    ``progress`` is told the bytes that are hashed. Raises `FledgeError` if it cannot be read.
     """
     names = dict.fromkeys(TYPE_NAMES.values(), 0)
     files: set[File] = set()
@@ -98,7 +122,6 @@ def summarize(artifact: Opened, progress: Transfer | None = None) -> Summary:
     programs = (_program(artifact.tree, path, digests) for path in artifact.format.init_paths)
     first = next(filter(None, programs), None)
     kestrel = _program(artifact.tree, paths.AGENT, digests)
-    record = _provenance(artifact, progress or Transfer())
     recorded = seal.recorded_root_hash(artifact.path)
     inputs = {item.role: item for item in record.inputs} if record else {}
     version = inputs["agent"].facts.get("version") if "agent" in inputs else None
@@ -114,35 +137,6 @@ def summarize(artifact: Opened, progress: Transfer | None = None) -> Summary:
         has_provenance=record is not None,
         seal=seal.examine(artifact.path, recorded, progress),
     )
-
-
-def find_node(artifact: Opened, path: bytes, *, follow: bool) -> Node:
-    """Return the node at ``path``. With ``follow``, follow symlinks, except one that leads nowhere.
-
-    Raises `ConfigError` if the path does not exist.
-    """
-    tree = artifact.tree
-    node = (tree.get(path, follow=True) if follow else None) or tree.get(path)
-    if node is None:
-        raise ConfigError(
-            f"{artifact.path} has no {printable(path)}", "Use -l without a path to list everything."
-        )
-    return node
-
-
-def walk_below(path: bytes, node: Node) -> Iterator[tuple[bytes, Node]]:
-    """Yield the node at ``path`` and all nodes below it, in the order of `Tree.walk`.
-
-    Paths start at the root of the artifact, without a leading slash.
-    """
-    prefix = b"/".join(split_path(path))
-    if not isinstance(node, Directory):
-        yield prefix, node
-        return
-    tree = Tree(mtime_ns=0)
-    tree.root = node
-    for name, child in tree.walk():
-        yield b"/".join(filter(None, (prefix, name))), child
 
 
 def describe(artifact: Opened, summary: Summary) -> dict[str, Any]:
@@ -174,12 +168,6 @@ def describe_entries(artifact: Opened, path: bytes, top: Node) -> Iterator[dict[
         yield {**json_text("path", b"/" + name), **_entry_fields(artifact, node, digests)}
     for name in sockets_below(artifact, path):
         yield {**json_text("path", b"/" + name), "type": "socket"}
-
-
-def sockets_below(artifact: Opened, path: bytes) -> list[bytes]:
-    """Return the paths of sockets below ``path``, which are not in the tree."""
-    prefix = b"".join(part + b"/" for part in split_path(path))
-    return [name for name in artifact.contents.sockets if name.startswith(prefix)]
 
 
 def _entry_fields(artifact: Opened, node: Node, digests: _LimitedHasher) -> dict[str, Any]:
@@ -309,12 +297,12 @@ def _command(tree: Tree) -> list[str] | None:
     return words if all(isinstance(word, str) for word in words) else None
 
 
-def _provenance(artifact: Opened, progress: Transfer) -> Provenance | None:
-    """Return the provenance beside the artifact; None unless it is valid and for these bytes."""
+def _provenance(path: Path, stop: Event, progress: Transfer) -> Provenance | None:
+    """Return the provenance beside an artifact; None unless it is valid and for these bytes."""
     try:
-        record = provenance.load(artifact.path)
+        record = provenance.load(path)
     except FledgeError:
         return None
-    progress.restart(0, artifact.size)
-    digest = hash_file(artifact.path, progress=progress).digest
+    progress.restart(0, path.stat().st_size)
+    digest = hash_file(path, stop, progress).digest
     return record if record.digest == digest else None

@@ -18,10 +18,12 @@ Bytes that no field takes are written as zeros and ignored when read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from inspect import signature
 from struct import Struct
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, get_args, get_type_hints
 
 Fields = TypeVar("Fields")
+Fields_co = TypeVar("Fields_co", covariant=True)
 
 _INTEGER_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -64,6 +66,13 @@ def octets(offset: int, width: int) -> Slot:
     return Slot(offset, width)
 
 
+class Unpack(Protocol[Fields_co]):
+    """The type of `Layout.unpack_from`."""
+
+    def __call__(self, data: bytes | bytearray, offset: int = 0) -> Fields_co:
+        """Return the structure at ``offset`` of ``data``."""
+
+
 class Layout(Generic[Fields]):
     """Packs and unpacks structures of one class.
 
@@ -76,6 +85,8 @@ class Layout(Generic[Fields]):
     """The bytes of each field. Numbers kept in two halves have the low one first."""
     pack: Callable[[Fields], bytes]
     """The bytes of a structure. Raises `struct.error` if a number is too large for its field."""
+    unpack_from: Unpack[Fields]
+    """The structure at an offset. Raises `struct.error` if the data ends before it does."""
 
     def __init__(
         self, fields: type[Fields], *, size: int, order: Literal["little", "big"] = "little"
@@ -118,15 +129,18 @@ class Layout(Generic[Fields]):
             made = "new(make, values)"
         elif is_tuple:
             made = f"new(make, ({', '.join(unpacked.values())},))"
+        elif _positional(fields)[: len(unpacked)] == list(unpacked):
+            made = f"make({', '.join(unpacked.values())})"
         else:
             made = f"make({', '.join(f'{name}={value}' for name, value in unpacked.items())})"
+        names = {"make": fields, "new": tuple.__new__, "unpack": self._struct.unpack_from}
         self._make: Callable[[tuple[Any, ...]], Fields] = _compiled(
-            f"lambda values: {made}", make=fields, new=tuple.__new__
+            f"lambda values: {made}", **names
         )
-
-    def unpack_from(self, data: bytes | bytearray, offset: int = 0) -> Fields:
-        """The structure at ``offset``. Raises `struct.error` if the data ends before it does."""
-        return self._make(self._struct.unpack_from(data, offset))
+        # The values are never empty, and so never false.
+        self.unpack_from = _compiled(
+            f"lambda data, offset=0: (values := unpack(data, offset)) and {made}", **names
+        )
 
     def iter_unpack(self, data: bytes | bytearray) -> Iterator[Fields]:
         """The structures that fill ``data``, one after the other.
@@ -150,6 +164,12 @@ class Layout(Generic[Fields]):
                 pack_into(packed, offset, value >> shift & mask)
 
         return put
+
+
+def _positional(fields: type) -> list[str]:
+    """The fields that a class takes by position, which is quicker than by keyword."""
+    parameters = signature(fields).parameters.values()
+    return [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
 
 
 def _packed(by_offset: list[tuple[Slot, str]], slots: dict[str, tuple[Slot, ...]]) -> str:

@@ -247,7 +247,6 @@ def test_completion(
     line: str,
     words: list[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["fledge"])
     monkeypatch.setenv("_FLEDGE_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", line)
     monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
@@ -276,7 +275,6 @@ def test_completion_imports_only_options(tmp_path: Path, line: str, command: str
 def test_the_script_for_a_shell(
     fledge: Fledge, monkeypatch: pytest.MonkeyPatch, shell: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["fledge"])
     monkeypatch.setenv("_FLEDGE_COMPLETE", f"source_{shell}")
     done = fledge()
     assert (done.code, done.err) == (0, "")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fledge import formats
+from fledge.cli import summary
 from fledge.cli.runs import inspect
 from fledge.formats import Opened
 from tests.support import project
@@ -41,6 +42,7 @@ def test_only_a_path_is_read_where_only_a_path_is_shown(
 
     project.make(tmp_path)
     fledge("build", "-q")
-    monkeypatch.setattr(inspect, "open_artifact", recording)
+    for module in (inspect, summary):
+        monkeypatch.setattr(module, "open_artifact", recording)
     assert fledge("inspect", "plugin.cpio.gz", *arguments).code == 0
     assert asked == [only]

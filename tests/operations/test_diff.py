@@ -13,6 +13,7 @@ from hypothesis import given
 
 from fledge.cpio import newc
 from fledge.cpio.gzip import compress
+from fledge.errors import CorruptError
 from fledge.ext4.format import Ext4
 from fledge.formats import open_artifact
 from fledge.oci.manifest import Platform
@@ -229,6 +230,18 @@ def test_two_builds_of_the_same(tmp_path: Path, fledge: project.Fledge) -> None:
     assert diff(one, two).same_bytes
     done = fledge("diff", "a.img", "b.img")
     assert (done.code, done.out) == (0, "all bytes are equal\n")
+
+
+def test_equal_files_are_compared_by_their_bytes_alone(tmp_path: Path) -> None:
+    """Their trees are not read, so that it is no matter if they are damaged."""
+    artifact = make(project.make_rootfs(tmp_path), tmp_path / "a.img")
+    with artifact.open("r+b") as file:
+        file.seek(1024 + 0x68)  # the UUID, over which the checksum of the superblock goes
+        file.write(b"damaged")
+    (tmp_path / "b.img").write_bytes(artifact.read_bytes())
+    with pytest.raises(CorruptError), open_artifact(artifact):
+        pass
+    assert diff(artifact, tmp_path / "b.img").same_bytes
 
 
 @pytest.mark.parametrize("made", [project.make, project.make_rootfs])
