@@ -23,6 +23,7 @@ from fledge.errors import CorruptError, MalformedError, unreadable
 from fledge.tree import NANOSECONDS, BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink
 from fledge.tree.budget import DIRECTORY_COST, NODE_COST, Budget, xattrs_cost
 from fledge.tree.content import Content, DataExtent, Span, Sparse, open_content
+from fledge.tree.growth import Growth
 from fledge.tree.limits import (
     MAX_ID,
     MAX_MAJOR,
@@ -136,15 +137,26 @@ Entry = tuple[bytes, Node | HardLink]
 class _BlockReader:
     """Reads an archive's blocks in order."""
 
-    def __init__(self, file: int, tar: Span, budget: Budget) -> None:
+    def __init__(self, file: int, tar: Span, budget: Budget, growth: Growth) -> None:
         self.position = tar.offset
-        self.end = tar.offset + tar.size
+        self.end = tar.offset + growth.size
+        """The end of what is known to be there."""
         self.budget = budget
         self._descriptor = file
+        self._offset = tar.offset
+        self._growth = growth
+
+    def has(self, size: int) -> bool:
+        """Return whether ``size`` more bytes follow. May wait for them to be written."""
+        missing = self.position + size - self.end
+        if missing <= 0:
+            return True
+        self.end = self._offset + self._growth.reach(self.end + missing - self._offset)
+        return self.position + size <= self.end
 
     def take(self, size: int) -> bytes:
         """Read ``size`` bytes of headers and skip their padding."""
-        if size > self.end - self.position:
+        if not self.has(size):
             raise MalformedError("the archive ends within it")
         data = os.pread(self._descriptor, size, self.position)
         if len(data) < size:
@@ -156,18 +168,18 @@ class _BlockReader:
         """Skip ``size`` bytes of content and their padding, which the last entry may lack."""
         if size < 0:
             raise MalformedError("its size is negative")
-        if size > self.end - self.position:
+        if not self.has(size):
             raise MalformedError(f"the archive ends within its {size} bytes")
         self.position += size + -size % BLOCK_SIZE
 
     def header(self) -> bytes:
         """Read the next header. At the end (two blocks of zeros, or no more data) return b""."""
-        if self.position >= self.end:
+        if not self.has(1):
             return b""
         block = self.take(BLOCK_SIZE)
         if block != ZEROS:
             return block
-        if self.position < self.end and self.take(BLOCK_SIZE) != ZEROS:
+        if self.has(1) and self.take(BLOCK_SIZE) != ZEROS:
             raise MalformedError("a block of zeros stands before it")
         return b""
 
@@ -185,8 +197,11 @@ class _Header(msgspec.Struct):
     """The records of its pax extended header."""
 
 
-def read(tar: Span, budget: Budget) -> Iterator[Entry]:
+def read(tar: Span, budget: Budget, growth: Growth | None = None) -> Iterator[Entry]:
     """Yield the path and node of each entry of an uncompressed archive.
+
+    ``growth`` says how far the archive has been written, if another thread still writes it; its
+    size then counts, not that of ``tar``.
 
     Paths are as in the archive, not normalised. The content of a `File` is a part of the archive.
     Extended attributes are kept if Linux filesystems support them and they are useful on another
@@ -201,7 +216,8 @@ def read(tar: Span, budget: Budget) -> Iterator[Entry]:
     """
     try:
         with open_content(tar) as file:
-            blocks = _BlockReader(file, tar, budget)
+            growth = growth or Growth(tar.size, complete=True)
+            blocks = _BlockReader(file, tar, budget, growth)
             while True:
                 start, name = blocks.position - tar.offset, b""
                 try:
