@@ -30,7 +30,7 @@ from fledge.tree.compression import MAX_DECOMPRESSED_SIZE, find_decompression
 from fledge.tree.content import Blob, Span, Sparse, content_size, read_content
 from fledge.tree.digest import Digest
 from fledge.tree.growth import Growth
-from fledge.tree.names import MAX_SHOWN, printable, split_path
+from fledge.tree.names import MAX_SHOWN, SPECIAL_COMPONENTS, printable, split_path
 
 MAX_THREADS = 4
 """Maximum layers that are fetched and decompressed at the same time."""
@@ -97,7 +97,6 @@ def unpack(
                 whole()  # if the layer is damaged, that is what went wrong
                 raise _in_layer(error, number, image) from error
             sizes[blob.digest] = whole().size
-            tree.origin += 1
     try:
         budget.charge_paths(tree)
     except MalformedError as error:
@@ -318,19 +317,15 @@ def apply(tree: Tree, blob: Span) -> None:
 def _apply(tree: Tree, entries: Iterable[tar.Entry], budget: Budget, since: int) -> None:
     """Apply the entries of one layer, and charge ``budget`` for directories that they lack.
 
-    ``since`` is as in `Tree.check_steps`.
+    ``since`` is as in `Tree.check_steps`. The next layer has another `Tree.origin`.
     """
-    applier = _LayerApplier(tree)
-    created = tree.created
+    applier = _LayerApplier(tree, budget, since)
     for path, node in entries:
         try:
             applier.apply(path, node)
-            tree.check_steps(since)
-            if tree.created != created:
-                budget.charge(DIRECTORY_COST * (tree.created - created))
-                created = tree.created
         except (TreeError, MalformedError) as error:
             raise _at(path, error) from error
+    tree.origin += 1
 
 
 def _copies(entries: list[tar.Entry], budget: Budget) -> Iterator[tar.Entry]:
@@ -361,35 +356,78 @@ def _copy(node: Node | tar.HardLink) -> Node | tar.HardLink:
 class _LayerApplier:
     """Applies the entries of one layer to a tree.
 
-    It records the entries of this layer, because a whiteout hides only entries of layers below.
+    A whiteout hides only entries of layers below. Those of this layer are nodes with its
+    `Tree.origin`, hard links to older nodes, and directories that it put something into.
     """
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, budget: Budget, since: int) -> None:
         self.tree = tree
-        self.names: dict[Directory, set[bytes]] = {tree.root: set()}
-        """The names that this layer put into each directory. It has all directories that the
-        layer put something into or below."""
+        self.budget = budget
+        self.since = since
+        self.entered = {tree.root}
+        """The directories that this layer put, or put something into or below."""
+        self.links: set[tuple[Directory, bytes]] = set()
+        """The directory and name of each hard link of this layer to a node of another."""
         self.pruned: set[Directory] = set()
         """The directories that contain only entries of this layer."""
-        self.last: tuple[list[bytes], Directory] = ([], tree.root)
-        """The parent of the last entry. Consecutive entries often share it."""
+        self.parents: dict[bytes, Directory] = {b"": tree.root}
+        """Directories by their path in the layer, if no symlink is on the way."""
 
     def apply(self, path: bytes, node: Node | tar.HardLink) -> None:
         """Apply one entry. Raises `TreeError` if it cannot be applied."""
-        *parents, name = split_path(path) or [b""]
-        if WHITEOUT in path and self._apply_whiteout(parents, name):
+        origin = self.tree.origin
+        path = path.removesuffix(b"/")
+        parent_path, _, name = path.rpartition(b"/")
+        if name in SPECIAL_COMPONENTS:
+            parents = split_path(path)
+            name = parents.pop() if parents else b""
+            parent_path = b"/".join(parents)
+            path = parent_path + b"/" + name
+        if WHITEOUT in path and self._apply_whiteout(split_path(parent_path), name):
             return
         if isinstance(node, tar.HardLink):
-            target = self.tree.get(node.target, lexical=True)
-            if target is None:
-                raise TreeError(f"it links to {printable(node.target)}, which does not exist")
-            if isinstance(target, Directory):
-                raise TreeError(f"it links to {printable(node.target)}, which is a directory")
-            _update(target, node)
-            node = target
+            node = self._linked(node)
         else:
-            node.origin = self.tree.origin
-        self._put(parents, name, node)
+            node.origin = origin
+        if not name:
+            self.tree.add(b"", node)
+            return
+        parent = self.parents.get(parent_path) or self._find_parent(parent_path)
+        children = parent.children
+        if isinstance(node, Directory):
+            directory = put(parent, name, node)
+            self.entered.add(directory)
+            if parent_path in self.parents:
+                self.parents[path] = directory
+        else:
+            if isinstance(children.get(name), Directory):
+                self._forget_parents()
+            if node.origin != origin:
+                self.links.add((parent, name))
+            children[name] = node
+
+    def _find_parent(self, path: bytes) -> Directory:
+        """Return the directory at a path of the layer, which is created if it is missing."""
+        tree, parts = self.tree, split_path(path)
+        created, steps = tree.created, tree.steps
+        trail = tree.trail(parts)
+        self.budget.charge(DIRECTORY_COST * (tree.created - created))
+        tree.check_steps(self.since)
+        self.entered.update(trail)
+        if tree.steps - steps == len(parts):
+            self.parents[path] = trail[-1]
+        return trail[-1]
+
+    def _linked(self, link: tar.HardLink) -> Node:
+        """Return the node that a hard link leads to, with the metadata of the link."""
+        target = self.tree.get(link.target, lexical=True)
+        self.tree.check_steps(self.since)
+        if target is None:
+            raise TreeError(f"it links to {printable(link.target)}, which does not exist")
+        if isinstance(target, Directory):
+            raise TreeError(f"it links to {printable(link.target)}, which is a directory")
+        _update(target, link)
+        return target
 
     def _apply_whiteout(self, parents: list[bytes], name: bytes) -> bool:
         """Apply a whiteout. Return False if the path is not a whiteout but a normal entry."""
@@ -406,47 +444,26 @@ class _LayerApplier:
             return False
         return True
 
-    def _put(self, parents: list[bytes], name: bytes, node: Node) -> None:
-        if not name:
-            self.tree.add(b"", node)
-            return
-        parent = self._parent(parents)
-        old = parent.children.get(name)
-        now = put(parent, name, node)
-        self.names[parent].add(name)
-        if isinstance(now, Directory):
-            self.names.setdefault(now, set())
-        if old and now is not old and isinstance(old, Directory | Symlink):
-            self._forget_parent()
-
-    def _parent(self, parents: list[bytes]) -> Directory:
-        if parents != self.last[0]:
-            trail = self.tree.trail(parents)
-            for directory in trail:
-                self.names.setdefault(directory, set())
-            self.last = parents, trail[-1]
-        return self.last[1]
-
-    def _forget_parent(self) -> None:
-        """Forget the last parent, because its path may now lead elsewhere."""
-        self.last = [], self.tree.root
+    def _forget_parents(self) -> None:
+        """Forget all directories by their paths, because one of them may have been removed."""
+        self.parents = {b"": self.tree.root}
 
     def _hide(self, parents: list[bytes], name: bytes | None) -> None:
         """Hide the entry that the layers below have under a name; all their entries if None."""
         parent = self.tree.get(b"/".join(parents), follow=True, lexical=True)
+        self.tree.check_steps(self.since)
         if not isinstance(parent, Directory):
             return
         if name is None:
             self._prune(parent)
-        else:
-            self._hide_name(parent, name)
-        self._forget_parent()
+        elif child := parent.children.get(name):
+            self._hide_child(parent, name, child)
+        self._forget_parents()
 
-    def _hide_name(self, parent: Directory, name: bytes) -> None:
-        child = parent.children.get(name)
-        if isinstance(child, Directory) and child in self.names:
+    def _hide_child(self, parent: Directory, name: bytes, child: Node) -> None:
+        if isinstance(child, Directory) and child in self.entered:
             self._prune(child)
-        elif child and (isinstance(child, Directory) or name not in self.names.get(parent, ())):
+        elif not self._is_own(parent, name, child):
             del parent.children[name]
 
     def _prune(self, top: Directory) -> None:
@@ -457,12 +474,15 @@ class _LayerApplier:
             if directory in self.pruned:
                 continue
             self.pruned.add(directory)
-            names = self.names.get(directory, ())
             for name, child in list(directory.children.items()):
-                if isinstance(child, Directory) and child in self.names:
+                if isinstance(child, Directory) and child in self.entered:
                     pending.append(child)
-                elif name not in names:
+                elif not self._is_own(directory, name, child):
                     del directory.children[name]
+
+    def _is_own(self, parent: Directory, name: bytes, child: Node) -> bool:
+        """Return whether this layer put an entry, which is no directory, into the tree."""
+        return child.origin == self.tree.origin or (parent, name) in self.links
 
 
 def _update(node: Node, link: tar.HardLink) -> None:
