@@ -289,6 +289,8 @@ def _decompress_into(
     partial: Partial, source: Span, growth: Growth, stop: threading.Event, transfer: Transfer
 ) -> None:
     """Decompress a layer's blob in a thread, and meanwhile hash and write what it yields."""
+    if source.opened:  # by the cache, which verified it: the diff_id is enough
+        source = Span(source.path, source.offset, source.size, opened=source.opened)
     pieces = ahead(decompress(_count(read_content(source), transfer)), BATCH, WINDOW)
     with closing(pieces):
         for piece in pieces:

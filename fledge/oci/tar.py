@@ -144,6 +144,10 @@ WINDOW_SIZE = 1 << 14
 """Bytes that are read at once. Most files of most images are smaller, so that the next header is
 among them."""
 
+SHARED_WINDOW_SIZE = 1 << 16
+"""Bytes that are read at once while another thread writes the archive: with each read this one
+gives up the interpreter's lock, and the threads would take turns for every file."""
+
 
 class _BlockReader:
     """Reads an archive's blocks in order."""
@@ -156,6 +160,7 @@ class _BlockReader:
         self._descriptor = file
         self._offset = tar.offset
         self._growth = growth
+        self._window_size = WINDOW_SIZE if growth.complete else SHARED_WINDOW_SIZE
         self._window = b""
         """What was read last."""
         self._start = self.position
@@ -183,7 +188,7 @@ class _BlockReader:
     def _read(self, size: int) -> bytes:
         """Move the window to the position, and return its first ``size`` bytes."""
         self._start = self.position
-        self._window = os.pread(self._descriptor, max(size, WINDOW_SIZE), self._start)
+        self._window = os.pread(self._descriptor, max(size, self._window_size), self._start)
         if len(self._window) < size:
             raise MalformedError("the archive became shorter while it was read")
         return self._window[:size]
