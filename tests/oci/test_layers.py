@@ -178,11 +178,12 @@ def test_a_layer_is_applied_while_it_is_unpacked(
     tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A byte after the archive's end is unpacked only when an entry has been read."""
+    monkeypatch.setattr("fledge.tree.growth.STRETCH", 0)
     seen = threading.Event()
 
     def slow_decompress(pieces: Iterator[bytes]) -> Iterator[bytes]:
         tar = b"".join(pieces)
-        yield from (tar[start : start + (1 << 20)] for start in range(0, len(tar), 1 << 20))
+        yield from (tar[start : start + (99_999)] for start in range(0, len(tar), 99_999))
         assert seen.wait(60)
         yield b"?"
 
@@ -193,7 +194,7 @@ def test_a_layer_is_applied_while_it_is_unpacked(
 
     monkeypatch.setattr(layers, "decompress", slow_decompress)
     monkeypatch.setattr("fledge.oci.tar.read", watched_read)
-    tar = pack(file("etc/first", b"1"), file("big", bytes(10 << 20)), file("last", b"end"))
+    tar = pack(file("etc/first", b"1"), file("big", bytes(3 << 20)), file("last", b"end"))
     tree = Tree(mtime_ns=0)
     layer = opened_layer(tmp_path, tar + b"?", tar)
     layers.unpack(opened_image(layer), tree, using(cache))
