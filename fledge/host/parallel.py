@@ -1,4 +1,4 @@
-"""Maps a function over items in several threads, and keeps the order."""
+"""Runs functions and generators in threads, and keeps the order."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, wait
+from contextlib import closing
+from itertools import islice, repeat
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -56,6 +58,21 @@ def ordered(work: Callable[[A], B], items: Iterable[A], threads: int, window: in
         deadline = time.monotonic() + GRACE_PERIOD
         for worker in workers:
             worker.join(max(0, deadline - time.monotonic()))
+
+
+def ahead(items: Iterable[A], batch: int, window: int) -> Generator[A]:
+    """Yield the items, which a thread of its own takes while the caller uses earlier ones.
+
+    It hands them over in batches, of which at most ``window`` are taken and not yet yielded. Raises
+    what taking an item raises, once the batches before it are yielded. Stops as `ordered`.
+    """
+    taken = iter(items)
+    batches = ordered(lambda _: list(islice(taken, batch)), repeat(None), 1, window)
+    with closing(batches):
+        for each in batches:
+            if not each:
+                return
+            yield from each
 
 
 def _result(future: Future[B]) -> B:

@@ -14,6 +14,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from zlib import adler32
 
@@ -23,6 +24,7 @@ from fledge.errors import CorruptError, MalformedError, unreadable
 from fledge.tree import NANOSECONDS, BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink
 from fledge.tree.budget import DIRECTORY_COST, NODE_COST, Budget, xattrs_cost
 from fledge.tree.content import Content, DataExtent, Span, Sparse, open_content
+from fledge.tree.growth import Growth
 from fledge.tree.limits import (
     MAX_ID,
     MAX_MAJOR,
@@ -68,13 +70,9 @@ DECIMAL = re.compile(rb"([+-]?)0*(\d{1,%d})" % MAX_DIGITS)
 #   mtime (136, 12) checksum (148, 8)   typeflag (156, 1)  linkname (157, 100)
 #   magic and version (257, 8)          uname (265, 32)    gname (297, 32)
 #   devmajor (329, 8)                   devminor (337, 8)  prefix (345, 155)
-HEADER = struct.Struct("100s24x12s12x8sc100s8s80x155s12x")
-"""The fields that every entry needs: name, size, checksum, typeflag, linkname, magic, prefix."""
-OWNERSHIP = slice(100, 124)
-"""Mode, uid and gid."""
-MTIME = slice(136, 148)
-MAGIC = slice(257, 265)
-"""Magic and version."""
+HEADER = struct.Struct("100s24s12s12s8sc100s8s80x155s12x")
+"""The fields that every entry needs: name; mode, uid and gid in one; size, mtime, checksum,
+typeflag, linkname, magic and version in one, prefix."""
 MAJOR, MINOR = slice(329, 337), slice(337, 345)
 # Where the formats differ, told apart as in Go (offset, size):
 #   ustar  magic "ustar\0", any version     prefix (345, 155)
@@ -89,6 +87,8 @@ STAR_PREFIX_SIZE = 131
 GNU_TIMES = slice(0, 12), slice(12, 24)
 """GNU's atime and ctime, as parts of the prefix of ustar."""
 ADLER_MODULUS = 65521
+MANY_VALUES = 1 << 13
+"""Maximum values of one field that are kept parsed, because many entries have the same."""
 SPARSE_ENTRY = struct.Struct("12s12s")
 """Offset and length of a run of data in GNU's old sparse format."""
 
@@ -107,9 +107,13 @@ REGULAR = (b"0", OLD_REGULAR, b"7", GNU_SPARSE)
 """7 is "contiguous", which POSIX lets a reader treat as a regular file."""
 
 PAX_TIME = re.compile(rb"([+-]?)0{0,40}(\d{1,18})(?:\.(\d{0,40}))?")
-"""Seconds and their fraction. The length is limited because `_metadata` caches these texts."""
+"""Seconds and their fraction. The length is limited because `_mtime_ns` caches these texts."""
 
-PAX_METADATA = (b"uid", b"gid", b"mtime")
+ORDINARY = frozenset(
+    (*(b"path", b"linkpath", b"size", b"uid", b"gid", b"uname", b"gname"),)
+    + (b"mtime", b"atime", b"ctime")
+)
+"""Keywords of the records of most files, which are no part of a sparse map and no attributes."""
 XATTR = b"SCHILY.xattr."
 SPARSE_OFFSET = b"GNU.sparse.offset"
 SPARSE_LENGTH = b"GNU.sparse.numbytes"
@@ -118,7 +122,8 @@ NO_VERSION = (b"", b"")
 SPARSE_0_0, SPARSE_0_1, SPARSE_1_0 = (b"0", b"0"), (b"0", b"1"), (b"1", b"0")
 
 
-class HardLink(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)  # why: see `tree.Node`
+class HardLink:
     """Another name for the node at the path ``target``, and metadata for that node."""
 
     target: bytes
@@ -129,45 +134,81 @@ class HardLink(msgspec.Struct, frozen=True):
     xattrs: dict[bytes, bytes]
 
 
+LINKS = (Symlink, HardLink)
+
 Entry = tuple[bytes, Node | HardLink]
 """The path of an entry, and its node."""
+
+
+WINDOW_SIZE = 1 << 14
+"""Bytes that are read at once. Most files of most images are smaller, so that the next header is
+among them."""
+
+SHARED_WINDOW_SIZE = 1 << 16
+"""Bytes that are read at once while another thread writes the archive: with each read this one
+gives up the interpreter's lock, and the threads would take turns for every file."""
 
 
 class _BlockReader:
     """Reads an archive's blocks in order."""
 
-    def __init__(self, file: int, tar: Span, budget: Budget) -> None:
+    def __init__(self, file: int, tar: Span, budget: Budget, growth: Growth) -> None:
         self.position = tar.offset
-        self.end = tar.offset + tar.size
+        self.end = tar.offset + growth.size
+        """The end of what is known to be there."""
         self.budget = budget
         self._descriptor = file
+        self._offset = tar.offset
+        self._growth = growth
+        self._window_size = WINDOW_SIZE if growth.complete else SHARED_WINDOW_SIZE
+        self._window = b""
+        """What was read last."""
+        self._start = self.position
+        """Where in the file the window begins."""
+
+    def has(self, size: int) -> bool:
+        """Return whether ``size`` more bytes follow. May wait for them to be written."""
+        missing = self.position + size - self.end
+        if missing <= 0:
+            return True
+        self.end = self._offset + self._growth.reach(self.end + missing - self._offset)
+        return self.position + size <= self.end
 
     def take(self, size: int) -> bytes:
         """Read ``size`` bytes of headers and skip their padding."""
-        if size > self.end - self.position:
+        if not self.has(size):
             raise MalformedError("the archive ends within it")
-        data = os.pread(self._descriptor, size, self.position)
+        begin = self.position - self._start
+        data = self._window[begin : begin + size]
         if len(data) < size:
-            raise MalformedError("the archive became shorter while it was read")
+            data = self._read(size)
         self.position += size + -size % BLOCK_SIZE
         return data
+
+    def _read(self, size: int) -> bytes:
+        """Move the window to the position, and return its first ``size`` bytes."""
+        self._start = self.position
+        self._window = os.pread(self._descriptor, max(size, self._window_size), self._start)
+        if len(self._window) < size:
+            raise MalformedError("the archive became shorter while it was read")
+        return self._window[:size]
 
     def skip(self, size: int) -> None:
         """Skip ``size`` bytes of content and their padding, which the last entry may lack."""
         if size < 0:
             raise MalformedError("its size is negative")
-        if size > self.end - self.position:
+        if not self.has(size):
             raise MalformedError(f"the archive ends within its {size} bytes")
         self.position += size + -size % BLOCK_SIZE
 
     def header(self) -> bytes:
         """Read the next header. At the end (two blocks of zeros, or no more data) return b""."""
-        if self.position >= self.end:
+        if not self.has(1):
             return b""
         block = self.take(BLOCK_SIZE)
         if block != ZEROS:
             return block
-        if self.position < self.end and self.take(BLOCK_SIZE) != ZEROS:
+        if self.has(1) and self.take(BLOCK_SIZE) != ZEROS:
             raise MalformedError("a block of zeros stands before it")
         return b""
 
@@ -177,16 +218,25 @@ class _Header(msgspec.Struct):
 
     block: bytes
     name: bytes
-    typeflag: bytes
-    linkname: bytes
+    ownership: bytes
+    """The fields of mode, uid and gid."""
     size: int
     """Bytes of content in the archive, without padding."""
+    mtime: bytes
+    """The field of the header."""
+    typeflag: bytes
+    linkname: bytes
+    magic: bytes
+    """Magic and version."""
     records: dict[bytes, bytes]
     """The records of its pax extended header."""
 
 
-def read(tar: Span, budget: Budget) -> Iterator[Entry]:
+def read(tar: Span, budget: Budget, growth: Growth | None = None) -> Iterator[Entry]:
     """Yield the path and node of each entry of an uncompressed archive.
+
+    ``growth`` says how far the archive has been written, if another thread still writes it; its
+    size then counts, not that of ``tar``.
 
     Paths are as in the archive, not normalised. The content of a `File` is a part of the archive.
     Extended attributes are kept if Linux filesystems support them and they are useful on another
@@ -201,7 +251,8 @@ def read(tar: Span, budget: Budget) -> Iterator[Entry]:
     """
     try:
         with open_content(tar) as file:
-            blocks = _BlockReader(file, tar, budget)
+            growth = growth or Growth(tar.size, complete=True)
+            blocks = _BlockReader(file, tar, budget, growth)
             while True:
                 start, name = blocks.position - tar.offset, b""
                 try:
@@ -223,7 +274,7 @@ def read(tar: Span, budget: Budget) -> Iterator[Entry]:
 def entry_cost(path: bytes, node: Node | HardLink) -> int:
     """Return the bytes of memory that an entry takes."""
     cost = len(path) + (DIRECTORY_COST if isinstance(node, Directory) else NODE_COST)
-    if isinstance(node, Symlink | HardLink):
+    if isinstance(node, LINKS):
         cost += len(node.target)
     return cost + xattrs_cost(node.xattrs) if node.xattrs else cost
 
@@ -233,8 +284,12 @@ def _next_header(blocks: _BlockReader) -> _Header | None:
     records: dict[bytes, bytes] = {}
     long: dict[bytes, bytes] = {}
     while block := blocks.header():
-        name, size_field, checksum, typeflag, linkname, magic, prefix = HEADER.unpack(block)
-        if not _has_checksum(block, checksum):
+        name, ownership, size_field, mtime, checksum, typeflag, linkname, magic, prefix = (
+            HEADER.unpack(block)
+        )
+        if adler32(block) & 0xFFFF != _adler(checksum) and not _has_signed_checksum(
+            block, checksum
+        ):
             raise MalformedError("its checksum is wrong; it is not a tar, or is damaged")
         size = _number(size_field)
         if typeflag in BEFORE_ENTRY:
@@ -256,7 +311,10 @@ def _next_header(blocks: _BlockReader) -> _Header | None:
                 name = long.get(LONG_NAME) or records.get(b"path") or name
                 linkname = long.get(LONG_LINK) or records.get(b"linkpath") or linkname
                 size = _decimal(records[b"size"]) if records.get(b"size") else size
-            return _Header(block, _checked(name), typeflag, linkname, size, records)
+            name = _checked(name)
+            return _Header(
+                block, name, ownership, size, mtime, typeflag, linkname, magic, records
+            )
     if records or long:
         raise MalformedError("the archive ends after an extended header")
     return None
@@ -285,36 +343,40 @@ def _prefix(block: bytes, magic: bytes, prefix: bytes) -> bytes:
 
 
 def _entry(header: _Header, blocks: _BlockReader, tar: Span) -> Node | HardLink:
-    typeflag = header.typeflag
-    block, records = header.block, header.records
-    pax = tuple(map(records.get, PAX_METADATA)) if records else ()
-    mode, uid, gid, mtime_ns = _metadata(block[OWNERSHIP], block[MTIME], pax)
-    regular = typeflag in REGULAR
-    xattrs = _xattrs(records, regular or typeflag in (b"5", HARD_LINK)) if records else {}
-    if typeflag == HARD_LINK:
-        return HardLink(_checked(_link_target(header)), mode, uid, gid, mtime_ns, xattrs)
+    typeflag, records = header.typeflag, header.records
+    if b"uid" in records or b"gid" in records:
+        mode, uid, gid = _own_and_recorded(header.ownership, records)
+    else:
+        mode, uid, gid = _ownership(header.ownership)
+    mtime_ns = _mtime_ns(records.get(b"mtime"), header.mtime)
+    is_regular = typeflag in REGULAR
     node: Node
-    if regular and not (typeflag == OLD_REGULAR and header.name.endswith(b"/")):
-        node = File(mode=mode, content=_content(header, blocks, tar))
+    if is_regular and not (typeflag == OLD_REGULAR and header.name.endswith(b"/")):
+        content = _content(header, blocks, tar)
+        node = File(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, content=content)
     elif typeflag in (b"5", OLD_REGULAR):
-        node = Directory(mode=mode)
+        node = Directory(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns)
     elif typeflag == b"2":
-        node = Symlink(target=_link_target(header))
+        node = Symlink(uid=uid, gid=gid, mtime_ns=mtime_ns, target=_link_target(header))
+    elif typeflag == HARD_LINK:
+        target = _checked(_link_target(header))
+        return HardLink(target, mode, uid, gid, mtime_ns, _xattrs(records, with_user=True))
     elif typeflag in (b"3", b"4"):
         kind = CharDevice if typeflag == b"3" else BlockDevice
-        major, minor = _device(block)
-        node = kind(mode=mode, major=major, minor=minor)
+        major, minor = _device(header)
+        node = kind(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, major=major, minor=minor)
     elif typeflag == b"6":
-        node = Fifo(mode=mode)
+        node = Fifo(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns)
     else:
         raise MalformedError(f"{typeflag!r} is not a known entry type")
-    node.uid, node.gid, node.mtime_ns, node.xattrs = uid, gid, mtime_ns, xattrs
+    if not ORDINARY.issuperset(records):
+        node.xattrs = _xattrs(records, is_regular or typeflag == b"5")
     return node
 
 
-def _device(block: bytes) -> tuple[int, int]:
+def _device(header: _Header) -> tuple[int, int]:
     """Return the major and minor number of a device."""
-    magic = block[MAGIC]
+    block, magic = header.block, header.magic
     if not magic.startswith(POSIX_MAGIC) and magic != GNU_MAGIC:
         return 0, 0  # as in Go: V7 has no fields for them
     major, minor = _number(block[MAJOR]), _number(block[MINOR])
@@ -328,11 +390,11 @@ def _content(header: _Header, blocks: _BlockReader, tar: Span) -> Content:
     records = header.records
     after = blocks.position + header.size
     if header.typeflag == GNU_SPARSE:
-        if header.block[MAGIC] != GNU_MAGIC:
+        if header.magic != GNU_MAGIC:
             raise MalformedError("its sparse map is not in GNU's format")
         size, numbers = _old_sparse_map(header.block, blocks)
         after = blocks.position + header.size
-    elif records and (version := _sparse_version(records)):
+    elif not ORDINARY.issuperset(records) and (version := _sparse_version(records)):
         claimed = records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize")
         size = _decimal(claimed) if claimed else header.size
         header.name = _checked(records.get(b"GNU.sparse.name") or header.name)
@@ -431,23 +493,25 @@ def _extents(numbers: list[int], size: int, start: int, stored: int) -> tuple[Da
     return tuple(extents)
 
 
-def _has_checksum(block: bytes, field: bytes) -> bool:
-    """Return whether the checksum in ``field`` is that of the header.
+@lru_cache(maxsize=MANY_VALUES)
+def _adler(checksum: bytes) -> int:
+    """Return the lower half of the Adler-32 of all headers that have this checksum.
 
-    The checksum is the sum of all bytes, with the checksum field itself taken as blanks. Some old
-    programs summed signed bytes, which is accepted too.
-
-    The comparison is modulo 65521, because the lower half of an Adler-32 is the sum plus one
-    modulo 65521 (RFC 1950), and adler32() is much faster than sum().
+    The checksum is the sum of all bytes, with the checksum field itself taken as blanks. The lower
+    half of an Adler-32 is the sum plus one modulo 65521 (RFC 1950), and adler32() is much faster
+    than sum().
     """
-    total = (adler32(block) & 0xFFFF) - 1 - sum(field) + len(field) * ord(" ")
-    excess = (total - _number(field)) % ADLER_MODULUS
-    if not excess:
-        return True
-    negative = sum(byte > 127 for byte in block) - sum(byte > 127 for byte in field)
+    return (_number(checksum) - len(checksum) * ord(" ") + sum(checksum) + 1) % ADLER_MODULUS
+
+
+def _has_signed_checksum(block: bytes, checksum: bytes) -> bool:
+    """Return whether the checksum is the sum of signed bytes, as of some old programs."""
+    negative = sum(byte > 127 for byte in block) - sum(byte > 127 for byte in checksum)
+    excess = (adler32(block) & 0xFFFF) - _adler(checksum)
     return (excess - 256 * negative) % ADLER_MODULUS == 0
 
 
+@lru_cache(maxsize=MANY_VALUES)
 def _number(field: bytes) -> int:
     """Parse octal digits or GNU's base-256: the first bit set, the rest in two's complement."""
     digits = field.strip(b" \0")
@@ -502,18 +566,16 @@ def _link_target(header: _Header) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _metadata(
-    ownership: bytes, mtime: bytes, pax: tuple[bytes | None, ...]
-) -> tuple[int, int, int, int]:
-    """Return permissions, uid, gid and mtime in nanoseconds.
+def _ownership(field: bytes) -> tuple[int, int, int]:
+    """Return permissions, uid and gid. ``field`` has those of the header."""
+    return _own_and_recorded(field, {})
 
-    They are cached because most entries share them with an earlier one. ``pax`` has the records
-    of `PAX_METADATA`, or is empty if there is no extended header.
-    """
-    mode, uid, gid = ownership[:8], ownership[8:16], ownership[16:]
-    pax_uid, pax_gid, pax_mtime = pax or (None, None, None)
+
+def _own_and_recorded(field: bytes, records: dict[bytes, bytes]) -> tuple[int, int, int]:
+    """As `_ownership`, but let records come before the fields."""
+    mode, uid, gid = field[:8], field[8:16], field[16:]
     permissions = _number(mode) & 0o7777
-    return permissions, _id(pax_uid, uid), _id(pax_gid, gid), _mtime_ns(pax_mtime, mtime)
+    return permissions, _id(records.get(b"uid"), uid), _id(records.get(b"gid"), gid)
 
 
 def _id(record: bytes | None, field: bytes) -> int:
@@ -522,6 +584,7 @@ def _id(record: bytes | None, field: bytes) -> int:
     return value if value <= MAX_ID else 0
 
 
+@lru_cache(maxsize=1024)
 def _mtime_ns(record: bytes | None, field: bytes) -> int:
     """Parse a time into nanoseconds since 1970.
 

@@ -242,6 +242,14 @@ class Cache(msgspec.Struct, frozen=True):
             os.rename(partial.path.name, digest.hex, src_dir_fd=partials, dst_dir_fd=blobs)
             # Only after the rename: a read-only file that is still partial could not be continued.
             os.fchmod(partial.file.fileno(), 0o444)
+        return self.unfinished(partial, digest)
+
+    def unfinished(self, partial: Partial, digest: Digest) -> Blob:
+        """Return the blob that an incomplete one will be if its data turns out to have a digest.
+
+        It has the same file before and after `add`.
+        """
+        with _explained(self.root):
             opened = OpenFile(os.dup(partial.file.fileno()))
         return Blob(self.path(digest), 0, partial.size, digest, opened=opened)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fledge.errors import MalformedError
 from fledge.report import human_size
+from fledge.tree.growth import Growth
 from fledge.tree.nodes import Directory, Tree
 
 MIN_MEMORY = 160 << 20
@@ -36,22 +37,50 @@ class Budget:
 
     def __init__(self, size: int = 0) -> None:
         """``size`` is that of the input in bytes, uncompressed, as far as it is known already."""
-        self._limit = MIN_MEMORY
         self._used = 0
+        self._size = 0
+        self._input: Growth | None = None
+        self._granted = 0
+        """Bytes of ``_input`` that are in the limit."""
         self.grow(size)
 
     def grow(self, size: int) -> None:
         """Grant what another ``size`` bytes of input may take."""
-        self._limit = min(self._limit + size // SIZE_PER_MEMORY, MAX_MEMORY)
+        self._size += size
+        self._limit = min(MIN_MEMORY + self._size // SIZE_PER_MEMORY, MAX_MEMORY)
+
+    def follow(self, growth: Growth) -> None:
+        """Grant what another input may take, which may still be written by another thread.
+
+        A charge that exceeds what the part so far may take waits for more of the input. The one
+        that was followed before must be complete.
+        """
+        self._grant()
+        self._input, self._granted = growth, 0
+
+    def _grant(self) -> None:
+        """Grant what the part of the input may take that is there by now."""
+        if self._input:
+            size = self._input.size
+            self.grow(size - self._granted)
+            self._granted = size
 
     def charge(self, cost: int) -> None:
         """Count ``cost`` bytes. Raises `MalformedError` if that exceeds the budget."""
         self._used += cost
         if self._used > self._limit:
-            raise MalformedError(
-                f"names and metadata up to here take more than {human_size(self._limit)} of"
-                " memory, the limit for an input of this size"
-            )
+            self._await_grant()
+
+    def _await_grant(self) -> None:
+        """Wait for enough of the input. Raises `MalformedError` if all of it is not enough."""
+        while self._used > self._limit:
+            if not self._input or (self._input.complete and self._input.size == self._granted):
+                raise MalformedError(
+                    f"names and metadata up to here take more than {human_size(self._limit)} of"
+                    " memory, the limit for an input of this size"
+                )
+            self._input.reach(self._granted + 1)
+            self._grant()
 
     def charge_paths(self, tree: Tree) -> None:
         """Count the bytes of all paths. Below long symlinks they are longer than those of entries.

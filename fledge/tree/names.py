@@ -23,18 +23,18 @@ def split_path(path: bytes) -> list[bytes]:
     ``..`` at the root stays at the root.
     """
     components = path.split(b"/")
-    if _SPECIAL_COMPONENTS.isdisjoint(components):
+    if SPECIAL_COMPONENTS.isdisjoint(components):
         return components
     parts: list[bytes] = []
     for part in components:
         if part == b"..":
             del parts[-1:]
-        elif part not in _SPECIAL_COMPONENTS:
+        elif part not in SPECIAL_COMPONENTS:
             parts.append(part)
     return parts
 
 
-_SPECIAL_COMPONENTS = frozenset((b"", b".", b".."))
+SPECIAL_COMPONENTS = frozenset((b"", b".", b".."))
 
 
 def printable(name: bytes | str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fledge.host.parallel import ordered
+from fledge.host.parallel import ahead, ordered
 
 
 def test_order() -> None:
@@ -90,3 +90,49 @@ def test_interrupt() -> None:
             next(results)
     finally:
         release.set()
+
+
+def test_ahead() -> None:
+    """Items come in their order, from one other thread."""
+    threads = set()
+
+    def items() -> Iterator[int]:
+        for number in range(20):
+            threads.add(threading.current_thread())
+            yield number
+
+    assert list(ahead(items(), batch=3, window=2)) == list(range(20))
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
+    assert list(ahead((), batch=3, window=2)) == []
+
+
+def test_ahead_takes_no_more_than_the_window() -> None:
+    taken: list[int] = []
+    closed = threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            for number in range(100):
+                taken.append(number)
+                yield number
+        finally:
+            closed.set()
+
+    results = ahead(items(), batch=3, window=2)
+    assert [next(results) for _ in range(4)] == [0, 1, 2, 3]
+    results.close()
+    assert closed.wait(60)
+    assert len(taken) <= 3 * (2 + 2)
+
+
+def test_a_failure_comes_after_the_batches_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield from range(7)
+        raise ValueError("the eighth")
+
+    got = []
+    with pytest.raises(ValueError, match="the eighth"):
+        for item in ahead(items(), batch=3, window=2):
+            got.append(item)
+    assert got == [0, 1, 2, 3, 4, 5]

@@ -201,6 +201,20 @@ def test_entries_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(listing(applied(tmp_path, full))) == 30
 
 
+def test_what_a_layer_may_cost_depends_on_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while it is unpacked, with the files that cost much at its begin."""
+    monkeypatch.setattr("fledge.tree.growth.STRETCH", 0)
+    limit_memory(monkeypatch, 50_000)
+    session = Session(Settings(), Cache(tmp_path / "cache"), Reporter())
+    files = [file(f"f{n}") for n in range(200)]
+    small, large = (pack(*files, file("end", bytes(size))) for size in (1 << 10, 1 << 20))
+    layers.unpack(opened_image(opened_layer(tmp_path, large)), Tree(0), session)
+    with pytest.raises(CorruptError, match=f"^layer 1 of 1 of oci:test: .*{TOO_MUCH}"):
+        layers.unpack(opened_image(opened_layer(tmp_path, small)), Tree(0), session)
+
+
 @pytest.mark.parametrize(
     "entry",
     [

@@ -34,6 +34,7 @@ from fledge.tree import BlockDevice, CharDevice, Directory, Fifo, File, Symlink,
 from fledge.tree.budget import Budget
 from fledge.tree.content import Span, Sparse, read_content
 from fledge.tree.digest import Digest
+from fledge.tree.growth import Growth
 from tests.support.compressed import zstd_frame
 from tests.support.images import image, opened_image, opened_layer, write_layout
 from tests.support.tars import (
@@ -171,6 +172,58 @@ def test_a_layer_that_is_no_tar_is_refused_again_and_again(
         with pytest.raises(CorruptError, match=r"^layer 2 of 2 of oci:test: the tar entry"):
             layers.unpack(opened_image(opened_layer(tmp_path, pack()), bad), Tree(0), using(cache))
         assert not list((cache.root / "partial").iterdir())
+
+
+def test_a_layer_is_applied_while_it_is_unpacked(
+    tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte after the archive's end is unpacked only when an entry has been read."""
+    monkeypatch.setattr("fledge.tree.growth.STRETCH", 0)
+    seen = threading.Event()
+
+    def slow_decompress(pieces: Iterator[bytes]) -> Iterator[bytes]:
+        tar = b"".join(pieces)
+        yield from (tar[start : start + (99_999)] for start in range(0, len(tar), 99_999))
+        assert seen.wait(60)
+        yield b"?"
+
+    def watched_read(blob: Span, budget: Budget, growth: Growth) -> Iterator[Parsed]:
+        for entry in read_tar(blob, budget, growth):
+            seen.set()
+            yield entry
+
+    monkeypatch.setattr(layers, "decompress", slow_decompress)
+    monkeypatch.setattr("fledge.oci.tar.read", watched_read)
+    tar = pack(file("etc/first", b"1"), file("big", bytes(3 << 20)), file("last", b"end"))
+    tree = Tree(mtime_ns=0)
+    layer = opened_layer(tmp_path, tar + b"?", tar)
+    layers.unpack(opened_image(layer), tree, using(cache))
+    assert text(tree, b"last") == b"end"
+    last = tree.get(b"last")
+    assert isinstance(last, File) and isinstance(last.content, Span)
+    assert last.content.path == cache.path(layer.diff_id)
+    assert last.content.path.read_bytes() == tar + b"?"
+
+
+@pytest.mark.parametrize(
+    ("blob", "lies", "match"),
+    [
+        (b"not a tar " * 100, {"diff_id": ZEROS}, "its tar has sha256"),
+        (b"not a tar " * 100, {"digest": ZEROS}, "changed while it was read, or is damaged"),
+        (TAR[:1600], {"diff_id": ZEROS}, "its tar has sha256"),
+        (GZIP[:-20], {}, "it is truncated"),
+    ],
+)
+def test_a_damaged_layer_is_called_so_even_if_it_cannot_be_applied(
+    blob: bytes, lies: dict[str, Digest], match: str, tmp_path: Path, cache: Cache
+) -> None:
+    bad = opened_layer(tmp_path, TAR, blob, **lies)
+    if "digest" in lies:
+        bad = Layer(Digest.of(blob), bad.blob)
+    with pytest.raises(CorruptError, match=f"^layer 2 of 2 of oci:test: .*{match}"):
+        layers.unpack(opened_image(opened_layer(tmp_path, pack()), bad), Tree(0), using(cache))
+    assert not cache.path(bad.diff_id).exists()
+    assert not list((cache.root / "partial").iterdir())
 
 
 @pytest.mark.slow
@@ -461,9 +514,9 @@ def test_a_layer_that_an_image_lists_twice_is_parsed_once(
     read: list[Span] = []
     accepted = 0
 
-    def counting_read(blob: Span, budget: Budget) -> Iterator[Parsed]:
+    def counting_read(blob: Span, budget: Budget, growth: Growth | None = None) -> Iterator[Parsed]:
         read.append(blob)
-        return read_tar(blob, budget)
+        return read_tar(blob, budget, growth)
 
     monkeypatch.setattr("fledge.oci.tar.read", counting_read)
     for seed in range(40):
