@@ -303,7 +303,8 @@ class _LayerApplier:
             name = parents.pop() if parents else b""
             parent_path = b"/".join(parents)
             path = parent_path + b"/" + name
-        if WHITEOUT in path and self._apply_whiteout(split_path(parent_path), name):
+        # find(), because `in` first tries to take the bytes for a number, which is slow.
+        if path.find(WHITEOUT) >= 0 and self._apply_whiteout(split_path(parent_path), name):
             return
         if isinstance(node, tar.HardLink):
             node = self._linked(node)

@@ -526,7 +526,7 @@ def _text(field: bytes) -> bytes:
 
 def _checked(path: bytes) -> bytes:
     """Return the path, or raise `MalformedError` if Linux cannot have such a path."""
-    if b"\0" in path:
+    if 0 in path:
         raise MalformedError("its name contains a NUL")
     if len(path) >= MAX_PATH:
         raise MalformedError(f"its name is longer than {MAX_PATH - 1} bytes")
@@ -539,7 +539,7 @@ def _link_target(header: _Header) -> bytes:
     target = header.linkname
     if not header.records.get(b"linkpath"):
         target = _text(target)
-    if not target or b"\0" in target or len(target) >= MAX_PATH:
+    if not target or 0 in target or len(target) >= MAX_PATH:
         raise MalformedError(f"its link target is empty, contains a NUL or has {MAX_PATH} bytes")
     return target
 
