@@ -13,14 +13,24 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from zlib import adler32
 
 import msgspec
 
 from fledge.errors import CorruptError, MalformedError, unreadable
-from fledge.tree import NANOSECONDS, BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink
+from fledge.tree import (
+    NANOSECONDS,
+    NO_XATTRS,
+    BlockDevice,
+    CharDevice,
+    Directory,
+    Fifo,
+    File,
+    Node,
+    Symlink,
+)
 from fledge.tree.budget import DIRECTORY_COST, NODE_COST, Budget, xattrs_cost
 from fledge.tree.content import Content, DataExtent, Span, Sparse, open_content
 from fledge.tree.limits import (
@@ -126,7 +136,7 @@ class HardLink(msgspec.Struct, frozen=True):
     uid: int
     gid: int
     mtime_ns: int
-    xattrs: dict[bytes, bytes]
+    xattrs: Mapping[bytes, bytes]
 
 
 Entry = tuple[bytes, Node | HardLink]
@@ -290,7 +300,7 @@ def _entry(header: _Header, blocks: _BlockReader, tar: Span) -> Node | HardLink:
     pax = tuple(map(records.get, PAX_METADATA)) if records else ()
     mode, uid, gid, mtime_ns = _metadata(block[OWNERSHIP], block[MTIME], pax)
     regular = typeflag in REGULAR
-    xattrs = _xattrs(records, regular or typeflag in (b"5", HARD_LINK)) if records else {}
+    xattrs = _xattrs(records, regular or typeflag in (b"5", HARD_LINK)) if records else NO_XATTRS
     if typeflag == HARD_LINK:
         return HardLink(_checked(_link_target(header)), mode, uid, gid, mtime_ns, xattrs)
     node: Node
