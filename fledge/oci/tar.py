@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from zlib import adler32
@@ -21,7 +21,17 @@ from zlib import adler32
 import msgspec
 
 from fledge.errors import CorruptError, MalformedError, unreadable
-from fledge.tree import NANOSECONDS, BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink
+from fledge.tree import (
+    NANOSECONDS,
+    NO_XATTRS,
+    BlockDevice,
+    CharDevice,
+    Directory,
+    Fifo,
+    File,
+    Node,
+    Symlink,
+)
 from fledge.tree.budget import DIRECTORY_COST, NODE_COST, Budget, xattrs_cost
 from fledge.tree.content import Content, DataExtent, Span, Sparse, open_content
 from fledge.tree.limits import (
@@ -130,7 +140,7 @@ class HardLink:
     uid: int
     gid: int
     mtime_ns: int
-    xattrs: dict[bytes, bytes]
+    xattrs: Mapping[bytes, bytes]
 
 
 LINKS = (Symlink, HardLink)
@@ -291,9 +301,7 @@ def _next_header(blocks: _BlockReader) -> _Header | None:
                 linkname = long.get(LONG_LINK) or records.get(b"linkpath") or linkname
                 size = _decimal(records[b"size"]) if records.get(b"size") else size
             name = _checked(name)
-            return _Header(
-                block, name, ownership, size, mtime, typeflag, linkname, magic, records
-            )
+            return _Header(block, name, ownership, size, mtime, typeflag, linkname, magic, records)
     if records or long:
         raise MalformedError("the archive ends after an extended header")
     return None
@@ -323,33 +331,38 @@ def _prefix(block: bytes, magic: bytes, prefix: bytes) -> bytes:
 
 def _entry(header: _Header, blocks: _BlockReader, tar: Span) -> Node | HardLink:
     typeflag, records = header.typeflag, header.records
+    is_regular = typeflag in REGULAR
+    is_ordinary = ORDINARY.issuperset(records)
+    if is_ordinary:
+        xattrs = NO_XATTRS
+    else:
+        xattrs = _xattrs(records, is_regular or typeflag in (b"5", HARD_LINK))
     if b"uid" in records or b"gid" in records:
         mode, uid, gid = _own_and_recorded(header.ownership, records)
     else:
         mode, uid, gid = _ownership(header.ownership)
     mtime_ns = _mtime_ns(records.get(b"mtime"), header.mtime)
-    is_regular = typeflag in REGULAR
     node: Node
     if is_regular and not (typeflag == OLD_REGULAR and header.name.endswith(b"/")):
-        content = _content(header, blocks, tar)
-        node = File(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, content=content)
+        # Most entries are files, and keywords of a class take longer than the rest of the header.
+        node = File.__new__(File)
+        node.mode, node.origin = mode, 0
+        node.content = _content(header, is_ordinary, blocks, tar)
     elif typeflag in (b"5", OLD_REGULAR):
-        node = Directory(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns)
+        node = Directory(mode=mode)
     elif typeflag == b"2":
-        node = Symlink(uid=uid, gid=gid, mtime_ns=mtime_ns, target=_link_target(header))
+        node = Symlink(target=_link_target(header))
     elif typeflag == HARD_LINK:
-        target = _checked(_link_target(header))
-        return HardLink(target, mode, uid, gid, mtime_ns, _xattrs(records, with_user=True))
+        return HardLink(_checked(_link_target(header)), mode, uid, gid, mtime_ns, xattrs)
     elif typeflag in (b"3", b"4"):
         kind = CharDevice if typeflag == b"3" else BlockDevice
         major, minor = _device(header)
-        node = kind(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, major=major, minor=minor)
+        node = kind(mode=mode, major=major, minor=minor)
     elif typeflag == b"6":
-        node = Fifo(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns)
+        node = Fifo(mode=mode)
     else:
         raise MalformedError(f"{typeflag!r} is not a known entry type")
-    if not ORDINARY.issuperset(records):
-        node.xattrs = _xattrs(records, is_regular or typeflag == b"5")
+    node.uid, node.gid, node.mtime_ns, node.xattrs = uid, gid, mtime_ns, xattrs
     return node
 
 
@@ -364,8 +377,11 @@ def _device(header: _Header) -> tuple[int, int]:
     return major, minor
 
 
-def _content(header: _Header, blocks: _BlockReader, tar: Span) -> Content:
-    """Return the content of a regular file and skip it in the archive."""
+def _content(header: _Header, is_ordinary: bool, blocks: _BlockReader, tar: Span) -> Content:
+    """Return the content of a regular file and skip it in the archive.
+
+    ``is_ordinary``: no record tells of a sparse map.
+    """
     records = header.records
     after = blocks.position + header.size
     if header.typeflag == GNU_SPARSE:
@@ -373,7 +389,7 @@ def _content(header: _Header, blocks: _BlockReader, tar: Span) -> Content:
             raise MalformedError("its sparse map is not in GNU's format")
         size, numbers = _old_sparse_map(header.block, blocks)
         after = blocks.position + header.size
-    elif not ORDINARY.issuperset(records) and (version := _sparse_version(records)):
+    elif not is_ordinary and (version := _sparse_version(records)):
         claimed = records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize")
         size = _decimal(claimed) if claimed else header.size
         header.name = _checked(records.get(b"GNU.sparse.name") or header.name)
