@@ -10,7 +10,6 @@ from pathlib import Path
 from measure import measure, mib
 
 COUNTS = (10_000, 100_000, 300_000, 1_000_000)
-FORMATS = {"GNU": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 PER_DIRECTORY = 10
 SIZE = 1500
 """Bytes in each file."""
@@ -33,9 +32,8 @@ print(time.process_time() - start, file=sys.stderr)
 """
 
 
-def write_layer(path: Path, count: int, tar_format: int) -> None:
+def write_layer(path: Path, count: int, is_pax: bool) -> None:
     """Write a layer like a ``node_modules``. The contents of its files are holes."""
-    is_pax = tar_format == tarfile.PAX_FORMAT
     with path.open("wb") as file:
         for number in range(count):
             package, index = divmod(number, PER_DIRECTORY)
@@ -45,7 +43,7 @@ def write_layer(path: Path, count: int, tar_format: int) -> None:
             entry.size = SIZE if index else 0
             # containerd records the time of each file to the nanosecond.
             entry.mtime = 1_700_000_000 + (number / 1024 if is_pax else package)
-            file.write(entry.tobuf(tar_format))
+            file.write(entry.tobuf(tarfile.PAX_FORMAT if is_pax else tarfile.GNU_FORMAT))
             file.seek(entry.size + -entry.size % tarfile.BLOCKSIZE, 1)
         file.truncate(file.tell() + 2 * tarfile.BLOCKSIZE)
 
@@ -58,15 +56,16 @@ def main() -> None:
         layer = folder / "layer"
         command = [sys.executable, "-c", SCRIPT, str(layer)]
         variables = {"PYTHONPATH": str(Path(__file__).parents[1])}
-        write_layer(layer, 0, tarfile.GNU_FORMAT)
+        write_layer(layer, 0, is_pax=False)
         empty = measure(command, folder, variables)
         for count in COUNTS:
-            for title, tar_format in FORMATS.items():
-                write_layer(layer, count, tar_format)
+            for is_pax in (False, True):
+                write_layer(layer, count, is_pax)
                 runs = [measure(command, folder, variables) for _ in range(RUNS)]
                 seconds = min(float(run.stderr) for run in runs)
                 peak = min(run.peak_memory for run in runs)
                 memory = (peak - empty.peak_memory) / count
+                title = "pax" if is_pax else "GNU"
                 print(
                     f"| {count:,} | {title} | {seconds:.2f} s | {seconds / count * 1e6:.1f} µs"
                     f" | {mib(peak)} | {memory:.0f} bytes |",

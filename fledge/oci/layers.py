@@ -317,7 +317,9 @@ class _LayerApplier:
         parent = self.parents.get(parent_path) or self._find_parent(parent_path)
         children = parent.children
         if isinstance(node, Directory):
-            directory = put(parent, name, node)
+            old = children.get(name)
+            directory = old if isinstance(old, Directory) else node
+            put(parent, name, node)
             self.entered.add(directory)
             if parent_path in self.parents:
                 self.parents[path] = directory

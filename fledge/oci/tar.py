@@ -118,11 +118,8 @@ REGULAR = (b"0", OLD_REGULAR, b"7", GNU_SPARSE)
 PAX_TIME = re.compile(rb"([+-]?)0{0,40}(\d{1,18})(?:\.(\d{0,40}))?")
 """Seconds and their fraction. The length is limited because `_mtime_ns` caches these texts."""
 
-ORDINARY = frozenset(
-    (*(b"path", b"linkpath", b"size", b"uid", b"gid", b"uname", b"gname"),)
-    + (b"mtime", b"atime", b"ctime")
-)
-"""Keywords of the records of most files, which are no part of a sparse map and no attributes."""
+ORDINARY = frozenset(b"path linkpath size uid gid uname gname mtime atime ctime".split())
+"""The keywords in most extended headers: no sparse map, and no extended attribute."""
 XATTR = b"SCHILY.xattr."
 SPARSE_OFFSET = b"GNU.sparse.offset"
 SPARSE_LENGTH = b"GNU.sparse.numbytes"
