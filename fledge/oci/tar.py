@@ -49,6 +49,9 @@ BLOCK_SIZE = 512
 """Bytes. Headers and padded contents are whole blocks."""
 ZEROS = bytes(BLOCK_SIZE)
 
+WINDOW_SIZE = 1 << 14
+"""Bytes that are read at once. Most files are smaller, so that the next header is among them."""
+
 MAX_EXTENDED = 1 << 20
 """Maximum bytes in one extended header, as in Go. Linux limits an extended attribute to 64 KiB."""
 
@@ -141,14 +144,10 @@ class HardLink:
 
 
 LINKS = (Symlink, HardLink)
+"""The entries that have a target."""
 
 Entry = tuple[bytes, Node | HardLink]
 """The path of an entry, and its node."""
-
-
-WINDOW_SIZE = 1 << 14
-"""Bytes that are read at once. Most files of most images are smaller, so that the next header is
-among them."""
 
 
 class _BlockReader:
@@ -273,9 +272,8 @@ def _next_header(blocks: _BlockReader) -> _Header | None:
         name, ownership, size_field, mtime, checksum, typeflag, linkname, magic, prefix = (
             HEADER.unpack(block)
         )
-        if adler32(block) & 0xFFFF != _adler(checksum) and not _has_signed_checksum(
-            block, checksum
-        ):
+        is_sound = adler32(block) & 0xFFFF == _adler(checksum)
+        if not (is_sound or _has_signed_checksum(block, checksum)):
             raise MalformedError("its checksum is wrong; it is not a tar, or is damaged")
         size = _number(size_field)
         if typeflag in BEFORE_ENTRY:
@@ -335,13 +333,13 @@ def _entry(header: _Header, blocks: _BlockReader, tar: Span) -> Node | HardLink:
     else:
         xattrs = _xattrs(records, is_regular or typeflag in (b"5", HARD_LINK))
     if b"uid" in records or b"gid" in records:
-        mode, uid, gid = _own_and_recorded(header.ownership, records)
+        mode, uid, gid = _parse_ownership(header.ownership, records)
     else:
         mode, uid, gid = _ownership(header.ownership)
     mtime_ns = _mtime_ns(records.get(b"mtime"), header.mtime)
     node: Node
     if is_regular and not (typeflag == OLD_REGULAR and header.name.endswith(b"/")):
-        # Most entries are files, and keywords of a class take longer than the rest of the header.
+        # Without __init__: most entries are files, and passing keywords to a class is slow.
         node = File.__new__(File)
         node.mode, node.origin = mode, 0
         node.content = _content(header, is_ordinary, blocks, tar)
@@ -559,12 +557,16 @@ def _link_target(header: _Header) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _ownership(field: bytes) -> tuple[int, int, int]:
-    """Return permissions, uid and gid. ``field`` has those of the header."""
-    return _own_and_recorded(field, {})
+    """Return permissions, uid and gid of an entry without records for them.
+
+    They are cached because most entries share them with an earlier one. Records, which may be
+    long, are not.
+    """
+    return _parse_ownership(field, {})
 
 
-def _own_and_recorded(field: bytes, records: dict[bytes, bytes]) -> tuple[int, int, int]:
-    """As `_ownership`, but let records come before the fields."""
+def _parse_ownership(field: bytes, records: dict[bytes, bytes]) -> tuple[int, int, int]:
+    """Return permissions, uid and gid. A record counts more than the header's field."""
     mode, uid, gid = field[:8], field[8:16], field[16:]
     permissions = _number(mode) & 0o7777
     return permissions, _id(records.get(b"uid"), uid), _id(records.get(b"gid"), gid)
