@@ -11,8 +11,8 @@ from measure import measure, mib
 
 COUNTS = (10_000, 100_000, 300_000, 1_000_000)
 PER_DIRECTORY = 10
-SIZE = 1500
-"""Bytes in each file."""
+SIZE = 3000
+"""Bytes in each file. With far less, a million entries would exceed the budget of memory."""
 RUNS = 3
 
 SCRIPT = """
