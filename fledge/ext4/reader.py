@@ -7,7 +7,7 @@ in the image.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from stat import S_IMODE, S_ISREG
@@ -27,7 +27,7 @@ from fledge.ext4.structures import (
     unpack_time,
 )
 from fledge.ext4.volume import Volume
-from fledge.tree import File, Node, inodes
+from fledge.tree import NO_XATTRS, File, Node, inodes
 from fledge.tree.budget import XATTR_COST
 from fledge.tree.content import Content, DataExtent, OpenFile, Span, Sparse
 from fledge.tree.inodes import ENTRY_COST, check_target_size, explained, new_node, read_image
@@ -242,12 +242,12 @@ class _Filesystem:
                 raise MalformedError(f"the checksum of its block {position} is wrong")
             yield block
 
-    def _xattrs(self, inode: Inode) -> dict[bytes, bytes]:
+    def _xattrs(self, inode: Inode) -> Mapping[bytes, bytes]:
         """The extended attributes in the inode and in its block, as the kernel shows them."""
         xattrs = dict(self._xattrs_in_block(inode.file_acl)) if inode.file_acl else {}
         xattrs.update(_shown(self._inside(inode)))
         self.budget.charge(XATTR_COST * len(xattrs))
-        return xattrs
+        return xattrs or NO_XATTRS
 
     def _inside(self, inode: Inode) -> Iterator[tuple[StoredName, bytes]]:
         """The extended attributes in an inode. Their offsets count from the first entry."""

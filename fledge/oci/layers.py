@@ -24,7 +24,7 @@ from fledge.oci.image import Image, Layer
 from fledge.report import Batch, Transfer, human_size
 from fledge.session import Session
 from fledge.store.cache import BackgroundVerifier, Partial
-from fledge.tree import Directory, File, Node, Symlink, Tree, TreeError, put
+from fledge.tree import NO_XATTRS, Directory, File, Node, Symlink, Tree, TreeError, put
 from fledge.tree.budget import DIRECTORY_COST, Budget
 from fledge.tree.compression import MAX_DECOMPRESSED_SIZE, find_decompression
 from fledge.tree.content import Blob, Span, Sparse, content_size, read_content
@@ -111,7 +111,7 @@ def unpack(
 
 def _data_size(tree: Tree) -> int:
     """Return the bytes of data in all files of an image, without holes."""
-    contents = {node: node.content for _, node in tree.walk() if isinstance(node, File)}
+    contents = {node: node.content for node in tree.nodes() if isinstance(node, File)}
     return sum(
         sum(extent.length for extent in content.extents)
         if isinstance(content, Sparse)
@@ -352,7 +352,8 @@ def _copy(node: Node | tar.HardLink) -> Node | tar.HardLink:
         return node
     if isinstance(node, Directory):
         return replace(node, children={})
-    return replace(node, xattrs=node.xattrs.copy())  # `_update` changes them
+    # `_update` changes them.
+    return replace(node, xattrs=dict(node.xattrs) if node.xattrs else NO_XATTRS)
 
 
 class _LayerApplier:
@@ -385,7 +386,8 @@ class _LayerApplier:
             name = parents.pop() if parents else b""
             parent_path = b"/".join(parents)
             path = parent_path + b"/" + name
-        if WHITEOUT in path and self._apply_whiteout(split_path(parent_path), name):
+        # find(), because `in` first tries to take the bytes for a number, which is slow.
+        if path.find(WHITEOUT) >= 0 and self._apply_whiteout(split_path(parent_path), name):
             return
         if isinstance(node, tar.HardLink):
             node = self._linked(node)
@@ -397,7 +399,9 @@ class _LayerApplier:
         parent = self.parents.get(parent_path) or self._find_parent(parent_path)
         children = parent.children
         if isinstance(node, Directory):
-            directory = put(parent, name, node)
+            old = children.get(name)
+            directory = old if isinstance(old, Directory) else node
+            put(parent, name, node)
             self.entered.add(directory)
             if parent_path in self.parents:
                 self.parents[path] = directory
@@ -496,11 +500,15 @@ def _update(node: Node, link: tar.HardLink) -> None:
     node.uid, node.gid, node.mtime_ns = link.uid, link.gid, link.mtime_ns
     if not isinstance(node, Symlink):
         node.mode = link.mode
+    if not node.xattrs and not link.xattrs:
+        return
     # In place: thousands of links to one node may each add an attribute.
-    node.xattrs.pop(CAPABILITY, None)
+    xattrs = node.xattrs if isinstance(node.xattrs, dict) else {}
+    node.xattrs = xattrs
+    xattrs.pop(CAPABILITY, None)
     for name, value in link.xattrs.items():
         if isinstance(node, File) or not name.startswith(USER):
-            node.xattrs[name] = value
+            xattrs[name] = value
 
 
 def decompress(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from zlib import adler32
@@ -21,7 +21,17 @@ from zlib import adler32
 import msgspec
 
 from fledge.errors import CorruptError, MalformedError, unreadable
-from fledge.tree import NANOSECONDS, BlockDevice, CharDevice, Directory, Fifo, File, Node, Symlink
+from fledge.tree import (
+    NANOSECONDS,
+    NO_XATTRS,
+    BlockDevice,
+    CharDevice,
+    Directory,
+    Fifo,
+    File,
+    Node,
+    Symlink,
+)
 from fledge.tree.budget import DIRECTORY_COST, NODE_COST, Budget, xattrs_cost
 from fledge.tree.content import Content, DataExtent, Span, Sparse, open_content
 from fledge.tree.growth import Growth
@@ -39,6 +49,13 @@ from fledge.tree.names import printable
 BLOCK_SIZE = 512
 """Bytes. Headers and padded contents are whole blocks."""
 ZEROS = bytes(BLOCK_SIZE)
+
+WINDOW_SIZE = 1 << 14
+"""Bytes that are read at once. Most files are smaller, so that the next header is among them."""
+
+SHARED_WINDOW_SIZE = 1 << 16
+"""Bytes that are read at once while another thread writes the archive: with each read this one
+gives up the interpreter's lock, and the threads would take turns for every file."""
 
 MAX_EXTENDED = 1 << 20
 """Maximum bytes in one extended header, as in Go. Linux limits an extended attribute to 64 KiB."""
@@ -109,11 +126,8 @@ REGULAR = (b"0", OLD_REGULAR, b"7", GNU_SPARSE)
 PAX_TIME = re.compile(rb"([+-]?)0{0,40}(\d{1,18})(?:\.(\d{0,40}))?")
 """Seconds and their fraction. The length is limited because `_mtime_ns` caches these texts."""
 
-ORDINARY = frozenset(
-    (*(b"path", b"linkpath", b"size", b"uid", b"gid", b"uname", b"gname"),)
-    + (b"mtime", b"atime", b"ctime")
-)
-"""Keywords of the records of most files, which are no part of a sparse map and no attributes."""
+ORDINARY = frozenset(b"path linkpath size uid gid uname gname mtime atime ctime".split())
+"""The keywords in most extended headers: no sparse map, and no extended attribute."""
 XATTR = b"SCHILY.xattr."
 SPARSE_OFFSET = b"GNU.sparse.offset"
 SPARSE_LENGTH = b"GNU.sparse.numbytes"
@@ -131,22 +145,14 @@ class HardLink:
     uid: int
     gid: int
     mtime_ns: int
-    xattrs: dict[bytes, bytes]
+    xattrs: Mapping[bytes, bytes]
 
 
 LINKS = (Symlink, HardLink)
+"""The entries that have a target."""
 
 Entry = tuple[bytes, Node | HardLink]
 """The path of an entry, and its node."""
-
-
-WINDOW_SIZE = 1 << 14
-"""Bytes that are read at once. Most files of most images are smaller, so that the next header is
-among them."""
-
-SHARED_WINDOW_SIZE = 1 << 16
-"""Bytes that are read at once while another thread writes the archive: with each read this one
-gives up the interpreter's lock, and the threads would take turns for every file."""
 
 
 class _BlockReader:
@@ -287,9 +293,8 @@ def _next_header(blocks: _BlockReader) -> _Header | None:
         name, ownership, size_field, mtime, checksum, typeflag, linkname, magic, prefix = (
             HEADER.unpack(block)
         )
-        if adler32(block) & 0xFFFF != _adler(checksum) and not _has_signed_checksum(
-            block, checksum
-        ):
+        is_sound = adler32(block) & 0xFFFF == _adler(checksum)
+        if not (is_sound or _has_signed_checksum(block, checksum)):
             raise MalformedError("its checksum is wrong; it is not a tar, or is damaged")
         size = _number(size_field)
         if typeflag in BEFORE_ENTRY:
@@ -312,9 +317,7 @@ def _next_header(blocks: _BlockReader) -> _Header | None:
                 linkname = long.get(LONG_LINK) or records.get(b"linkpath") or linkname
                 size = _decimal(records[b"size"]) if records.get(b"size") else size
             name = _checked(name)
-            return _Header(
-                block, name, ownership, size, mtime, typeflag, linkname, magic, records
-            )
+            return _Header(block, name, ownership, size, mtime, typeflag, linkname, magic, records)
     if records or long:
         raise MalformedError("the archive ends after an extended header")
     return None
@@ -344,33 +347,38 @@ def _prefix(block: bytes, magic: bytes, prefix: bytes) -> bytes:
 
 def _entry(header: _Header, blocks: _BlockReader, tar: Span) -> Node | HardLink:
     typeflag, records = header.typeflag, header.records
+    is_regular = typeflag in REGULAR
+    is_ordinary = ORDINARY.issuperset(records)
+    if is_ordinary:
+        xattrs = NO_XATTRS
+    else:
+        xattrs = _xattrs(records, is_regular or typeflag in (b"5", HARD_LINK))
     if b"uid" in records or b"gid" in records:
-        mode, uid, gid = _own_and_recorded(header.ownership, records)
+        mode, uid, gid = _parse_ownership(header.ownership, records)
     else:
         mode, uid, gid = _ownership(header.ownership)
     mtime_ns = _mtime_ns(records.get(b"mtime"), header.mtime)
-    is_regular = typeflag in REGULAR
     node: Node
     if is_regular and not (typeflag == OLD_REGULAR and header.name.endswith(b"/")):
-        content = _content(header, blocks, tar)
-        node = File(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, content=content)
+        # Without __init__: most entries are files, and passing keywords to a class is slow.
+        node = File.__new__(File)
+        node.mode, node.origin = mode, 0
+        node.content = _content(header, is_ordinary, blocks, tar)
     elif typeflag in (b"5", OLD_REGULAR):
-        node = Directory(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns)
+        node = Directory(mode=mode)
     elif typeflag == b"2":
-        node = Symlink(uid=uid, gid=gid, mtime_ns=mtime_ns, target=_link_target(header))
+        node = Symlink(target=_link_target(header))
     elif typeflag == HARD_LINK:
-        target = _checked(_link_target(header))
-        return HardLink(target, mode, uid, gid, mtime_ns, _xattrs(records, with_user=True))
+        return HardLink(_checked(_link_target(header)), mode, uid, gid, mtime_ns, xattrs)
     elif typeflag in (b"3", b"4"):
         kind = CharDevice if typeflag == b"3" else BlockDevice
         major, minor = _device(header)
-        node = kind(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, major=major, minor=minor)
+        node = kind(mode=mode, major=major, minor=minor)
     elif typeflag == b"6":
-        node = Fifo(mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns)
+        node = Fifo(mode=mode)
     else:
         raise MalformedError(f"{typeflag!r} is not a known entry type")
-    if not ORDINARY.issuperset(records):
-        node.xattrs = _xattrs(records, is_regular or typeflag == b"5")
+    node.uid, node.gid, node.mtime_ns, node.xattrs = uid, gid, mtime_ns, xattrs
     return node
 
 
@@ -385,8 +393,11 @@ def _device(header: _Header) -> tuple[int, int]:
     return major, minor
 
 
-def _content(header: _Header, blocks: _BlockReader, tar: Span) -> Content:
-    """Return the content of a regular file and skip it in the archive."""
+def _content(header: _Header, is_ordinary: bool, blocks: _BlockReader, tar: Span) -> Content:
+    """Return the content of a regular file and skip it in the archive.
+
+    ``is_ordinary``: no record tells of a sparse map.
+    """
     records = header.records
     after = blocks.position + header.size
     if header.typeflag == GNU_SPARSE:
@@ -394,7 +405,7 @@ def _content(header: _Header, blocks: _BlockReader, tar: Span) -> Content:
             raise MalformedError("its sparse map is not in GNU's format")
         size, numbers = _old_sparse_map(header.block, blocks)
         after = blocks.position + header.size
-    elif not ORDINARY.issuperset(records) and (version := _sparse_version(records)):
+    elif not is_ordinary and (version := _sparse_version(records)):
         claimed = records.get(b"GNU.sparse.size") or records.get(b"GNU.sparse.realsize")
         size = _decimal(claimed) if claimed else header.size
         header.name = _checked(records.get(b"GNU.sparse.name") or header.name)
@@ -547,7 +558,7 @@ def _text(field: bytes) -> bytes:
 
 def _checked(path: bytes) -> bytes:
     """Return the path, or raise `MalformedError` if Linux cannot have such a path."""
-    if b"\0" in path:
+    if 0 in path:
         raise MalformedError("its name contains a NUL")
     if len(path) >= MAX_PATH:
         raise MalformedError(f"its name is longer than {MAX_PATH - 1} bytes")
@@ -560,19 +571,23 @@ def _link_target(header: _Header) -> bytes:
     target = header.linkname
     if not header.records.get(b"linkpath"):
         target = _text(target)
-    if not target or b"\0" in target or len(target) >= MAX_PATH:
+    if not target or 0 in target or len(target) >= MAX_PATH:
         raise MalformedError(f"its link target is empty, contains a NUL or has {MAX_PATH} bytes")
     return target
 
 
 @lru_cache(maxsize=1024)
 def _ownership(field: bytes) -> tuple[int, int, int]:
-    """Return permissions, uid and gid. ``field`` has those of the header."""
-    return _own_and_recorded(field, {})
+    """Return permissions, uid and gid of an entry without records for them.
+
+    They are cached because most entries share them with an earlier one. Records, which may be
+    long, are not.
+    """
+    return _parse_ownership(field, {})
 
 
-def _own_and_recorded(field: bytes, records: dict[bytes, bytes]) -> tuple[int, int, int]:
-    """As `_ownership`, but let records come before the fields."""
+def _parse_ownership(field: bytes, records: dict[bytes, bytes]) -> tuple[int, int, int]:
+    """Return permissions, uid and gid. A record counts more than the header's field."""
     mode, uid, gid = field[:8], field[8:16], field[16:]
     permissions = _number(mode) & 0o7777
     return permissions, _id(records.get(b"uid"), uid), _id(records.get(b"gid"), gid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from fledge.session import Session
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, Source
 from fledge.store.cache import BackgroundVerifier
-from fledge.tree import File, Node, TreeError
+from fledge.tree import File, Tree, TreeError
 from fledge.tree.content import content_size
 from fledge.tree.digest import Digest
 from fledge.tree.kernel import needed_by
@@ -328,9 +328,9 @@ def _write(
             with session.reporter.work("sealing"):
                 root_hash = seal.write(file.fileno(), hasher, hash_tree, is_appended=is_appended)
         size = os.fstat(file.fileno()).st_size
-        nodes = [node for _, node in tree.walk()]
-        total = _content_size(nodes)
-        step.detail = f"{counted(len(nodes), 'entry')}, {human_size(total)}"
+        entries = sum(1 for _ in tree.nodes())
+        total = _content_size(tree)
+        step.detail = f"{counted(entries, 'entry')}, {human_size(total)}"
         if assembly.verification and not assembly.verification.passes():
             raise CorruptError("a layer in the cache is damaged")
         # Last, because hashing continues in the background.
@@ -340,7 +340,7 @@ def _write(
         size=size,
         digest=digest,
         platform=assembly.platform,
-        entries=len(nodes),
+        entries=entries,
         content_size=total,
         inputs=tuple(assembly.inputs),
         uncompressed=uncompressed,
@@ -349,8 +349,9 @@ def _write(
     )
 
 
-def _content_size(nodes: Sequence[Node]) -> int:
-    return sum(content_size(node.content) for node in set(nodes) if isinstance(node, File))
+def _content_size(tree: Tree) -> int:
+    files = {node for node in tree.nodes() if isinstance(node, File)}
+    return sum(content_size(file.content) for file in files)
 
 
 def describe(config: Config, artifact: Artifact, epoch: int) -> Provenance:

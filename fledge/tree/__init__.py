@@ -3,6 +3,7 @@
 from fledge.tree.nodes import (
     MAX_SOURCE_STEPS,
     NANOSECONDS,
+    NO_XATTRS,
     TYPE_NAMES,
     BlockDevice,
     CharDevice,
@@ -20,6 +21,7 @@ from fledge.tree.nodes import (
 __all__ = [
     "MAX_SOURCE_STEPS",
     "NANOSECONDS",
+    "NO_XATTRS",
     "TYPE_NAMES",
     "BlockDevice",
     "CharDevice",

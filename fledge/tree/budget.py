@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fledge.errors import MalformedError
 from fledge.report import human_size
 from fledge.tree.growth import Growth
@@ -99,6 +101,6 @@ class Budget:
             )
 
 
-def xattrs_cost(xattrs: dict[bytes, bytes]) -> int:
+def xattrs_cost(xattrs: Mapping[bytes, bytes]) -> int:
     """Return the bytes of memory that extended attributes take."""
     return sum(XATTR_COST + len(name) + len(value) for name, value in xattrs.items())

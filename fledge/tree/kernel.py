@@ -35,7 +35,7 @@ SECURITY_PREFIX = b"security."
 
 def xattr_names(tree: Tree) -> set[bytes]:
     """Return the names of all extended attributes in a tree."""
-    return {name for _, node in tree.walk() for name in node.xattrs}
+    return {name for node in tree.nodes() if node.xattrs for name in node.xattrs}
 
 
 def needed_by(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar
 
 from fledge.tree.content import Content
@@ -41,6 +42,10 @@ TYPE_NAMES = {
 """The name of each `Node.file_type` in messages."""
 
 
+NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})
+"""Of all nodes without extended attributes. A dict for each would be a fifth of a tree's memory."""
+
+
 class TreeError(Exception):
     """A path cannot be resolved or a node cannot be put there.
 
@@ -63,7 +68,7 @@ class Node:
     gid: int = 0
     mtime_ns: int = 0
     """Nanoseconds since 1970-01-01 UTC; negative for earlier times."""
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    xattrs: Mapping[bytes, bytes] = field(default_factory=lambda: NO_XATTRS)
     """Extended attributes, by full name (xattr(7))."""
     origin: int = 0
     """The layer or source that added the node, counted from the lowest. It says where a format
@@ -247,6 +252,18 @@ class Tree:
                     break
             else:
                 pending.pop()
+
+    def nodes(self) -> Iterator[Node]:
+        """Yield the node of every path, in no order that counts; much faster than `walk`.
+
+        A node with several names comes once for each.
+        """
+        yield self.root
+        pending = [self.root]
+        while pending:
+            children = pending.pop().children.values()
+            yield from children
+            pending.extend(child for child in children if isinstance(child, Directory))
 
     def _resolve(
         self, parts: list[bytes], *, lexical: bool = False, create: bool = False

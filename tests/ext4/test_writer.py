@@ -855,7 +855,7 @@ def test_the_order_in_which_a_tree_was_made_does_not_matter(
     except CorruptError:
         assume(False)
     for _, node in list(tree.walk()):
-        node.xattrs = dict(reversed(node.xattrs.items()))
+        node.xattrs = dict(reversed(list(node.xattrs.items())))
         if isinstance(node, Directory):
             node.children = dict(reversed(node.children.items()))
     assert digest(write(tree, folder / "image")) == first

@@ -25,6 +25,7 @@ from fledge.errors import CorruptError, NetworkError
 from fledge.host.settings import Settings
 from fledge.oci import layers
 from fledge.oci.image import Layer
+from fledge.oci.tar import WINDOW_SIZE
 from fledge.oci.tar import Entry as Parsed
 from fledge.oci.tar import read as read_tar
 from fledge.report import Reporter
@@ -379,6 +380,28 @@ def test_parents_lead_through_symlinks_and_are_made(tmp_path: Path) -> None:
     assert (made.mode, made.uid, made.mtime_ns) == (0o755, 0, 7)
 
 
+def test_a_path_leads_elsewhere_after_its_directory_is_replaced(tmp_path: Path) -> None:
+    for spelling in ("a/b", "./a/b", "/a/b", "a/./b", "a/x/../b"):
+        name = f"{spelling}/f"
+        entries = [folder("a/"), folder(f"{spelling}/"), file(name, b"1"), folder("c")]
+        tree = Tree(mtime_ns=0)
+        layers.apply(tree, span(tmp_path, pack(*entries, symlink("a/b", "/c"), file(name, b"22"))))
+        assert listing(tree) == {"a": "dir", "a/b": "-> /c", "c": "dir", "c/f": "2"}
+        layers.apply(tree, span(tmp_path, pack(file(name), file("a/.wh.b"), file(name, b"333"))))
+        assert listing(tree) == {"a": "dir", "a/b": "dir", "a/b/f": "3", "c": "dir", "c/f": "0"}
+
+
+def test_a_whiteout_keeps_the_hard_links_of_its_layer(tmp_path: Path) -> None:
+    tree = Tree(mtime_ns=0)
+    layers.apply(tree, span(tmp_path, pack(folder("d"), file("d/old"), file("d/gone"))))
+    links = [hard_link("d/new", "d/old"), hard_link("d/old", "d/gone")]
+    hide = [file("d/.wh.new"), file("d/.wh..wh..opq"), file("d/.wh.old")]
+    layers.apply(tree, span(tmp_path, pack(*links, *hide)))
+    assert listing(tree) == {"d": "dir", "d/new": "0", "d/old": "0"}
+    layers.apply(tree, span(tmp_path, pack(file("d/.wh.new"))))
+    assert listing(tree) == {"d": "dir", "d/old": "0"}
+
+
 def test_hard_links_name_one_node_and_may_change_its_metadata(tmp_path: Path) -> None:
     """As containerd does it: chown, setxattr, chmod and the time, on the node that both name."""
     original = file("f", b"x", mode=0o4755, uid=5)
@@ -411,6 +434,17 @@ def test_nodes_know_their_layer(tmp_path: Path) -> None:
         **{"a/replaced": 1, "made": 1, "made/new": 1},
         **{"made/later": 2, "made/later/mapped": 2},
     }
+
+
+def test_headers_are_found_whatever_lies_between(tmp_path: Path) -> None:
+    """The reader reads several headers at once, if they are near."""
+    sizes = [WINDOW_SIZE * n // 8 + extra for n in range(20) for extra in (-513, 0, 1)]
+    names = [f"{size:0{30 + number * 3}}" for number, size in enumerate(map(abs, sizes))]
+    entries = [file(name, bytes(int(name))) for name in names]
+    for tar_format in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        tree = Tree(mtime_ns=0)
+        layers.apply(tree, span(tmp_path, pack(*entries, tar_format=tar_format)))
+        assert listing(tree) == {name: str(int(name)) for name in names}
 
 
 def test_empty_values_leave_what_the_header_says(tmp_path: Path) -> None:

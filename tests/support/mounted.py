@@ -55,7 +55,7 @@ def list_tree(tree: Tree) -> Listing:
             None if isinstance(node, Directory) else links[node],
             sum(map(len, read_content(node.content))) if isinstance(node, File) else None,
             _holds(node),
-            node.xattrs,
+            dict(node.xattrs),
             first.setdefault(node, path),
         )
         for path, node in tree.walk()

@@ -56,7 +56,7 @@ def describe(tree: Tree) -> list[Row]:
             node.uid,
             node.gid,
             node.mtime_ns,
-            node.xattrs,
+            dict(node.xattrs),
             _holds(node),
             first.setdefault(node, path),
         )

@@ -85,11 +85,14 @@ class _Filesystem:
         if isinstance(node, Directory):
             self._directories[key] = stored
         node.uid, node.gid, node.mtime_ns = inode.uid, inode.gid, stored.mtime_ns
+        xattrs: dict[bytes, bytes] = {}
         for name, value in self._volume.xattrs(stored):
-            if name in node.xattrs:
+            if name in xattrs:
                 raise MalformedError(f"it has two extended attributes {printable(name)}")
-            node.xattrs[name] = value
-        self.budget.charge(xattrs_cost(node.xattrs))
+            xattrs[name] = value
+        if xattrs:
+            node.xattrs = xattrs
+            self.budget.charge(xattrs_cost(xattrs))
         return node, InodeFacts(
             number=key,
             size=inode.size,
