@@ -41,6 +41,7 @@ More are the leaves of a tree, whose root is in the inode. Each node takes one b
 
 # No "from __future__ import annotations" here: `Layout` evaluates all of these when it is loaded.
 
+import itertools
 from collections.abc import Sequence
 from enum import IntFlag
 from functools import lru_cache
@@ -483,6 +484,63 @@ class Inode(msgspec.Struct, kw_only=True):
 INODE = Layout(Inode, size=OLD_INODE_SIZE + EXTRA_ISIZE)
 _put_inode_checksum = INODE.setter("checksum")
 _EXTRA_ISIZE_BYTES = INODE.slots["extra_isize"][0].slice
+_BLOCK_BYTES = INODE.slots["block"][0].slice
+
+
+class InodeFields(NamedTuple):
+    """The fields of an inode that many inodes of an image share."""
+
+    mode: int
+    """With the S_IFMT bits."""
+    uid: int
+    gid: int
+    time_ns: int
+    """All its times, in nanoseconds since 1970."""
+    links: int
+    flags: int
+
+
+@lru_cache(maxsize=4096)
+def around_block(fields: InodeFields) -> tuple[bytes, bytes]:
+    """An inode's bytes before and behind the field ``block``; those not in ``fields`` are 0."""
+    time = pack_time(fields.time_ns)
+    inode = Inode(
+        mode=fields.mode,
+        uid=fields.uid,
+        size=0,
+        atime=time,
+        ctime=time,
+        mtime=time,
+        gid=fields.gid,
+        links=fields.links,
+        sectors=0,
+        flags=fields.flags,
+        block=b"",
+        file_acl=0,
+        crtime=time,
+    )
+    packed = INODE.pack(inode) + bytes(XATTR_SPACE)
+    return packed[: _BLOCK_BYTES.start], packed[_BLOCK_BYTES.stop :]
+
+
+def put_inode_checksums(table: bytearray, first: int, seed: int) -> None:
+    """Set the checksums of inodes of which the first one has that number, and generation 0.
+
+    ``seed`` is that of the filesystem.
+    """
+    start = seed ^ _LOW_32_BITS
+    with memoryview(table) as view:
+        # `checksum` of `inode_seed`, without inverting twice what is in between.
+        totals = [
+            crc32c(view[position : position + INODE_SIZE], crc32c(number, start)) ^ _LOW_32_BITS
+            for position, number in zip(
+                range(0, len(table), INODE_SIZE),
+                (_NUMBER_AND_GENERATION.pack(number, 0) for number in itertools.count(first)),
+                strict=False,
+            )
+        ]
+    INODE.fill("checksum", table, INODE_SIZE, totals)
+
 
 MIN_SECONDS, MAX_SECONDS = -(1 << 31), (1 << 34) - (1 << 31) - 1
 """Times from 1901 to 2446. The kernel too moves others to the nearest of these."""
@@ -578,6 +636,12 @@ def pack_extents(
         entries = list(map(EXTENT_INDEX.pack, map(ExtentIndex, firsts, positions)))
         depth += 1
     return _node(entries, EXTENTS_IN_INODE, depth).ljust(INODE_BLOCK_SIZE, b"\0"), blocks
+
+
+def pack_extent(length: int, physical: int) -> bytes:
+    """The root of an extent tree with one extent, for the inode of a contiguous content."""
+    extent = EXTENT.pack_fields(0, length, physical)
+    return (_extent_header(1, EXTENTS_IN_INODE, 0) + extent).ljust(INODE_BLOCK_SIZE, b"\0")
 
 
 def _node(entries: Sequence[bytes], room: int, depth: int) -> bytes:

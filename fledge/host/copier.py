@@ -10,20 +10,23 @@ import hashlib
 import io
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
+from typing import TypeGuard
 
 from fledge.errors import unreadable
 from fledge.host.output import Output
 from fledge.tree import File
 from fledge.tree.content import (
+    Content,
     DataExtent,
     Packed,
     Span,
     Sparse,
     changed,
     check_digest,
+    content_size,
     read_range,
     unpack_range,
 )
@@ -32,6 +35,13 @@ from fledge.tree.regular import open_regular
 
 MAX_OPEN = 64
 """Files that are kept open at once, of those that contents do not hold open."""
+
+
+MAX_GAP = 1 << 14
+"""Bytes between two contents that are read with them, rather than to read twice."""
+
+MAX_WINDOW = 1 << 20
+"""Bytes that are read at once for several contents."""
 
 
 class Copier:
@@ -80,6 +90,36 @@ class Copier:
                 digest.update(tail)
                 check_digest(content, Digest(digest.hexdigest()))
 
+    def copy_small(self, files: Sequence[File], position: int, unit: int) -> None:
+        """Copy small files to ``position``, each to the first multiple of ``unit`` after the last.
+
+        What is close together in one file on disk is read at once. Raises as `copy`.
+        """
+        near: list[Span] = []
+        start = end = 0
+        """Where the contents in ``near`` are."""
+        for file in files:
+            content = file.content
+            if near and not (
+                _is_plain(content)
+                and content.opened is near[0].opened
+                and content.path == near[0].path
+                and start <= content.offset <= end + MAX_GAP
+                and content.offset + content.size - start <= MAX_WINDOW
+            ):
+                position = self._move_together(near, start, end, position, unit)
+                near = []
+            if _is_plain(content):
+                start = start if near else content.offset
+                end = max(end if near else 0, content.offset + content.size)
+                near.append(content)
+            else:
+                size = content_size(content)
+                self.copy(file, 0, size, position)
+                position += size + -size % unit
+        if near:
+            self._move_together(near, start, end, position, unit)
+
     def read_tail(self, file: File, offset: int) -> bytes:
         """Return the content of a file from ``offset`` on, which will not be copied.
 
@@ -113,17 +153,44 @@ class Copier:
         """Copy ``length`` bytes from ``start`` of the file that a content is in."""
         source = content.opened.descriptor if content.opened else self._open(content.path)
         for piece in self._output.space(position, length):
-            left = piece
-            while left:
-                try:
-                    count = os.preadv(source, [left], start)
-                except OSError as error:
-                    raise unreadable(content.path, error) from error
-                if not count:
-                    raise changed(content.path)
-                start, left = start + count, left[count:]
+            self._read(source, piece, start, content.path)
+            start += len(piece)
             if digest:
                 digest.update(piece)
+
+    @staticmethod
+    def _read(source: int, piece: memoryview, start: int, path: Path) -> None:
+        """Fill a piece from ``start`` of an open file on."""
+        while piece:
+            try:
+                count = os.preadv(source, [piece], start)
+            except OSError as error:
+                raise unreadable(path, error) from error
+            if not count:
+                raise changed(path)
+            start, piece = start + count, piece[count:]
+
+    def _move_together(
+        self, contents: Sequence[Span], start: int, end: int, position: int, unit: int
+    ) -> int:
+        """Copy contents that are between ``start`` and ``end`` of the file that all are in.
+
+        Returns the first multiple of ``unit`` behind them.
+        """
+        first = contents[0]
+        source = first.opened.descriptor if first.opened else self._open(first.path)
+        window = bytearray(end - start)
+        self._read(source, memoryview(window), start, first.path)
+        together = b"".join(
+            [
+                window[(at := content.offset - start) : at + content.size].ljust(
+                    content.size + -content.size % unit, b"\0"
+                )
+                for content in contents
+            ]
+        )
+        self._output.write(together, position)
+        return position + len(together)
 
     def _open(self, path: Path) -> int:
         """The descriptor of a file that stays open."""
@@ -136,6 +203,11 @@ class Copier:
             except OSError as error:
                 raise unreadable(path, error) from error
         return source.fileno()
+
+
+def _is_plain(content: Content) -> TypeGuard[Span]:
+    """Whether a content is a part of a file whose digest need not be checked."""
+    return isinstance(content, Span) and content.digest is None
 
 
 def _data_in(content: Sparse, offset: int, length: int) -> Iterator[DataExtent]:
