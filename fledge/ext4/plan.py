@@ -485,6 +485,10 @@ def _inodes(tree: Tree) -> Inodes:
 
     Raises as `make_plan` does.
     """
+    lost_and_found = tree.root.children[LOST_AND_FOUND_PATH]
+    if not isinstance(lost_and_found, Directory):
+        advice = "Rename it in the image."
+        raise _unfit(tree, lost_and_found, "ext4 needs a directory there", advice)
     by_origin: dict[int, list[Node]] = {}
     names: dict[Node, int] = {}
     for _, node in tree.walk():
@@ -495,38 +499,39 @@ def _inodes(tree: Tree) -> Inodes:
             by_origin.setdefault(node.origin, []).append(node)
     # The root's number is below that of /lost+found.
     inodes = Inodes(LOST_AND_FOUND + len(names) - 2)
-    lost_and_found = tree.root.children[LOST_AND_FOUND_PATH]
-    if not isinstance(lost_and_found, Directory):
-        advice = "Rename it in the image."
-        raise _unfit(tree, lost_and_found, "ext4 needs a directory there", advice)
     fixed: dict[Node, int] = {tree.root: ROOT, lost_and_found: LOST_AND_FOUND}
     free = itertools.count(LOST_AND_FOUND + 1)
     for origin in sorted(by_origin):
         files = array("I")
         for node in by_origin[origin]:
             number = fixed.get(node) or next(free)
-            inodes.nodes[number] = node
+            _add(inodes, number, node, tree)
             if (links := names[node]) > 1:
                 inodes.links[number] = _checked_links(tree, node, links)
-            if isinstance(node, File):
-                _add_file(inodes, number, node, tree)
-                if inodes.blocks[number]:
-                    files.append(number)
-            elif isinstance(node, Symlink):
-                inodes.sizes[number] = len(node.target)
-                inodes.blocks[number] = len(node.target) >= INODE_BLOCK_SIZE
-            elif isinstance(node, Directory):
-                _add_directory(inodes, number, node, tree)
-            if node.xattrs and _has_xattr_block(tree, node):
-                inodes.xattr_blocks[number] = 0
-                inodes.metadata.append(number)
-            elif inodes.blocks[number] and not isinstance(node, File):
+            has_blocks, is_file = inodes.blocks[number], isinstance(node, File)
+            if has_blocks and is_file:
+                files.append(number)
+            if (has_blocks and not is_file) or number in inodes.xattr_blocks:
                 inodes.metadata.append(number)
             names[node] = number
         inodes.files.append(files)
     inodes.numbers = names
     _add_parents(inodes)
     return inodes
+
+
+def _add(inodes: Inodes, number: int, node: Node, tree: Tree) -> None:
+    """Add the inode of a node, with its size and how many blocks it needs."""
+    inodes.nodes[number] = node
+    if isinstance(node, File):
+        _add_file(inodes, number, node, tree)
+    elif isinstance(node, Symlink):
+        inodes.sizes[number] = len(node.target)
+        inodes.blocks[number] = len(node.target) >= INODE_BLOCK_SIZE
+    elif isinstance(node, Directory):
+        _add_directory(inodes, number, node, tree)
+    if node.xattrs and _has_xattr_block(tree, node):
+        inodes.xattr_blocks[number] = 0  # it gets one with the other blocks
 
 
 def _add_file(inodes: Inodes, number: int, file: File, tree: Tree) -> None:

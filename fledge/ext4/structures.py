@@ -41,7 +41,6 @@ More are the leaves of a tree, whose root is in the inode. Each node takes one b
 
 # No "from __future__ import annotations" here: `Layout` evaluates all of these when it is loaded.
 
-import itertools
 from collections.abc import Sequence
 from enum import IntFlag
 from functools import lru_cache
@@ -487,34 +486,27 @@ _EXTRA_ISIZE_BYTES = INODE.slots["extra_isize"][0].slice
 _BLOCK_BYTES = INODE.slots["block"][0].slice
 
 
-class InodeFields(NamedTuple):
-    """The fields of an inode that many inodes of an image share."""
-
-    mode: int
-    """With the S_IFMT bits."""
-    uid: int
-    gid: int
-    time_ns: int
-    """All its times, in nanoseconds since 1970."""
-    links: int
-    flags: int
-
-
 @lru_cache(maxsize=4096)
-def around_block(fields: InodeFields) -> tuple[bytes, bytes]:
-    """An inode's bytes before and behind the field ``block``; those not in ``fields`` are 0."""
-    time = pack_time(fields.time_ns)
+def around_block(
+    mode: int, uid: int, gid: int, time_ns: int, links: int, flags: int
+) -> tuple[bytes, bytes]:
+    """An inode's bytes before and behind the field ``block``.
+
+    Most inodes of an image share them: size, sectors, checksum, and where there are extended
+    attributes are 0. ``mode`` has the S_IFMT bits, ``time_ns`` is in nanoseconds since 1970.
+    """
+    time = pack_time(time_ns)
     inode = Inode(
-        mode=fields.mode,
-        uid=fields.uid,
+        mode=mode,
+        uid=uid,
         size=0,
         atime=time,
         ctime=time,
         mtime=time,
-        gid=fields.gid,
-        links=fields.links,
+        gid=gid,
+        links=links,
         sectors=0,
-        flags=fields.flags,
+        flags=flags,
         block=b"",
         file_acl=0,
         crtime=time,
@@ -529,15 +521,12 @@ def put_inode_checksums(table: bytearray, first: int, seed: int) -> None:
     ``seed`` is that of the filesystem.
     """
     start = seed ^ _LOW_32_BITS
+    pack = _NUMBER_AND_GENERATION.pack
+    # `checksum` of `inode_seed`, without inverting twice what is in between.
     with memoryview(table) as view:
-        # `checksum` of `inode_seed`, without inverting twice what is in between.
         totals = [
-            crc32c(view[position : position + INODE_SIZE], crc32c(number, start)) ^ _LOW_32_BITS
-            for position, number in zip(
-                range(0, len(table), INODE_SIZE),
-                (_NUMBER_AND_GENERATION.pack(number, 0) for number in itertools.count(first)),
-                strict=False,
-            )
+            crc32c(view[at : at + INODE_SIZE], crc32c(pack(number, 0), start)) ^ _LOW_32_BITS
+            for number, at in enumerate(range(0, len(table), INODE_SIZE), first)
         ]
     INODE.fill("checksum", table, INODE_SIZE, totals)
 
@@ -638,10 +627,23 @@ def pack_extents(
     return _node(entries, EXTENTS_IN_INODE, depth).ljust(INODE_BLOCK_SIZE, b"\0"), blocks
 
 
+class OneExtent(NamedTuple):
+    """The root of an extent tree, in an inode, with one extent: an `ExtentHeader`, an `Extent`."""
+
+    magic: Annotated[int, u16(0x0)]
+    entries: Annotated[int, u16(0x2)]
+    max: Annotated[int, u16(0x4)]
+    logical: Annotated[int, u32(0xC)]
+    length: Annotated[int, u16(0x10)]
+    physical: Annotated[int, u32(0x14), u16(0x12)]
+
+
+_ONE_EXTENT = Layout(OneExtent, size=INODE_BLOCK_SIZE)
+
+
 def pack_extent(length: int, physical: int) -> bytes:
-    """The root of an extent tree with one extent, for the inode of a contiguous content."""
-    extent = EXTENT.pack_fields(0, length, physical)
-    return (_extent_header(1, EXTENTS_IN_INODE, 0) + extent).ljust(INODE_BLOCK_SIZE, b"\0")
+    """The root of the extent tree of a content that is in one piece on disk."""
+    return _ONE_EXTENT.pack_fields(EXTENT_MAGIC, 1, EXTENTS_IN_INODE, 0, length, physical)
 
 
 def _node(entries: Sequence[bytes], room: int, depth: int) -> bytes:

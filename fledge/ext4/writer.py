@@ -40,7 +40,6 @@ from fledge.ext4.structures import (
     Extent,
     GroupDescriptor,
     Inode,
-    InodeFields,
     InodeFlag,
     RoCompat,
     Superblock,
@@ -53,11 +52,11 @@ from fledge.ext4.structures import (
     pack_journal,
     pack_time,
 )
-from fledge.host.copier import Copier
+from fledge.host.copier import Copier, is_plain
 from fledge.host.output import Hasher, Output
 from fledge.report import Transfer
 from fledge.tree import NANOSECONDS, Device, Directory, File, Node, Symlink
-from fledge.tree.content import content_size
+from fledge.tree.content import Span, content_size
 
 SECTORS_PER_BLOCK = BLOCK_SIZE // SECTOR_SIZE
 DOUBLY_INDIRECT = 13
@@ -65,7 +64,7 @@ DOUBLY_INDIRECT = 13
 pointers."""
 SMALL_FILE = 16
 """Blocks of a file that is copied together with others."""
-MAX_TOGETHER = 256
+MAX_TOGETHER = 64
 """Blocks that are copied together, but for those of the last file."""
 
 
@@ -135,8 +134,8 @@ class _Writer:
         inodes = self.plan.inodes
         for number in inodes.metadata:
             node, tree = inodes.nodes[number], inodes.extent_tree(number)
-            if position := inodes.xattr_blocks.get(number):
-                yield position, partial(self._put_xattrs, number, position)
+            if node and (position := inodes.xattr_blocks.get(number)):
+                yield position, partial(self._put_xattrs, node, position)
             if isinstance(node, Directory):
                 blocks = self._directory(number, node)
                 for extent in tree.extents:
@@ -151,19 +150,22 @@ class _Writer:
     def _file_jobs(self) -> Iterator[_Job]:
         """The contents of files, in the order of their blocks; small ones together."""
         inodes = self.plan.inodes
+        small: list[Span] = []
         start = end = 0
-        small: list[File] = []
+        """The blocks of those in ``small``."""
         for number in chain.from_iterable(inodes.files):
             file, blocks, first = inodes.nodes[number], inodes.blocks[number], inodes.starts[number]
-            assert isinstance(file, File)
-            is_small = blocks <= SMALL_FILE and number not in inodes.trees
+            if not isinstance(file, File):
+                continue
+            content = file.content
+            is_small = blocks <= SMALL_FILE and number not in inodes.trees and is_plain(content)
             if small and not (is_small and first == end and end - start < MAX_TOGETHER):
                 yield start, partial(self._copy_small, small, start)
                 small = []
-            if is_small:
+            if is_small and is_plain(content):
                 start = start if small else first
                 end = first + blocks
-                small.append(file)
+                small.append(content)
                 continue
             tree = inodes.extent_tree(number)
             for extent in tree.extents:
@@ -182,8 +184,8 @@ class _Writer:
         length = min(extent.length * BLOCK_SIZE, content_size(file.content) - offset)
         self.copier.copy(file, offset, length, extent.physical * BLOCK_SIZE)
 
-    def _copy_small(self, files: Sequence[File], first: int) -> None:
-        self.copier.copy_small(files, first * BLOCK_SIZE, BLOCK_SIZE)
+    def _copy_small(self, contents: Sequence[Span], first: int) -> None:
+        self.copier.copy_small(contents, first * BLOCK_SIZE, BLOCK_SIZE)
 
     def _put(self, data: bytes, block: int) -> None:
         self.output.write(data, block * BLOCK_SIZE)
@@ -352,10 +354,13 @@ class _Writer:
         node = inodes.nodes[number]
         if node is None:
             return (bytes(INODE_SIZE),)
-        mode, flags = node.mode, 0
-        if inodes.blocks[number] or isinstance(node, File):
+        mode, flags, blocks = node.mode, 0, inodes.blocks[number]
+        if blocks or isinstance(node, File):
             flags = InodeFlag.EXTENTS
-            block = self._extent_root(number)
+            if blocks and number not in inodes.trees:
+                block = pack_extent(blocks, inodes.starts[number])
+            else:
+                block, _ = self._extents(number, inodes.extent_tree(number))
         elif isinstance(node, Symlink):
             block = node.target.ljust(INODE_BLOCK_SIZE, b"\0")
         elif isinstance(node, Device):
@@ -367,22 +372,16 @@ class _Writer:
         elif number in inodes.leaves:
             flags |= InodeFlag.INDEX
         links = inodes.links.get(number, 1)
-        fields = InodeFields(node.file_type | mode, node.uid, node.gid, node.mtime_ns, links, flags)
-        before, after = around_block(fields)
+        before, after = around_block(
+            node.file_type | mode, node.uid, node.gid, node.mtime_ns, links, flags
+        )
         if node.xattrs:
             after = self._with_xattrs(after, number, node)
         return before, block, after
 
-    def _extent_root(self, number: int) -> bytes:
-        """The root of the extent tree of an inode."""
-        inodes = self.plan.inodes
-        if number not in inodes.trees and inodes.blocks[number]:
-            return pack_extent(inodes.blocks[number], inodes.starts[number])
-        return self._extents(number, inodes.extent_tree(number))[0]
-
     def _with_xattrs(self, after: bytes, number: int, node: Node) -> bytes:
         """The bytes of an inode behind the field ``block``, with extended attributes."""
-        fields, position = bytearray(INODE_SIZE - len(after)) + after, 0
+        fields = bytearray(INODE_SIZE - len(after)) + after
         INODE.setter("file_acl")(fields, self.plan.inodes.xattr_blocks.get(number, 0))
         packed = xattr.pack(node.xattrs).inode
         fields[INODE.size :] = packed.ljust(XATTR_SPACE, b"\0")
@@ -395,9 +394,7 @@ class _Writer:
     def _extent_tree_blocks(self, number: int, tree: ExtentTree) -> Iterator[bytes]:
         yield from self._extents(number, tree)[1]
 
-    def _put_xattrs(self, number: int, position: int) -> None:
-        node = self.plan.inodes.nodes[number]
-        assert node
+    def _put_xattrs(self, node: Node, position: int) -> None:
         block = xattr.pack(node.xattrs).block
         self._put(xattr.with_checksum(block, position, self.seed), position)
 

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TypeGuard
@@ -26,7 +26,6 @@ from fledge.tree.content import (
     Sparse,
     changed,
     check_digest,
-    content_size,
     read_range,
     unpack_range,
 )
@@ -40,8 +39,9 @@ MAX_OPEN = 64
 MAX_GAP = 1 << 14
 """Bytes between two contents that are read with them, rather than to read twice."""
 
-MAX_WINDOW = 1 << 20
-"""Bytes that are read at once for several contents."""
+MAX_WINDOW = 1 << 17
+"""Bytes that are read at once for several contents. More would not fit into the processor's
+caches."""
 
 
 class Copier:
@@ -90,35 +90,15 @@ class Copier:
                 digest.update(tail)
                 check_digest(content, Digest(digest.hexdigest()))
 
-    def copy_small(self, files: Sequence[File], position: int, unit: int) -> None:
-        """Copy small files to ``position``, each to the first multiple of ``unit`` after the last.
+    def copy_small(self, spans: Iterable[Span], position: int, unit: int) -> None:
+        """Copy small contents that `is_plain`, each to the next multiple of ``unit``.
 
-        What is close together in one file on disk is read at once. Raises as `copy`.
+        Those that are close together in one file on disk are read at once. Raises as `copy`.
         """
-        near: list[Span] = []
-        start = end = 0
-        """Where the contents in ``near`` are."""
-        for file in files:
-            content = file.content
-            if near and not (
-                _is_plain(content)
-                and content.opened is near[0].opened
-                and content.path == near[0].path
-                and start <= content.offset <= end + MAX_GAP
-                and content.offset + content.size - start <= MAX_WINDOW
-            ):
-                position = self._move_together(near, start, end, position, unit)
-                near = []
-            if _is_plain(content):
-                start = start if near else content.offset
-                end = max(end if near else 0, content.offset + content.size)
-                near.append(content)
-            else:
-                size = content_size(content)
-                self.copy(file, 0, size, position)
-                position += size + -size % unit
-        if near:
-            self._move_together(near, start, end, position, unit)
+        for near in _neighbours(spans):
+            together = self._read_together(near, unit)
+            self._output.write(together, position)
+            position += len(together)
 
     def read_tail(self, file: File, offset: int) -> bytes:
         """Return the content of a file from ``offset`` on, which will not be copied.
@@ -153,44 +133,36 @@ class Copier:
         """Copy ``length`` bytes from ``start`` of the file that a content is in."""
         source = content.opened.descriptor if content.opened else self._open(content.path)
         for piece in self._output.space(position, length):
-            self._read(source, piece, start, content.path)
-            start += len(piece)
+            left = piece
+            while left:
+                try:
+                    count = os.preadv(source, [left], start)
+                except OSError as error:
+                    raise unreadable(content.path, error) from error
+                if not count:
+                    raise changed(content.path)
+                start, left = start + count, left[count:]
             if digest:
                 digest.update(piece)
 
-    @staticmethod
-    def _read(source: int, piece: memoryview, start: int, path: Path) -> None:
-        """Fill a piece from ``start`` of an open file on."""
-        while piece:
-            try:
-                count = os.preadv(source, [piece], start)
-            except OSError as error:
-                raise unreadable(path, error) from error
-            if not count:
-                raise changed(path)
-            start, piece = start + count, piece[count:]
-
-    def _move_together(
-        self, contents: Sequence[Span], start: int, end: int, position: int, unit: int
-    ) -> int:
-        """Copy contents that are between ``start`` and ``end`` of the file that all are in.
-
-        Returns the first multiple of ``unit`` behind them.
-        """
-        first = contents[0]
+    def _read_together(self, near: Sequence[Span], unit: int) -> bytes:
+        """The contents that `_neighbours` found, each filled up with zeros to ``unit``."""
+        first = near[0]
+        start = first.offset
+        size = max(span.offset + span.size for span in near) - start
         source = first.opened.descriptor if first.opened else self._open(first.path)
-        window = bytearray(end - start)
-        self._read(source, memoryview(window), start, first.path)
-        together = b"".join(
-            [
-                window[(at := content.offset - start) : at + content.size].ljust(
-                    content.size + -content.size % unit, b"\0"
-                )
-                for content in contents
-            ]
-        )
-        self._output.write(together, position)
-        return position + len(together)
+        try:
+            window = os.pread(source, size, start)
+        except OSError as error:
+            raise unreadable(first.path, error) from error
+        if len(window) < size:
+            raise changed(first.path)
+        contents = []
+        for span in near:
+            begin = span.offset - start
+            content = window[begin : begin + span.size]
+            contents.append(content.ljust(span.size + -span.size % unit, b"\0"))
+        return b"".join(contents)
 
     def _open(self, path: Path) -> int:
         """The descriptor of a file that stays open."""
@@ -205,9 +177,32 @@ class Copier:
         return source.fileno()
 
 
-def _is_plain(content: Content) -> TypeGuard[Span]:
-    """Whether a content is a part of a file whose digest need not be checked."""
+def is_plain(content: Content) -> TypeGuard[Span]:
+    """Whether a content is a part of a file on disk, and has no digest to be checked."""
     return isinstance(content, Span) and content.digest is None
+
+
+def _neighbours(spans: Iterable[Span]) -> Iterator[list[Span]]:
+    """Group contents that follow each other closely in one file on disk."""
+    group: list[Span] = []
+    start = end = 0
+    for span in spans:
+        after = span.offset + span.size
+        if not (
+            group
+            and span.opened is group[0].opened
+            and span.path is group[0].path
+            and start <= span.offset <= end + MAX_GAP
+            and after <= start + MAX_WINDOW
+        ):
+            if group:
+                yield group
+            group = []
+            start, end = span.offset, after
+        group.append(span)
+        end = max(end, after)
+    if group:
+        yield group
 
 
 def _data_in(content: Sparse, offset: int, length: int) -> Iterator[DataExtent]:

@@ -165,16 +165,18 @@ class Layout(Generic[Fields]):
 
         A machine does it faster for a column of numbers than one after the other.
         """
-        column, shift = list(values), 0
+        column = list(values)
         for slot in self.slots[field]:
             bits = 8 * slot.width
             code = cast("Literal['B', 'H', 'I', 'Q']", self._codes[slot])
-            numbers = array(code, [value >> shift & (1 << bits) - 1 for value in column])
+            has_more = max(column, default=0) >> bits
+            low = [value & (1 << bits) - 1 for value in column] if has_more else column
+            numbers = array(code, low)
             if self._order != _NATIVE_ORDER:
                 numbers.byteswap()
             with memoryview(table) as view, view.cast(code) as cells:
                 cells[slot.offset // slot.width :: stride // slot.width] = memoryview(numbers)
-            shift += bits
+            column = [value >> bits for value in column] if has_more else [0] * len(column)
 
 
 def _packed(by_offset: list[tuple[Slot, str]], slots: dict[str, tuple[Slot, ...]]) -> str:

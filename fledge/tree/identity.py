@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
 
@@ -42,11 +43,15 @@ def _descriptions(tree: Tree) -> Iterator[str]:
             content = node.target
         elif isinstance(node, Device):
             content = node.major, node.minor
-        xattrs = sorted(node.xattrs.items()) if node.xattrs else []
-        yield (
-            f"({path!r}, ({node.file_type}, {node.mode}, {node.uid}, {node.gid}, {node.mtime_ns},"
-            f" {node.origin}), {xattrs}, {content!r})"
-        )
+        metadata = _text(node.file_type, node.mode, node.uid, node.gid, node.mtime_ns, node.origin)
+        xattrs = sorted(node.xattrs.items()) if node.xattrs else "[]"
+        yield f"({path!r}, {metadata}, {xattrs}, {content!r})"
+
+
+@lru_cache(maxsize=1024)
+def _text(*metadata: int) -> str:
+    """Metadata as text. Most nodes share it with an earlier one."""
+    return repr(metadata)
 
 
 def _content_identity(content: Content) -> object:
