@@ -9,7 +9,7 @@ from pathlib import Path
 
 from measure import measure, mib
 
-COUNTS = (10_000, 50_000, 100_000, 200_000, 500_000)
+COUNTS = (10_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
 PER_DIRECTORY = 1000
 
 SCRIPT = """

@@ -62,8 +62,9 @@ SECTORS_PER_BLOCK = BLOCK_SIZE // SECTOR_SIZE
 DOUBLY_INDIRECT = 13
 """The index of the pointer, in an inode without extents, to a block of pointers to blocks of
 pointers."""
-SMALL_FILE = 16
-"""Blocks of a file that is copied together with others."""
+SMALL_FILE = 2
+"""Blocks of a file that is copied together with others. Larger ones cost more to copy twice than
+to read one by one."""
 MAX_TOGETHER = 64
 """Blocks that are copied together, but for those of the last file."""
 

@@ -80,7 +80,7 @@ class Layout(Generic[Fields]):
     pack: Callable[[Fields], bytes]
     """The bytes of a structure. Raises `struct.error` if a number is too large for its field."""
     pack_fields: Callable[..., bytes]
-    """The same from the values of its slots' fields, in the order of their declaration."""
+    """The same from the fields that have slots, one by one in the order of their declaration."""
 
     def __init__(
         self, fields: type[Fields], *, size: int, order: Literal["little", "big"] = "little"
@@ -163,7 +163,8 @@ class Layout(Generic[Fields]):
     def fill(self, field: str, table: bytearray, stride: int, values: Iterable[int]) -> None:
         """Set one number in all structures of a table, in which one begins every ``stride`` bytes.
 
-        A machine does it faster for a column of numbers than one after the other.
+        That is much faster than to set them one by one. The field's offsets, and ``stride``, must
+        be multiples of its widths.
         """
         column = list(values)
         for slot in self.slots[field]:
