@@ -266,9 +266,9 @@ class Space:
         return taken
 
     def take_adjacent(self, length: int) -> int | None:
-        """The first of so many blocks, if they are the first free ones and adjacent; else None.
+        """Take the first free blocks if they are adjacent, and return where they start.
 
-        Then nothing is taken.
+        Returns None, and takes nothing, if the first free run is too short.
         """
         if not self.runs:
             return None
@@ -334,15 +334,16 @@ class ExtentTree(msgspec.Struct, frozen=True):
 
 
 class Inodes:
-    """What is known of all inodes, in lists by their number. Numbers without a node are reserved.
+    """All inodes: their nodes, sizes and blocks.
 
-    There may be millions of inodes. So most are only numbers in arrays, and dictionaries have what
-    few inodes have.
+    There may be millions, so there is no object for each: fields that all inodes have are in lists
+    and arrays by number, and fields that few have are in dictionaries.
     """
 
     def __init__(self, count: int) -> None:
-        """``count`` is how many there are, without number 0, which is none."""
+        """Inodes count from 1, so that index 0 of each list is unused."""
         self.nodes: list[Node | None] = [None] * (count + 1)
+        """None: reserved, or the filesystem's own."""
         self.numbers: dict[Node, int] = {}
         self.sizes = array("Q", bytes(8 * (count + 1)))
         """Bytes of the content: of a file, of the target of a symlink, of the blocks of a
@@ -350,7 +351,7 @@ class Inodes:
         self.blocks = array("Q", bytes(8 * (count + 1)))
         """Blocks of the content that are not holes."""
         self.starts = array("Q", bytes(8 * (count + 1)))
-        """The first of these blocks on disk, if all follow it and there are no holes."""
+        """The first of these blocks on disk, of a content that is in one piece there."""
         self.trees: dict[int, ExtentTree] = {}
         """Of all other contents."""
         self.links: dict[int, int] = {}
@@ -536,7 +537,7 @@ def _add(inodes: Inodes, number: int, node: Node, tree: Tree) -> None:
 
 def _add_file(inodes: Inodes, number: int, file: File, tree: Tree) -> None:
     content = file.content
-    size = inodes.sizes[number] = content_size(content)
+    size = content_size(content)
     if size > MAX_FILE_SIZE:
         raise _unfit(
             tree,
@@ -544,6 +545,7 @@ def _add_file(inodes: Inodes, number: int, file: File, tree: Tree) -> None:
             f"a file of {size} bytes; ext4 takes {MAX_FILE_SIZE}",
             "Leave it out, or make it smaller.",
         )
+    inodes.sizes[number] = size
     if isinstance(content, Sparse):
         runs = inodes.runs[number] = tuple(data_runs(content.extents))
         inodes.blocks[number] = sum(run.length for run in runs)

@@ -330,11 +330,14 @@ class _Writer:
             parts += self._inode_parts(number)
         table = bytearray().join(parts)
         sectors = [blocks * SECTORS_PER_BLOCK for blocks in inodes.blocks[first:end]]
-        for number in (*inodes.trees, *inodes.xattr_blocks):
-            if first <= number < end:
+        for number in range(first, end):
+            if number in inodes.trees or number in inodes.xattr_blocks:
                 sectors[number - first] = inodes.used_blocks(number) * SECTORS_PER_BLOCK
         INODE.fill("size", table, INODE_SIZE, inodes.sizes[first:end])
         INODE.fill("sectors", table, INODE_SIZE, sectors)
+        if inodes.xattr_blocks:
+            positions = [inodes.xattr_blocks.get(number, 0) for number in range(first, end)]
+            INODE.fill("file_acl", table, INODE_SIZE, positions)
         structures.put_inode_checksums(table, first, self.seed)
         for number in range(first, min(end, LOST_AND_FOUND)):
             if number != ROOT:
@@ -350,7 +353,7 @@ class _Writer:
         return bytes(INODE_SIZE)
 
     def _inode_parts(self, number: int) -> tuple[bytes, ...]:
-        """An inode without its size, sectors and checksum."""
+        """An inode without its size, sectors, `file_acl` and checksum."""
         inodes = self.plan.inodes
         node = inodes.nodes[number]
         if node is None:
@@ -377,16 +380,9 @@ class _Writer:
             node.file_type | mode, node.uid, node.gid, node.mtime_ns, links, flags
         )
         if node.xattrs:
-            after = self._with_xattrs(after, number, node)
+            xattrs = xattr.pack(node.xattrs).inode.ljust(XATTR_SPACE, b"\0")
+            return before, block, after[:-XATTR_SPACE], xattrs
         return before, block, after
-
-    def _with_xattrs(self, after: bytes, number: int, node: Node) -> bytes:
-        """The bytes of an inode behind the field ``block``, with extended attributes."""
-        fields = bytearray(INODE_SIZE - len(after)) + after
-        INODE.setter("file_acl")(fields, self.plan.inodes.xattr_blocks.get(number, 0))
-        packed = xattr.pack(node.xattrs).inode
-        fields[INODE.size :] = packed.ljust(XATTR_SPACE, b"\0")
-        return bytes(fields[INODE_SIZE - len(after) :])
 
     def _extents(self, number: int, tree: ExtentTree) -> tuple[bytes, list[bytes]]:
         seed = inode_seed(self.seed, number) if tree.node_blocks else 0
