@@ -17,10 +17,10 @@ from typing import BinaryIO
 from fledge.ext4 import directory, structures, xattr
 from fledge.ext4.constants import MAGIC, SUPERBLOCK_OFFSET
 from fledge.ext4.directory import FILE_TYPES
+from fledge.ext4.inodes import ExtentTree
 from fledge.ext4.plan import (
     GROUPS_PER_FLEX,
     POINTERS_PER_BLOCK,
-    ExtentTree,
     Plan,
     run_before,
 )

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from fledge.ext4.format import Ext4
-from fledge.ext4.plan import ExtentTree, Room, make_plan
+from fledge.ext4.inodes import ExtentTree
+from fledge.ext4.plan import Room, make_plan
 from fledge.ext4.reader import read
 from fledge.ext4.structures import BLOCK_SIZE, Superblock
 from fledge.operations import build
