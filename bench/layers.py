@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
+import statistics
 import tarfile
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from measure import measure, mib
+from measure import PYTHON, Row, main, measure
 
 COUNTS = (10_000, 100_000, 300_000, 1_000_000)
 PER_DIRECTORY = 10
-SIZE = 3000
-"""Bytes in each file. With far less, a million entries would exceed the budget of memory."""
-RUNS = 3
+SIZE = 1500
+"""Bytes in each file."""
+EACH = "µs per entry"
+MEMORY = "bytes of memory per entry"
 
 SCRIPT = """
 import gc
@@ -48,30 +50,24 @@ def write_layer(path: Path, count: int, is_pax: bool) -> None:
         file.truncate(file.tell() + 2 * tarfile.BLOCKSIZE)
 
 
-def main() -> None:
-    print("| entries | format | reading and applying | per entry | peak memory | per entry |")
-    print("| ---: | --- | ---: | ---: | ---: | ---: |")
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
-        folder = Path(name)
-        layer = folder / "layer"
-        command = [sys.executable, "-c", SCRIPT, str(layer)]
-        variables = {"PYTHONPATH": str(Path(__file__).parents[1])}
-        write_layer(layer, 0, is_pax=False)
-        empty = measure(command, folder, variables)
-        for count in COUNTS:
-            for is_pax in (False, True):
-                write_layer(layer, count, is_pax)
-                runs = [measure(command, folder, variables) for _ in range(RUNS)]
-                seconds = min(float(run.stderr) for run in runs)
-                peak = min(run.peak_memory for run in runs)
-                memory = (peak - empty.peak_memory) / count
-                title = "pax" if is_pax else "GNU"
-                print(
-                    f"| {count:,} | {title} | {seconds:.2f} s | {seconds / count * 1e6:.1f} µs"
-                    f" | {mib(peak)} | {memory:.0f} bytes |",
-                    flush=True,
-                )
+def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
+    layer = folder / "layer"
+    command = [PYTHON, "-c", SCRIPT, str(layer)]
+    write_layer(layer, 0, is_pax=False)
+    empty = measure(command, folder).peak_memory
+    for count in arguments.counts:
+        for is_pax in (False, True):
+            write_layer(layer, count, is_pax)
+            runs = [measure(command, folder) for _ in range(arguments.runs)]
+            seconds = statistics.median(float(run.stderr) for run in runs)
+            row = Row(f"{count:,} entries, {'pax' if is_pax else 'GNU'}", runs)
+            extra = {EACH: seconds / count * 1e6, MEMORY: (row.peak_memory - empty) / count}
+            yield Row(row.name, runs, extra=extra)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="numbers of entries")
 
 
 if __name__ == "__main__":
-    main()
+    main(benchmark, __doc__, add_arguments, runs=3)

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from fledge.errors import CorruptError, FledgeError
 from fledge.ext4 import xattr
 from fledge.ext4.constants import LOST_AND_FOUND_PATH, SUPERBLOCK_OFFSET
-from fledge.ext4.plan import MAX_LINKS
+from fledge.ext4.inodes import MAX_LINKS
 from fledge.ext4.structures import (
     BLOCK_SIZE,
     LOST_AND_FOUND,

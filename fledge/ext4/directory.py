@@ -16,7 +16,7 @@ larger one. The first block of an index has no hash, for it takes all that are s
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -134,23 +134,27 @@ def record_size(name: bytes) -> int:
     return ENTRY.size + len(name) + -len(name) % 4
 
 
-def entry(name: bytes, inode: int, file_type: int) -> Entry:
-    """An entry as long as its name needs."""
-    return Entry(inode, record_size(name), len(name), file_type)
+def record(name: bytes, inode: int, file_type: int) -> bytes:
+    """An entry with its name, as long as that needs."""
+    size = ENTRY.size + len(name) + -len(name) % 4
+    return (ENTRY.pack_fields(inode, size, len(name), file_type) + name).ljust(size, b"\0")
 
 
-def is_linear(names: Iterable[bytes]) -> bool:
+def is_linear(names: Collection[bytes]) -> bool:
     """Whether entries with these names fit into one block, with ``.`` and ``..``."""
+    if len(names) > ENTRY_SPACE // MIN_RECORD:
+        return False
     return DOTS_SIZE + sum(map(record_size, names)) <= ENTRY_SPACE
 
 
 def leaves(names: Iterable[bytes], hash_seed: bytes) -> list[Leaf]:
     """The leaves of a hash tree over these names, in the order of their hashes."""
-    hashed = sorted((*hashes, name) for name, hashes in half_md4(names, hash_seed).items())
+    hashes = half_md4(names, hash_seed).items()
+    hashed = sorted([(major, minor, name) for name, (major, minor) in hashes])
     result: list[Leaf] = []
     start = used = 0
     for end, (_, _, name) in enumerate(hashed):
-        size = record_size(name)
+        size = ENTRY.size + len(name) + -len(name) % 4
         if used + size > LEAF_FILL:
             result.append(_leaf(hashed, start, end))
             start, used = end, 0
@@ -170,49 +174,45 @@ def tree_size(leaves: int) -> int:
     return 1 + _index_nodes(leaves) + leaves
 
 
-def linear_block(
-    number: int, parent: int, entries: Sequence[tuple[bytes, Entry]], seed: int
-) -> bytes:
-    """The one block of a small directory.
+def linear_block(number: int, parent: int, records: Iterable[bytes], seed: int) -> bytes:
+    """The one block of a small directory, with these entries.
 
     ``number`` and ``parent`` are the inodes of ``.`` and ``..``; ``seed`` is the `inode_seed`.
     """
-    dots = [
-        (name, entry(name, inode, DIRECTORY)) for name, inode in ((b".", number), (b"..", parent))
-    ]
-    return _entries_block([*dots, *entries], seed)
+    dots = record(b".", number, DIRECTORY), record(b"..", parent, DIRECTORY)
+    return _entries_block([*dots, *records], seed)
 
 
 def tree_blocks(
-    number: int, parent: int, leaves: Sequence[Leaf], entries: dict[bytes, Entry], seed: int
+    number: int, parent: int, leaves: Sequence[Leaf], records: dict[bytes, bytes], seed: int
 ) -> Iterator[bytes]:
     """The blocks of a hash tree: its root, its nodes if there are any, and its leaves.
 
-    ``entries`` has those of all names in the leaves. The others are as in `linear_block`.
+    ``records`` has the entries of all names in the leaves. The others are as in `linear_block`.
     """
     nodes = _index_nodes(len(leaves))
     index = [IndexEntry(leaf.hash, 1 + nodes + position) for position, leaf in enumerate(leaves)]
     below = [index[start : start + NODE_ENTRIES] for start in range(0, len(index), NODE_ENTRIES)]
     if nodes:
         index = [IndexEntry(some[0].hash, 1 + position) for position, some in enumerate(below)]
-    dot, dots = entry(b".", number, DIRECTORY), entry(b"..", parent, DIRECTORY)
-    dots = dots._replace(rec_len=BLOCK_SIZE - dot.rec_len)
+    dot = record(b".", number, DIRECTORY)
+    dots = _stretched(record(b"..", parent, DIRECTORY), BLOCK_SIZE - len(dot))
     info = IndexInfo(
         hash_version=HALF_MD4, info_length=INDEX_INFO.size, indirect_levels=1 if nodes else 0
     )
-    head = _record(b".", dot) + ENTRY.pack(dots) + b"..\0\0" + INDEX_INFO.pack(info)
+    head = dot + dots + INDEX_INFO.pack(info)
     yield _index_block(head, index, ROOT_ENTRIES, seed)
     if nodes:
         head = ENTRY.pack(Entry(inode=0, rec_len=BLOCK_SIZE, name_len=0, file_type=0))
         for some in below:
             yield _index_block(head, some, NODE_ENTRIES, seed)
     for leaf in leaves:
-        yield _entries_block([(name, entries[name]) for name in leaf.names], seed)
+        yield _entries_block([records[name] for name in leaf.names], seed)
 
 
 def empty_block(seed: int) -> bytes:
     """A block of a directory without an entry in use; ``seed`` is the `inode_seed`."""
-    return _entries_block([(b"", entry(b"", 0, 0))], seed)
+    return _entries_block([record(b"", 0, 0)], seed)
 
 
 def unpack_entries(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -280,19 +280,17 @@ def _index_nodes(leaves: int) -> int:
     return -(-leaves // NODE_ENTRIES) if leaves > ROOT_ENTRIES else 0
 
 
-def _entries_block(entries: Sequence[tuple[bytes, Entry]], seed: int) -> bytes:
-    """A block of names and their entries, of which the last one reaches to the tail."""
-    records = bytearray()
-    for name, fields in entries[:-1]:
-        records += (ENTRY.pack(fields) + name).ljust(fields.rec_len, b"\0")
-    name, fields = entries[-1]
-    room = ENTRY_SPACE - len(records)
-    records += _record(name, fields._replace(rec_len=room))
-    return bytes(records) + _tail(checksum(seed, records))
+def _entries_block(records: Sequence[bytes], seed: int) -> bytes:
+    """A block of entries, of which the last one reaches to the tail."""
+    *others, last = records
+    used = b"".join(others)
+    used = (used + _stretched(last, ENTRY_SPACE - len(used))).ljust(ENTRY_SPACE, b"\0")
+    return used + _tail(checksum(seed, used))
 
 
-def _record(name: bytes, fields: Entry) -> bytes:
-    return (ENTRY.pack(fields) + name).ljust(fields.rec_len, b"\0")
+def _stretched(record: bytes, size: int) -> bytes:
+    """An entry that says it has ``size`` bytes. Those that it has not are not added."""
+    return ENTRY.pack(ENTRY.unpack_from(record)._replace(rec_len=size)) + record[ENTRY.size :]
 
 
 def _tail(total: int) -> bytes:

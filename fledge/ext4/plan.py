@@ -17,54 +17,34 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from operator import attrgetter
 
 import msgspec
 
-from fledge.errors import CorruptError, MalformedError
-from fledge.ext4 import directory, xattr
-from fledge.ext4.constants import LOST_AND_FOUND_PATH
-from fledge.ext4.directory import Leaf
+from fledge.errors import CorruptError
+from fledge.ext4.inodes import ExtentTree, Inodes, number_inodes
 from fledge.ext4.structures import (
     BLOCK_SIZE,
     BLOCKS_PER_GROUP,
     DESCRIPTORS_PER_BLOCK,
-    HASH_SEED,
-    INODE_BLOCK_SIZE,
     INODES_PER_BLOCK,
-    JOURNAL,
-    LOST_AND_FOUND,
     MAX_INODES_PER_GROUP,
     MAX_NEW_EXTENT,
-    ROOT,
     Extent,
     extent_tree_blocks,
     has_superblock,
 )
-from fledge.tree import Directory, File, Node, Symlink, Tree, identity
-from fledge.tree.blocks import Run, data_runs
-from fledge.tree.content import Content, Sparse, content_size
-from fledge.tree.names import printable
+from fledge.tree import File, Tree, identity
+from fledge.tree.blocks import Run
 from fledge.tree.space import free_space
 
 GROUPS_PER_FLEX = 16
 """Groups whose bitmaps and inode tables lie together (flex_bg)."""
 
-MAX_LINKS = 65000
-"""Names that one inode can have (EXT4_LINK_MAX)."""
-
 MAX_BLOCKS = (1 << 32) - 1
 """Blocks of a filesystem, 16 TiB: the pointers of the resize inode have 32 bits."""
-
-MAX_FILE_SIZE = ((1 << 32) - 1) * BLOCK_SIZE
-"""Bytes of a file, 16 TiB: block numbers in a file have 32 bits."""
-
-LOST_AND_FOUND_BLOCKS = 4
-"""Blocks of /lost+found, so that e2fsck can add entries without allocating any
-(create_lost_and_found in mke2fs)."""
 
 BYTES_PER_INODE = 16384
 """Bytes of the disk for each inode (the inode_ratio of mke2fs.conf)."""
@@ -266,6 +246,19 @@ class Space:
             self.end += length
         return taken
 
+    def take_adjacent(self, length: int) -> int | None:
+        """Take the first free blocks if they are adjacent, and return where they start.
+
+        Returns None, and takes nothing, if the first free run is too short.
+        """
+        if not self.runs:
+            return None
+        start, available = self.runs[0]
+        if length >= available:
+            return None
+        self.runs[0] = Run(start + length, available - length)
+        return start
+
     def take_block(self) -> int:
         """The first free block."""
         return self.take(1)[0].start
@@ -313,38 +306,6 @@ class Space:
             self.left.append(Run(start, length))
 
 
-class Allocation(msgspec.Struct):
-    """The inode of a node, and the blocks that it uses."""
-
-    number: int = 0
-    """The number of the inode."""
-    size: int = 0
-    """Bytes of the content: of a file, of the target of a symlink, of the blocks of a directory."""
-    runs: tuple[Run, ...] = ()
-    """Blocks of the content that are not holes, counted from its beginning."""
-    has_xattr_block: bool = False
-    """Extended attributes need a block."""
-    extents: Sequence[Extent] = ()
-    """Where the runs are on disk."""
-    node_blocks: Sequence[int] = ()
-    """The blocks of the extent tree, without its root in the inode."""
-    xattr_block: int = 0
-    """The block with extended attributes, or 0."""
-
-    @property
-    def data_blocks(self) -> int:
-        """Blocks of the content."""
-        blocks = 0
-        for run in self.runs:
-            blocks += run.length
-        return blocks
-
-    @property
-    def blocks(self) -> int:
-        """All blocks that the inode uses."""
-        return self.data_blocks + len(self.node_blocks) + self.has_xattr_block
-
-
 class Group(msgspec.Struct, frozen=True):
     """The blocks with the metadata of a block group."""
 
@@ -360,24 +321,12 @@ class Plan(msgspec.Struct, frozen=True):
     uuid: bytes
     geometry: Geometry
     groups: list[Group]
-    allocations: dict[Node, Allocation]
-    """In the order of `Tree.walk`."""
-    links: Counter[Node]
-    """How many names each node has."""
-    parents: dict[Directory, Directory]
-    """The root is its own parent."""
-    hash_trees: dict[Directory, list[Leaf]]
-    """The leaves of each directory that needs more than one block."""
-    journal: Allocation | None
+    inodes: Inodes
+    journal: ExtentTree | None
     """None: a filesystem that is never written has none."""
     resize_block: int | None
     """The block with the pointers to the blocks reserved for descriptors. None: as above."""
     free: list[Run]
-
-    @property
-    def last_inode(self) -> int:
-        """The highest number of an inode in use. All lower ones are in use or reserved."""
-        return max(allocation.number for allocation in self.allocations.values())
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -402,39 +351,22 @@ def make_plan(tree: Tree, room: Room, epoch: int) -> Plan:
     Raises `CorruptError`, with the path, for anything that ext4 cannot hold; `FledgeError` if a
     content cannot be read.
     """
-    links = Counter(node for _, node in tree.walk())
-    allocations = _inodes(tree.walk(), links)
-    nodes = sorted(allocations, key=attrgetter("origin"))
-    _number(tree, nodes, allocations)
-    hash_trees: dict[Directory, list[Leaf]] = {}
-    parents = {tree.root: tree.root}
-    for path, node in tree.walk():
-        if isinstance(node, Directory):
-            blocks = LOST_AND_FOUND_BLOCKS if path == LOST_AND_FOUND_PATH else 1
-            if not directory.is_linear(node.children):
-                hash_trees[node] = _leaves(path, node)
-                blocks = directory.tree_size(len(hash_trees[node]))
-            allocations[node].size = blocks * BLOCK_SIZE
-            allocations[node].runs = _dense(blocks)
-            below = (child for child in node.children.values() if isinstance(child, Directory))
-            parents.update(dict.fromkeys(below, node))
-    content = sum(allocation.blocks for allocation in allocations.values())
+    inodes = number_inodes(tree)
+    content = sum(inodes.blocks) + len(inodes.xattr_blocks)
     size = -(-free_space(room.buffer_mb, content * BLOCK_SIZE) // BLOCK_SIZE)
     buffer = 0 if room.read_only else _with_extent_tree(size)
-    # The root's number is below that of /lost+found.
-    used_inodes = LOST_AND_FOUND + len(allocations) - 1
-    inodes = used_inodes
+    count = used = inodes.last + 1
     if not room.read_only:
-        inodes = _inode_count(room.bytes_per_inode, used_inodes, content, size)
+        count = _inode_count(room.bytes_per_inode, used, content, size)
     step = room.align_mb * ALIGNMENT or 1
     needed = content + buffer
     while True:
         geometry = smallest_geometry(
-            needed + (not room.read_only), inodes, step, read_only=room.read_only
+            needed + (not room.read_only), count, step, read_only=room.read_only
         )
         _check_size(geometry)
         space, groups, journal, resize_block = _allocate_metadata(geometry)
-        _allocate_contents(nodes, allocations, space)
+        _allocate_contents(inodes, space)
         # Extent trees have taken some of it, or too much of it is between the contents.
         buffer = 0 if room.read_only else _with_extent_tree(size, len(space.left))
         missing = max(buffer + geometry.withheld_blocks - space.free, space.end - space.blocks)
@@ -445,10 +377,7 @@ def make_plan(tree: Tree, room: Room, epoch: int) -> Plan:
         uuid=identity.tree_uuid(tree, (msgspec.structs.astuple(room), epoch)),
         geometry=geometry,
         groups=groups,
-        allocations=allocations,
-        links=links,
-        parents=parents,
-        hash_trees=hash_trees,
+        inodes=inodes,
         journal=journal,
         resize_block=resize_block,
         free=sorted(space.runs + space.left),
@@ -471,39 +400,6 @@ def _with_extent_tree(blocks: int, gaps: int = 0) -> int:
     return blocks + extent_tree_blocks(blocks // BLOCKS_PER_NEW_EXTENT + 5 + gaps)
 
 
-def _inodes(entries: Iterable[tuple[bytes, Node]], links: Counter[Node]) -> dict[Node, Allocation]:
-    """An inode for each node. Numbers, and size and runs of directories are still missing.
-
-    Raises as `plan` does.
-    """
-    allocations: dict[Node, Allocation] = {}
-    for path, node in entries:
-        if node in allocations:
-            continue
-        allocation = allocations[node] = Allocation()
-        if isinstance(node, File):
-            allocation.size = content_size(node.content)
-            allocation.runs = _runs(node.content)
-        elif isinstance(node, Symlink):
-            allocation.size = len(node.target)
-            allocation.runs = _dense(allocation.size >= INODE_BLOCK_SIZE)
-        _check(path, node, allocation.size, links[node])
-        if node.xattrs:
-            allocation.has_xattr_block = _has_xattr_block(path, node)
-    return allocations
-
-
-def _number(tree: Tree, nodes: Iterable[Node], allocations: dict[Node, Allocation]) -> None:
-    """Number the inodes of the nodes, in that order."""
-    lost_and_found = tree.root.children[LOST_AND_FOUND_PATH]
-    allocations[tree.root].number = ROOT
-    allocations[lost_and_found].number = LOST_AND_FOUND
-    numbers = itertools.count(LOST_AND_FOUND + 1)
-    for node in nodes:
-        if node is not tree.root and node is not lost_and_found:
-            allocations[node].number = next(numbers)
-
-
 def _check_size(geometry: Geometry) -> None:
     if geometry.blocks > MAX_BLOCKS:
         raise CorruptError(
@@ -513,58 +409,9 @@ def _check_size(geometry: Geometry) -> None:
         )
 
 
-def _check(path: bytes, node: Node, size: int, links: int) -> None:
-    """Raise `CorruptError` if ext4 cannot hold a node."""
-    problem = advice = ""
-    if links > MAX_LINKS:
-        problem = f"{links} hard links; ext4 takes {MAX_LINKS}"
-        advice = "Copy the file for some of its names."
-    elif path == LOST_AND_FOUND_PATH and not isinstance(node, Directory):
-        problem = "ext4 needs a directory there"
-        advice = "Rename it in the image."
-    elif size > MAX_FILE_SIZE:
-        problem = f"a file of {size} bytes; ext4 takes {MAX_FILE_SIZE}"
-        advice = "Leave it out, or make it smaller."
-    if problem:
-        raise CorruptError(f"/{printable(path)}: {problem}", advice)
-
-
-def _leaves(path: bytes, node: Directory) -> list[Leaf]:
-    leaves = directory.leaves(node.children, HASH_SEED)
-    if len(leaves) > directory.MAX_LEAVES:
-        raise CorruptError(
-            f"/{printable(path)}: {len(leaves)} blocks of names in one directory;"
-            f" ext4 takes {directory.MAX_LEAVES}",
-            "Spread its entries over several directories.",
-        )
-    return leaves
-
-
-def _has_xattr_block(path: bytes, node: Node) -> bool:
-    try:
-        return bool(xattr.pack(node.xattrs).block)
-    except MalformedError as error:
-        raise CorruptError(
-            f"/{printable(path)}: {error}", "Remove extended attributes of it, or shorten them."
-        ) from error
-
-
-def _runs(content: Content) -> tuple[Run, ...]:
-    """The blocks of a content that are not holes."""
-    if isinstance(content, Sparse):
-        return tuple(data_runs(content.extents))
-    return _dense(-(-content_size(content) // BLOCK_SIZE))
-
-
-@lru_cache
-def _dense(blocks: int) -> tuple[Run, ...]:
-    """The runs of a content of so many blocks without holes."""
-    return (Run(0, blocks),) if blocks else ()
-
-
 def _allocate_metadata(
     geometry: Geometry,
-) -> tuple[Space, list[Group], Allocation | None, int | None]:
+) -> tuple[Space, list[Group], ExtentTree | None, int | None]:
     """The space that is left, the groups, the journal, and the block of the resize inode."""
     space = Space(geometry.blocks, dense=geometry.read_only)
     for group in geometry.copy_groups:
@@ -584,8 +431,7 @@ def _allocate_metadata(
         resize_block = space.take_block()
         # The journal begins with the UUID, as the superblock just before it does.
         blocks = geometry.journal_blocks
-        journal = Allocation(JOURNAL, blocks * BLOCK_SIZE, _dense(blocks))
-        _allocate(journal, space)
+        journal = _take([Run(0, blocks)], blocks, space)
     _begin(space, len(flexes[0]) * geometry.table_blocks)
     tables: list[int] = []
     for flex in flexes:
@@ -596,30 +442,23 @@ def _allocate_metadata(
     return space, groups, journal, resize_block
 
 
-def _allocate_contents(
-    nodes: Sequence[Node], allocations: dict[Node, Allocation], space: Space
-) -> None:
-    """Give all inodes their blocks: first those of directories and the like, then of files.
-
-    The nodes are in the order of their origins.
-    """
-    others = [allocations[node] for node in nodes if not isinstance(node, File)]
-    xattr_blocks = sum(allocation.has_xattr_block for allocation in allocations.values())
-    _begin(space, xattr_blocks + sum(allocation.data_blocks for allocation in others))
-    for node in nodes:
-        allocation = allocations[node]
-        if allocation.has_xattr_block:
-            allocation.xattr_block = space.take_block()
-        if not isinstance(node, File):
-            _allocate(allocation, space)
-    files = (node for node in nodes if isinstance(node, File))
-    for _, group in itertools.groupby(files, attrgetter("origin")):
-        members = [allocations[node] for node in group]
-        _begin(space, sum(allocation.data_blocks for allocation in members))
-        for allocation in members:
-            if allocation.data_blocks >= LARGE_FILE:
+def _allocate_contents(inodes: Inodes, space: Space) -> None:
+    """Give all inodes their blocks: first those of directories and the like, then of files."""
+    nodes, blocks = inodes.nodes, inodes.blocks
+    inodes.trees.clear()
+    others = sum(blocks[each] for each in inodes.metadata if not isinstance(nodes[each], File))
+    _begin(space, len(inodes.xattr_blocks) + others)
+    for number in inodes.metadata:
+        if number in inodes.xattr_blocks:
+            inodes.xattr_blocks[number] = space.take_block()
+        if not isinstance(nodes[number], File):
+            _allocate(inodes, number, space)
+    for files in inodes.files:
+        _begin(space, sum(blocks[number] for number in files))
+        for number in files:
+            if blocks[number] >= LARGE_FILE:
                 space.align()
-            _allocate(allocation, space)
+            _allocate(inodes, number, space)
 
 
 def _begin(space: Space, blocks: int) -> None:
@@ -628,18 +467,23 @@ def _begin(space: Space, blocks: int) -> None:
         space.align()
 
 
-def _allocate(allocation: Allocation, space: Space) -> None:
+def _allocate(inodes: Inodes, number: int, space: Space) -> None:
     """Give an inode the blocks of its content, and those for its extent tree."""
-    if not allocation.runs:
-        return
-    taken = space.take(allocation.data_blocks)
-    if len(taken) == len(allocation.runs) == 1 and taken[0].length <= MAX_NEW_EXTENT:
-        logical, physical = allocation.runs[0], taken[0]
-        allocation.extents = (Extent(logical.start, logical.length, physical.start),)
-        return
-    allocation.extents = tuple(_extents(allocation.runs, taken))
-    nodes = extent_tree_blocks(len(allocation.extents))
-    allocation.node_blocks = [space.take_block() for _ in range(nodes)]
+    blocks = inodes.blocks[number]
+    if blocks <= MAX_NEW_EXTENT and number not in inodes.runs:
+        start = space.take_adjacent(blocks)
+        if start is not None:
+            inodes.starts[number] = start
+            return
+    runs = inodes.runs.get(number) or [Run(0, blocks)]
+    inodes.trees[number] = _take(runs, blocks, space)
+
+
+def _take(runs: Iterable[Run], blocks: int, space: Space) -> ExtentTree:
+    """The place of a content whose runs have so many blocks together."""
+    extents = list(_extents(runs, space.take(blocks)))
+    nodes = extent_tree_blocks(len(extents))
+    return ExtentTree(extents, [space.take_block() for _ in range(nodes)])
 
 
 def _extents(runs: Iterable[Run], taken: Iterable[Run]) -> Iterator[Extent]:

@@ -484,6 +484,53 @@ class Inode(msgspec.Struct):
 INODE = Layout(Inode, size=OLD_INODE_SIZE + EXTRA_ISIZE)
 _put_inode_checksum = INODE.setter("checksum")
 _EXTRA_ISIZE_BYTES = INODE.slots["extra_isize"][0].slice
+_BLOCK_BYTES = INODE.slots["block"][0].slice
+
+
+@lru_cache(maxsize=4096)
+def around_block(
+    mode: int, uid: int, gid: int, time_ns: int, links: int, flags: int
+) -> tuple[bytes, bytes]:
+    """An inode's bytes before and behind the field ``block``.
+
+    Most inodes of an image share them: size, sectors, checksum, and where there are extended
+    attributes are 0. ``mode`` has the S_IFMT bits, ``time_ns`` is in nanoseconds since 1970.
+    """
+    time = pack_time(time_ns)
+    inode = Inode(
+        mode=mode,
+        uid=uid,
+        size=0,
+        atime=time,
+        ctime=time,
+        mtime=time,
+        gid=gid,
+        links=links,
+        sectors=0,
+        flags=flags,
+        block=b"",
+        file_acl=0,
+        crtime=time,
+    )
+    packed = INODE.pack(inode) + bytes(XATTR_SPACE)
+    return packed[: _BLOCK_BYTES.start], packed[_BLOCK_BYTES.stop :]
+
+
+def put_inode_checksums(table: bytearray, first: int, seed: int) -> None:
+    """Set the checksums of inodes of which the first one has that number, and generation 0.
+
+    ``seed`` is that of the filesystem.
+    """
+    start = seed ^ _LOW_32_BITS
+    pack = _NUMBER_AND_GENERATION.pack
+    # `checksum` of `inode_seed`, without inverting twice what is in between.
+    with memoryview(table) as view:
+        totals = [
+            crc32c(view[at : at + INODE_SIZE], crc32c(pack(number, 0), start)) ^ _LOW_32_BITS
+            for number, at in enumerate(range(0, len(table), INODE_SIZE), first)
+        ]
+    INODE.fill("checksum", table, INODE_SIZE, totals)
+
 
 MIN_SECONDS, MAX_SECONDS = -(1 << 31), (1 << 34) - (1 << 31) - 1
 """Times from 1901 to 2446. The kernel too moves others to the nearest of these."""
@@ -579,6 +626,25 @@ def pack_extents(
         entries = list(map(EXTENT_INDEX.pack, map(ExtentIndex, firsts, positions)))
         depth += 1
     return _node(entries, EXTENTS_IN_INODE, depth).ljust(INODE_BLOCK_SIZE, b"\0"), blocks
+
+
+class OneExtent(NamedTuple):
+    """The root of an extent tree, in an inode, with one extent: an `ExtentHeader`, an `Extent`."""
+
+    magic: Annotated[int, u16(0x0)]
+    entries: Annotated[int, u16(0x2)]
+    max: Annotated[int, u16(0x4)]
+    logical: Annotated[int, u32(0xC)]
+    length: Annotated[int, u16(0x10)]
+    physical: Annotated[int, u32(0x14), u16(0x12)]
+
+
+_ONE_EXTENT = Layout(OneExtent, size=INODE_BLOCK_SIZE)
+
+
+def pack_extent(length: int, physical: int) -> bytes:
+    """The root of the extent tree of a content that is in one piece on disk."""
+    return _ONE_EXTENT.pack_fields(EXTENT_MAGIC, 1, EXTENTS_IN_INODE, 0, length, physical)
 
 
 def _node(entries: Sequence[bytes], room: int, depth: int) -> bytes:

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import islice
+from heapq import merge
+from itertools import chain, islice
 from operator import itemgetter
 from stat import S_IFREG
 from typing import BinaryIO
@@ -16,11 +17,10 @@ from typing import BinaryIO
 from fledge.ext4 import directory, structures, xattr
 from fledge.ext4.constants import MAGIC, SUPERBLOCK_OFFSET
 from fledge.ext4.directory import FILE_TYPES
+from fledge.ext4.inodes import ExtentTree
 from fledge.ext4.plan import (
     GROUPS_PER_FLEX,
-    MAX_LINKS,
     POINTERS_PER_BLOCK,
-    Allocation,
     Plan,
     run_before,
 )
@@ -28,34 +28,45 @@ from fledge.ext4.structures import (
     BLOCK_SIZE,
     BLOCKS_PER_GROUP,
     DIRECT_BLOCKS,
+    INODE,
     INODE_BLOCK_SIZE,
+    INODE_SIZE,
     JOURNAL,
     LOST_AND_FOUND,
     RESIZE,
+    ROOT,
     SECTOR_SIZE,
+    XATTR_SPACE,
     Extent,
     GroupDescriptor,
     Inode,
     InodeFlag,
     RoCompat,
     Superblock,
+    around_block,
     checksum,
     inode_seed,
     pack_device,
+    pack_extent,
     pack_extents,
     pack_journal,
     pack_time,
 )
-from fledge.host.copier import Copier
+from fledge.host.copier import Copier, is_plain
 from fledge.host.output import Hasher, Output
 from fledge.report import Transfer
 from fledge.tree import NANOSECONDS, Device, Directory, File, Node, Symlink
-from fledge.tree.content import content_size
+from fledge.tree.content import Span, content_size
 
 SECTORS_PER_BLOCK = BLOCK_SIZE // SECTOR_SIZE
 DOUBLY_INDIRECT = 13
 """The index of the pointer, in an inode without extents, to a block of pointers to blocks of
 pointers."""
+SMALL_FILE = 2
+"""Blocks of a file that is copied together with others. Larger ones cost more to copy twice than
+to read one by one."""
+MAX_TOGETHER = 64
+"""Blocks that are copied together, but for those of the last file."""
 
 
 def write(
@@ -92,70 +103,90 @@ class _Writer:
         self.copier = copier
         self.epoch = epoch
         self.seed = structures.CHECKSUM_SEED
-        self.nodes: list[Node | None] = [None] * (plan.last_inode + 1)
-        """By the number of their inode. None: reserved, or the filesystem's own."""
-        for node, allocation in plan.allocations.items():
-            self.nodes[allocation.number] = node
         per_group = plan.geometry.inodes_per_group
-        self.directories = Counter(
-            (number - 1) // per_group
-            for number, node in enumerate(self.nodes)
-            if isinstance(node, Directory)
-        )
+        self.directories = Counter((number - 1) // per_group for number in plan.inodes.parents)
         """How many directories each group has."""
 
     def write(self) -> None:
         """Write everything in the order of its position."""
+        own = sorted(self._own_jobs(), key=itemgetter(0))
+        for _, job in merge(own, self._metadata_jobs(), self._file_jobs(), key=itemgetter(0)):
+            job()
+
+    def _own_jobs(self) -> Iterator[_Job]:
+        """Everything that belongs to the filesystem itself."""
         plan = self.plan
         geometry = plan.geometry
         descriptors = b"".join(map(self._descriptor, range(geometry.groups)))
-        jobs: list[_Job] = []
         for number in geometry.copy_groups:
-            jobs.append((number * BLOCKS_PER_GROUP, partial(self._put_copy, number, descriptors)))
+            yield number * BLOCKS_PER_GROUP, partial(self._put_copy, number, descriptors)
         for number, group in enumerate(plan.groups):
-            jobs.append((group.block_bitmap, partial(self._put_block_bitmap, number)))
-            jobs.append((group.inode_bitmap, partial(self._put_inode_bitmap, number)))
-            jobs.append((group.inode_table, partial(self._put_inode_table, number)))
+            yield group.block_bitmap, partial(self._put_block_bitmap, number)
+            yield group.inode_bitmap, partial(self._put_inode_bitmap, number)
+            yield group.inode_table, partial(self._put_inode_table, number)
         if plan.journal and plan.resize_block:
-            jobs.extend(self._extent_tree_jobs(plan.journal))
-            jobs.append(
-                (plan.journal.extents[0].physical, partial(self._put_journal, plan.journal))
-            )
-            jobs.append((plan.resize_block, partial(self._put_resize_block, plan.resize_block)))
-        for node, allocation in plan.allocations.items():
-            if allocation.extents or allocation.has_xattr_block:
-                jobs.extend(self._node_jobs(node, allocation))
-        jobs.sort(key=itemgetter(0))
-        for _, job in jobs:
-            job()
+            yield from self._extent_tree_jobs(JOURNAL, plan.journal)
+            first = plan.journal.extents[0].physical
+            yield first, partial(self._put_journal, first)
+            yield plan.resize_block, partial(self._put_resize_block, plan.resize_block)
 
-    def _node_jobs(self, node: Node, allocation: Allocation) -> Iterator[_Job]:
-        """Everything that a node has outside of the inode table."""
-        if allocation.has_xattr_block:
-            yield allocation.xattr_block, partial(self._put_xattrs, node, allocation.xattr_block)
-        if allocation.node_blocks:
-            yield from self._extent_tree_jobs(allocation)
-        if isinstance(node, File):
-            for extent in allocation.extents:
-                yield extent.physical, partial(self._copy, node, extent)
-        elif isinstance(node, Directory):
-            blocks = self._directory(node, allocation)
-            for extent in allocation.extents:
-                job = partial(self._put_blocks, blocks, extent.length, extent.physical)
-                yield extent.physical, job
-        elif isinstance(node, Symlink) and allocation.extents:
-            first = allocation.extents[0].physical
-            yield first, partial(self._put, node.target, first)
+    def _metadata_jobs(self) -> Iterator[_Job]:
+        """The blocks of directories, long symlinks and extended attributes, in their order."""
+        inodes = self.plan.inodes
+        for number in inodes.metadata:
+            node, tree = inodes.nodes[number], inodes.extent_tree(number)
+            if node and (position := inodes.xattr_blocks.get(number)):
+                yield position, partial(self._put_xattrs, node, position)
+            if isinstance(node, Directory):
+                blocks = self._directory(number, node)
+                for extent in tree.extents:
+                    job = partial(self._put_blocks, blocks, extent.length, extent.physical)
+                    yield extent.physical, job
+            elif isinstance(node, Symlink) and tree.extents:
+                first = tree.extents[0].physical
+                yield first, partial(self._put, node.target, first)
+            if not isinstance(node, File):
+                yield from self._extent_tree_jobs(number, tree)
 
-    def _extent_tree_jobs(self, allocation: Allocation) -> Iterator[_Job]:
-        blocks = self._extent_tree_blocks(allocation)
-        for position in allocation.node_blocks:
+    def _file_jobs(self) -> Iterator[_Job]:
+        """The contents of files, in the order of their blocks; small ones together."""
+        inodes = self.plan.inodes
+        small: list[Span] = []
+        start = end = 0
+        """The blocks of those in ``small``."""
+        for number in chain.from_iterable(inodes.files):
+            file, blocks, first = inodes.nodes[number], inodes.blocks[number], inodes.starts[number]
+            if not isinstance(file, File):
+                continue
+            content = file.content
+            is_small = blocks <= SMALL_FILE and number not in inodes.trees and is_plain(content)
+            if small and not (is_small and first == end and end - start < MAX_TOGETHER):
+                yield start, partial(self._copy_small, small, start)
+                small = []
+            if is_small and is_plain(content):
+                start = start if small else first
+                end = first + blocks
+                small.append(content)
+                continue
+            tree = inodes.extent_tree(number)
+            for extent in tree.extents:
+                yield extent.physical, partial(self._copy, file, extent)
+            yield from self._extent_tree_jobs(number, tree)
+        if small:
+            yield start, partial(self._copy_small, small, start)
+
+    def _extent_tree_jobs(self, number: int, tree: ExtentTree) -> Iterator[_Job]:
+        blocks = self._extent_tree_blocks(number, tree)
+        for position in tree.node_blocks:
             yield position, partial(self._put_blocks, blocks, 1, position)
 
     def _copy(self, file: File, extent: Extent) -> None:
         offset = extent.logical * BLOCK_SIZE
         length = min(extent.length * BLOCK_SIZE, content_size(file.content) - offset)
         self.copier.copy(file, offset, length, extent.physical * BLOCK_SIZE)
+
+    def _copy_small(self, contents: Sequence[Span], first: int) -> None:
+        self.copier.copy_small(contents, first * BLOCK_SIZE, BLOCK_SIZE)
 
     def _put(self, data: bytes, block: int) -> None:
         self.output.write(data, block * BLOCK_SIZE)
@@ -182,15 +213,15 @@ class _Writer:
         geometry, journal = self.plan.geometry, self.plan.journal
         backup = b""
         if journal:
-            size = struct.pack("<II", *divmod(journal.size, 1 << 32))
-            backup = self._extents(journal)[0] + size
+            size = struct.pack("<II", *divmod(geometry.journal_blocks * BLOCK_SIZE, 1 << 32))
+            backup = self._extents(JOURNAL, journal)[0] + size
         read_only = RoCompat.READONLY if geometry.read_only else 0
         return Superblock(
             inodes_count=geometry.inodes,
             blocks_count=geometry.blocks,
             reserved_blocks_count=0,
             free_blocks_count=sum(run.length for run in self.plan.free),
-            free_inodes_count=geometry.inodes - self._last_inode,
+            free_inodes_count=geometry.inodes - self.plan.inodes.last,
             first_data_block=0,
             log_block_size=structures.LOG_BLOCK_SIZE,
             log_cluster_size=structures.LOG_BLOCK_SIZE,
@@ -271,11 +302,7 @@ class _Writer:
     def _used_inodes(self, group: int) -> int:
         """How many inodes of a group are in use. They are the first ones."""
         per_group = self.plan.geometry.inodes_per_group
-        return min(max(self._last_inode - group * per_group, 0), per_group)
-
-    @property
-    def _last_inode(self) -> int:
-        return len(self.nodes) - 1
+        return min(max(self.plan.inodes.last - group * per_group, 0), per_group)
 
     def _block_bitmap(self, group: int) -> bytes:
         bitmap = bytearray(b"\xff" * BLOCK_SIZE)
@@ -295,29 +322,49 @@ class _Writer:
         self._put(self._inode_bitmap(group), self.plan.groups[group].inode_bitmap)
 
     def _put_inode_table(self, group: int) -> None:
+        inodes = self.plan.inodes
         first = group * self.plan.geometry.inodes_per_group + 1
-        table = b"".join(
-            self._inode(number) for number in range(first, first + self._used_inodes(group))
-        )
-        self._put(table, self.plan.groups[group].inode_table)
+        end = first + self._used_inodes(group)
+        parts: list[bytes] = []
+        for number in range(first, end):
+            parts += self._inode_parts(number)
+        table = bytearray().join(parts)
+        sectors = [blocks * SECTORS_PER_BLOCK for blocks in inodes.blocks[first:end]]
+        for number in range(first, end):
+            if number in inodes.trees or number in inodes.xattr_blocks:
+                sectors[number - first] = inodes.used_blocks(number) * SECTORS_PER_BLOCK
+        INODE.fill("size", table, INODE_SIZE, inodes.sizes[first:end])
+        INODE.fill("sectors", table, INODE_SIZE, sectors)
+        if inodes.xattr_blocks:
+            positions = [inodes.xattr_blocks.get(number, 0) for number in range(first, end)]
+            INODE.fill("file_acl", table, INODE_SIZE, positions)
+        structures.put_inode_checksums(table, first, self.seed)
+        for number in range(first, min(end, LOST_AND_FOUND)):
+            if number != ROOT:
+                place = (number - first) * INODE_SIZE
+                table[place : place + INODE_SIZE] = self._reserved_inode(number)
+        self._put(bytes(table), self.plan.groups[group].inode_table)
 
-    def _inode(self, number: int) -> bytes:
-        if node := self.nodes[number]:
-            inode = self._node_inode(node)
-        elif number == JOURNAL and self.plan.journal:
-            inode = self._journal_inode(self.plan.journal)
-        elif number == RESIZE and self.plan.resize_block:
-            inode = self._resize_inode(self.plan.resize_block)
-        else:
-            return bytes(structures.INODE_SIZE)
-        return inode.pack(number, self.seed)
+    def _reserved_inode(self, number: int) -> bytes:
+        if number == JOURNAL and self.plan.journal:
+            return self._journal_inode(self.plan.journal).pack(number, self.seed)
+        if number == RESIZE and self.plan.resize_block:
+            return self._resize_inode(self.plan.resize_block).pack(number, self.seed)
+        return bytes(INODE_SIZE)
 
-    def _node_inode(self, node: Node) -> Inode:
-        allocation = self.plan.allocations[node]
-        mode, flags, links = node.mode, 0, self.plan.links[node]
-        if allocation.runs or isinstance(node, File):
+    def _inode_parts(self, number: int) -> tuple[bytes, ...]:
+        """An inode without its size, sectors, `file_acl` and checksum."""
+        inodes = self.plan.inodes
+        node = inodes.nodes[number]
+        if node is None:
+            return (bytes(INODE_SIZE),)
+        mode, flags, blocks = node.mode, 0, inodes.blocks[number]
+        if blocks or isinstance(node, File):
             flags = InodeFlag.EXTENTS
-            block, _ = self._extents(allocation)
+            if blocks and number not in inodes.trees:
+                block = pack_extent(blocks, inodes.starts[number])
+            else:
+                block, _ = self._extents(number, inodes.extent_tree(number))
         elif isinstance(node, Symlink):
             block = node.target.ljust(INODE_BLOCK_SIZE, b"\0")
         elif isinstance(node, Device):
@@ -326,37 +373,23 @@ class _Writer:
             block = bytes(INODE_BLOCK_SIZE)
         if isinstance(node, Symlink):
             mode = 0o777
-        elif isinstance(node, Directory):
-            # With dir_nlink, 1 stands for more links than can be counted.
-            links = node.links if node.links <= MAX_LINKS else 1
-            if node in self.plan.hash_trees:
-                flags |= InodeFlag.INDEX
-        sectors = allocation.blocks * SECTORS_PER_BLOCK
-        xattrs = xattr.pack(node.xattrs).inode if node.xattrs else b""
-        time = pack_time(node.mtime_ns)
-        return Inode(
-            mode=node.file_type | mode,
-            uid=node.uid,
-            size=allocation.size,
-            atime=time,
-            ctime=time,
-            mtime=time,
-            gid=node.gid,
-            links=links,
-            sectors=sectors,
-            flags=flags,
-            block=block,
-            file_acl=allocation.xattr_block,
-            crtime=time,
-            xattrs=xattrs,
+        elif number in inodes.leaves:
+            flags |= InodeFlag.INDEX
+        links = inodes.links.get(number, 1)
+        before, after = around_block(
+            node.file_type | mode, node.uid, node.gid, node.mtime_ns, links, flags
         )
+        if node.xattrs:
+            xattrs = xattr.pack(node.xattrs).inode.ljust(XATTR_SPACE, b"\0")
+            return before, block, after[:-XATTR_SPACE], xattrs
+        return before, block, after
 
-    def _extents(self, allocation: Allocation) -> tuple[bytes, list[bytes]]:
-        seed = inode_seed(self.seed, allocation.number) if allocation.node_blocks else 0
-        return pack_extents(allocation.extents, allocation.node_blocks, seed)
+    def _extents(self, number: int, tree: ExtentTree) -> tuple[bytes, list[bytes]]:
+        seed = inode_seed(self.seed, number) if tree.node_blocks else 0
+        return pack_extents(tree.extents, tree.node_blocks, seed)
 
-    def _extent_tree_blocks(self, allocation: Allocation) -> Iterator[bytes]:
-        yield from self._extents(allocation)[1]
+    def _extent_tree_blocks(self, number: int, tree: ExtentTree) -> Iterator[bytes]:
+        yield from self._extents(number, tree)[1]
 
     def _put_xattrs(self, node: Node, position: int) -> None:
         block = xattr.pack(node.xattrs).block
@@ -366,26 +399,24 @@ class _Writer:
         """Write the next ``count`` blocks from ``position`` on; those of one file come in order."""
         self._put(b"".join(islice(blocks, count)), position)
 
-    def _directory(self, node: Directory, allocation: Allocation) -> Iterator[bytes]:
-        allocations = self.plan.allocations
-        entries = {
-            name: directory.entry(name, allocations[child].number, FILE_TYPES[child.file_type])
+    def _directory(self, number: int, node: Directory) -> Iterator[bytes]:
+        inodes = self.plan.inodes
+        numbers, parent = inodes.numbers, inodes.parents[number]
+        seed = inode_seed(self.seed, number)
+        records = {
+            name: directory.record(name, numbers[child], FILE_TYPES[child.file_type])
             for name, child in node.children.items()
         }
-        parent = allocations[self.plan.parents[node]].number
-        seed = inode_seed(self.seed, allocation.number)
-        if leaves := self.plan.hash_trees.get(node):
-            yield from directory.tree_blocks(allocation.number, parent, leaves, entries, seed)
+        if leaves := inodes.leaves.get(number):
+            yield from directory.tree_blocks(number, parent, leaves, records, seed)
             return
-        yield directory.linear_block(allocation.number, parent, sorted(entries.items()), seed)
-        for _ in range(allocation.size // BLOCK_SIZE - 1):
+        ordered = [record for _, record in sorted(records.items())]
+        yield directory.linear_block(number, parent, ordered, seed)
+        for _ in range(inodes.blocks[number] - 1):
             yield directory.empty_block(seed)
 
-    def _put_journal(self, allocation: Allocation) -> None:
-        self._put(
-            pack_journal(allocation.size // BLOCK_SIZE, self.plan.uuid),
-            allocation.extents[0].physical,
-        )
+    def _put_journal(self, first: int) -> None:
+        self._put(pack_journal(self.plan.geometry.journal_blocks, self.plan.uuid), first)
 
     def _put_resize_block(self, block: int) -> None:
         pointers = [0] * POINTERS_PER_BLOCK
@@ -393,14 +424,15 @@ class _Writer:
             pointers[(position - 1) % POINTERS_PER_BLOCK] = position
         self._put(_pointers(pointers), block)
 
-    def _journal_inode(self, allocation: Allocation) -> Inode:
+    def _journal_inode(self, tree: ExtentTree) -> Inode:
+        blocks = self.plan.geometry.journal_blocks
         return self._hidden_inode(
             mode=S_IFREG | 0o600,
             links=1,
-            size=allocation.size,
-            sectors=allocation.blocks * SECTORS_PER_BLOCK,
+            size=blocks * BLOCK_SIZE,
+            sectors=(blocks + len(tree.node_blocks)) * SECTORS_PER_BLOCK,
             flags=InodeFlag.EXTENTS,
-            block=self._extents(allocation)[0],
+            block=self._extents(JOURNAL, tree)[0],
         )
 
     def _resize_inode(self, block: int) -> Inode:

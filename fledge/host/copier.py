@@ -10,14 +10,16 @@ import hashlib
 import io
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
+from typing import TypeGuard
 
 from fledge.errors import unreadable
 from fledge.host.output import Output
 from fledge.tree import File
 from fledge.tree.content import (
+    Content,
     DataExtent,
     Packed,
     Span,
@@ -32,6 +34,14 @@ from fledge.tree.regular import open_regular
 
 MAX_OPEN = 64
 """Files that are kept open at once, of those that contents do not hold open."""
+
+
+MAX_GAP = 1 << 14
+"""Bytes between two contents that are read with them, rather than to read twice."""
+
+MAX_WINDOW = 1 << 17
+"""Bytes that are read at once for several contents. More would not fit into the processor's
+caches."""
 
 
 class Copier:
@@ -80,6 +90,16 @@ class Copier:
                 digest.update(tail)
                 check_digest(content, Digest(digest.hexdigest()))
 
+    def copy_small(self, spans: Iterable[Span], position: int, unit: int) -> None:
+        """Copy small contents that `is_plain`, each to the next multiple of ``unit``.
+
+        Those that are close together in one file on disk are read at once. Raises as `copy`.
+        """
+        for near in _neighbours(spans):
+            together = self._read_together(near, unit)
+            self._output.write(together, position)
+            position += len(together)
+
     def read_tail(self, file: File, offset: int) -> bytes:
         """Return the content of a file from ``offset`` on, which will not be copied.
 
@@ -125,6 +145,25 @@ class Copier:
             if digest:
                 digest.update(piece)
 
+    def _read_together(self, near: Sequence[Span], unit: int) -> bytes:
+        """The contents that `_neighbours` found, each filled up with zeros to ``unit``."""
+        first = near[0]
+        start = first.offset
+        size = max(span.offset + span.size for span in near) - start
+        source = first.opened.descriptor if first.opened else self._open(first.path)
+        try:
+            window = os.pread(source, size, start)
+        except OSError as error:
+            raise unreadable(first.path, error) from error
+        if len(window) < size:
+            raise changed(first.path)
+        contents = []
+        for span in near:
+            begin = span.offset - start
+            content = window[begin : begin + span.size]
+            contents.append(content.ljust(span.size + -span.size % unit, b"\0"))
+        return b"".join(contents)
+
     def _open(self, path: Path) -> int:
         """The descriptor of a file that stays open."""
         source = self._sources.get(path)
@@ -136,6 +175,34 @@ class Copier:
             except OSError as error:
                 raise unreadable(path, error) from error
         return source.fileno()
+
+
+def is_plain(content: Content) -> TypeGuard[Span]:
+    """Whether a content is a part of a file on disk, and has no digest to be checked."""
+    return isinstance(content, Span) and content.digest is None
+
+
+def _neighbours(spans: Iterable[Span]) -> Iterator[list[Span]]:
+    """Group contents that follow each other closely in one file on disk."""
+    group: list[Span] = []
+    start = end = 0
+    for span in spans:
+        after = span.offset + span.size
+        if not (
+            group
+            and span.opened is group[0].opened
+            and span.path is group[0].path
+            and start <= span.offset <= end + MAX_GAP
+            and after <= start + MAX_WINDOW
+        ):
+            if group:
+                yield group
+            group = []
+            start, end = span.offset, after
+        group.append(span)
+        end = max(end, after)
+    if group:
+        yield group
 
 
 def _data_in(content: Sparse, offset: int, length: int) -> Iterator[DataExtent]:

@@ -17,14 +17,27 @@ Bytes that no field takes are written as zeros and ignored when read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from inspect import signature
 from struct import Struct
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, get_args, get_type_hints
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    cast,
+    get_args,
+    get_type_hints,
+)
 
 Fields = TypeVar("Fields")
 Fields_co = TypeVar("Fields_co", covariant=True)
 
+_NATIVE_ORDER = "<" if sys.byteorder == "little" else ">"
 _INTEGER_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -87,6 +100,8 @@ class Layout(Generic[Fields]):
     """The bytes of a structure. Raises `struct.error` if a number is too large for its field."""
     unpack_from: Unpack[Fields]
     """The structure at an offset. Raises `struct.error` if the data ends before it does."""
+    pack_fields: Callable[..., bytes]
+    """The same from the fields that have slots, one by one in the order of their declaration."""
 
     def __init__(
         self, fields: type[Fields], *, size: int, order: Literal["little", "big"] = "little"
@@ -124,6 +139,10 @@ class Layout(Generic[Fields]):
         is_plain = is_tuple and list(annotated) == [name for _, name in by_offset]
         packed = "*fields" if is_plain else _packed(by_offset, self.slots)
         self.pack = _compiled(f"lambda fields: pack({packed})", pack=self._struct.pack)
+        values = ", ".join(_values(by_offset, self.slots))
+        self.pack_fields = _compiled(
+            f"lambda {', '.join(self.slots)}: pack({values})", pack=self._struct.pack
+        )
         unpacked = _unpacked(by_offset, self.slots)
         if is_plain:
             made = "new(make, values)"
@@ -165,6 +184,25 @@ class Layout(Generic[Fields]):
 
         return put
 
+    def fill(self, field: str, table: bytearray, stride: int, values: Iterable[int]) -> None:
+        """Set one number in all structures of a table, in which one begins every ``stride`` bytes.
+
+        That is much faster than to set them one by one. The field's offsets, and ``stride``, must
+        be multiples of its widths.
+        """
+        column = list(values)
+        for slot in self.slots[field]:
+            bits = 8 * slot.width
+            code = cast("Literal['B', 'H', 'I', 'Q']", self._codes[slot])
+            has_more = max(column, default=0) >> bits
+            low = [value & (1 << bits) - 1 for value in column] if has_more else column
+            numbers = array(code, low)
+            if self._order != _NATIVE_ORDER:
+                numbers.byteswap()
+            with memoryview(table) as view, view.cast(code) as cells:
+                cells[slot.offset // slot.width :: stride // slot.width] = memoryview(numbers)
+            column = [value >> bits for value in column] if has_more else [0] * len(column)
+
 
 def _positional(fields: type) -> list[str]:
     """The fields that a class takes by position, which is quicker than by keyword."""
@@ -177,16 +215,21 @@ def _packed(by_offset: list[tuple[Slot, str]], slots: dict[str, tuple[Slot, ...]
 
     fields.magic, fields.size >> 32, fields.uuid, fields.size & 0xFFFFFFFF
     """
-    values = []
+    return ", ".join(_values(by_offset, slots, "fields."))
+
+
+def _values(
+    by_offset: list[tuple[Slot, str]], slots: dict[str, tuple[Slot, ...]], prefix: str = ""
+) -> Iterator[str]:
+    """The value of each slot, as an expression of the fields, with a prefix to their names."""
     for slot, name in by_offset:
         low, *high = slots[name]
         if not high:
-            values.append(f"fields.{name}")
+            yield prefix + name
         elif slot is low:
-            values.append(f"fields.{name} & {(1 << 8 * low.width) - 1:#X}")
+            yield f"{prefix}{name} & {(1 << 8 * low.width) - 1:#X}"
         else:
-            values.append(f"fields.{name} >> {8 * low.width}")
-    return ", ".join(values)
+            yield f"{prefix}{name} >> {8 * low.width}"
 
 
 def _unpacked(

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
+from functools import lru_cache
 from hashlib import sha256
+from itertools import islice
 
 from fledge.tree.content import Content, Span, Sparse, content_digest, read_extents
 from fledge.tree.nodes import Device, File, Node, Symlink, Tree
+
+BATCH = 1000
+"""Descriptions of nodes that are hashed at once."""
 
 
 def tree_uuid(tree: Tree, options: object) -> bytes:
@@ -15,12 +21,21 @@ def tree_uuid(tree: Tree, options: object) -> bytes:
     Two different filesystems have different UUIDs. Raises the errors of `read_content`.
     """
     digest = sha256(repr(options).encode())
+    descriptions = _descriptions(tree)
+    while batch := "".join(islice(descriptions, BATCH)):
+        digest.update(batch.encode())
+    return uuid.UUID(bytes=digest.digest()[:16], version=4).bytes
+
+
+def _descriptions(tree: Tree) -> Iterator[str]:
+    """Yield everything about each entry, as Python writes it: the UUID comes from these texts."""
     numbers: dict[Node, int] = {}
     for path, node in tree.walk():
-        if node in numbers:
-            digest.update(repr((path, numbers[node])).encode())
+        new = len(numbers)
+        number = numbers.setdefault(node, new)
+        if number != new:
+            yield f"({path!r}, {number})"
             continue
-        numbers[node] = len(numbers)
         content: object = None
         if isinstance(node, File):
             content = _content_identity(node.content)
@@ -28,10 +43,15 @@ def tree_uuid(tree: Tree, options: object) -> bytes:
             content = node.target
         elif isinstance(node, Device):
             content = node.major, node.minor
-        metadata = (node.file_type, node.mode, node.uid, node.gid, node.mtime_ns, node.origin)
-        xattrs = sorted(node.xattrs.items()) if node.xattrs else []
-        digest.update(repr((path, metadata, xattrs, content)).encode())
-    return uuid.UUID(bytes=digest.digest()[:16], version=4).bytes
+        metadata = _text(node.file_type, node.mode, node.uid, node.gid, node.mtime_ns, node.origin)
+        xattrs = sorted(node.xattrs.items()) if node.xattrs else "[]"
+        yield f"({path!r}, {metadata}, {xattrs}, {content!r})"
+
+
+@lru_cache(maxsize=1024)
+def _text(*metadata: int) -> str:
+    """Metadata as text. Most nodes share it with an earlier one."""
+    return repr(metadata)
 
 
 def _content_identity(content: Content) -> object:

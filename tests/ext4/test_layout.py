@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from fledge.ext4.format import Ext4
-from fledge.ext4.plan import Allocation, Room, make_plan
+from fledge.ext4.inodes import ExtentTree
+from fledge.ext4.plan import Room, make_plan
 from fledge.ext4.reader import read
 from fledge.ext4.structures import BLOCK_SIZE, Superblock
 from fledge.operations import build
@@ -82,10 +84,28 @@ def new_chunks(before: bytes, after: bytes, size: int) -> int:
     return len(new - old)
 
 
+class Allocation(NamedTuple):
+    """The inode of a node, and the blocks that it uses."""
+
+    number: int
+    size: int
+    content: ExtentTree
+    xattr_block: int | None
+
+
 def allocations(tree: Tree) -> dict[bytes, Allocation]:
     tree.root.children.setdefault(b"lost+found", Directory(mode=0o700))
-    planned = make_plan(tree, Room(), EPOCH)
-    return {path: planned.allocations[node] for path, node in tree.walk()}
+    inodes = make_plan(tree, Room(), EPOCH).inodes
+    numbers = {path: inodes.numbers[node] for path, node in tree.walk()}
+    return {
+        path: Allocation(
+            number,
+            inodes.sizes[number],
+            inodes.extent_tree(number),
+            inodes.xattr_blocks.get(number),
+        )
+        for path, number in numbers.items()
+    }
 
 
 @pytest.mark.parametrize("files", [30, 300, 3000])

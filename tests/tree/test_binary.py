@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -51,11 +51,25 @@ def test_every_field_is_where_it_is_declared(order: str, fields: Sample, before:
             value >>= 8 * slot.width
     packed = layout.pack(fields)
     assert packed == expected
+    assert layout.pack_fields(*(getattr(fields, name) for name in layout.slots)) == packed
     assert layout.unpack_from(before + packed, len(before)) == fields
     assert list(layout.iter_unpack(packed * 2)) == [fields, fields]
     changed = bytearray(packed)
     layout.setter("size")(changed, 1 << 40 | 7)
     assert layout.unpack_from(changed) == fields._replace(size=1 << 40 | 7)
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+@given(sizes=st.lists(st.integers(0, (1 << 48) - 1) | st.integers(0, 9), max_size=5))
+def test_a_number_is_set_in_a_whole_table(
+    order: Literal["little", "big"], sizes: list[int]
+) -> None:
+    layout = Layout(Sample, size=32, order=order)
+    table = bytearray(layout.pack(Sample(1, 0xFFFF_FFFF_FFFF, b"name", 2, 3)) + bytes(8))
+    table *= len(sizes)
+    layout.fill("size", table, 40, sizes)
+    found = [layout.unpack_from(table, position) for position in range(0, len(table), 40)]
+    assert found == [Sample(1, size, b"name\0", 2, 3) for size in sizes]
 
 
 def test_the_bytes_of_a_field() -> None:

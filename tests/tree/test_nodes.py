@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -410,3 +411,18 @@ def test_where_a_path_leads() -> None:
         b"/w/gone": None,
     }.items():
         assert tree.real_path(path) == real, path
+
+
+def test_the_nodes_of_all_names() -> None:
+    tree = Tree(mtime_ns=0)
+    tree.add(b"a/b/c", file := File(mode=0o755, content=b""))
+    tree.add(b"d", file)
+    tree.add(b"a/b/e", Directory(mode=0o755))
+    assert Counter(tree.nodes()) == Counter(node for _, node in tree.walk())
+
+
+def test_what_nodes_without_attributes_share_cannot_change() -> None:
+    first, second = Directory(mode=0o755), File(mode=0o755, content=b"")
+    assert first.xattrs is second.xattrs
+    with pytest.raises(TypeError):
+        first.xattrs[b"user.x"] = b""  # type: ignore[index]
