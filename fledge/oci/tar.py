@@ -16,9 +16,9 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from zlib import adler32
 
 import msgspec
+from isal.isal_zlib import adler32
 
 from fledge.errors import CorruptError, MalformedError, unreadable
 from fledge.tree import (
@@ -203,15 +203,20 @@ class _BlockReader:
         """Skip ``size`` bytes of content and their padding, which the last entry may lack."""
         if size < 0:
             raise MalformedError("its size is negative")
-        if not self.has(size):
+        if self.position + size > self.end and not self.has(size):
             raise MalformedError(f"the archive ends within its {size} bytes")
         self.position += size + -size % BLOCK_SIZE
 
     def header(self) -> bytes:
         """Read the next header. At the end (two blocks of zeros, or no more data) return b""."""
-        if not self.has(1):
+        if self.position >= self.end and not self.has(1):
             return b""
-        block = self.take(BLOCK_SIZE)
+        begin = self.position - self._start
+        block = self._window[begin : begin + BLOCK_SIZE]
+        if len(block) == BLOCK_SIZE and self.position + BLOCK_SIZE <= self.end:
+            self.position += BLOCK_SIZE
+        else:
+            block = self.take(BLOCK_SIZE)
         if block != ZEROS:
             return block
         if self.has(1) and self.take(BLOCK_SIZE) != ZEROS:
@@ -279,8 +284,10 @@ def read(tar: Span, budget: Budget, growth: Growth | None = None) -> Iterator[En
 
 def entry_cost(path: bytes, node: Node | HardLink) -> int:
     """Return the bytes of memory that an entry takes."""
-    cost = len(path) + (DIRECTORY_COST if isinstance(node, Directory) else NODE_COST)
-    if isinstance(node, LINKS):
+    cost = len(path) + NODE_COST
+    if isinstance(node, Directory):
+        cost = len(path) + DIRECTORY_COST
+    elif isinstance(node, LINKS):
         cost += len(node.target)
     return cost + xattrs_cost(node.xattrs) if node.xattrs else cost
 
@@ -348,12 +355,12 @@ def _prefix(block: bytes, magic: bytes, prefix: bytes) -> bytes:
 def _entry(header: _Header, blocks: _BlockReader, tar: Span) -> Node | HardLink:
     typeflag, records = header.typeflag, header.records
     is_regular = typeflag in REGULAR
-    is_ordinary = ORDINARY.issuperset(records)
+    is_ordinary = not records or ORDINARY.issuperset(records)
     if is_ordinary:
         xattrs = NO_XATTRS
     else:
         xattrs = _xattrs(records, is_regular or typeflag in (b"5", HARD_LINK))
-    if b"uid" in records or b"gid" in records:
+    if records and (b"uid" in records or b"gid" in records):
         mode, uid, gid = _parse_ownership(header.ownership, records)
     else:
         mode, uid, gid = _ownership(header.ownership)
@@ -560,10 +567,11 @@ def _checked(path: bytes) -> bytes:
     """Return the path, or raise `MalformedError` if Linux cannot have such a path."""
     if 0 in path:
         raise MalformedError("its name contains a NUL")
-    if len(path) >= MAX_PATH:
-        raise MalformedError(f"its name is longer than {MAX_PATH - 1} bytes")
-    if len(path) > MAX_NAME and any(len(part) > MAX_NAME for part in path.split(b"/")):
-        raise MalformedError(f"a component of its name is longer than {MAX_NAME} bytes")
+    if len(path) > MAX_NAME:
+        if len(path) >= MAX_PATH:
+            raise MalformedError(f"its name is longer than {MAX_PATH - 1} bytes")
+        if any(len(part) > MAX_NAME for part in path.split(b"/")):
+            raise MalformedError(f"a component of its name is longer than {MAX_NAME} bytes")
     return path
 
 
