@@ -46,6 +46,16 @@ def ratio(name: str, peer: str) -> Callable[[Rows], float]:
     return value
 
 
+def seconds(name: str) -> Callable[[Rows], float]:
+    """The median time of one row."""
+    return lambda rows: float(statistics.median(rows[name]["seconds"]))
+
+
+def cpu(name: str) -> Callable[[Rows], float]:
+    """The median processor time of one row, in seconds."""
+    return lambda rows: float(statistics.median(rows[name]["cpu_seconds"]))
+
+
 def largest(key: str) -> Callable[[Rows], float]:
     """The largest of a further figure, of all rows that have it."""
     return lambda rows: max(row["extra"][key] for row in rows.values() if key in row["extra"])
@@ -62,6 +72,8 @@ def growth(key: str) -> Callable[[Rows], float]:
 
 
 CODECS = "initramfs --compressions zstd:3 lz4:9"
+LOOK = f"look oci:{CHECKOUT / '.cache' / 'node'}:node"
+"""The image of scripts/node-image, which the goals before it have made."""
 
 GOALS = (
     Goal(
@@ -88,6 +100,18 @@ GOALS = (
         1.1,
         growth("µs of the main thread per entry"),
     ),
+    Goal("reading and applying: µs per entry", "layers", 6, largest("µs per entry")),
+    Goal(
+        "one large layer, empty cache, without writing: times the slower of inflating and hashing",
+        "onelayer",
+        1.25,
+        largest("without writing, times the slower of inflating and hashing"),
+    ),
+    Goal("one mapped file edited: s", "edit", 0.7, seconds("build after an edit")),
+    Goal("version: s of the processor", "first", 0.1, cpu("version")),
+    Goal("--help: s of the processor", "first", 0.1, cpu("--help")),
+    Goal("completion: s of the processor", "first", 0.1, cpu('completion of "fledge "')),
+    Goal("first line of build: s", "first", 0.25, seconds("first line of build")),
     Goal(
         "initramfs of 50 MiB: times gcc, find, cpio, gzip",
         "initramfs",
@@ -106,6 +130,12 @@ GOALS = (
         1.1,
         ratio("lz4 9", "lz4 9, the codec alone"),
     ),
+    Goal("inspect: times sha256sum", LOOK, 1.3, ratio("inspect", "sha256sum")),
+    Goal("inspect: times openssl dgst", LOOK, 1.3, ratio("inspect", "openssl")),
+    Goal("diff: times sha256sum", LOOK, 1.3, ratio("diff, one file", "sha256sum of both")),
+    Goal("diff: times openssl dgst", LOOK, 1.3, ratio("diff, one file", "openssl of both")),
+    Goal("verify: times sha256sum", LOOK, 1.3, ratio("verify", "sha256sum")),
+    Goal("inspect PATH: s", LOOK, 0.3, seconds("inspect PATH")),
 )
 
 COMMANDS = tuple(dict.fromkeys(goal.command for goal in GOALS))

@@ -1,31 +1,28 @@
 """Measure the stages of an image with one large gzip layer, alone and together.
 
-    bench/onelayer.py oci:DIR:TAG    an image in an OCI layout, whose layer is compressed by gzip
-
 Each stage runs alone: inflating, hashing the tar, writing it, reading its headers. Then a process
 of fledge builds the image from a docker-registry on this machine, with an empty cache; counted is
-what it reports for the step of the image, which ends when the tree is complete. The median time of
-that should be at most 1.25 times that of the slowest of inflating and hashing. Compare only the
-figures of one run.
+what it reports for the step of the image, which ends when the tree is complete. That should take at
+most 1.25 times as long as the slower of inflating and hashing, and the writing.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import json
-import os
 import re
+import resource
 import shutil
 import statistics
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from measure import measure
+from measure import Row, Run, Way, add_image, fledge, image, in_turn, made_image, main, write_config
 
 from fledge.oci import layers
 from fledge.tree import Tree
@@ -33,88 +30,45 @@ from fledge.tree.compression import gunzip, members
 from fledge.tree.content import Span, hash_file, read_content
 from tests.support import registry
 
-CHECKOUT = Path(__file__).parents[1]
-
-RUNS = 5
-PIECE_SIZE = 1 << 20
-
-CONFIG = """
-version = "1"
-strategy = "oci_rootfs"
-[agent]
-source_strategy = "local"
-path = "agent"
-[source]
-image = "docker://{image}"
-"""
+SHARE = "without writing, times the slower of inflating and hashing"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("image", help="oci:DIR:TAG")
-    parser.add_argument("--runs", type=int, default=RUNS, help="of each (default: %(default)s)")
-    arguments = parser.parse_args()
+def benchmark(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
     gc.disable()  # as the command line does
-    (CHECKOUT / ".cache").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CHECKOUT / ".cache") as name:
-        _compare(Path(name), arguments.image, arguments.runs)
-
-
-def _compare(folder: Path, source: str, runs: int) -> None:
-    blob, tar = _layer(source), folder / "tar"
+    layout, tag = image(arguments) if arguments.image else (made_image("node"), "node")
+    blob, tar = _layer(layout, tag), folder / "tar"
     with tar.open("wb") as file:
         file.writelines(_inflate(blob))
-    (folder / "agent").write_text("#!/bin/sh\n")
     with registry.serve(folder / "storage") as host:
-        image = f"{host}/image:1"
-        subprocess.run(
+        copy = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]
+        subprocess.run([*copy, f"oci:{layout}:{tag}", f"docker://{host}/image:1"], check=True)
+        write_config(folder, f"docker://{host}/image:1")
+        inflating, hashing, writing, reading, together = in_turn(
+            arguments,
             [
-                *("skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"),
-                *(source, f"docker://{image}"),
+                Way("inflating", partial(_timed, lambda: _drain(blob))),
+                Way("SHA-256 of the tar", partial(_timed, lambda: hash_file(tar))),
+                Way("writing the tar", partial(_timed, lambda: _write(tar, folder / "copy"))),
+                Way("reading and applying its headers", partial(_timed, lambda: _apply(tar))),
+                Way("image and layers, empty cache", lambda: _build(folder), folder / "image"),
             ],
-            check=True,
         )
-        (folder / "fledge.toml").write_text(CONFIG.format(image=image))
-        stages: dict[str, Callable[[], tuple[float, float]]] = {
-            "inflating": lambda: _timed(lambda: _drain(blob)),
-            "SHA-256 of the tar": lambda: _timed(lambda: _hash(tar)),
-            "writing the tar": lambda: _timed(lambda: _write(tar, folder / "copy")),
-            "reading and applying its headers": lambda: _timed(lambda: _apply(tar)),
-            "image and layers, empty cache": lambda: _build(folder),
-        }
-        measured: dict[str, list[tuple[float, float]]] = {name: [] for name in stages}
-        for _ in range(runs):
-            for name, stage in stages.items():
-                os.sync()
-                measured[name].append(stage())
-    print(f"{blob.stat().st_size >> 20} MiB, unpacked {tar.stat().st_size >> 20} MiB;", end=" ")
-    print(f"{runs} runs of each, medians, {os.cpu_count()} cores:\n")
-    print("| | time | processor time |")
-    print("| --- | ---: | ---: |")
-    for name, times in measured.items():
-        wall, cpu = (statistics.median(each) for each in zip(*times, strict=True))
-        print(f"| {name} | {wall:.2f} s | {cpu:.2f} s |")
-    *alone, together = measured.values()
-    ratios = [
-        run[0] / max(inflating[0], hashing[0])
-        for inflating, hashing, run in zip(alone[0], alone[1], together, strict=True)
-    ]
-    print(f"\ntogether {statistics.median(ratios):.2f} times the slower of inflating and hashing")
+    yield from (inflating, hashing, writing, reading)
+    stages = zip(inflating.runs, hashing.runs, writing.runs, together.runs, strict=True)
+    share = statistics.median(
+        (run.seconds - write.seconds) / max(inflate.seconds, sha.seconds)
+        for inflate, sha, write, run in stages
+    )
+    yield dataclasses.replace(together, extra={SHARE: share})
 
 
-def _layer(source: str) -> Path:
-    """Return the blob of the only layer of an image in an OCI layout."""
-    _, folder, tag = source.split(":")
-    blobs = Path(folder) / "blobs" / "sha256"
-    for listed in json.loads((Path(folder) / "index.json").read_bytes())["manifests"]:
-        if listed["annotations"]["org.opencontainers.image.ref.name"] == tag:
-            manifest = json.loads((blobs / listed["digest"][7:]).read_bytes())
-            [layer] = manifest["layers"]
-            digest: str = layer["digest"]
-            return blobs / digest[7:]
-    sys.exit(f"{folder} has no tag {tag}")
+def _layer(layout: Path, tag: str) -> Path:
+    """Return the blob of the only layer of an image."""
+    blobs = layout / "blobs" / "sha256"
+    manifests = json.loads((layout / "index.json").read_bytes())["manifests"]
+    names = {each["annotations"]["org.opencontainers.image.ref.name"]: each for each in manifests}
+    [layer] = json.loads((blobs / names[tag]["digest"][7:]).read_bytes())["layers"]
+    return blobs / str(layer["digest"])[7:]
 
 
 def _inflate(blob: Path) -> Iterator[bytes]:
@@ -124,10 +78,6 @@ def _inflate(blob: Path) -> Iterator[bytes]:
 def _drain(blob: Path) -> None:
     for _ in _inflate(blob):
         pass
-
-
-def _hash(tar: Path) -> None:
-    hash_file(tar)
 
 
 def _write(tar: Path, copy: Path) -> None:
@@ -141,24 +91,22 @@ def _apply(tar: Path) -> None:
     layers.apply(Tree(mtime_ns=0), Span(tar, 0, tar.stat().st_size))
 
 
-def _timed(stage: Callable[[], None]) -> tuple[float, float]:
-    """Run a stage; return its time and its processor time, in seconds."""
+def _timed(stage: Callable[[], object]) -> Run:
+    """Run a stage in this process."""
     start, used = time.perf_counter(), time.process_time()
     stage()
-    return time.perf_counter() - start, time.process_time() - used
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - used
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Run(seconds, cpu_seconds, memory, "")
 
 
-def _build(folder: Path) -> tuple[float, float]:
-    """Build with an empty cache; return the time of the step of the image, and the processor time
-    of the whole process, in seconds.
-    """
+def _build(folder: Path) -> Run:
+    """Build with an empty cache; the time is that of the step of the image."""
     shutil.rmtree(folder / "cache", ignore_errors=True)
-    (folder / "fledge.img").unlink(missing_ok=True)
-    command = [sys.executable, "-m", "fledge", "build", "-o", "fledge.img"]
-    run = measure(command, folder, {"FLEDGE_CACHE_DIR": str(folder / "cache")})
+    run = fledge(folder, "build", "-o", "image")
     [seconds] = re.findall(r"^  . image .* ([\d.]+) s$", run.stderr, re.MULTILINE)
-    return float(seconds), run.cpu_seconds
+    return dataclasses.replace(run, seconds=float(seconds))
 
 
 if __name__ == "__main__":
-    main()
+    main(benchmark, __doc__, add_image, runs=3)
