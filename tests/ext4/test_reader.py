@@ -591,10 +591,14 @@ def shown(image: Image, node: Node | None) -> object:
     """Return all facts about a node, without its children."""
     if node is None:
         return None
-    own = [
-        getattr(node, name, None) for name in ("mode", "content", "target", "mtime_ns", "xattrs")
-    ]
-    return type(node), own, image.inodes[node]
+    own = [getattr(node, name, None) for name in ("mode", "target", "mtime_ns", "xattrs")]
+    content = node.content if isinstance(node, File) else None
+    # Each image is opened on its own.
+    if isinstance(content, Span):
+        content = replace(content, opened=None)
+    elif isinstance(content, Sparse):
+        content = replace(content, opened=None)
+    return type(node), own, content, image.inodes[node]
 
 
 def test_a_path_read_alone_brings_only_what_leads_there(written: Path) -> None:

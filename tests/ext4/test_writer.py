@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from fledge.cpio import newc
 from fledge.errors import CorruptError, FledgeError, MalformedError
-from fledge.ext4 import directory, plan, structures, writer, xattr
+from fledge.ext4 import directory, inodes, structures, writer, xattr
 from fledge.ext4.format import Builder, Ext4
 from fledge.ext4.plan import Room, Space, make_plan, smallest_geometry
 from fledge.ext4.reader import read
@@ -464,7 +464,7 @@ def test_names_of_the_same_hash_in_two_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed = uuid.UUID(bytes=bytes(range(16)), version=4).bytes
-    for module in (plan, structures):
+    for module in (inodes, structures):
         monkeypatch.setattr(module, "HASH_SEED", seed)
     tree = Tree(mtime_ns=0)
     names = [str(number).ljust(100, "-") for number in (*COLLISIONS, LOWEST)]
@@ -861,12 +861,12 @@ def test_the_order_in_which_a_tree_was_made_does_not_matter(
     assert digest(write(tree, folder / "image")) == first
 
 
-@pytest.mark.parametrize("inodes", [20, 4000, 100_000])
+@pytest.mark.parametrize("count", [20, 4000, 100_000])
 @pytest.mark.parametrize("needed", [300, 2000, 32_000, 33_000, 98_304, 500_000, 5_000_000])
-def test_what_a_geometry_holds(needed: int, inodes: int) -> None:
-    found = smallest_geometry(needed, inodes)
+def test_what_a_geometry_holds(needed: int, count: int) -> None:
+    found = smallest_geometry(needed, count)
     left = found.blocks - found.overhead - found.withheld_blocks - needed
-    assert found.inodes >= inodes
+    assert found.inodes >= count
     assert found.table_blocks * 16 == found.inodes_per_group <= 32_768
     last = found.blocks - (found.groups - 1) * 32_768
     assert last >= found.min_last_group
