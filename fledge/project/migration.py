@@ -7,6 +7,7 @@ names its init by the path in the artifact (internal/config of github.com/volant
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import tomli
 
 from fledge.errors import ConfigError
 from fledge.project import foreign, manifest
-from fledge.project.positions import Keys, positions
+from fledge.project.positions import Keys, named_keys, positions
 from fledge.project.schema import Group, Table, schema
 from fledge.project.toml import Problem
 from fledge.project.values import close_match, literal, quoted_key
@@ -29,13 +30,21 @@ MOUNTS = (
 """What an init of the project has to do itself."""
 
 
+MAX_SHOWN = 80
+"""Maximum characters of a value in a message."""
+
+_TEXT = re.compile(r"""\s*(?:"(?:[^"\\]|\\.)*"|'[^']*')""")
+_NOTHING = re.compile(r"\s*(?:#.*)?")
+"""A line with neither a key nor a value."""
+
+
 class Edit(msgspec.Struct, frozen=True):
     """One change of a TOML file."""
 
     keys: Keys
     """The path to the key or table."""
     value: str | None
-    """The new value; None: the key or table is removed."""
+    """The new value; None: the key or table becomes a comment."""
     why: str
 
     def describe(self, data: Mapping[str, Any]) -> str:
@@ -44,58 +53,67 @@ class Edit(msgspec.Struct, frozen=True):
         old: Any = data
         for key in self.keys:
             old = old[key]
-        header = f"[{'.'.join(map(quoted_key, tables))}] " if tables else ""
-        if isinstance(old, dict) and not tables:
-            return f"[{quoted_key(name)}] is removed: {self.why}"
-        setting = f"{header}{quoted_key(name)} = {literal(old)}"
-        if self.value is None:
-            return f"{setting} is removed: {self.why}"
-        return f"{setting} becomes {literal(self.value)}: {self.why}"
+        shown = f"[{quoted_key(name)}]"
+        if tables or not isinstance(old, dict):
+            header = "".join(f"[{each}] " for each in tables)
+            shown = f"{header}{quoted_key(name)} = {literal(old)[:MAX_SHOWN]}"
+        new = "a comment" if self.value is None else literal(self.value)
+        return f"{shown} becomes {new}: {self.why}"
 
 
 def migrate(text: str, path: Path) -> tuple[str, tuple[Problem, ...]]:
     """Return the text of a fledge.toml that this fledge reads, and what has changed, in its order.
 
-    ``text`` is valid TOML, ``path`` is for messages. Comments and order stay; only the comment on a
-    line that is removed goes with it. Problems that are no matter of the original stay as they are.
-    Raises `ConfigError` if the text cannot be changed without changing anything else.
+    ``text`` is valid TOML, ``path`` is for messages. All lines stay in their order; those that have
+    no meaning become comments. Problems that the original would report as well stay. Raises
+    `ConfigError` if the text cannot be changed by whole lines.
     """
     data = tomli.loads(text)
     edits = list(_edits(data))
     if not edits:
         return text, ()
     places = positions(text)
-    changes = [
-        Problem(edit.describe(data), place.line if (place := places.get(edit.keys)) else None)
-        for edit in edits
-    ]
-    changes.sort(key=lambda change: change.line or 0)
+    found = [(places[edit.keys].line, edit.describe(data)) for edit in edits]
+    changes = tuple(Problem(message, line) for line, message in sorted(found))
     expected = copy.deepcopy(data)
     for edit in edits:
         _apply(edit, expected)
     new = _edited(text, edits)
-    if new is None or tomli.loads(new) != expected:
+    try:
+        is_right = tomli.loads(new) == expected
+    except tomli.TOMLDecodeError:
+        is_right = False
+    if not is_right:
         raise ConfigError(
-            f"{path} is written in a way that fledge cannot change",
+            f"{path} is not written a line for each key, so that fledge cannot change it",
             "Make these changes by hand.",
             [change.shown(path) for change in changes],
         )
-    return new, tuple(changes)
+    return new, changes
 
 
-def _edited(text: str, edits: list[Edit]) -> str | None:
-    """Return the text with the edits; None if that fails."""
-    # Imported here because nothing else needs it, and it is slow to import.
-    import tomlkit  # noqa: PLC0415
-    from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415
+def _edited(text: str, edits: list[Edit]) -> str:
+    """Return the text with lines changed or made comments.
 
-    try:
-        document = tomlkit.parse(text)
-        for edit in edits:
-            _apply(edit, document)
-        return tomlkit.dumps(document)
-    except (TOMLKitError, KeyError, TypeError, ValueError, RecursionError):
-        return None
+    Whether that is right has to be checked: two keys may share a line.
+    """
+    lines = text.split("\n")
+    named = list(named_keys(text))
+    ends = [*(position.line for _, position in named[1:]), len(lines) + 1]
+    off: set[int] = set()
+    for (keys, position), end in zip(named, ends, strict=True):
+        edit = next((each for each in edits if keys[: len(each.keys)] == each.keys), None)
+        first = position.line - 1
+        if edit and edit.value is not None:
+            before, equals, after = lines[first].partition("=")
+            after = _TEXT.sub("", after, count=1)
+            lines[first] = f"{before}{equals} {literal(edit.value)}{after}"
+        elif edit:
+            last = max(end - 2, first)
+            while last > first and _NOTHING.fullmatch(lines[last]):
+                last -= 1
+            off.update(range(first, last + 1))
+    return "\n".join(f"# {line}" if number in off else line for number, line in enumerate(lines))
 
 
 def _apply(edit: Edit, data: Any) -> None:
@@ -158,6 +176,10 @@ def _unknown(keys: Keys, known: list[str]) -> Iterator[Edit]:
     name = keys[-1]
     if name in known or name.lower() in known:
         return
-    close = close_match(name, known)
-    meant = f"; if {close} was meant, write that" if close else ""
-    yield Edit(keys, None, f"neither fledge knows it, and the original passes over it{meant}")
+    if len(keys) == 1 and name in manifest.PluginManifest.__struct_fields__:
+        why = "the original passes over it; it belongs in manifest.toml, or in [manifest]"
+    elif close := close_match(name, known):
+        why = f"the original passes over it; if {close} was meant, write that"
+    else:
+        why = "the original passes over it"
+    yield Edit(keys, None, why)

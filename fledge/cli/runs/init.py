@@ -36,6 +36,10 @@ def run(
         else:
             folder, what = _split(arguments)
             written = init(what, folder, ci=ci, session=session)
+        if ci:
+            reporter.note("next: fledge lock, and commit fledge.lock, from which CI builds")
+        else:
+            reporter.note("next: fledge build")
         reporter.close()
         for path in written:
             print(path_text(path))
