@@ -53,7 +53,7 @@ def migrate(
         if not changes:
             session.reporter.note(f"{original} needs no change")
         try:
-            config = configs.load_data(tomli.loads(new), target)
+            config = configs.load_data(tomli.loads(new), original)
             check(config, session=msgspec.structs.replace(session, reporter=Reporter()))
         except FledgeError as error:
             hint = f"Nothing was written. Correct that in {original}, and run the command again."
