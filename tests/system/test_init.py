@@ -138,8 +138,8 @@ def test_programs_of_a_compiler(fledge: Fledge, tmp_path: Path) -> None:
     assert refused.code == 2
     is_native = vm.kernel().name.endswith("amd64")
     assert ("and libc.so.6, and an initramfs has no libraries" in refused.err) == is_native
-    command = ["gcc", "-static", "-o", tmp_path / "bin/static", tmp_path / "main.c"]
     (tmp_path / "bin").mkdir()
-    subprocess.run(command, check=True)
+    static = tmp_path / "bin/static"
+    subprocess.run(["gcc", "-static", "-o", static, tmp_path / "main.c"], check=True)
     made = fledge("init")  # the dynamic one is no candidate
     assert ("bin/static, a static program" in made.err) == is_native
