@@ -26,7 +26,7 @@ from fledge.oci.transports import open_image
 from fledge.operations.arguments import as_session
 from fledge.operations.check import check
 from fledge.operations.manifest import image_version, workload_keys
-from fledge.operations.scaffold import Scaffold
+from fledge.operations.scaffold import CONFIG, Scaffold
 from fledge.project import config as configs
 from fledge.project import manifest as plugin
 from fledge.project import starter
@@ -40,8 +40,6 @@ from fledge.tree import elf, programs
 from fledge.tree.content import Span
 from fledge.tree.names import printable
 from fledge.tree.regular import read_regular
-
-CONFIG = "fledge.toml"
 
 MAX_FILES = 1000
 """Files of a folder that are looked at to find a program."""
@@ -94,14 +92,11 @@ def init(
         scaffold.check([folder / CONFIG])
         workload = _recognize(what or _find(folder), folder, session)
         text = starter.render(workload.settings)
-        try:
-            config = configs.load_data(tomli.loads(text), folder / CONFIG)
-        except tomli.TOMLDecodeError as error:
-            raise ConfigError(
-                f"{printable(str(what))} cannot be written in TOML", "Rename it."
-            ) from error
+        if not text.replace("\n", "").isprintable():
+            raise ConfigError(f"{folder / CONFIG} cannot name {what} in UTF-8", "Rename it.")
+        config = configs.load_data(tomli.loads(text), folder / CONFIG)
         check(config, session=msgspec.structs.replace(session, reporter=Reporter()))
-        session.reporter.note(f"{folder / CONFIG}: {workload.description}")
+        session.reporter.note(f"{printable(str(folder / CONFIG))}: {workload.description}")
         for key, guess in workload.settings.guesses.items():
             session.reporter.note(f"[manifest] {key}: {guess}")
         scaffold.add(folder / CONFIG, text.encode())

@@ -11,7 +11,7 @@ from fledge.errors import FledgeError
 from fledge.host.files import PathLike
 from fledge.operations.arguments import as_session
 from fledge.operations.check import check
-from fledge.operations.scaffold import Scaffold
+from fledge.operations.scaffold import CONFIG, Scaffold
 from fledge.project import config as configs
 from fledge.project import migration, toml
 from fledge.project.recipes import Service
@@ -19,7 +19,6 @@ from fledge.report import Reporter
 from fledge.session import Session
 from fledge.tree.regular import read_regular
 
-CONFIG = "fledge.toml"
 KEPT = "fledge.original.toml"
 """The name under which a fledge.toml is kept as it was."""
 

@@ -18,7 +18,10 @@ from fledge.project.recipes import PATHS, Project, Service
 from fledge.project.starter import SCHEMA_FILE
 from fledge.sources.dockerfile import Dockerfile
 from fledge.sources.ownfiles import DOCUMENT_SUFFIXES
+from fledge.tree.names import printable
 from fledge.tree.regular import read_regular
+
+CONFIG = "fledge.toml"
 
 MAX_IGNORE_SIZE = 1 << 20
 """Maximum bytes of a .gitignore."""
@@ -52,7 +55,14 @@ class Scaffold:
                 made.rmdir()
 
     def check(self, paths: Sequence[Path]) -> None:
-        """Raise `ConfigError` if one of the paths exists, or the recipe for the CI service."""
+        """Raise `ConfigError` if one of the paths exists, or the recipe for the CI service, or if
+        a recipe cannot name the folder.
+        """
+        if self._ci and not str(self._place).isprintable():
+            raise ConfigError(
+                f"a recipe cannot name the folder {printable(str(self._place))}",
+                "Rename it: it needs printable text in UTF-8.",
+            )
         recipe = [self._recipe_path(self._ci)] if self._ci else []
         found = [path for path in (*paths, *recipe) if os.path.lexists(path)]
         if found:
@@ -142,7 +152,7 @@ class Scaffold:
 
 def ignoring(old: bytes, config: Config) -> bytes:
     """Return a .gitignore with lines for what builds of a config write. Lines of ``old`` stay."""
-    suffix = default_output(config).name.partition(".")[2]
+    suffix = config.format.default_output(None).partition(".")[2]
     names = [f"*.{suffix}", *(f"*{each}" for each in DOCUMENT_SUFFIXES), ".fledge-*/"]
     present = {line.strip() for line in old.decode("utf-8", "replace").splitlines()}
     missing = [name for name in names if name not in present]

@@ -236,6 +236,23 @@ def test_what_is_not_there(
     assert sorted(os.listdir(tmp_path)) == ["fifo", "target"]
 
 
+def test_a_folder_that_is_not_utf8(fledge: Fledge, tmp_path: Path) -> None:
+    folder = os.fsdecode(b"\xff")
+    program(tmp_path / folder, "app")
+    library.init("app", tmp_path / folder, session=library.Session.default(offline=True))
+    (tmp_path / ".git").mkdir()
+    refused = fledge("init", folder, f"{folder}/app")
+    assert (refused.code, refused.out) == (2, "")
+    (tmp_path / folder / "fledge.toml").unlink()
+    refused = fledge("init", folder, "--ci", "github")
+    assert (refused.code, refused.out) == (2, "")
+    assert "a recipe cannot name the folder \\udcff" in refused.err
+    (tmp_path / "link").symlink_to(folder)
+    refused = fledge("init", ".", "link/app")
+    assert (refused.code, refused.out) == (2, "")
+    assert "fledge.toml cannot name link/app in UTF-8" in refused.err
+
+
 def test_several_candidates(fledge: Fledge, tmp_path: Path) -> None:
     program(tmp_path, "a")
     program(tmp_path, "bin/b")
