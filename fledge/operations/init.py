@@ -185,7 +185,8 @@ def _dockerfile(path: Path, folder: Path) -> Workload:
     values = {"source": {"dockerfile": _from_folder(path, folder)}}
     name = path.resolve().parent.name
     settings = _settings("oci_rootfs", values, folder, _disk_manifest(name, None, ""))
-    return Workload(f"a disk image of what {path} builds", settings)
+    why = "[manifest] is switched off, because its ports are known when it is built"
+    return Workload(f"a disk image of what {path} builds; {why}", settings)
 
 
 def _image(what: str, folder: Path, session: Session) -> Workload:
