@@ -42,10 +42,12 @@ if TYPE_CHECKING:
     from fledge.operations.check import check
     from fledge.operations.diff import Change, Detail, Difference, diff
     from fledge.operations.fetch import fetch
+    from fledge.operations.init import init
     from fledge.operations.inspect import Program, Summary, inspect
     from fledge.operations.kernel import check_kernel
     from fledge.operations.lock import Lookups, lock
     from fledge.operations.manifest import manifest
+    from fledge.operations.migrate import migrate
     from fledge.operations.pull import Pulled, pull
     from fledge.operations.push import Pushed, push
     from fledge.operations.seal import SealCheck, verify_seal
@@ -87,9 +89,11 @@ _PUBLIC_NAMES = {
     "fledge.operations.kernel": ("check_kernel",),
     "fledge.operations.diff": ("Change", "Detail", "Difference", "diff"),
     "fledge.operations.fetch": ("fetch",),
+    "fledge.operations.init": ("init",),
     "fledge.operations.inspect": ("Program", "Summary", "inspect"),
     "fledge.operations.lock": ("Lookups", "lock"),
     "fledge.operations.manifest": ("manifest",),
+    "fledge.operations.migrate": ("migrate",),
     "fledge.operations.pull": ("Pulled", "pull"),
     "fledge.operations.push": ("Pushed", "push"),
     "fledge.operations.sign": ("KeyPair", "keygen", "sign"),
@@ -177,11 +181,13 @@ __all__ = [
     "check_target",
     "diff",
     "fetch",
+    "init",
     "inspect",
     "json_schema",
     "keygen",
     "lock",
     "manifest",
+    "migrate",
     "open_artifact",
     "pull",
     "push",

@@ -25,6 +25,7 @@ class CommandEntry(NamedTuple):
 
 
 COMMANDS = {
+    "init": CommandEntry("fledge.cli.init", "Start a project: write a fledge.toml that builds."),
     "build": CommandEntry("fledge.cli.build", "Build the artifact and print its path."),
     "lock": CommandEntry("fledge.cli.lock", "Pin the inputs of the configuration in fledge.lock."),
     "fetch": CommandEntry("fledge.cli.fetch", "Download everything that fledge.lock pins."),

@@ -234,7 +234,7 @@ def fill(
     `CorruptError` if the config of the image is malformed.
     """
     settings, found = config.manifest or Settings({}), image_runtime(tree)
-    known: dict[str, Any] = {"workload": _workload(found) | _answers_at(settings)}
+    known: dict[str, Any] = {"workload": workload_keys(found) | _answers_at(settings)}
     if image := image_input(inputs):
         known |= _origin(image, found)
     filled = _complete(config, known, artifact, url)
@@ -323,15 +323,19 @@ def _origin(image: Input, found: Runtime) -> dict[str, str]:
     keys = {"image": name}
     if "manifest" in image.facts:
         keys["image_digest"] = image.facts["manifest"]
-    tag = re.search(r":([^:/@]+)(?:@|$)", name)
-    version = found.labels.get(VERSION_LABEL) or (tag[1] if tag and tag[1] != "latest" else "")
-    if version:
+    if version := image_version(name, found):
         keys["version"] = version
     return keys
 
 
-def _workload(found: Runtime) -> dict[str, Any]:
-    """The keys of the workload that the image sets."""
+def image_version(name: str, found: Runtime) -> str:
+    """Return the version in the label of an image, or else its tag; empty if that is latest."""
+    tag = re.search(r":([^:/@]+)(?:@|$)", name)
+    return found.labels.get(VERSION_LABEL) or (tag[1] if tag and tag[1] != "latest" else "")
+
+
+def workload_keys(found: Runtime) -> dict[str, Any]:
+    """Return the keys of the workload that an image sets."""
     variables = found.environment.items()
     keys: dict[str, Any] = {
         "env": {name: value for name, value in variables if plugin.is_variable(name)}

@@ -111,15 +111,29 @@ def load(path: Path, manifest: Path | None = None) -> Config:
         if (recipe := path.parent / "Dockerfile").is_file():
             hint += f" Or build from the Dockerfile alone: fledge build {_as_argument(recipe)}"
         document = toml.read(path, hint)
-    if file := plugin.find(path, manifest):
-        if plugin.TABLE in document.top.data:
-            document.report((plugin.TABLE,), f"[manifest] excludes {file}; keep one of the two")
-            raise document.error()
-        beside = toml.read(file, "Name another file with -m FILE.")
-        _read_manifest(beside.top)
-        beside.finish()
-        document.top.data[plugin.TABLE] = beside.top.data
+    _add_manifest(document, manifest)
     return _config(document)
+
+
+def load_data(data: dict[str, Any], path: Path) -> Config:
+    """Do as `load` with a fledge.toml that is not written yet. Messages have no line numbers."""
+    document = Document(path, data)
+    _add_manifest(document, None)
+    return _config(document)
+
+
+def _add_manifest(document: Document, manifest: Path | None) -> None:
+    """Add the settings in a file to a document, as its table ``manifest``."""
+    file = plugin.find(document.path, manifest)
+    if file is None:
+        return
+    if plugin.TABLE in document.top.data:
+        document.report((plugin.TABLE,), f"[manifest] excludes {file}; keep one of the two")
+        raise document.error()
+    beside = toml.read(file, "Name another file with -m FILE.")
+    _read_manifest(beside.top)
+    beside.finish()
+    document.top.data[plugin.TABLE] = beside.top.data
 
 
 def _as_argument(path: Path) -> str:

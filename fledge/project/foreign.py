@@ -29,12 +29,20 @@ def answers(table: str, data: Mapping[str, Any], mappings: object) -> dict[str, 
         for key, value in data.items()
         if isinstance(value, str) and (table, key, value) in _VALUES
     }
-    path = data.get("path")
-    if table == "init" and isinstance(path, str) and isinstance(mappings, dict):
-        source = next((each for each, where in mappings.items() if where == path), None)
-        if source is not None:
-            found["path"] = (
-                "it is a path in the artifact, and must be one of the project; write path ="
-                f' "{source}". The file becomes /init and starts with nothing mounted'
-            )
+    source = init_source(table, data, mappings)
+    if source is not None:
+        found["path"] = (
+            "it is a path in the artifact, and must be one of the project; write path ="
+            f' "{source}". The file becomes /init and starts with nothing mounted'
+        )
     return found
+
+
+def init_source(table: str, data: Mapping[str, Any], mappings: object) -> str | None:
+    """Return the file of the project that is meant by ``path`` in ``[init]``, if that is where a
+    mapping puts it, as the original has it. None: it is something else.
+    """
+    path = data.get("path")
+    if table != "init" or not isinstance(path, str) or not isinstance(mappings, dict):
+        return None
+    return next((each for each, where in mappings.items() if where == path), None)

@@ -20,6 +20,7 @@ README = ROOT / "README.md"
 
 PUBLIC = {
     *("PluginManifest", "manifest"),
+    *("init", "migrate"),
     *("build_all", "BuildResult", "Job", "Lookups"),
     *(
         "boot",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fledge.cli.runs import check as check
     from fledge.cli.runs import diff as diff
     from fledge.cli.runs import fetch as fetch
+    from fledge.cli.runs import init as init
     from fledge.cli.runs import inspect as inspect
     from fledge.cli.runs import keygen as keygen
     from fledge.cli.runs import lock as lock
