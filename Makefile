@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PREFIX ?= $(HOME)/.local
 
-.PHONY: hello build install fmt vet test test-fast lint bench bench-compare clean
+.PHONY: hello build install fmt vet docs test test-fast lint bench bench-compare clean
 
 hello: $(INSTALLED)
 	@scripts/hello
@@ -43,6 +43,10 @@ test: $(TESTABLE)
 
 test-fast: $(TESTABLE)
 	.venv/bin/python -m pytest -n 2 -m "not real and not slow"
+
+# The documentation, as a site in build/site. What is wrong with a link is an error.
+docs: $(TESTABLE)
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
 
 lint: vet
 	.venv/bin/ruff format --check

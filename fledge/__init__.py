@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fledge.operations.boot import Console, Gate, Machine, boot, boot_command
     from fledge.operations.build import Artifact, build
     from fledge.operations.builds import BuildResult, build_all
-    from fledge.operations.check import check
+    from fledge.operations.check import check, check_target
     from fledge.operations.diff import Change, Detail, Difference, diff
     from fledge.operations.fetch import fetch
     from fledge.operations.init import init

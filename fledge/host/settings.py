@@ -69,12 +69,14 @@ class Settings(msgspec.Struct, frozen=True):
 
     @property
     def cache_registry(self) -> str | None:
-        """``$FLEDGE_CACHE_REGISTRY``: the repository in which builds are shared."""
+        """``$FLEDGE_CACHE_REGISTRY``: the repository in which builds are shared, in place of
+        ``[cache] registry``.
+        """
         return self._text("FLEDGE_CACHE_REGISTRY")
 
     @property
     def trusts_cache(self) -> bool:
-        """Whether ``$FLEDGE_CACHE_TRUSTED`` says that what `cache_registry` has needs no signature.
+        """Whether ``$FLEDGE_CACHE_TRUSTED`` says that what the build cache has needs no signature.
 
         It is any text but ``0``.
         """
@@ -101,7 +103,8 @@ class Settings(msgspec.Struct, frozen=True):
 
     @property
     def epoch(self) -> int:
-        """``$SOURCE_DATE_EPOCH`` (reproducible-builds.org) or `DEFAULT_EPOCH`, in seconds.
+        """``$SOURCE_DATE_EPOCH`` (reproducible-builds.org) or `DEFAULT_EPOCH`: the time of
+        everything that fledge adds, in seconds since 1970.
 
         Raises `ConfigError` if it is not a whole number from 0 to `MAX_EPOCH`.
         """
@@ -125,17 +128,23 @@ class Settings(msgspec.Struct, frozen=True):
 
     @property
     def github_api(self) -> str:
-        """The base URL of the API for releases: ``$FLEDGE_GITHUB_API``, or GitHub's."""
+        """The base URL of the API for releases: ``$FLEDGE_GITHUB_API``, or GitHub's.
+
+        It is a mirror, or ``https://HOST/api/v3`` of GitHub Enterprise.
+        """
         return (self._text("FLEDGE_GITHUB_API") or DEFAULT_GITHUB_API).rstrip("/")
 
     @property
     def github_token(self) -> str | None:
-        """``$GITHUB_TOKEN``, which is sent only to `github_api`; None if it is unset."""
+        """``$GITHUB_TOKEN``, which is sent only to the API for releases; None if it is unset."""
         return self._text("GITHUB_TOKEN")
 
     @property
     def key_passphrase(self) -> str | None:
-        """``$FLEDGE_KEY_PASSPHRASE``, which decrypts the private key; None if it is unset."""
+        """``$FLEDGE_KEY_PASSPHRASE``, which encrypts and decrypts private keys.
+
+        If it is unset (None), commands ask for it on a terminal.
+        """
         return self._text("FLEDGE_KEY_PASSPHRASE")
 
     @property
@@ -148,6 +157,8 @@ class Settings(msgspec.Struct, frozen=True):
     def min_speed(self) -> int:
         """Bytes per second below which a download is given up, ``$FLEDGE_MIN_SPEED`` KiB or
         `DEFAULT_MIN_SPEED`. 0: none is too slow.
+
+        It is measured over a minute, and shared by downloads that run at the same time.
 
         Raises `ConfigError` if it is not a whole number of at most 9 digits.
         """
@@ -163,7 +174,7 @@ class Settings(msgspec.Struct, frozen=True):
     def netrc_files(self) -> list[Path]:
         """The files that may hold logins for downloads; the first that exists counts.
 
-        They are ``$NETRC``, or ``~/.netrc`` and ``~/_netrc``.
+        They are ``$NETRC``, or ``~/.netrc`` and ``~/_netrc``. An entry ``default`` is ignored.
         """
         if own := self._text("NETRC"):
             return [Path(own)]
@@ -180,7 +191,8 @@ class Settings(msgspec.Struct, frozen=True):
     @property
     def registry_mirrors(self) -> Mapping[str, list[str]]:
         """The mirrors of registries by their hosts, in the order in which to try them, from
-        ``$FLEDGE_REGISTRY_MIRRORS``: ``docker.io=mirror.example/hub,ghcr.io=…``.
+        ``$FLEDGE_REGISTRY_MIRRORS``: ``docker.io=mirror.example/hub,ghcr.io=…``. Digests are
+        verified; tags are what the mirror says.
 
         Raises `ConfigError` if an entry is not ``HOST=MIRROR``.
         """

@@ -592,13 +592,13 @@ def shown(image: Image, node: Node | None) -> object:
     if node is None:
         return None
     own = [getattr(node, name, None) for name in ("mode", "target", "mtime_ns", "xattrs")]
-    content = node.content if isinstance(node, File) else None
-    # Each image is opened on its own.
-    if isinstance(content, Span):
-        content = replace(content, opened=None)
-    elif isinstance(content, Sparse):
-        content = replace(content, opened=None)
-    return type(node), own, content, image.inodes[node]
+    # Without `opened`: each image is opened on its own.
+    content = getattr(node, "content", None)
+    where = [
+        getattr(content, name, content if isinstance(content, bytes) else None)
+        for name in ("path", "offset", "size", "extents", "digest", "file_digest")
+    ]
+    return type(node), own, where, image.inodes[node]
 
 
 def test_a_path_read_alone_brings_only_what_leads_there(written: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
@@ -15,16 +14,10 @@ from fledge.errors import ExpectationError, FledgeError
 from fledge.operations.boot import Machine
 from tests.support import images, project, tars, vm
 from tests.support.agents import AGENT
-from tests.support.guests import MANIFEST, debian_files, host_busybox, initramfs, run
+from tests.support.guests import MANIFEST, debian_files, free_port, host_busybox, initramfs, run
 from tests.support.project import Fledge
 
 REPO = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 @pytest.mark.real

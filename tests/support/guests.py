@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,13 @@ version = "1"
 base_url = "http://127.0.0.1:80/"
 """
 """A plugin manifest, up to the entrypoint."""
+
+
+def free_port() -> int:
+    """Return a TCP port of this machine that nobody uses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def host_busybox() -> bytes:
