@@ -44,6 +44,8 @@ exit 1
 
 _RUN = '#!/bin/sh\nexec "$@"\n'
 
+_SITE = "server { listen 80; root /usr/share/nginx/html; }\n"
+
 _START_POSTGRES = """\
 #!/bin/sh
 # Does at the first start what the entrypoint of the real image does, but initdb has run before.
@@ -131,8 +133,9 @@ def _other_alpine() -> Manifest:
 
 def _nginx() -> Iterator[tars.Entry]:
     yield from _files("etc/nginx", "usr/share/nginx", "usr/sbin/nginx")
-    for name in ("etc/nginx/conf.d", "var/log/nginx", "var/lib/nginx"):
-        yield tars.folder(name)
+    yield tars.folder("var/log/nginx")
+    yield tars.folder("var/lib/nginx")
+    yield tars.file("etc/nginx/conf.d/default.conf", _SITE.encode())
     yield _script("docker-entrypoint.sh", _RUN)
 
 
