@@ -31,12 +31,22 @@ packed=$(parameter volant.manifest | $b tr _- /+)
 [ "$packed" ] || die "no manifest"
 while [ $((${#packed} % 4)) != 0 ]; do packed=$packed=; done
 manifest=$(echo "$packed" | $b base64 -d | $b gunzip)
-export PATH=/usr/local/bin:/usr/bin:/bin
 eval "set -- $(echo "$manifest" | $b sed 's/.*"entrypoint":\[\([^]]*\)\].*/\1/; s/,/ /g')"
+variables=$(echo "$manifest" | $b sed -n 's/.*"env":{"\([^}]*\)"}.*/\1/p' |
+    $b sed 's/","/\n/g; s/":"/=/g')
+folder=$(echo "$manifest" | $b sed -n 's/.*"workdir":"\([^"]*\)".*/\1/p')
+url=$(echo "$manifest" | $b sed -n 's/.*"base_url":"\([^"]*\)".*/\1/p')
+export PATH=/usr/local/bin:/usr/bin:/bin
+while read -r each; do
+    [ "$each" ] && export "$each"
+done <<EOF
+$variables
+EOF
+cd "${folder:-/}"
 echo "agent: starts $*"
 "$@" &
 workload=$!
-url=$(echo "$manifest" | $b sed 's/.*"base_url":"\([^"]*\)".*/\1/')
+[ "$url" ] || { wait; exit; }
 until $b wget -q -O /dev/null "$url"; do
     $b sleep 1
     kill -0 $workload 2>/dev/null || die "the workload ended"

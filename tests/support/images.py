@@ -52,10 +52,12 @@ def image(
     compressed: bool = True,
     architecture: str = "amd64",
     config: Mapping[str, object] | None = None,
+    history: bool = False,
 ) -> Manifest:
     """Make an image of these layers. Layers of Docker are always compressed.
 
-    ``config`` says how to run it (OCI image-spec, config.md, ``config``).
+    ``config`` says how to run it (OCI image-spec, config.md, ``config``). ``history`` adds a
+    history, which podman and buildah want of an image that they build on.
     """
     layers = [gzip.compress(tar, 1, mtime=0) if compressed else tar for tar in tars]
     media_type = f"{DOCKER}.image.rootfs.diff.tar" if docker else f"{OCI}.layer.v1.tar"
@@ -68,6 +70,7 @@ def image(
         docker=docker,
         architecture=architecture,
         run=config,
+        history=history,
     )
 
 
@@ -79,12 +82,15 @@ def manifest(
     docker: bool = False,
     architecture: str = "amd64",
     run: Mapping[str, object] | None = None,
+    history: bool = False,
 ) -> Manifest:
     """Make an image from the descriptors and diff_ids of its layers; ``blobs`` are their bytes."""
     platform = {"os": "linux", "architecture": architecture}
     rootfs = {"type": "layers", "diff_ids": [f"sha256:{each}" for each in diff_ids]}
-    running = {} if run is None else {"config": run}
-    config = json.dumps({**platform, **running, "rootfs": rootfs}).encode()
+    more: dict[str, object] = {} if run is None else {"config": run}
+    if history:
+        more["history"] = [{"created_by": "tests"} for _ in layers]
+    config = json.dumps({**platform, **more, "rootfs": rootfs}).encode()
     config_type = f"{DOCKER}.container.image.v1+json" if docker else f"{OCI}.config.v1+json"
     media_type = f"{DOCKER}.distribution.manifest.v2+json" if docker else f"{OCI}.manifest.v1+json"
     body = {
