@@ -22,6 +22,7 @@ PUBLIC = {
     *("PluginManifest", "manifest"),
     *("build_all", "BuildResult", "Job", "Lookups"),
     *(
+        "analyze",
         "boot",
         "boot_command",
         "build",
@@ -39,7 +40,7 @@ PUBLIC = {
     *("Pulled", "Pushed", "pull", "push"),
     *("KeyPair", "Policy", "PublicKey", "Trusted", "keygen", "sign", "verify_signatures"),
     *("Console", "Ending", "ExpectationError", "Gate", "Machine"),
-    *("Artifact", "Change", "Detail", "Difference", "Opened", "Program", "Summary"),
+    *("Analysis", "Artifact", "Change", "Detail", "Difference", "Opened", "Program", "Summary"),
     *("Finding", "KernelCheck", "KernelConfig", "Requirement", "State"),
     *("SealCheck", "verify_seal"),
     *("Verification", "Config", "Digest", "Input", "Platform", "Tree"),
