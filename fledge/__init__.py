@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fledge.machine.console import Ending
     from fledge.machine.kconfig import KernelConfig, State
     from fledge.oci.manifest import Platform
+    from fledge.operations.analyze import Analysis, analyze
     from fledge.operations.boot import Console, Gate, Machine, boot, boot_command
     from fledge.operations.build import Artifact, build
     from fledge.operations.builds import BuildResult, build_all
@@ -82,6 +83,7 @@ _PUBLIC_NAMES = {
     "fledge.machine.kconfig": ("KernelConfig", "State"),
     "fledge.oci.manifest": ("Platform",),
     "fledge.machine.console": ("Ending",),
+    "fledge.operations.analyze": ("Analysis", "analyze"),
     "fledge.operations.boot": ("Console", "Gate", "Machine", "boot", "boot_command"),
     "fledge.operations.build": ("Artifact", "build"),
     "fledge.operations.builds": ("BuildResult", "build_all"),
@@ -121,6 +123,7 @@ _PUBLIC_NAMES = {
 __all__ = [
     "FORMATS",
     "SOURCES",
+    "Analysis",
     "Artifact",
     "BuildResult",
     "Cache",
@@ -172,6 +175,7 @@ __all__ = [
     "Trusted",
     "Verification",
     "__version__",
+    "analyze",
     "boot",
     "boot_command",
     "build",

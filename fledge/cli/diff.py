@@ -21,9 +21,13 @@ def run(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as one JSON object.")
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page for a browser, with a map of the changes."),
+    ] = None,
 ) -> None:
     """Explain how two artifacts differ.
 
     They may have different formats. The exit code is 0 if all bytes are equal, and 1 if not.
     """
-    runs.diff.run(before, after, verbose, as_json)
+    runs.diff.run(before, after, verbose, as_json, html)

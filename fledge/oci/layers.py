@@ -307,12 +307,13 @@ def _tell_cached(layer: Blob, session: Session) -> None:
     session.reporter.detail(f"layer {layer.digest.short}: {size}, from the cache")
 
 
-def apply(tree: Tree, blob: Span) -> None:
+def apply(tree: Tree, blob: Span, budget: Budget | None = None) -> None:
     """Apply one uncompressed layer to the tree of the layers below it.
 
-    Raises `CorruptError` if the archive is malformed or an entry cannot be applied.
+    ``budget`` is that of all layers; None: the layer has one of its own. Raises `CorruptError` if
+    the archive is malformed or an entry cannot be applied.
     """
-    budget = Budget(blob.size)
+    budget = budget or Budget(blob.size)
     _apply(tree, tar.read(blob, budget), budget, since=tree.steps)
 
 

@@ -118,7 +118,7 @@ def summarize(
         if isinstance(node, File):
             files.add(node)
     names["socket"] = len(artifact.contents.sockets)
-    digests = _LimitedHasher(artifact)
+    digests = LimitedHasher(artifact)
     programs = (_program(artifact.tree, path, digests) for path in artifact.format.init_paths)
     first = next(filter(None, programs), None)
     kestrel = _program(artifact.tree, paths.AGENT, digests)
@@ -163,14 +163,14 @@ def describe_entries(artifact: Opened, path: bytes, top: Node) -> Iterator[dict[
     Names are text, as `json_text` returns it. ``sha256`` is None if it was not computed because of
     `MAX_EXTRA_SIZE`.
     """
-    digests = _LimitedHasher(artifact)
+    digests = LimitedHasher(artifact)
     for name, node in walk_below(path, top):
         yield {**json_text("path", b"/" + name), **_entry_fields(artifact, node, digests)}
     for name in sockets_below(artifact, path):
         yield {**json_text("path", b"/" + name), "type": "socket"}
 
 
-def _entry_fields(artifact: Opened, node: Node, digests: _LimitedHasher) -> dict[str, Any]:
+def _entry_fields(artifact: Opened, node: Node, digests: LimitedHasher) -> dict[str, Any]:
     stat = artifact.contents.stat(node)
     fields: dict[str, Any] = {
         "type": TYPE_NAMES[node.file_type],
@@ -208,7 +208,7 @@ def json_text(key: str, value: bytes) -> dict[str, str]:
         return {key: value.decode(errors="replace"), f"{key}_base64": b64encode(value).decode()}
 
 
-def _program(tree: Tree, path: bytes, digests: _LimitedHasher) -> Program | None:
+def _program(tree: Tree, path: bytes, digests: LimitedHasher) -> Program | None:
     node = tree.get(path, follow=True)
     if not isinstance(node, File):
         return None
@@ -264,11 +264,14 @@ def _seal_json(found: SealCheck | None) -> dict[str, Any] | None:
     }
 
 
-class _LimitedHasher:
-    """Hashes the contents of an artifact, each once, up to a total size; see `MAX_EXTRA_SIZE`."""
+class LimitedHasher:
+    """Hashes the contents of an artifact, each once, up to a total size.
 
-    def __init__(self, artifact: Opened) -> None:
-        self._left = artifact.size + MAX_EXTRA_SIZE
+    That is the size of the artifact and ``extra`` bytes; see `MAX_EXTRA_SIZE`.
+    """
+
+    def __init__(self, artifact: Opened, extra: int = MAX_EXTRA_SIZE) -> None:
+        self._left = artifact.size + extra
         self._known: dict[File, Digest] = {}
 
     def of(self, file: File) -> Digest | None:

@@ -55,3 +55,6 @@ EROFS = {
     "lz4": "1c45ce744322b810b1867dd2cbc00d02c3bdeb4fdc27e405cbd5b571cb7c2d91",
     "zstd": "f0fe869f3191266e5712d69d001183a8453cb35a8d445e20bc9db28442c1a28d",
 }
+
+# tests/cli/pages/test_page.py: the data of the page about the disk of `support.layered`.
+PAGE = "6bafc1d6e12fd9ba63a5db91aa5ac311a34c0df8f5a2999dccf34a1575dca6a8"

@@ -21,6 +21,7 @@ PUBLIC = {
     *("init", "migrate"),
     *("build_all", "BuildResult", "Job", "Lookups"),
     *(
+        "analyze",
         "boot",
         "boot_command",
         "build",
@@ -38,7 +39,7 @@ PUBLIC = {
     *("Pulled", "Pushed", "pull", "push"),
     *("KeyPair", "Policy", "PublicKey", "Trusted", "keygen", "sign", "verify_signatures"),
     *("Console", "Ending", "ExpectationError", "Gate", "Machine"),
-    *("Artifact", "Change", "Detail", "Difference", "Opened", "Program", "Summary"),
+    *("Analysis", "Artifact", "Change", "Detail", "Difference", "Opened", "Program", "Summary"),
     *("Finding", "KernelCheck", "KernelConfig", "Requirement", "State"),
     *("SealCheck", "verify_seal"),
     *("Verification", "Config", "Digest", "Input", "Platform", "Tree"),

@@ -8,16 +8,24 @@ from pathlib import Path
 import typer
 
 from fledge.cli import views
+from fledge.cli.pages import page
+from fledge.cli.pages.difference import difference_page
 from fledge.cli.reporters import reported
 from fledge.operations.diff import Difference, diff
 from fledge.operations.inspect import json_text
+from fledge.operations.sizes import size_changes
 from fledge.tree.names import printable
 
 
-def run(before: Path, after: Path, verbose: bool, as_json: bool) -> None:
+def run(before: Path, after: Path, verbose: bool, as_json: bool, html: Path | None) -> None:
     """Explain how two artifacts differ."""
     with reported(verbose) as reporter:
+        if html:
+            page.check(html, before, after)
         difference = diff(before, after, reporter=reporter)
+        if html:
+            sizes = size_changes(before, after, difference)
+            page.write(html, difference_page(before, after, difference, sizes))
         if as_json:
             print(json.dumps(_as_json(difference), indent=2))
         else:
