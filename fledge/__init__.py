@@ -41,11 +41,13 @@ if TYPE_CHECKING:
     from fledge.operations.builds import BuildResult, build_all
     from fledge.operations.check import check
     from fledge.operations.diff import Change, Detail, Difference, diff
+    from fledge.operations.doctor import Resource, examine
     from fledge.operations.fetch import fetch
     from fledge.operations.inspect import Program, Summary, inspect
     from fledge.operations.kernel import check_kernel
     from fledge.operations.lock import Lookups, lock
     from fledge.operations.manifest import manifest
+    from fledge.operations.plan import BuildPlan, plan
     from fledge.operations.pull import Pulled, pull
     from fledge.operations.push import Pushed, push
     from fledge.operations.seal import SealCheck, verify_seal
@@ -86,10 +88,12 @@ _PUBLIC_NAMES = {
     "fledge.operations.check": ("check", "check_target"),
     "fledge.operations.kernel": ("check_kernel",),
     "fledge.operations.diff": ("Change", "Detail", "Difference", "diff"),
+    "fledge.operations.doctor": ("Resource", "examine"),
     "fledge.operations.fetch": ("fetch",),
     "fledge.operations.inspect": ("Program", "Summary", "inspect"),
     "fledge.operations.lock": ("Lookups", "lock"),
     "fledge.operations.manifest": ("manifest",),
+    "fledge.operations.plan": ("BuildPlan", "plan"),
     "fledge.operations.pull": ("Pulled", "pull"),
     "fledge.operations.push": ("Pushed", "push"),
     "fledge.operations.sign": ("KeyPair", "keygen", "sign"),
@@ -118,6 +122,7 @@ __all__ = [
     "FORMATS",
     "SOURCES",
     "Artifact",
+    "BuildPlan",
     "BuildResult",
     "Cache",
     "Change",
@@ -156,6 +161,7 @@ __all__ = [
     "Pushed",
     "Reporter",
     "Requirement",
+    "Resource",
     "SealCheck",
     "Session",
     "Settings",
@@ -176,6 +182,7 @@ __all__ = [
     "check_kernel",
     "check_target",
     "diff",
+    "examine",
     "fetch",
     "inspect",
     "json_schema",
@@ -183,6 +190,7 @@ __all__ = [
     "lock",
     "manifest",
     "open_artifact",
+    "plan",
     "pull",
     "push",
     "sign",
