@@ -8,7 +8,6 @@ import typer
 
 from fledge.cli import runs
 from fledge.cli.options import (
-    DEFAULT_CONFIG,
     EXIT_CODES,
     ArtifactArgument,
     Command,
@@ -30,9 +29,8 @@ app = new_app()
 
 @app.command(cls=Command, epilog=EXIT_CODES)
 def run(
-    context: typer.Context,
     artifact: ArtifactArgument,
-    config: ConfigOption = DEFAULT_CONFIG,
+    config: ConfigOption = None,
     keys: KeysOption = None,
     threshold: ThresholdOption = None,
     builder: BuilderOption = None,
@@ -59,7 +57,6 @@ def run(
     asked for.
     """
     runs.verify.run(
-        context,
         artifact,
         config,
         keys,
