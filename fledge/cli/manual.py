@@ -36,7 +36,8 @@ ABOUT = (
     "`--set KEY=VALUE` sets a key of fledge.toml for one run. Text needs no quotes; other values"
     " are as in TOML. In `[agent] version`, `[source] image`, `[cache] registry` and `[target]"
     " kernel`, `${NAME}` is the value of a variable of the environment. Provenance records the"
-    " resulting config, so `fledge verify` needs neither, and `fledge lock` pins by it.",
+    " resulting config, and `fledge lock` pins by it; `fledge verify` compares with the config that"
+    " the same options and variables make.",
 )
 
 
@@ -54,7 +55,7 @@ class Entry(NamedTuple):
 
 def entries() -> list[Entry]:
     """Return all commands and subcommands, in the order of ``fledge --help``."""
-    context = Context(app, info_name="fledge")
+    context = Context(app, info_name="fledge", **app.context_settings)
     return [_entry(app, context, ""), *_below(app, context, "")]
 
 

@@ -13,6 +13,7 @@ from fledge.cli.options import (
     Command,
     ConfigOption,
     OfflineOption,
+    SetOption,
     VerboseDifferenceOption,
     new_app,
 )
@@ -31,6 +32,7 @@ app = new_app()
 def run(
     artifact: ArtifactArgument,
     config: ConfigOption = None,
+    changes: SetOption = None,
     keys: KeysOption = None,
     threshold: ThresholdOption = None,
     builder: BuilderOption = None,
@@ -59,6 +61,7 @@ def run(
     runs.verify.run(
         artifact,
         config,
+        changes,
         keys,
         threshold,
         builder,

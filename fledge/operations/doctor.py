@@ -79,11 +79,10 @@ def examine(session: Session | None = None) -> list[Resource]:
     for thread in threads:
         thread.join(max(0, deadline - time.monotonic()))
     late = f"no answer within {TIME_LIMIT:.0f} s"
-    return [
-        finding
-        for name, findings in zip(CHECKS, found, strict=True)
-        for finding in findings or [Resource(name, "broken", late)]
-    ]
+    resources: list[Resource] = []
+    for name, answer in zip(CHECKS, found, strict=True):
+        resources += [Resource(name, "broken", late)] if answer is None else answer
+    return resources
 
 
 def _run(
@@ -97,8 +96,9 @@ def _run(
         for each in check(session):
             findings.append(each)
     except FledgeError as error:
-        name = list(CHECKS)[number]
-        findings.append(Resource(name, "broken", error.message, error.hint))
+        findings.append(Resource(list(CHECKS)[number], "broken", error.message, error.hint))
+    except OSError as error:
+        findings.append(Resource(list(CHECKS)[number], "broken", reason(error)))
     found[number] = findings
 
 

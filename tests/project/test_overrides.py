@@ -106,7 +106,7 @@ def test_changes(file: Path) -> None:
     [
         (
             "agent.versoin=v2",
-            "--set agent.versoin: [agent] versoin is unknown: did you mean version?",
+            "--set agent.versoin: [agent] versoin is unknown: did you mean",
         ),
         ("filesystem.size_buffer_mb=big", "--set filesystem.size_buffer_mb: [filesystem] size_"),
         ("nothing.at.all=1", "--set nothing.at.all: nothing is unknown"),

@@ -13,6 +13,7 @@ from fledge.cli.policies import read_policy
 from fledge.cli.projects import locate
 from fledge.cli.reporters import reported
 from fledge.errors import ConfigError
+from fledge.operations.arguments import as_config
 from fledge.operations.seal import SealCheck, verify_seal
 from fledge.operations.verify import Verification, verify
 from fledge.session import Session
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 def run(
     artifact: Path,
     config: Path | None,
+    changes: list[str] | None,
     keys: list[Path] | None,
     threshold: int | None,
     builder: str | None,
@@ -50,7 +52,9 @@ def run(
             _check_signatures(artifact, trust, session)
             return
         else:
-            result = verify(artifact, locate(config), policy=trust, session=session)
+            path = locate(config)
+            chosen = as_config(path, None, changes) if changes else path
+            result = verify(artifact, chosen, policy=trust, session=session)
             limit = None if verbose else views.MAX_DIFFERENCE
             is_right, lines = result.equal, _lines(artifact, result, limit)
         for line in lines:
