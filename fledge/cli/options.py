@@ -32,6 +32,23 @@ def complete_platform(incomplete: str) -> list[str]:
     return [each for each in PLATFORMS if each.startswith(incomplete)]
 
 
+def complete_image(incomplete: str) -> list[str]:
+    """Return the images and artifacts that the cache has seen and that begin so."""
+    # Imported late, because only these words need the cache.
+    from fledge.host.settings import Settings  # noqa: PLC0415
+    from fledge.store.cache import Cache  # noqa: PLC0415
+
+    names = Cache(Settings.from_environment().cache_folder).names()
+    return [each for each in names if each.startswith(incomplete)]
+
+
+def complete_change(incomplete: str) -> list[str]:
+    """Return the images for the key of the image; nothing for other keys."""
+    key, equals, value = incomplete.partition("=")
+    found = complete_image(value) if (key, equals) == ("source.image", "=") else []
+    return [f"{key}={each}" for each in found]
+
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
@@ -66,6 +83,7 @@ SetOption = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Set a key of the configuration, such as agent.version=v1.2. Can be repeated.",
+        autocompletion=complete_change,
         show_default=False,
     ),
 ]

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from fledge.cli.completion import SCRIPTS, Shell
+from fledge.host.settings import Settings
+from fledge.store.cache import Cache
 from tests.support.project import Fledge
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -26,6 +28,8 @@ LINES = {
     "fledge -C . ver": ["verify", "version"],
     "fledge --color al": ["always"],
     "fledge inspect plug": ["plugin.cpio.gz"],
+    "fledge pull registry.example:50": ["registry.example:5000/web:1"],
+    "fledge build --set source.image=registry.example:50": ["registry.example:5000/web:1"],
 }
 """A line, and what it can be completed to."""
 
@@ -70,6 +74,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = path / "fledge"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m fledge "$@"\n')
     program.chmod(0o755)
+    Cache(Settings.from_environment().cache_folder).remember("registry.example:5000/web:1")
     monkeypatch.setenv("PATH", f"{path}:{os.environ['PATH']}")
     return tmp_path
 
@@ -87,6 +92,9 @@ def test_lines(folder: Path, shell: Shell) -> None:
             check=True,
         )
         found = [each.rpartition("=")[2] for each in done.stdout.split()]
+        if shell is Shell.BASH:  # which replaces only what follows the last colon
+            typed = line.rpartition(" ")[2].rpartition("=")[2]
+            words = [each[typed.rfind(":") + 1 :] for each in words]
         assert (found, done.stderr) == (words, ""), line
 
 

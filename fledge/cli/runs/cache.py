@@ -75,6 +75,7 @@ def clear(yes: bool, verbose: bool) -> None:
             if not typer.confirm(question, err=True):
                 raise typer.Exit(1)
         _print_pruned(housekeeping.prune(cache, None, 0))
+        cache.forget_names()
 
 
 def show_folder(verbose: bool) -> None:
