@@ -81,6 +81,8 @@ class Document:
         """The options that have set values, such as ``--set agent.version``."""
         self.variables: dict[Keys, list[str]] = {}
         """The variables of the environment that are part of a value."""
+        self.settled: set[Keys] = set()
+        """Keys with a problem that makes any further one of no interest."""
         self.included: dict[str, Document] = {}
         """Documents whose content is a table of this one."""
         self._text = text
@@ -88,7 +90,8 @@ class Document:
 
     def report(self, keys: Keys, message: str) -> None:
         """Report a problem of the value at ``keys``, which need not exist."""
-        self._reports.append((keys, message))
+        if keys not in self.settled:
+            self._reports.append((keys, message))
 
     @property
     def has_problems(self) -> bool:

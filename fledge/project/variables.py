@@ -43,9 +43,9 @@ def _expand_table(data: Data, table: Table, schema: Schema, settings: Settings) 
         used = VARIABLE.findall(value)
         missing = [each for each in used if settings.environment.get(each) is None]
         if missing:
-            data.report_value(name, f"the variable {missing[0]} is not set; set it, or use --set")
+            _report(data, name, f"the variable {missing[0]} is not set; set it, or use --set")
         elif "${" in VARIABLE.sub("", value):
-            data.report_value(name, "a variable is written ${NAME}")
+            _report(data, name, "a variable is written ${NAME}")
         else:
             data.data[name] = VARIABLE.sub(lambda each: settings.environment[each[1]], value)
             data.document.variables[path] = used
@@ -59,10 +59,13 @@ def _refuse(data: Data, name: str, schema: Schema) -> None:
         for key in keys
         if key.variables
     ]
-    data.report_value(
-        name,
-        f"variables are expanded only in {', '.join(takers)}; write the value, or use --set",
-    )
+    where = ", ".join(takers)
+    _report(data, name, f"variables are expanded only in {where}; write the value, or use --set")
+
+
+def _report(data: Data, name: str, message: str) -> None:
+    data.report_value(name, message)
+    data.document.settled.add((*data.keys, name))
 
 
 def _with_variables(data: dict[str, object]) -> list[str]:

@@ -261,7 +261,8 @@ def test_no_file(folder: Path, path: str, why: str) -> None:
     [mapped] = told(folder, MAPPINGS + f'"{quoted}" = "/a"')
     assert mapped.endswith(f'= "/a": no such file or folder; {why}')
     [local] = told(folder, LOCAL + f'path = "{quoted}"')
-    assert local.endswith(f'": no such file; {why}')
+    why = "write the value, or use --set" if "${" in path else f"no such file; {why}"
+    assert local.endswith(why)
 
 
 def test_a_file_may_have_such_a_name(folder: Path) -> None:
