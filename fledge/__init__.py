@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from fledge.operations.builds import BuildResult, build_all
     from fledge.operations.check import check, check_target
     from fledge.operations.diff import Change, Detail, Difference, diff
+    from fledge.operations.doctor import Resource, examine
     from fledge.operations.fetch import fetch
     from fledge.operations.init import init
     from fledge.operations.inspect import Program, Summary, inspect
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from fledge.operations.lock import Lookups, lock
     from fledge.operations.manifest import manifest
     from fledge.operations.migrate import migrate
+    from fledge.operations.plan import BuildPlan, plan
     from fledge.operations.pull import Pulled, pull
     from fledge.operations.push import Pushed, push
     from fledge.operations.seal import SealCheck, verify_seal
@@ -90,12 +92,14 @@ _PUBLIC_NAMES = {
     "fledge.operations.check": ("check", "check_target"),
     "fledge.operations.kernel": ("check_kernel",),
     "fledge.operations.diff": ("Change", "Detail", "Difference", "diff"),
+    "fledge.operations.doctor": ("Resource", "examine"),
     "fledge.operations.fetch": ("fetch",),
     "fledge.operations.init": ("init",),
     "fledge.operations.inspect": ("Program", "Summary", "inspect"),
     "fledge.operations.lock": ("Lookups", "lock"),
     "fledge.operations.manifest": ("manifest",),
     "fledge.operations.migrate": ("migrate",),
+    "fledge.operations.plan": ("BuildPlan", "plan"),
     "fledge.operations.pull": ("Pulled", "pull"),
     "fledge.operations.push": ("Pushed", "push"),
     "fledge.operations.sign": ("KeyPair", "keygen", "sign"),
@@ -125,6 +129,7 @@ __all__ = [
     "SOURCES",
     "Analysis",
     "Artifact",
+    "BuildPlan",
     "BuildResult",
     "Cache",
     "Change",
@@ -163,6 +168,7 @@ __all__ = [
     "Pushed",
     "Reporter",
     "Requirement",
+    "Resource",
     "SealCheck",
     "Session",
     "Settings",
@@ -184,6 +190,7 @@ __all__ = [
     "check_kernel",
     "check_target",
     "diff",
+    "examine",
     "fetch",
     "init",
     "inspect",
@@ -193,6 +200,7 @@ __all__ = [
     "manifest",
     "migrate",
     "open_artifact",
+    "plan",
     "pull",
     "push",
     "sign",

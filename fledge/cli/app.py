@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from typer._completion_classes import completion_init
+import typer
+from typer._click.shell_completion import add_completion_class
+from typer._completion_classes import ZshComplete, completion_init
+from typer.core import TyperGroup, TyperOption
 from typer.main import get_command
 
+from fledge.cli import variables
 from fledge.cli.interrupts import end_unwritable
-from fledge.cli.options import EXIT_CODES, Group
+from fledge.cli.options import EXIT_CODES, MOVABLE, Group, color_option
 from fledge.cli.streams import OutputError, prepare_streams
 from fledge.host.process import tune_for_builds
 
@@ -45,7 +50,13 @@ COMMANDS = {
     "boot": CommandEntry("fledge.cli.boot", "Boot an artifact in QEMU, as Volant does."),
     "push": CommandEntry("fledge.cli.push", "Push artifacts to a registry."),
     "pull": CommandEntry("fledge.cli.pull", "Pull artifacts from a registry."),
-    "cache": CommandEntry("fledge.cli.cache", "Show, verify or prune the cache."),
+    "cache": CommandEntry("fledge.cli.cache", "Show, verify, prune or clear the cache."),
+    "config": CommandEntry("fledge.cli.config", "Show where each value of the config comes from."),
+    "doctor": CommandEntry("fledge.cli.doctor", "Show which parts of this machine fledge can use."),
+    "completion": CommandEntry(
+        "fledge.cli.completion", "Print the script that lets a shell complete."
+    ),
+    "help": CommandEntry("fledge.cli.help", "Show the help of fledge or of a command."),
 }
 """All commands, in the order of ``fledge --help``."""
 
@@ -68,10 +79,24 @@ class CommandGroup(Group):
     """The group of all `COMMANDS`. Listing them does not import their modules."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments. ``--version`` is the command of that name."""
-        if args[:1] == ["--version"]:
-            args = ["version", *args[1:]]
-        return super().parse_args(ctx, args)
+        """Parse the arguments. ``--version`` is the command of that name.
+
+        `MOVABLE` options before the command become its own; `OPTIONS` stay before it.
+        """
+        count, moved = 0, []
+        while count < len(args):
+            if args[count] in MOVABLE:
+                moved.append(args.pop(count))
+            elif args[count] in VALUED:
+                count += 2
+            elif args[count].startswith(tuple(VALUED)):
+                count += 1
+            else:
+                break
+        if args[count : count + 1] == ["--version"]:
+            args[count] = "version"
+        args[count + 1 : count + 1] = moved
+        return TyperGroup.parse_args(self, ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import a command. None if no command has that name.
@@ -82,7 +107,10 @@ class CommandGroup(Group):
             ctx.fail(FOREIGN[cmd_name])
         if cmd_name not in COMMANDS:
             return None
-        return get_command(import_module(COMMANDS[cmd_name].module).app)
+        command = get_command(import_module(COMMANDS[cmd_name].module).app)
+        command.params.append(color_option())
+        variables.bind(command, cmd_name)
+        return command
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Return what a word can be completed to. Names of commands import no command."""
@@ -102,19 +130,68 @@ class CommandGroup(Group):
 _COMMAND_NAMES: dict[str, Any] = dict.fromkeys(COMMANDS)
 """The names of the commands, which are enough for lists and suggestions."""
 
+
+def _change_folder(context: Any, _: Any, folders: tuple[str, ...]) -> None:
+    """Change to each folder, the next one from the one before, as git and make do."""
+    if context.resilient_parsing:
+        return
+    for folder in folders:
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise typer.BadParameter(f"{folder}: {reason}", param_hint="-C") from error
+
+
+OPTIONS: list[Any] = [
+    TyperOption(
+        param_decls=["-C"],
+        metavar="DIR",
+        multiple=True,
+        callback=_change_folder,
+        expose_value=False,
+        help="Run in this folder: relative paths begin there.",
+    ),
+    color_option(),
+]
+"""The options that stand before a command."""
+
+VALUED = ("-C", "--color")
+"""The names of `OPTIONS`, all of which take a value."""
+
 app = CommandGroup(
     name="fledge",
+    params=OPTIONS,
     commands=_COMMAND_NAMES,
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turn a fledge.toml into a bootable plugin artifact for Volant microVMs.",
-    epilog=EXIT_CODES,
+    epilog="Environment: FLEDGE_OPTION sets the option of that name, such as FLEDGE_OFFLINE=1; the"
+    f" help of a command lists its variables.\n\n{EXIT_CODES}",
 )
 """The command line. ``app(["build"])`` runs it with these arguments and raises `SystemExit`."""
 
 # Done here because `app` lacks typer's options that write into the files of a shell.
 completion_init()
+
+
+class LineComplete(ZshComplete):
+    """Completes for the scripts of ``fledge completion``: a candidate a line, a tab, its help."""
+
+    name = "lines"
+
+    def format_completion(self, item: Any) -> str:
+        """Return the line of a candidate. Without rich, which typer would load for its help."""
+        return f"{item.value}\t{' '.join(item.help.split())}" if item.help else str(item.value)
+
+    def complete(self) -> str:
+        """Return all lines."""
+        arguments, incomplete = self.get_completion_args()
+        return "\n".join(map(self.format_completion, self.get_completions(arguments, incomplete)))
+
+
+add_completion_class(LineComplete, LineComplete.name)
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import typer
 
 from fledge.cli import runs
 from fledge.cli.options import (
-    DEFAULT_CONFIG,
     EXIT_CODES,
     ArtifactArgument,
     Command,
@@ -97,7 +96,7 @@ def run(
             " configuration for firecracker.",
         ),
     ] = None,
-    config: ConfigOption = DEFAULT_CONFIG,
+    config: ConfigOption = None,
     offline: OfflineOption = False,
     verbose: VerboseOption = False,
 ) -> None:

@@ -18,6 +18,7 @@ from fledge.cli.options import (
     PlatformsOption,
     ProjectsArgument,
     QuietOption,
+    SetOption,
     new_app,
 )
 from fledge.project.foreign import DOCKERFILE_OPTIONS
@@ -53,6 +54,7 @@ def run(
     ] = None,
     platform: PlatformsOption = None,
     manifest: ManifestOption = None,
+    changes: SetOption = None,
     base_url: BaseUrlOption = None,
     verbose: Annotated[
         bool,
@@ -91,6 +93,12 @@ def run(
             "--changed", help="Build only what is not up to date, as its provenance says."
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what would be downloaded and written, and write nothing."
+        ),
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -109,6 +117,7 @@ def run(
         output,
         platform,
         manifest,
+        changes,
         base_url,
         verbose,
         quiet,
@@ -118,5 +127,6 @@ def run(
         sign_with,
         keys,
         changed,
+        dry_run,
         as_json,
     )

@@ -1,4 +1,4 @@
-"""The commands ``fledge cache``, ``fledge cache verify`` and ``fledge cache prune``."""
+"""The command ``fledge cache`` and its subcommands."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import typer
 from fledge.cli import runs
 from fledge.cli.options import EXIT_CODES, Command, VerboseOption, new_app
 
-app = new_app("Show, verify or prune the cache.")
+app = new_app("Show, verify, prune or clear the cache.")
 
 
 @app.callback(invoke_without_command=True, epilog=EXIT_CODES)
 def show(context: typer.Context, verbose: VerboseOption = False) -> None:
-    """Show the content of the cache."""
+    """Show, verify, prune or clear the cache.
+
+    Without a subcommand, shows what is in it.
+    """
     if not context.invoked_subcommand:
         runs.cache.show(verbose)
 
@@ -55,3 +58,21 @@ def prune(
     and in the folder for temporary files is removed, too.
     """
     runs.cache.prune(older_than, max_size, registry, verbose)
+
+
+@app.command(cls=Command, epilog=EXIT_CODES)
+def clear(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Remove all files from the cache.
+
+    Files that a running build uses are kept. Asks on a terminal; elsewhere it needs --yes.
+    """
+    runs.cache.clear(yes, verbose)
+
+
+@app.command("dir", cls=Command, epilog=EXIT_CODES)
+def folder(verbose: VerboseOption = False) -> None:
+    """Print the folder of the cache."""
+    runs.cache.show_folder(verbose)

@@ -14,6 +14,7 @@ from fledge.cli.options import (
     ManifestOption,
     PlatformOption,
     QuietOption,
+    SetOption,
     VerboseOption,
     new_app,
 )
@@ -44,6 +45,7 @@ def run(
     ] = None,
     platform: PlatformOption = None,
     manifest: ManifestOption = None,
+    changes: SetOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -53,4 +55,4 @@ def run(
     writes nothing but the cache. With an artifact, checks the kernel against that and reads no
     configuration. The exit code is 1 if the kernel does not boot the artifact.
     """
-    runs.check.run(projects, config, kernel, platform, manifest, verbose, quiet)
+    runs.check.run(projects, config, kernel, platform, manifest, changes, verbose, quiet)

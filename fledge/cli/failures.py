@@ -10,10 +10,11 @@ from contextlib import contextmanager
 
 import typer
 
+from fledge.cli import variables
 from fledge.cli.interrupts import die_of, interruptible
 from fledge.cli.messages import print_error
 from fledge.cli.streams import OutputError
-from fledge.errors import FledgeError, explained_memory
+from fledge.errors import ConfigError, FledgeError, OfflineError, explained_memory
 from fledge.host.signals import GuestInterrupt, LateInterrupt, PartialInterrupt
 from fledge.tree.names import printable
 
@@ -37,7 +38,10 @@ def _explained(verbose: bool) -> Iterator[None]:
     except OutputError:
         raise  # for all commands alike, in `fledge.cli.app.main`
     except FledgeError as error:
-        _print_error(error.message, error.hint, error.details)
+        details = list(error.details)
+        if isinstance(error, ConfigError | OfflineError) and (used := variables.used()):
+            details.append(f"Set in the environment: {', '.join(used)}")
+        _print_error(error.message, error.hint, details)
         raise typer.Exit(error.exit_code) from error
     except Exception as error:
         if verbose:

@@ -9,6 +9,7 @@ from fledge.cli.options import (
     ConfigsOption,
     PlatformsOption,
     ProjectsArgument,
+    SetOption,
     VerboseOption,
     new_app,
 )
@@ -21,10 +22,11 @@ def run(
     projects: ProjectsArgument = None,
     config: ConfigsOption = None,
     platform: PlatformsOption = None,
+    changes: SetOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Download everything that fledge.lock pins.
 
     Downloads go into the cache, for builds with --offline.
     """
-    runs.fetch.run(projects, config, platform, verbose)
+    runs.fetch.run(projects, config, platform, changes, verbose)

@@ -13,6 +13,7 @@ from fledge.cli.options import (
     ConfigsOption,
     PlatformsOption,
     ProjectsArgument,
+    SetOption,
     VerboseOption,
     new_app,
 )
@@ -25,6 +26,7 @@ def run(
     projects: ProjectsArgument = None,
     config: ConfigsOption = None,
     platform: PlatformsOption = None,
+    changes: SetOption = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit with 1 if the lock is outdated.")
     ] = False,
@@ -35,4 +37,4 @@ def run(
     Looks up which image, agent and busybox the configuration refers to now, and writes their
     digests to fledge.lock beside it. Builds then use exactly these inputs.
     """
-    runs.lock.run(projects, config, platform, check, verbose)
+    runs.lock.run(projects, config, platform, changes, check, verbose)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fledge.cli import runs
 from fledge.cli.options import (
-    DEFAULT_CONFIG,
     EXIT_CODES,
     ArtifactArgument,
     BaseUrlOption,
@@ -21,7 +20,7 @@ app = new_app()
 @app.command(cls=Command, epilog=EXIT_CODES)
 def run(
     artifact: ArtifactArgument,
-    config: ConfigOption = DEFAULT_CONFIG,
+    config: ConfigOption = None,
     manifest: ManifestOption = None,
     base_url: BaseUrlOption = None,
     verbose: VerboseOption = False,

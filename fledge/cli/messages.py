@@ -8,6 +8,8 @@ import textwrap
 
 import typer
 
+from fledge.cli.colour import stderr_has_colour
+
 
 def print_error(first: str, *more: str) -> None:
     """Print lines without control characters on standard error, as one error message.
@@ -20,9 +22,10 @@ def print_error(first: str, *more: str) -> None:
         width = max(20, os.get_terminal_size(sys.stderr.fileno()).columns)
         lines = [part for line in lines for part in _wrapped(line, width)]
     text = "\n".join(lines)
-    if _has_colour():
+    has_colour = stderr_has_colour()
+    if has_colour:
         text = typer.style(prefix, fg="red", bold=True) + text.removeprefix(prefix)
-    typer.echo(text, err=True)
+    typer.echo(text, err=True, color=has_colour)
 
 
 def _wrapped(line: str, width: int) -> list[str]:
@@ -35,12 +38,3 @@ def _wrapped(line: str, width: int) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def _has_colour() -> bool:
-    if not sys.stderr.isatty():
-        return False
-    # Imported late, because commands that do not fail need not load it.
-    from fledge.host.settings import Settings  # noqa: PLC0415
-
-    return Settings.from_environment().has_colour

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer._types import TyperChoice
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from fledge.cli import variables
+from fledge.cli.colour import When, remember
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 other failure, 2 usage or config, 3 network,"
@@ -16,8 +20,44 @@ EXIT_CODES = (
 
 DEFAULT_CONFIG = Path("fledge.toml")
 
+PLATFORMS = (
+    *("linux/amd64", "linux/arm64", "linux/arm/v7", "linux/386", "linux/riscv64"),
+    *("linux/ppc64le", "linux/s390x"),
+)
+"""The platforms that shells complete: those that most images have."""
+
+
+def complete_platform(incomplete: str) -> list[str]:
+    """Return the common platforms that begin so."""
+    return [each for each in PLATFORMS if each.startswith(incomplete)]
+
+
+def complete_image(incomplete: str) -> list[str]:
+    """Return the images and artifacts that the cache has seen and that begin so."""
+    # Imported late, because only these words need the cache.
+    from fledge.host.settings import Settings  # noqa: PLC0415
+    from fledge.store.cache import Cache  # noqa: PLC0415
+
+    names = Cache(Settings.from_environment().cache_folder).names()
+    return [each for each in names if each.startswith(incomplete)]
+
+
+def complete_change(incomplete: str) -> list[str]:
+    """Return the images for the key of the image; nothing for other keys."""
+    key, equals, value = incomplete.partition("=")
+    found = complete_image(value) if (key, equals) == ("source.image", "=") else []
+    return [f"{key}={each}" for each in found]
+
+
 ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration to read.")
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="The configuration to read.",
+        show_default="fledge.toml, here or in a parent folder",
+    ),
 ]
 ConfigsOption = Annotated[
     list[Path] | None,
@@ -26,7 +66,7 @@ ConfigsOption = Annotated[
         "-c",
         metavar="FILE",
         help="The configuration to read. Can be repeated.",
-        show_default="fledge.toml",
+        show_default="fledge.toml, here or in a parent folder",
     ),
 ]
 ProjectsArgument = Annotated[
@@ -34,6 +74,16 @@ ProjectsArgument = Annotated[
     typer.Argument(
         metavar="[DIR|FILE]...",
         help="Folders with a fledge.toml, such files, or Dockerfiles; patterns, too.",
+        show_default=False,
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a key of the configuration, such as agent.version=v1.2. Can be repeated.",
+        autocompletion=complete_change,
         show_default=False,
     ),
 ]
@@ -63,6 +113,7 @@ PlatformOption = Annotated[
     typer.Option(
         metavar="OS/ARCH[/VARIANT]",
         help="The platform of the image.",
+        autocompletion=complete_platform,
         show_default="linux on this machine",
     ),
 ]
@@ -71,6 +122,7 @@ PlatformsOption = Annotated[
     typer.Option(
         metavar="OS/ARCH[/VARIANT]",
         help="A platform of the image. Can be repeated.",
+        autocompletion=complete_platform,
         show_default="linux on this machine",
     ),
 ]
@@ -100,17 +152,51 @@ class Group(TyperGroup):
         count = next((n for n, each in enumerate(args) if each not in MOVABLE), len(args))
         return super().parse_args(ctx, args[count : count + 1] + args[:count] + args[count + 1 :])
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the section of the help that lists the commands, each with its whole summary."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, (each.help or "").partition("\n\n")[0])
+                    for name, each in self.commands.items()
+                ]
+            )
+
 
 class Command(TyperCommand):
     """A command that refuses an option given twice, of which only the last would count."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments. Raises `typer.BadParameter`."""
+        """Parse the arguments. Raises `typer.BadParameter`, which names a variable if that is
+        wrong.
+        """
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
         for each in given:
             if given.count(each) > 1 and not (each.multiple or getattr(each, "is_flag", False)):
                 raise typer.BadParameter("it is given twice; give it once", ctx, each)
-        return super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            if error.param and variables.is_from(ctx, error.param):
+                error.param_hint = str(error.param.envvar)
+            raise
+        # What a person names takes the place of what a variable names.
+        if ctx.params.get("projects") or ctx.params.get("root_hash"):
+            for option in self.params:
+                if option.name == "config" and variables.is_from(ctx, option):
+                    ctx.params["config"] = None
+        return rest
+
+
+def color_option() -> TyperOption:
+    """Make the option ``--color``, which every command has."""
+    return TyperOption(
+        param_decls=["--color"],
+        type=TyperChoice([each.value for each in When]),
+        callback=remember,
+        expose_value=False,
+        help="Whether to print colours. auto: on a terminal; NO_COLOR and FORCE_COLOR count.",
+    )
 
 
 def new_app(help: str | None = None) -> typer.Typer:  # noqa: A002 - typer's own name

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import typer
 
 from fledge.cli.messages import print_error
 from fledge.cli.options import DEFAULT_CONFIG
 from fledge.errors import ConfigError, FledgeError
+from fledge.host.settings import Settings
 from fledge.project.config import is_dockerfile
 from fledge.tree.names import printable
 
@@ -26,7 +30,7 @@ def is_several(arguments: Sequence[str] | None, configs: Sequence[Path] | None) 
 
 
 def find(arguments: Sequence[str] | None, configs: Sequence[Path] | None) -> list[Path]:
-    """Return the configs that a command line names, each once. By default fledge.toml.
+    """Return the configs that a command line names, each once. By default that of `locate`.
 
     An argument is a folder with a fledge.toml, the path of such a file or of a Dockerfile, or a
     pattern that a shell has left as it is. Raises `ConfigError`.
@@ -35,7 +39,42 @@ def find(arguments: Sequence[str] | None, configs: Sequence[Path] | None) -> lis
     for argument in arguments or ():
         for config in _expand(argument):
             found.setdefault(config.resolve(), config)
-    return list(found.values()) or [DEFAULT_CONFIG]
+    return list(found.values()) or [locate(None)]
+
+
+def locate(given: Path | None) -> Path:
+    """Return the config to use: the given one; else fledge.toml, here or in a parent folder.
+
+    Says which one it is if it is in a parent folder. It may not exist.
+    """
+    if given is not None:
+        return given
+    found = None if DEFAULT_CONFIG.exists() else _find_above(Path.cwd())
+    if found is None:
+        return DEFAULT_CONFIG
+    typer.echo(f"  using {printable(str(found))}", err=True)
+    return found
+
+
+def _find_above(start: Path) -> Path | None:
+    """Return the nearest fledge.toml above ``start``, relative to that; None: there is none.
+
+    As in git, the search ends at the root of a repository, at the home folder, and where another
+    filesystem begins. A file of another user does not count: a config can name programs to run.
+    """
+    home, device = Settings.from_environment().home, start.stat().st_dev
+    folder = start
+    while folder not in (folder.parent, home) and not (folder / ".git").exists():
+        folder = folder.parent
+        if folder.stat().st_dev != device:
+            return None
+        config = folder / DEFAULT_CONFIG
+        if config.is_file():
+            owner = config.stat().st_uid
+            # relative_to cannot go up.
+            relative = Path(os.path.relpath(config, start))
+            return relative if owner in (os.getuid(), 0) else None
+    return None
 
 
 def is_config(argument: str) -> bool:

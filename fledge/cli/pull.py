@@ -14,6 +14,7 @@ from fledge.cli.options import (
     OfflineOption,
     PlatformOption,
     VerboseOption,
+    complete_image,
     new_app,
 )
 from fledge.cli.policies import (
@@ -34,6 +35,7 @@ def run(
         typer.Argument(
             metavar="REFERENCE",
             help="What to pull: HOST/NAME:TAG or HOST/NAME@sha256:HEX.",
+            autocompletion=complete_image,
             show_default=False,
         ),
     ],

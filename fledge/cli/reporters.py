@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fledge.cli.colour import stderr_has_colour
 from fledge.cli.failures import end_interrupted, explained
 from fledge.cli.lines import LineReporter
 from fledge.host.settings import Settings
@@ -34,10 +35,15 @@ def reported(verbose: bool, quiet: bool = False) -> Iterator[LineReporter]:
 
 
 def _stderr_reporter(verbose: bool) -> LineReporter:
-    """Return a reporter for standard error, with colours and progress bars on a terminal."""
-    if not sys.stderr.isatty() or Settings.from_environment().terminal_is_dumb:
+    """Return a reporter for standard error: with progress bars on a terminal, and with colours
+    where they are wanted.
+    """
+    is_terminal = sys.stderr.isatty() and not Settings.from_environment().terminal_is_dumb
+    has_colour = stderr_has_colour()
+    if not (is_terminal or has_colour):
         return LineReporter(verbose)
     # Imported late because rich is slow to import, and logs do not need it.
-    from fledge.cli.terminal import TerminalReporter  # noqa: PLC0415
+    from fledge.cli.terminal import ColourReporter, TerminalReporter  # noqa: PLC0415
 
-    return TerminalReporter(verbose)
+    kind = TerminalReporter if is_terminal else ColourReporter
+    return kind(verbose, has_colour=has_colour)

@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
-ASCII = {"→": "->", "…": "...", "✓": "ok", "✗": "failed"}
+ASCII = {"→": "->", "…": "...", "✓": "ok", "✗": "failed", "·": "-"}
 """What stands for fledge's own characters where the encoding lacks them."""
 
 ERRORS = "fledge"

@@ -36,6 +36,25 @@ DIGEST = re.compile(r"(\bsha256[: ][0-9a-f]{12})[0-9a-f]{52}\b")
 """A digest; its group is the part that people compare at a glance."""
 
 
+class ColourReporter(LineReporter):
+    """Prints the lines of a log in colour, for a pipe to a program that shows colours."""
+
+    def __init__(self, verbose: bool = False, *, has_colour: bool = True) -> None:
+        """As for `TerminalReporter`."""
+        super().__init__(verbose)
+        self.console = Console(
+            stderr=True,
+            highlight=False,
+            soft_wrap=True,
+            force_terminal=True,
+            color_system="standard",
+            no_color=not has_colour,
+        )
+
+    def _print(self, parts: list[tuple[str, str]]) -> None:
+        self.console.print(Text.assemble(*parts))
+
+
 class TerminalReporter(LineReporter):
     """Prints lines in colour. Below them it draws the running step and its transfers.
 
@@ -43,10 +62,12 @@ class TerminalReporter(LineReporter):
     and a download in another thread may outlive its step.
     """
 
-    def __init__(self, verbose: bool = False) -> None:
-        """``verbose``: print details, too."""
+    def __init__(self, verbose: bool = False, *, has_colour: bool = True) -> None:
+        """``verbose``: print details, too. ``has_colour``: print in colour."""
         super().__init__(verbose)
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Console(
+            stderr=True, highlight=False, soft_wrap=True, no_color=not has_colour
+        )
         self._live: Live | None = None
         self._closed = False
 

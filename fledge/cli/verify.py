@@ -8,12 +8,12 @@ import typer
 
 from fledge.cli import runs
 from fledge.cli.options import (
-    DEFAULT_CONFIG,
     EXIT_CODES,
     ArtifactArgument,
     Command,
     ConfigOption,
     OfflineOption,
+    SetOption,
     VerboseDifferenceOption,
     new_app,
 )
@@ -30,9 +30,9 @@ app = new_app()
 
 @app.command(cls=Command, epilog=EXIT_CODES)
 def run(
-    context: typer.Context,
     artifact: ArtifactArgument,
-    config: ConfigOption = DEFAULT_CONFIG,
+    config: ConfigOption = None,
+    changes: SetOption = None,
     keys: KeysOption = None,
     threshold: ThresholdOption = None,
     builder: BuilderOption = None,
@@ -59,9 +59,9 @@ def run(
     asked for.
     """
     runs.verify.run(
-        context,
         artifact,
         config,
+        changes,
         keys,
         threshold,
         builder,

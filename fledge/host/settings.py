@@ -127,6 +127,13 @@ class Settings(msgspec.Struct, frozen=True):
         return self._text("NO_COLOR") is None and not self.terminal_is_dumb
 
     @property
+    def forces_colour(self) -> bool:
+        """Whether ``$FORCE_COLOR`` asks for colours where there is no terminal
+        (force-color.org).
+        """
+        return self._text("FORCE_COLOR") is not None
+
+    @property
     def github_api(self) -> str:
         """The base URL of the API for releases: ``$FLEDGE_GITHUB_API``, or GitHub's.
 

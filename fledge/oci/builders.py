@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -256,6 +256,23 @@ def choose(wanted: BuilderName, environment: Mapping[str, str], session: Session
     if wanted != "auto":
         raise HostError(f"the builder {problems[0]}", f"{hint} Or leave out builder in [source].")
     raise HostError("no builder for the Dockerfile can be used:", hint, problems)
+
+
+def survey(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Yield the name of each installed builder, its version, and why it cannot be used; empty: it
+    can. Starts none.
+    """
+    for builder in BUILDERS:
+        alive = tuple(each for each in builder.alive if each != "--bootstrap")
+        try:
+            asked = msgspec.structs.replace(builder, alive=alive)
+            ready = _probe(asked, environment_of((), settings), settings)
+        except NotInstalled:
+            continue
+        except Unusable as error:
+            yield builder.name, "", str(error)
+        else:
+            yield builder.name, ready.version, ""
 
 
 def _probe(builder: Builder, environment: Mapping[str, str], settings: Settings) -> Ready:

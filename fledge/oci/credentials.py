@@ -85,6 +85,18 @@ def find(name: Name, settings: Settings) -> Search:
     return Search(None, problems)
 
 
+def hosts(path: Path) -> list[str]:
+    """Return the registries for which a file has logins, without any secret.
+
+    A helper for all registries is ``*``. Raises `ConfigError` if the file cannot be used.
+    """
+    config = _load(path)
+    found = {*_table(config, "auths", path), *_table(config, "credHelpers", path)}
+    if config.get("credsStore"):
+        found.add("*")
+    return sorted(found)
+
+
 def _load(path: Path) -> dict[str, object]:
     try:
         raw = read_regular(path, MAX_CONFIG_SIZE + 1)

@@ -125,6 +125,23 @@ def open_image(name: Name, platform: Platform, session: Session) -> Image:
     )
 
 
+def survey(session: Session) -> list[tuple[str, str]]:
+    """Ask each daemon that `open_image` would ask whether it answers.
+
+    Returns their URLs, and why one cannot be used; empty: it can. Raises `ConfigError` if the
+    user's Docker settings are invalid.
+    """
+    found = []
+    for address in _addresses(session.settings):
+        try:
+            with _explained(address.url, NoDaemonImageError):
+                _Daemon(address, session)
+            found.append((address.url, ""))
+        except FledgeError as error:
+            found.append((address.url, error.message))
+    return found
+
+
 def _addresses(settings: Settings) -> list[_Address]:
     """Return the daemon in the user's Docker settings, or else those with a usual socket."""
     # Imported here because the Docker client is slow to import.

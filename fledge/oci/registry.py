@@ -36,6 +36,8 @@ def open_image(name: Name, platform: Platform, session: Session) -> Image:
     raw = places.ask(Repository.read_named_manifest)
     manifest = resolve_manifest(raw, platform, str(name), read_manifest)
     config = places.ask(Repository.read_document, "blobs", "config", manifest.config)
+    if name.tag:
+        session.cache.remember(f"{name.host}/{name.repository}:{name.tag}")
     count = len(manifest.layers)
     blobs = [
         partial(places.ask, Repository.fetch, "blobs", f"layer {number} of {count}", layer)

@@ -18,14 +18,16 @@ PlatformLike = Platform | str
 """A platform, or its text, such as ``linux/amd64``."""
 
 
-def as_config(config: ConfigLike, manifest: PathLike | None = None) -> Config:
+def as_config(
+    config: ConfigLike, manifest: PathLike | None = None, changes: Sequence[str] = ()
+) -> Config:
     """Return a config; read it, and the file ``manifest``, if ``config`` is a path.
 
-    Raises `ConfigError`.
+    ``changes`` are keys to set in it, such as ``agent.version=v1.2``. Raises `ConfigError`.
     """
     if isinstance(config, Config):
         return config
-    return configs.load(Path(config), Path(manifest) if manifest else None)
+    return configs.load(Path(config), Path(manifest) if manifest else None, changes)
 
 
 def as_platform(platform: PlatformLike | None) -> Platform:

@@ -100,6 +100,7 @@ def pull(
     """
     session = as_session(session)
     name = registry_name(reference)
+    session.cache.remember(reference)
     wanted = as_platform(platform)
     if session.offline and not name.digest:
         raise OfflineError(

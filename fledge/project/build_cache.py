@@ -19,6 +19,7 @@ class BuildCache(msgspec.Struct, frozen=True):
             " it builds it. --cache-to REPOSITORY keeps it there. FLEDGE_CACHE_REGISTRY takes"
             " precedence.",
             examples=["ghcr.io/example/cache"],
+            extra={"variables": True},
         ),
     ] = None
     trusted: Annotated[

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from fledge.formats import Format
+from fledge.host.settings import Settings as Environment
 from fledge.oci.reference import RECIPE
 from fledge.project import manifest as plugin
-from fledge.project import parser, rules, toml
+from fledge.project import overrides, parser, rules, toml, variables
 from fledge.project.build_cache import BuildCache
 from fledge.project.manifest import Settings, WrongKeys
 from fledge.project.rules import T, first_of_type
@@ -96,14 +97,22 @@ def is_dockerfile(path: Path) -> bool:
     return path.suffix != ".toml" and RECIPE.search(name) is not None
 
 
-def load(path: Path, manifest: Path | None = None) -> Config:
+def load(path: Path, manifest: Path | None = None, changes: Sequence[str] = ()) -> Config:
     """Read and validate a fledge.toml and the files that it names.
 
     A Dockerfile stands for a fledge.toml that names it and says nothing else. ``manifest`` is a
     file with the settings of the plugin manifest; by default manifest.toml in the same folder, if
-    there is one. Raises `InvalidConfig` with all problems of a file, or `ConfigError` if one cannot
-    be read.
+    there is one. ``changes`` are keys to set, as in `overrides.apply`. Variables are those of this
+    process. Raises `InvalidConfig` with all problems of a file, or `ConfigError` if one cannot be
+    read.
     """
+    return from_document(read_document(path, manifest, changes))
+
+
+def read_document(
+    path: Path, manifest: Path | None = None, changes: Sequence[str] = ()
+) -> Document:
+    """Read the TOML of a config, changed and with its variables replaced, as for `load`."""
     if is_dockerfile(path):
         document = Document(path, _of_dockerfile(path))
     else:
@@ -112,14 +121,17 @@ def load(path: Path, manifest: Path | None = None) -> Config:
             hint += f" Or build from the Dockerfile alone: fledge build {_as_argument(recipe)}"
         document = toml.read(path, hint)
     _add_manifest(document, manifest)
-    return _config(document)
+    declared = schema()
+    overrides.apply(document, changes, declared)
+    variables.expand(document, declared, Environment.from_environment())
+    return document
 
 
 def load_data(data: dict[str, Any], path: Path) -> Config:
     """Do as `load` with a fledge.toml that is not written yet. Messages have no line numbers."""
     document = Document(path, data)
     _add_manifest(document, None)
-    return _config(document)
+    return from_document(document)
 
 
 def _add_manifest(document: Document, manifest: Path | None) -> None:
@@ -134,6 +146,7 @@ def _add_manifest(document: Document, manifest: Path | None) -> None:
     _read_manifest(beside.top)
     beside.finish()
     document.top.data[plugin.TABLE] = beside.top.data
+    document.included[plugin.TABLE] = beside
 
 
 def _as_argument(path: Path) -> str:
@@ -151,10 +164,11 @@ def parse(data: dict[str, Any], path: Path) -> Config:
 
     Raises `InvalidConfig` with all problems, but without line numbers.
     """
-    return _config(Document(path, data))
+    return from_document(Document(path, data))
 
 
-def _config(document: Document) -> Config:
+def from_document(document: Document) -> Config:
+    """Validate a document. Raises `InvalidConfig` with all problems."""
     parsed = parser.parse(document, schema())
     sources = rules.apply(parsed)
     manifest = None

@@ -12,6 +12,7 @@
     tuple[tuple[str, str], ...]   a table of texts
     tuple[Secret, ...]            a table of secrets
 
+``extra={"variables": True}``: ``${NAME}`` in the value is a variable of the environment.
 ``ge``, ``le``, ``pattern``, ``extra``, descriptions and examples come from `msgspec.Meta`.
 ``| None`` is ignored, because a key that is present always has a value.
 """

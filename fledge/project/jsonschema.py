@@ -11,7 +11,8 @@ from typing import Any
 
 from fledge.project import manifest, rules
 from fledge.project.schema import Group, Key, Schema, Table, Variant, schema
-from fledge.project.values import literal
+from fledge.project.values import ANY_TEXT, literal
+from fledge.project.variables import VARIABLE
 from fledge.sources.source import Presence
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -88,7 +89,7 @@ def _property_schema(
 ) -> Json:
     """Return the schema of a key with all its declarations."""
     first = keys[0]
-    types = [key.value.json_schema() for key in keys]
+    types = [_value_schema(key) for key in keys]
     text = [
         *descriptions,
         *(f"{literal(option)}: {meaning}" for option, meaning in first.options.items()),
@@ -104,6 +105,14 @@ def _property_schema(
     if first.value.examples:
         found["examples"] = list(first.value.examples)
     return found
+
+
+def _value_schema(key: Key) -> Json:
+    """Return the schema of the values of a key, which may have variables in them."""
+    found = key.value.json_schema()
+    if not key.variables or found["pattern"] == ANY_TEXT:
+        return found
+    return {"anyOf": [found, {"type": "string", "pattern": VARIABLE.pattern}]}
 
 
 def _strategy_conditions(strategy: str, declared: Schema) -> Json:

@@ -71,6 +71,8 @@ def _table_lines(table: Table, strategies: tuple[str, ...]) -> Iterator[str]:
             facts.append(("Only for", " and ".join(f"`{each}`" for each in only_for)))
         if only_with := table.only_with(name):
             facts.append(("Only with", f"`{only_with}`"))
+        if key.variables:
+            facts.append(("Variables", "`${NAME}` is replaced by that variable"))
         if key.required:
             facts.append(("Required", _required(table, name)))
         elif key.default is not None:

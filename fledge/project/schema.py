@@ -51,6 +51,8 @@ class Key(msgspec.Struct, frozen=True):
     """Keys that must be absent, or have their default, unless this key is false."""
     options: Mapping[str, str] = {}
     """The descriptions of the options of a choice. Empty if they have none."""
+    variables: bool = False
+    """Whether ``${NAME}`` in its value is a variable of the environment."""
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -294,6 +296,7 @@ def keys_of(struct: type[Any], *, written_by_fledge: bool = False) -> tuple[Key,
                 default=_default(field),
                 description=facts.description,
                 contradicts=facts.extra.get("contradicts", ()),
+                variables=facts.extra.get("variables", False),
             )
         )
     return tuple(found)

@@ -59,7 +59,7 @@ _BARE_VALUES = (
     ("(?i:true|yes|on)", "{given}: write true"),
     ("(?i:false|no|off)", "{given}: write false"),
     ("(?i:none|null|nil)", "{given}: there is no such value; remove the line"),
-    (r"\$.*", "{given}: variables are not expanded; write the value itself, in quotes"),
+    (r"\$.*", "{given}: text needs quotes, and only a few keys expand variables"),
     ("[0-9]{1,3}([,' ][0-9]{3})+", "{given}: write {digits}, without separators"),
     ("0[0-9]+", "{given}: write {digits}, without zeros before it"),
     (

@@ -18,5 +18,6 @@ class Target(msgspec.Struct, frozen=True):
             " debian, firecracker, kata, libkrun or volant, or the path of a kernel image or of a"
             " kernel's .config.",
             examples=["volant"],
+            extra={"variables": True},
         ),
     ] = None

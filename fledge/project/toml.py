@@ -9,12 +9,13 @@ from __future__ import annotations
 import codecs
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import tomli
 
 from fledge.errors import ConfigError, reason
-from fledge.project.positions import Keys, positions
+from fledge.project.positions import Keys, Position, positions
 from fledge.project.syntax import explain
 from fledge.project.values import Text, Value, close_match, literal, quoted_key
 from fledge.tree.names import printable
@@ -30,6 +31,9 @@ MAX_PROBLEMS = 20
 """Maximum problems in the message of an error."""
 
 
+T = TypeVar("T")
+
+
 class Problem(msgspec.Struct, frozen=True):
     """One problem of a file."""
 
@@ -39,9 +43,13 @@ class Problem(msgspec.Struct, frozen=True):
     """The line, starting at 1. None if the text is not known, or if a whole table is missing."""
     column: int | None = None
     """The column, starting at 1. None except for syntax errors."""
+    origin: str | None = None
+    """The option that has set the value; None: the file."""
 
     def shown(self, path: Path) -> str:
         """Format the problem like a compiler: ``fledge.toml:5: …``. Safe to print on a terminal."""
+        if self.origin:
+            return printable(f"{self.origin}: {self.message}")
         position = [str(number) for number in (self.line, self.column) if number is not None]
         return printable(": ".join([":".join([str(path), *position]), self.message]))
 
@@ -69,12 +77,21 @@ class Document:
         """
         self.path = path
         self.top = Table(self, (), data)
+        self.origins: dict[Keys, str] = {}
+        """The options that have set values, such as ``--set agent.version``."""
+        self.variables: dict[Keys, list[str]] = {}
+        """The variables of the environment that are part of a value."""
+        self.settled: set[Keys] = set()
+        """Keys with a problem that makes any further one of no interest."""
+        self.included: dict[str, Document] = {}
+        """Documents whose content is a table of this one."""
         self._text = text
         self._reports: list[tuple[Keys, str]] = []
 
     def report(self, keys: Keys, message: str) -> None:
         """Report a problem of the value at ``keys``, which need not exist."""
-        self._reports.append((keys, message))
+        if keys not in self.settled:
+            self._reports.append((keys, message))
 
     @property
     def has_problems(self) -> bool:
@@ -88,22 +105,25 @@ class Document:
 
     def error(self) -> InvalidConfig:
         """Make an error of all reported problems, in the order of the file."""
-        key_positions = {} if self._text is None else positions(self._text)
+        key_positions = self.positions()
         problems = []
         for keys, message in self._reports:
-            position = next(
-                (
-                    key_positions[keys[:n]]
-                    for n in range(len(keys), 0, -1)
-                    if keys[:n] in key_positions
-                ),
-                None,
-            )
-            problems.append(
-                (position or (0, 0), Problem(message, position.line if position else None))
-            )
+            position = _nearest(keys, key_positions)
+            origin = _nearest(keys, self.origins)
+            line = position.line if position else None
+            problems.append((position or (0, 0), Problem(message, line, origin=origin)))
         problems.sort(key=lambda problem: problem[0])
         return InvalidConfig(self.path, [problem for _, problem in problems])
+
+    def positions(self) -> dict[Keys, Position]:
+        """Return the positions of all keys. Empty if the text is not known."""
+        return {} if self._text is None else positions(self._text)
+
+
+def _nearest(keys: Keys, found: Mapping[Keys, T]) -> T | None:
+    """Return what there is for a key, or else for the innermost table around it that has any."""
+    prefixes = (keys[:depth] for depth in range(len(keys), 0, -1))
+    return next((found[each] for each in prefixes if each in found), None)
 
 
 class Table:

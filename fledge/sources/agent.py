@@ -30,6 +30,7 @@ from fledge.sources.source import (
     KeyedBy,
     Kind,
     LockSection,
+    Need,
     Presence,
     Source,
     Url,
@@ -119,6 +120,22 @@ class Agent(Source, frozen=True, tag_field="source_strategy"):
         name = found.version or uri.rpartition("/")[2]
         return f"{name}, {human_size(found.content.size)}"
 
+    def needs(self, assembly: Assembly, pin: AgentPin | None) -> Sequence[Need]:
+        """Name the URL of the agent, unless the cache has the pinned one, or the one with the
+        checksum.
+        """
+        digest = pin.sha256 if pin else self.checksum
+        if digest and assembly.session.cache.claim(digest):
+            return ()
+        if pin and pin.url:
+            return (Need(self.role, pin.url, note=pin.version or ""),)
+        found = self.listed(assembly)
+        return (found,) if found else ()
+
+    def listed(self, assembly: Assembly) -> Need | None:
+        """Return what `look_up` would download, without doing so. None: nothing."""
+        raise NotImplementedError
+
     def get(self, architecture: str, session: Session) -> FetchedAgent:
         """Return the agent without a pin; from the cache if it has a checksum and is cached."""
         return self.look_up(architecture, session)
@@ -149,6 +166,7 @@ class ReleaseAgent(Agent, frozen=True, tag="release"):
         Meta(
             description='The tag of the release. "latest" is the newest release.',
             examples=["v1.2.3", "latest"],
+            extra={"variables": True},
         ),
     ] = "latest"
 
@@ -174,6 +192,11 @@ class ReleaseAgent(Agent, frozen=True, tag="release"):
         recorded = ReleaseAgent(version=pin.version, checksum=pin.sha256)
         return _fetch_release(recorded, architecture, session)
 
+    def listed(self, assembly: Assembly) -> Need | None:
+        """Return the URL and size of the asset, which the API lists."""
+        release, asset = _find_asset(self, assembly.architecture, assembly.session)
+        return Need(self.role, release.assets[asset], release.sizes.get(asset), release.version)
+
     def look_up(self, architecture: str, session: Session) -> FetchedAgent:
         """Download the asset of the release."""
         return _fetch_release(self, architecture, session)
@@ -185,6 +208,10 @@ class LocalAgent(Agent, frozen=True, tag="local", kw_only=True):
     path: Annotated[
         InputFile, Meta(description="The file of the agent.", examples=["build/kestrel"])
     ]
+
+    def listed(self, assembly: Assembly) -> Need | None:
+        """Return None: the file is on this machine."""
+        return None
 
     def local_files(self) -> Sequence[Path]:
         """Return the file."""
@@ -219,6 +246,10 @@ class HttpAgent(Agent, frozen=True, tag="http", kw_only=True):
     def find_recorded(self, pin: AgentPin, architecture: str, session: Session) -> FetchedAgent:
         """Download the URL of the config, whose content must have the recorded digest."""
         return FetchedAgent(session.fetcher.fetch(self.url, "agent", pin.sha256), self.url, None)
+
+    def listed(self, assembly: Assembly) -> Need | None:
+        """Return the URL."""
+        return Need(self.role, self.url)
 
     def look_up(self, architecture: str, session: Session) -> FetchedAgent:
         """Download the URL, or take the file with that checksum from the cache."""
@@ -279,8 +310,8 @@ def _api_url(version: str, settings: Settings) -> str:
     return f"{settings.github_api}/repos/{REPOSITORY}/releases/{tag}"
 
 
-def _fetch_release(agent: ReleaseAgent, architecture: str, session: Session) -> FetchedAgent:
-    """Download the asset of a release that the API lists now."""
+def _find_asset(agent: ReleaseAgent, architecture: str, session: Session) -> tuple[_Release, str]:
+    """Return a release as the API lists it now, and the name of the asset for an architecture."""
     fetcher = session.fetcher
     url = _api_url(agent.version, session.settings)
     try:
@@ -297,6 +328,13 @@ def _fetch_release(agent: ReleaseAgent, architecture: str, session: Session) -> 
             f" its assets: {', '.join(sorted(release.assets)) or 'none'} ({url})",
             'Choose another [agent] version, or your own file with source_strategy = "local".',
         )
+    return release, asset
+
+
+def _fetch_release(agent: ReleaseAgent, architecture: str, session: Session) -> FetchedAgent:
+    """Download the asset of a release that the API lists now."""
+    fetcher = session.fetcher
+    release, asset = _find_asset(agent, architecture, session)
     checksum = agent.checksum
     if CHECKSUMS in release.assets:
         listing = fetcher.text(release.assets[CHECKSUMS])
@@ -324,17 +362,18 @@ class _Release(msgspec.Struct, frozen=True):
     """Its tag."""
     assets: dict[str, str]
     """The download URLs of the assets, by name."""
+    sizes: dict[str, int]
+    """Their sizes in bytes, by name, of those that have one."""
 
 
 def _release(answer: object, url: str) -> _Release:
     """Parse GitHub's answer ("Get a release" in the documentation of its REST API)."""
     try:
         document = JsonObject(answer, url)
-        assets = {
-            asset.text("name"): asset.text("browser_download_url")
-            for asset in document.members("assets")
-        }
-        return _Release(document.text("tag_name"), assets)
+        listed = document.members("assets")
+        assets = {each.text("name"): each.text("browser_download_url") for each in listed}
+        sizes = {each.text("name"): each.natural("size") for each in listed if each.has("size")}
+        return _Release(document.text("tag_name"), assets, sizes)
     except CorruptError as error:
         raise CorruptError(
             f"{error.message}: the answer does not describe a release",

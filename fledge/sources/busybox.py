@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -14,7 +14,7 @@ from fledge.oci.manifest import Platform
 from fledge.sources import paths
 from fledge.sources.inputs import Input
 from fledge.sources.programs import START_SIZE, describe
-from fledge.sources.source import Assembly, Kind, LockSection, Presence, Source, Url
+from fledge.sources.source import Assembly, Kind, LockSection, Need, Presence, Source, Url
 from fledge.tree import File, Symlink, Tree
 from fledge.tree.applets import MAX_BUSYBOX_SIZE, applets
 from fledge.tree.content import Span, read_content
@@ -85,6 +85,11 @@ class Busybox(Source, frozen=True):
     def recorded_pin(self, record: Input, platform: str) -> tuple[str, BusyboxPin]:
         """Return the digest."""
         return "", BusyboxPin(record.digest)
+
+    def needs(self, assembly: Assembly, pin: BusyboxPin | None) -> Sequence[Need]:
+        """Name the URL, unless the cache has the file."""
+        has = assembly.session.cache.claim(self.digest)
+        return () if has else (Need(self.role, self.url),)
 
     def lay(self, assembly: Assembly, pin: BusyboxPin | None) -> str:
         """Install busybox, and set the architecture of the artifact to that of busybox.

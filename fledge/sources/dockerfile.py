@@ -28,7 +28,7 @@ from fledge.session import Session
 from fledge.sources import build_context
 from fledge.sources.image import apply
 from fledge.sources.inputs import Input
-from fledge.sources.source import Assembly, InputFile, KeyedBy, LockSection, Source
+from fledge.sources.source import Assembly, InputFile, KeyedBy, LockSection, Need, Source
 from fledge.tree.content import Blob, hash_file
 from fledge.tree.digest import Digest
 
@@ -182,6 +182,13 @@ class Dockerfile(Source, frozen=True):
             Digest.parse(facts.arguments),
             facts.builder,
         )
+
+    def needs(self, assembly: Assembly, pin: DockerfilePin | None) -> Sequence[Need]:
+        """Name the Dockerfile, unless the pinned image is in the cache."""
+        if pin and _has(assembly.session.cache.claim, pin):
+            return ()
+        name = self.pinned_name(assembly.folder)
+        return (Need(self.role, name, note=f"to be built by {self.builder}"),)
 
     def lay(self, assembly: Assembly, pin: DockerfilePin | None) -> str:
         """Apply the layers of the pinned image; build one if ``pin`` is None."""

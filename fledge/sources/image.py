@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -25,9 +26,12 @@ from fledge.oci.transports import open_image
 from fledge.report import counted
 from fledge.sources import paths
 from fledge.sources.inputs import Input
-from fledge.sources.source import Assembly, KeyedBy, LockSection, Source
+from fledge.sources.source import Assembly, KeyedBy, LockSection, Need, Source
 from fledge.tree import File
 from fledge.tree.digest import Digest
+
+LOCAL = (OciLayout, OciArchive, DockerArchive)
+"""The references to files of this machine."""
 
 
 class Image(Source, frozen=True):
@@ -42,6 +46,7 @@ class Image(Source, frozen=True):
             description="The image: a name, or a location after docker://, docker-daemon:, oci:,"
             " oci-archive: or docker-archive:.",
             examples=["nginx:alpine"],
+            extra={"variables": True},
         ),
     ] = msgspec.field(name="image")
 
@@ -76,16 +81,35 @@ class Image(Source, frozen=True):
             manifest, record.digest, tuple(Digest.parse(each) for each in facts.diff_ids)
         )
 
+    def needs(self, assembly: Assembly, pin: ImagePin | None) -> Sequence[Need]:
+        """Name the image and how many of its layers the cache lacks.
+
+        Those of a layout or an archive are on this machine.
+        """
+        if isinstance(self.reference, LOCAL):
+            return ()
+        image = self._open(assembly, pin)
+        claim = assembly.session.cache.claim
+        lacking = [layer for layer in image.layers if claim(layer.diff_id) is None]
+        if not lacking:
+            return ()
+        sizes = [layer.size for layer in lacking if layer.size is not None]
+        size = sum(sizes) if len(sizes) == len(lacking) else None
+        note = f"{len(lacking)} of {counted(len(image.layers), 'layer')}"
+        return (Need(self.role, image.uri, size, note),)
+
+    def _open(self, assembly: Assembly, pin: ImagePin | None) -> OpenedImage:
+        """Open the pinned image; the one that the reference names now if ``pin`` is None."""
+        platform, session = assembly.platform, assembly.session
+        if pin is None:
+            return open_image(self.reference, platform, session)
+        trusted = assembly.trusts_pins
+        return open_pinned(self.reference, pin, platform, session, trusted=trusted)
+
     def lay(self, assembly: Assembly, pin: ImagePin | None) -> str:
         """Apply the layers to the tree, and add the config at `paths.IMAGE_CONFIG`."""
         session = assembly.session
-        image = (
-            open_pinned(
-                self.reference, pin, assembly.platform, session, trusted=assembly.trusts_pins
-            )
-            if pin
-            else open_image(self.reference, assembly.platform, session)
-        )
+        image = self._open(assembly, pin)
         if image.manifest:
             session.reporter.detail(f"manifest {image.manifest}")
         apply(image, assembly)
@@ -94,7 +118,7 @@ class Image(Source, frozen=True):
 
     def check(self, assembly: Assembly, pin: ImagePin | None) -> str | None:
         """Apply the layers of a layout or archive. Registries and daemons are not asked."""
-        if isinstance(self.reference, OciLayout | OciArchive | DockerArchive):
+        if isinstance(self.reference, LOCAL):
             return super().check(assembly, pin)
         assembly.has_image = True
         return None

@@ -143,6 +143,19 @@ class LockSection(msgspec.Struct, frozen=True):
         return str(assembly.platform) if by_platform else assembly.architecture
 
 
+class Need(msgspec.Struct, frozen=True):
+    """What a build has to fetch or make for a source, because the cache lacks it."""
+
+    role: str
+    """The role of the source."""
+    uri: str
+    """The URL or reference that it comes from, or the path of what makes it."""
+    size: int | None = None
+    """Bytes to download; None: only downloading tells."""
+    note: str = ""
+    """What it is, if the URI does not say so: ``2 of 5 layers``."""
+
+
 class Source(msgspec.Struct, frozen=True):
     """A source of files for the tree, as fledge.toml describes it.
 
@@ -206,6 +219,13 @@ class Source(msgspec.Struct, frozen=True):
         Raises `MalformedError` or `msgspec.ValidationError` if the record is malformed.
         """
         raise NotImplementedError
+
+    def needs(self, assembly: Assembly, pin: Any | None) -> Sequence[Need]:
+        """Say what `lay` would have to fetch. Reads manifests and listings, but no contents.
+
+        Raises `FledgeError` if those cannot be read.
+        """
+        return ()
 
     def lay(self, assembly: Assembly, pin: Any | None) -> str:
         """Fetch the source, exactly as pinned if ``pin`` is not None, and lay it over the tree.

@@ -3,6 +3,7 @@
     blobs/sha256/HEX   complete and verified blobs, which are never written again
     partial/           incomplete blobs, each locked by the process that writes it
     in-use             a byte for each blob, locked by the builds that use the blob
+    names/NAME         empty files: the images and artifacts that were fetched, percent-encoded
     uses/HEX           changed by each use of a blob, and holds its stamp (`fledge.store.stamps`)
 
 Builds that run at the same time share the cache. A killed build leaves at worst an incomplete
@@ -31,6 +32,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -260,6 +262,25 @@ class Cache(msgspec.Struct, frozen=True):
         with self.partial(None, lambda: None) as partial:
             partial.write(data)
             return self.add(partial)
+
+    def remember(self, name: str) -> None:
+        """Remember the name of an image or an artifact, for shells that complete it."""
+        # A cache that may only be read remembers nothing, nor one name that is too long for a file.
+        with suppress(OSError), self._folder("names") as folder:
+            flags = os.O_WRONLY | os.O_CREAT | _FILE
+            os.close(os.open(quote(name, safe=""), flags, 0o600, dir_fd=folder))
+
+    def names(self) -> list[str]:
+        """Return the remembered names, sorted."""
+        with suppress(OSError):
+            return sorted(map(unquote, os.listdir(self.root / "names")))
+        return []
+
+    def forget_names(self) -> None:
+        """Forget all names."""
+        with suppress(OSError), self._folder("names") as folder:
+            for name in os.listdir(self.root / "names"):
+                os.unlink(name, dir_fd=folder)
 
     def entries(self) -> list[CacheEntry]:
         """List all blobs, complete and incomplete."""

@@ -305,7 +305,7 @@ def test_no_traceback_for_mistakes_of_the_user(fledge: Fledge, tmp_path: Path) -
 def test_failure_of_fledge_itself(
     fledge: Fledge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: Path, manifest: Path | None) -> None:
+    def broken(*_: object) -> None:
         try:
             raise ValueError("the cause \x1b]0;title\x07")
         except ValueError as error:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from fledge.cli.runs import build as build
     from fledge.cli.runs import cache as cache
     from fledge.cli.runs import check as check
+    from fledge.cli.runs import config as config
     from fledge.cli.runs import diff as diff
+    from fledge.cli.runs import doctor as doctor
     from fledge.cli.runs import fetch as fetch
     from fledge.cli.runs import init as init
     from fledge.cli.runs import inspect as inspect

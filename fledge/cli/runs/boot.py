@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fledge.cli.options import DEFAULT_CONFIG
+from fledge.cli.projects import locate
 from fledge.cli.reporters import reported
 from fledge.cli.units import parse_size
 from fledge.errors import ConfigError
@@ -30,16 +30,17 @@ def run(
     append: str,
     manifest: Path | None,
     print_command: str | None,
-    config: Path,
+    config: Path | None,
     offline: bool,
     verbose: bool,
 ) -> None:
     """Boot an artifact in QEMU, as Volant does."""
     with reported(verbose) as reporter:
         session = Session.default(reporter=reporter, offline=offline)
+        located = locate(config)
         machine = Machine(
             kernel=kernel,
-            config=config if config != DEFAULT_CONFIG or config.exists() else None,
+            config=located if config or located.exists() else None,
             manifest=manifest,
             memory=_mebibytes(memory) if memory else None,
             cpus=cpus,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import msgspec
 import typer
 
 from fledge.cli.artifacts import as_object, as_text, beside_as_object
@@ -17,11 +18,13 @@ from fledge.host.signals import written
 from fledge.operations import seal
 from fledge.operations.arguments import as_config
 from fledge.operations.build import Artifact, build, default_output
+from fledge.operations.plan import BuildPlan, plan
 from fledge.operations.shared_cache import Sharing
 from fledge.project.config import Config
 from fledge.project.manifest import path_beside
 from fledge.report import counted, human_size
 from fledge.session import Session
+from fledge.tree.names import printable
 
 
 def run(
@@ -30,6 +33,7 @@ def run(
     output: str | None,
     platform: list[str] | None,
     manifest: Path | None,
+    changes: list[str] | None,
     base_url: str | None,
     verbose: bool,
     quiet: bool,
@@ -39,6 +43,7 @@ def run(
     sign_with: str | None,
     keys: list[Path] | None,
     changed: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Build the artifact and print its path."""
@@ -57,6 +62,10 @@ def run(
         raise typer.BadParameter(
             "--manifest has the settings of one plugin; keep a manifest.toml beside each"
         )
+    if dry_run and (several or changed or cache_to):
+        raise typer.BadParameter(
+            "--dry-run is for one artifact; leave out the other projects, --changed and --cache-to"
+        )
     if several or changed:
         # Imported late, because a single build does not need it.
         from fledge.cli.builds import show  # noqa: PLC0415
@@ -66,7 +75,9 @@ def run(
             session = Session.default(reporter=None if quiet else reporter, offline=offline)
             configs = find(projects, config)
             results = build_all(
-                [as_config(each, manifest) for each in configs] if manifest else configs,
+                [as_config(each, manifest, changes or ()) for each in configs]
+                if manifest or changes
+                else configs,
                 output or (None if several else "."),
                 platforms=platform or (),
                 locked=locked,
@@ -79,15 +90,23 @@ def run(
             code = show(results, None if quiet else reporter, as_json, several)
         raise typer.Exit(code)
     with reported(verbose, quiet) as reporter:
-        chosen = as_config(find(projects, config)[0], manifest)
+        chosen = as_config(find(projects, config)[0], manifest, changes or ())
+        path: str | Path | None = output
+        if _is_elsewhere(projects, config, chosen):
+            path = _output(chosen, output)
+        session = Session.default(reporter=None if quiet else reporter, offline=offline)
+        only = platform[0] if platform else None
+        if dry_run:
+            _show_plan(plan(chosen, path, platform=only, locked=locked, session=session), as_json)
+            return
         artifact = build(
             chosen,
-            _output(chosen, output) if projects else output,
-            platform=platform[0] if platform else None,
+            path,
+            platform=only,
             locked=locked,
             base_url=base_url,
             sharing=Sharing(cache_to, sign_with, read_policy(keys)),
-            session=Session.default(reporter=None if quiet else reporter, offline=offline),
+            session=session,
         )
         with written(artifact.path):
             if verbose:
@@ -97,6 +116,28 @@ def run(
                 # On a terminal the path that is printed below is in sight already.
                 _print_summary(reporter, artifact, with_path=as_json or not sys.stdout.isatty())
             print(as_text(as_object(artifact)) if as_json else path_text(artifact.path))
+
+
+def _show_plan(found: BuildPlan, as_json: bool) -> None:
+    """Print what a build would fetch and write."""
+    if as_json:
+        outputs = [str(each) for each in found.outputs]
+        needs = [msgspec.to_builtins(each) for each in found.needs]
+        print(as_text({"fetch": needs, "write": outputs}))
+        return
+    for need in found.needs:
+        size = "size unknown" if need.size is None else human_size(need.size)
+        facts = ", ".join(filter(None, [need.note, size]))
+        print(printable(f"fetch  {need.uri}  ({need.role}: {facts})"))
+    for path in found.outputs:
+        print(f"write  {path_text(path)}")
+
+
+def _is_elsewhere(projects: list[str] | None, given: list[Path] | None, config: Config) -> bool:
+    """Return whether an artifact goes beside its fledge.toml, and not into the working directory:
+    that of an argument, and that of a fledge.toml that was found in a parent folder.
+    """
+    return bool(projects) or (not given and config.path.parent != Path())
 
 
 def _output(config: Config, given: str | None) -> Path:

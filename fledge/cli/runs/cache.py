@@ -1,8 +1,9 @@
-"""Runs the commands ``fledge cache``, ``fledge cache verify`` and ``fledge cache prune``."""
+"""Runs the command ``fledge cache`` and its subcommands."""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import typer
 from fledge.cli.failures import explained
 from fledge.cli.reporters import reported
 from fledge.cli.units import parse_duration, parse_size, path_text
+from fledge.errors import ConfigError
 from fledge.host.settings import Settings
 from fledge.host.work import open_folder, remove_abandoned
 from fledge.report import counted, human_size
 from fledge.store import housekeeping
 from fledge.store.cache import Cache
-from fledge.store.housekeeping import Amount
+from fledge.store.housekeeping import Amount, Pruned
 
 
 def show(verbose: bool) -> None:
@@ -54,13 +56,39 @@ def prune(
             print(f"removed: {_builds_text(removed)}")
             print(f"left: {_builds_text(left)}")
             return
-        pruned = housekeeping.prune(_cache(), age, size)
-        print(f"removed: {_amount_text(pruned.removed)}")
-        if pruned.in_use.files:
-            print(f"in use: {_amount_text(pruned.in_use)}")
-        print(f"left: {_amount_text(pruned.left)}")
+        _print_pruned(housekeeping.prune(_cache(), age, size))
         if abandoned := _remove_abandoned(Path(), Path(tempfile.gettempdir())):
             print(f"of killed builds: {counted(abandoned, 'folder')} removed")
+
+
+def clear(yes: bool, verbose: bool) -> None:
+    """Remove all files that no build uses from the cache."""
+    with explained(verbose):
+        cache = _cache()
+        total = sum(housekeeping.contents(cache).values(), Amount())
+        if not yes and total.files:
+            question = f"Remove {_amount_text(total)} from {path_text(cache.root)}?"
+            if not (sys.stdin.isatty() and sys.stderr.isatty()):
+                raise ConfigError(
+                    f"there is no terminal on which to ask: {question}", "Say --yes to remove them."
+                )
+            if not typer.confirm(question, err=True):
+                raise typer.Exit(1)
+        _print_pruned(housekeeping.prune(cache, None, 0))
+        cache.forget_names()
+
+
+def show_folder(verbose: bool) -> None:
+    """Print the folder of the cache."""
+    with explained(verbose):
+        print(path_text(_cache().root))
+
+
+def _print_pruned(pruned: Pruned) -> None:
+    print(f"removed: {_amount_text(pruned.removed)}")
+    if pruned.in_use.files:
+        print(f"in use: {_amount_text(pruned.in_use)}")
+    print(f"left: {_amount_text(pruned.left)}")
 
 
 def _remove_abandoned(*places: Path) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from fledge.cli.projects import find, is_config, is_several, print_failures
 from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
 from fledge.machine.check import KernelCheck
+from fledge.operations.arguments import as_config
 from fledge.operations.check import check_target
 from fledge.operations.kernel import check_kernel
 from fledge.session import Session
@@ -26,6 +27,7 @@ def run(
     kernel: str | None,
     platform: str | None,
     manifest: Path | None,
+    changes: list[str] | None,
     verbose: bool,
     quiet: bool,
 ) -> None:
@@ -42,30 +44,41 @@ def run(
         if artifact and kernel is not None:
             code = _print_kernel(check_kernel(kernel, artifact), quiet)
         elif is_several(projects, config):
-            code = _check_all(find(projects, config), kernel, platform, session, reporter, quiet)
+            check_one = partial(_check_one, kernel, platform, changes or ())
+            code = _check_all(find(projects, config), check_one, session, reporter, quiet)
         else:
             [path] = find(projects, config)
-            found = check_target(
-                path, kernel, platform=platform, manifest=manifest, session=session
-            )
+            chosen = as_config(path, manifest, changes or ())
+            found = check_target(chosen, kernel, platform=platform, session=session)
             code = _print(path, found, quiet)
     if code:
         raise typer.Exit(code)
 
 
-def _check_all(
-    configs: Sequence[Path],
+_Checked = tuple[Path, KernelCheck | None]
+"""A config and what was found of its kernel; None: it names none."""
+
+
+def _check_one(
     kernel: str | None,
     platform: str | None,
+    changes: Sequence[str],
+    path: Path,
+    session: Session,
+) -> _Checked:
+    config = as_config(path, None, changes)
+    return path, check_target(config, kernel, platform=platform, session=session)
+
+
+def _check_all(
+    configs: Sequence[Path],
+    check_one: Callable[[Path, Session], _Checked],
     session: Session,
     reporter: LineReporter,
     quiet: bool,
 ) -> int:
     # Imported late, because for one project nothing is forked.
     from fledge.operations.many import Task, project_name, side_by_side  # noqa: PLC0415
-
-    def check_one(config: Path, session: Session) -> tuple[Path, KernelCheck | None]:
-        return config, check_target(config, kernel, platform=platform, session=session)
 
     tasks = [Task(project_name(each), partial(check_one, each)) for each in configs]
     outcomes = side_by_side(tasks, session)

@@ -10,6 +10,7 @@ import typer
 from fledge.cli.projects import find, is_several, print_failures
 from fledge.cli.reporters import reported
 from fledge.cli.units import path_text
+from fledge.operations.arguments import as_config
 from fledge.operations.lock import Lookups, lock
 from fledge.session import Session
 
@@ -18,6 +19,7 @@ def run(
     projects: list[str] | None,
     config: list[Path] | None,
     platform: list[str] | None,
+    changes: list[str] | None,
     check: bool,
     verbose: bool,
 ) -> None:
@@ -32,7 +34,8 @@ def run(
 
             lookups = Lookups()
 
-            def lock_one(config: Path, session: Session) -> Path:
+            def lock_one(path: Path, session: Session) -> Path:
+                config = as_config(path, None, changes or ())
                 return lock(config, platform or (), check=check, session=session, lookups=lookups)
 
             tasks = [Task(project_name(each), partial(lock_one, each)) for each in configs]
@@ -43,7 +46,8 @@ def run(
                     print(path_text(outcome.value))
             code = print_failures([(each.name, each.error) for each in outcomes])
         else:
-            path = lock(configs[0], platform or (), check=check, session=session)
+            chosen = as_config(configs[0], None, changes or ())
+            path = lock(chosen, platform or (), check=check, session=session)
             print(path_text(path))
     if code:
         raise typer.Exit(code)

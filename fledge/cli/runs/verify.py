@@ -10,8 +10,10 @@ import typer
 
 from fledge.cli import views
 from fledge.cli.policies import read_policy
+from fledge.cli.projects import locate
 from fledge.cli.reporters import reported
 from fledge.errors import ConfigError
+from fledge.operations.arguments import as_config
 from fledge.operations.seal import SealCheck, verify_seal
 from fledge.operations.verify import Verification, verify
 from fledge.session import Session
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    context: typer.Context,
     artifact: Path,
-    config: Path,
+    config: Path | None,
+    changes: list[str] | None,
     keys: list[Path] | None,
     threshold: int | None,
     builder: str | None,
@@ -36,8 +38,7 @@ def run(
     offline: bool,
 ) -> None:
     """Check signatures, build it again and compare."""
-    named = context.get_parameter_source("config")
-    if root_hash is not None and named and named.name != "DEFAULT":
+    if root_hash is not None and config is not None:
         raise typer.BadParameter("--root-hash builds nothing, so it excludes --config")
     with reported(verbose) as reporter:
         session = Session.default(reporter=reporter, offline=offline)
@@ -51,7 +52,9 @@ def run(
             _check_signatures(artifact, trust, session)
             return
         else:
-            result = verify(artifact, config, policy=trust, session=session)
+            path = locate(config)
+            chosen = as_config(path, None, changes) if changes else path
+            result = verify(artifact, chosen, policy=trust, session=session)
             limit = None if verbose else views.MAX_DIFFERENCE
             is_right, lines = result.equal, _lines(artifact, result, limit)
         for line in lines:
