@@ -173,6 +173,7 @@ def installer(world: World) -> None:
 
 SETUPS: dict[str, tuple[Callable[[World], None], pytest.MarkDecorator]] = {
     "README.md": (newcomer, pytest.mark.real),
+    "docs/init.md": (newcomer, pytest.mark.real),
     "docs/guides/audit.md": (auditor, pytest.mark.slow),
     "docs/guides/config.md": (plain, pytest.mark.slow),
     "docs/guides/boot.md": (boots, pytest.mark.real),
