@@ -1,6 +1,6 @@
 """Run the benchmarks that have a goal, and show which goals are reached.
 
-    bench/goals.py --json goals.json [--tar2ext4 PATH]
+    bench/goals.py --json goals.json [--runs N] [--tar2ext4 PATH]
 
 A goal is a limit that a figure may not exceed; most are ratios of two rows of one benchmark. What
 tar2ext4 is, ``bench/node.py --help`` says; without it, the goal beside it is left out.
@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,9 +147,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there too")
+    parser.add_argument("--runs", metavar="N", help="of each row; default: that of each benchmark")
     parser.add_argument("--tar2ext4", type=Path, metavar="PATH")
     arguments = parser.parse_args()
-    results = {command: run(command, arguments.tar2ext4) for command in COMMANDS}
+    more = ["--runs", arguments.runs] if arguments.runs else []
+    results = {command: run(command, more, arguments.tar2ext4) for command in COMMANDS}
     lines = [["goal", "limit", "measured", "of the limit", ""], ["---", *["---:"] * 4]]
     reached = []
     for goal in GOALS:
@@ -168,9 +170,9 @@ def main() -> None:
         arguments.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
-def run(command: str, tar2ext4: Path | None) -> Any:
-    """Run a benchmark and return what it writes as JSON."""
-    program, *options = shlex.split(command)
+def run(command: str, more: Sequence[str], tar2ext4: Path | None) -> Any:
+    """Run a benchmark with ``more`` options, and return what it writes as JSON."""
+    program, *options = [*shlex.split(command), *more]
     if program == "node" and tar2ext4:
         options += ["--tar2ext4", str(tar2ext4)]
     with tempfile.TemporaryDirectory() as folder:
