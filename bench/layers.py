@@ -12,7 +12,7 @@ from measure import PYTHON, Row, main, measure
 
 COUNTS = (10_000, 100_000, 300_000, 1_000_000)
 PER_DIRECTORY = 10
-SIZE = 1500
+SIZE = 3000
 """Bytes in each file."""
 EACH = "µs per entry"
 MEMORY = "bytes of memory per entry"
