@@ -20,12 +20,11 @@ from tests.support.project import busybox, source
 CHECKOUT = Path(__file__).parents[2]
 CACHE = CHECKOUT / ".cache"
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+# They download libraries and parts of Debian, and make a release.
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
-def run(
-    *command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
-) -> str:
+def run(*command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -110,7 +109,11 @@ def test_a_changed_working_copy_is_not_released(released: Path) -> None:
     (copy / "forgotten").touch()
     try:
         done = subprocess.run(
-            [sys.executable, "scripts/release"], cwd=copy, capture_output=True, text=True, check=False
+            [sys.executable, "scripts/release"],
+            cwd=copy,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     finally:
         (copy / "forgotten").unlink()
@@ -255,12 +258,17 @@ def test_lintian_finds_no_error(released: Path) -> None:
 
 
 def test_image_builds_as_a_user(
-    released: Path, hello: Path, expected: bytes, tmp_path: Path
+    released: Path,
+    hello: Path,
+    expected: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if os.geteuid() != 0 or not shutil.which("buildah"):
         pytest.skip("takes root and buildah: run scripts/test-tools")
     archive = CACHE / "debian-root.tar"
     run(CHECKOUT / "scripts/debian-root", archive)
+    monkeypatch.delenv("DOCKER_CONFIG")  # buildah wants the file to be there
     buildah = ("buildah", "--root", tmp_path / "storage", "--runroot", tmp_path / "run")
     buildah = (*buildah, "--storage-driver", "vfs")
     work = hello.parent / "work"
