@@ -3,22 +3,33 @@ PYTHON ?= python3
 KEY = $(shell cksum < pyproject.toml | cut -d' ' -f1)
 INSTALLED = .venv/.installed-$(KEY)
 TESTABLE = .venv/.testable-$(KEY)
+RELEASABLE = .venv/.releasable-$(KEY)
 
 # Without compiled modules every process that the tests start compiles fledge again.
 unexport PYTHONDONTWRITEBYTECODE
 
 PREFIX ?= $(HOME)/.local
 
-.PHONY: hello build install fmt vet docs test test-fast lint bench bench-compare clean
+.PHONY: hello build zipapp deb release install fmt vet docs test test-fast lint bench bench-compare clean
 
 hello: $(INSTALLED)
 	@scripts/hello
 
-# A wheel in dist/.
-build: $(INSTALLED)
-	rm -rf dist
-	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
-	@ls dist/*.whl
+# A wheel and an sdist in dist/.
+build: $(RELEASABLE)
+	@.venv/bin/python scripts/release --only wheel
+
+# dist/fledge-MACHINE.pyz, one file with all libraries for every supported Python.
+zipapp: $(RELEASABLE)
+	@.venv/bin/python scripts/release --only zipapp
+
+# dist/fledge_VERSION_ARCHITECTURE.deb
+deb: $(RELEASABLE)
+	@.venv/bin/python scripts/release --only deb
+
+# All of these, twice and compared, with checksums and provenance, signed by the key SIGN.
+release: $(RELEASABLE)
+	@.venv/bin/python scripts/release $(if $(SIGN),--key $(SIGN))
 
 # The command fledge, in an environment of its own.
 install: build
@@ -65,6 +76,10 @@ $(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "fledge needs Python 3.10 or later; try: make PYTHON=python3.12")'
 	@$(PYTHON) -m venv .venv || { echo "On Debian: apt-get install python3-venv"; exit 1; }
 	@.venv/bin/python -m pip install --quiet --editable .
+	@touch $@
+
+$(RELEASABLE): $(INSTALLED)
+	@.venv/bin/python -m pip install --quiet --editable '.[release]'
 	@touch $@
 
 $(TESTABLE): $(INSTALLED)

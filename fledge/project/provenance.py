@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from fledge._version import __version__
 from fledge.errors import ConfigError, CorruptError, MalformedError, unreadable_argument
 from fledge.host.settings import MAX_EPOCH
 from fledge.project import manifest as manifests
@@ -82,7 +83,7 @@ def path_beside(artifact: Path) -> Path:
 @cache
 def versions() -> dict[str, str]:
     """Return the installed versions of fledge and `CODECS`."""
-    return {name: version(name) for name in ("fledge", *CODECS)}
+    return {"fledge": __version__} | {name: version(name) for name in CODECS}
 
 
 def serialize(record: Provenance) -> bytes:
