@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from fledge.operations.manifest import manifest
     from fledge.operations.pull import Pulled, pull
     from fledge.operations.push import Pushed, push
+    from fledge.operations.sbom import sbom
     from fledge.operations.seal import SealCheck, verify_seal
     from fledge.operations.sign import KeyPair, keygen, sign
     from fledge.operations.trust import Trusted, verify_signatures
@@ -93,6 +94,7 @@ _PUBLIC_NAMES = {
     "fledge.operations.pull": ("Pulled", "pull"),
     "fledge.operations.push": ("Pushed", "push"),
     "fledge.operations.sign": ("KeyPair", "keygen", "sign"),
+    "fledge.operations.sbom": ("sbom",),
     "fledge.operations.seal": ("SealCheck", "verify_seal"),
     "fledge.operations.trust": ("Trusted", "verify_signatures"),
     "fledge.operations.verify": ("Verification", "verify"),
@@ -185,6 +187,7 @@ __all__ = [
     "open_artifact",
     "pull",
     "push",
+    "sbom",
     "sign",
     "tune_for_builds",
     "verify",
