@@ -172,7 +172,7 @@ class Choices(Value, frozen=True, kw_only=True):
 
     def describe(self) -> str:
         """List the options."""
-        return f"a list of {Choice(options=self.options).describe()}"
+        return f"a list, each text of which is {Choice(options=self.options).describe()}"
 
 
 class Boolean(Value, frozen=True):

@@ -55,3 +55,9 @@ EROFS = {
     "lz4": "1c45ce744322b810b1867dd2cbc00d02c3bdeb4fdc27e405cbd5b571cb7c2d91",
     "zstd": "f0fe869f3191266e5712d69d001183a8453cb35a8d445e20bc9db28442c1a28d",
 }
+
+# tests/project/sboms/test_documents.py: software bills of materials of an odd inventory.
+SBOMS = {
+    "spdx": "x",
+    "cyclonedx": "x",
+}

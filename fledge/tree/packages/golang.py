@@ -39,6 +39,8 @@ MAX_NAMES = 1 << 16
 MAX_INFO = 4 << 20
 """Maximum bytes of the section."""
 
+FOLDERS = (".", "/")
+"""What the name of a folder begins with that replaces a module."""
 DEVELOPMENT = "(devel)"
 """The version of a module that was built from a working copy."""
 
@@ -66,15 +68,12 @@ def _read(path: bytes, content: Content, meter: Meter) -> Iterator[Package]:
         kind, *fields = line.rstrip(b"\n").split(b"\t", 3)
         if kind not in (b"mod", b"dep", b"=>") or len(fields) < 2:
             continue
+        name, version = text(fields[0], "module"), optional_text(fields[1])
         if last and kind != b"=>":
             yield last
-        found = optional_text(fields[1])
-        last = Package(
-            kind="golang",
-            name=text(fields[0], "module"),
-            version=found if found != DEVELOPMENT else "",
-            path=path,
-        )
+        elif last and name.startswith(FOLDERS):
+            name = last.name
+        last = Package("golang", name, version if version != DEVELOPMENT else "", path)
     if last:
         yield last
 

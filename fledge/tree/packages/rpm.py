@@ -57,7 +57,7 @@ MAX_HEADER = 32 << 20
 """Maximum bytes of a header."""
 MAX_ENTRIES = 1 << 16
 """Maximum entries of a header, which is what rpm itself reads."""
-MAX_STEPS = 5_000
+MAX_STEPS = 1_000
 """How often SQLite may execute another `STEP` instructions for one database."""
 STEP = 10_000
 
