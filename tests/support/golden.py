@@ -58,6 +58,6 @@ EROFS = {
 
 # tests/project/sboms/test_documents.py: software bills of materials of an odd inventory.
 SBOMS = {
-    "spdx": "x",
-    "cyclonedx": "x",
+    "spdx": "d1f156cc24b479f7cb887814b39b7376c01218f39f34fb85ce5795255852706a",
+    "cyclonedx": "ea7b9425535cc860747ed99f61e424f8cd3434ebe361b30f043883602275ef9c",
 }

