@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from fledge.operations.plan import BuildPlan, plan
     from fledge.operations.pull import Pulled, pull
     from fledge.operations.push import Pushed, push
+    from fledge.operations.sbom import sbom
     from fledge.operations.seal import SealCheck, verify_seal
     from fledge.operations.sign import KeyPair, keygen, sign
     from fledge.operations.trust import Trusted, verify_signatures
@@ -103,6 +104,7 @@ _PUBLIC_NAMES = {
     "fledge.operations.pull": ("Pulled", "pull"),
     "fledge.operations.push": ("Pushed", "push"),
     "fledge.operations.sign": ("KeyPair", "keygen", "sign"),
+    "fledge.operations.sbom": ("sbom",),
     "fledge.operations.seal": ("SealCheck", "verify_seal"),
     "fledge.operations.trust": ("Trusted", "verify_signatures"),
     "fledge.operations.verify": ("Verification", "verify"),
@@ -203,6 +205,7 @@ __all__ = [
     "plan",
     "pull",
     "push",
+    "sbom",
     "sign",
     "tune_for_builds",
     "verify",

@@ -38,6 +38,7 @@ COMMANDS = {
     "sign": CommandEntry("fledge.cli.sign", "Sign the provenance of an artifact."),
     "keygen": CommandEntry("fledge.cli.keygen", "Make a key that signs artifacts."),
     "inspect": CommandEntry("fledge.cli.inspect", "Show the content of an artifact."),
+    "sbom": CommandEntry("fledge.cli.sbom", "Print the SBOM of an artifact: the software in it."),
     "diff": CommandEntry("fledge.cli.diff", "Explain how two artifacts differ."),
     "check": CommandEntry(
         "fledge.cli.check", "Validate the configuration, and check a kernel against it."

@@ -47,6 +47,8 @@ def _as_object(result: BuildResult) -> dict[str, object]:
     if result.artifact:
         return {"name": result.name, "status": "built", **as_object(result.artifact)}
     if result.unchanged and result.path:
+        record = result.unchanged
+        beside = find_beside(result.path, record.root_hash, record.sboms)
         return {
             "name": result.name,
             "status": "up to date",
@@ -55,7 +57,7 @@ def _as_object(result: BuildResult) -> dict[str, object]:
             "sha256": result.unchanged.digest.hex,
             "root_hash": result.unchanged.root_hash.hex if result.unchanged.root_hash else None,
             "manifest": str(path_beside(result.path)) if result.unchanged.manifest else None,
-            **beside_as_object(find_beside(result.path, result.unchanged.root_hash)),
+            **beside_as_object(beside),
             "inputs": inputs_as_list(result.unchanged.inputs),
         }
     path = str(result.path) if result.path else None

@@ -1,7 +1,8 @@
-"""Keeps the documents beside an artifact in step with it: plugin manifest and signatures."""
+"""Keeps the documents beside an artifact in step with it: plugin manifest, SBOMs, signatures."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,10 @@ from fledge.operations.documents import is_manifest_of
 from fledge.project import provenance, signatures
 from fledge.project.config import Config
 from fledge.project.manifest import MAX_MANIFEST_SIZE, path_beside, read
+from fledge.project.sboms.table import path_beside as sbom_path
 from fledge.project.signatures import MAX_ENVELOPE_SIZE
 from fledge.session import Session
+from fledge.tree.content import hash_file
 from fledge.tree.digest import Digest
 from fledge.tree.regular import read_regular
 
@@ -64,6 +67,27 @@ def tidy_tree(output: Path, old: Digest | None, session: Session) -> None:
     path = seal.path_beside(output)
     if old and path.exists():
         _remove(path, session)
+
+
+def recorded_sboms(output: Path) -> Sequence[Path]:
+    """Return the software bills of materials that the build of an artifact has put beside it."""
+    found = []
+    with suppress(FledgeError):
+        for kind, digest in provenance.load(output).sboms.items():
+            path = sbom_path(output, kind)
+            with suppress(OSError):
+                if hash_file(path).digest == digest:
+                    found.append(path)
+    return found
+
+
+def tidy_sboms(old: Sequence[Path], new: Collection[Path], session: Session) -> None:
+    """Remove the software bills of materials of an older artifact, unless a build has replaced
+    them. ``old`` are those that the older build has recorded, ``new`` those that are written now.
+    """
+    for path in old:
+        if path not in new:
+            _remove(path, session)
 
 
 def load_certificate(config: Config, signer: Signer | None, session: Session) -> Certificate | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -37,6 +38,8 @@ from fledge.project.manifest import (
     serialize,
 )
 from fledge.project.provenance import Provenance
+from fledge.project.sboms.table import SbomFormat
+from fledge.project.sboms.table import path_beside as sbom_path
 from fledge.report import Step, counted, human_size
 from fledge.session import Session
 from fledge.sources.inputs import Input
@@ -57,6 +60,10 @@ class Beside(msgspec.Struct, frozen=True):
     """The signatures of the provenance."""
     root_signature: Path | None = None
     """The signature of the root hash, for a kernel."""
+    spdx: Path | None = None
+    """The software bill of materials as SPDX."""
+    cyclonedx: Path | None = None
+    """The same as CycloneDX."""
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -81,6 +88,8 @@ class Artifact(msgspec.Struct, frozen=True):
     """The plugin manifest, which is a file beside the artifact; None if the config has none."""
     root_hash: Digest | None = None
     """The root hash of dm-verity; None if the artifact is not sealed."""
+    sboms: Mapping[SbomFormat, Digest] = {}
+    """The digests of the software bills of materials; empty if the config asks for none."""
     beside: Beside = Beside()
     """The files beside the artifact that not every build writes."""
 
@@ -103,7 +112,8 @@ def build(
     ``platform`` selects an image from an index; it defaults to linux on this machine. If a lock
     is beside the config, the build uses the pinned inputs; with ``locked``, the lock must exist
     and pin every input. The same config and inputs give the same bytes on every machine.
-    Provenance is written beside the artifact, and a plugin manifest if the config describes one;
+    Provenance is written beside the artifact, and a plugin manifest if the config describes one,
+    and software bills of materials;
     ``manifest`` is a file with its settings, ``base_url`` where the artifact will be. A build that
     is locked takes the artifact from the project's build cache if that has it; ``sharing`` says
     whom to trust in that, and whether to keep the artifact there. Raises `FledgeError`; an older
@@ -122,7 +132,14 @@ def build(
 def outputs_of(config: Config, output: Path) -> list[Path]:
     """Return the files that a build writes, the artifact first."""
     manifests = [path_beside(output)] if config.manifest else []
-    return [output, provenance.path_beside(output), *_trees_of(config, output), *manifests]
+    sboms = _sboms_of(config, output).values()
+    return [output, provenance.path_beside(output), *_trees_of(config, output), *sboms, *manifests]
+
+
+def _sboms_of(config: Config, output: Path) -> dict[SbomFormat, Path]:
+    """Return the paths of the software bills of materials beside an artifact, by format."""
+    formats = config.sbom.formats if config.sbom else ()
+    return {kind: sbom_path(output, kind) for kind in formats}
 
 
 def _trees_of(config: Config, output: Path) -> list[Path]:
@@ -154,38 +171,48 @@ def write_artifact(
     signer = beside.open_signer(sharing.sign_with, start.session)
     certificate = beside.load_certificate(config, signer, start.session)
     old_root = seal.recorded_root_hash(output)
-    with replacing_together(*outputs) as [new, new_record, *rest]:
-        tree = rest.pop(0) if _trees_of(config, output) else None
+    old_sboms = beside.recorded_sboms(output)
+    with replacing_together(*outputs) as new_files:
+        files = dict(zip(outputs, new_files, strict=True))
+        new, tree = files[output], files.get(seal.path_beside(output))
+        sboms = {kind: files[path] for kind, path in _sboms_of(config, output).items()}
         pulled = shared.pull(new) if shared else None
         if pulled:
             artifact = _as_artifact(pulled, output, url)
             if tree:
                 seal.write_again(new, tree, pulled.record)
+            for kind, file in sboms.items():
+                _write_file(file, pulled.sboms[kind])
         else:
-            artifact = build_pinned(config, pins, start, new, output, url, tree)
+            artifact = build_pinned(config, pins, start, new, output, url, tree, sboms)
         statement = provenance.serialize(describe(config, artifact, start.epoch))
-        with new_record.open() as record:
-            record.write(statement)
+        _write_file(files[provenance.path_beside(output)], statement)
         if artifact.manifest:
-            with rest[0].open() as file:
-                file.write(serialize(artifact.manifest))
+            _write_file(files[path_beside(output)], serialize(artifact.manifest))
     if not config.manifest:
         beside.tidy_manifest(config, output, artifact.digest, stale, start.session)
     beside.sign(output, statement, pulled.envelope if pulled else None, signer, start.session)
     if not _trees_of(config, output):
         beside.tidy_tree(output, old_root, start.session)
+    beside.tidy_sboms(old_sboms, _sboms_of(config, output).values(), start.session)
     root = artifact.root_hash
     beside.sign_root_hash(output, root, old_root, certificate, signer, start.session)
     if shared:
         shared.keep(output, is_pulled=pulled is not None)
     _note_kernel(config, kernel, artifact.platform.architecture, start.session)
-    return msgspec.structs.replace(artifact, beside=find_beside(output, root))
+    return msgspec.structs.replace(artifact, beside=find_beside(output, root, artifact.sboms))
 
 
-def find_beside(output: Path, root_hash: Digest | None) -> Beside:
+def _write_file(new: NewFile, data: bytes) -> None:
+    with new.open() as file:
+        file.write(data)
+
+
+def find_beside(output: Path, root_hash: Digest | None, sboms: Collection[SbomFormat]) -> Beside:
     """Return the files beside an artifact that was just built, or is up to date.
 
-    ``root_hash`` is that of dm-verity; None: it is not sealed.
+    ``root_hash`` is that of dm-verity; None: it is not sealed. ``sboms`` are the formats of its
+    software bills of materials.
     """
     tree, signed = seal.path_beside(output), signatures.path_beside(output)
     root_signature = seal.signature_path(output)
@@ -193,6 +220,7 @@ def find_beside(output: Path, root_hash: Digest | None) -> Beside:
         tree if root_hash and tree.is_file() else None,
         signed if signed.is_file() else None,
         root_signature if root_hash and root_signature.is_file() else None,
+        **{kind: sbom_path(output, kind) for kind in sboms},
     )
 
 
@@ -210,6 +238,7 @@ def _as_artifact(pulled: EarlierBuild, output: Path, url: str | None) -> Artifac
         uncompressed=record.uncompressed,
         manifest=relocated(manifest, url) if manifest and url else None,
         root_hash=record.root_hash,
+        sboms=record.sboms,
     )
 
 
@@ -245,6 +274,7 @@ def build_pinned(
     output: Path,
     url: str | None,
     tree: NewFile | None = None,
+    sboms: Mapping[SbomFormat, NewFile] = MappingProxyType({}),
 ) -> Artifact:
     """Build an artifact from pinned inputs, and build it again if a cached layer was damaged.
 
@@ -252,17 +282,19 @@ def build_pinned(
     damaged. ``new`` is an empty file that is worth nothing before this returns, ``output`` the path
     that it will get, ``start`` an empty assembly, and ``url`` where the plugin manifest says that
     the artifact is; None: without a manifest. ``tree`` is an empty file for a hash tree that is to
-    be beside the artifact; None: that is not kept. Raises `FledgeError`.
+    be beside the artifact; None: that is not kept. ``sboms`` are empty files for the software bills
+    of materials; those of other formats are made and not kept. Raises `FledgeError`.
     """
     config.format.check(start.session.settings)
     with closing(BackgroundVerifier(start.session.cache)) as verification:
         try:
-            return _build_once(config, pins, start.empty_copy(verification), new, output, url, tree)
+            assembly = start.empty_copy(verification)
+            return _build_once(config, pins, assembly, new, output, url, tree, sboms)
         except FledgeError:
             if verification.passes():
                 raise
     start.session.reporter.note("a layer in the cache is damaged: building again without it")
-    return _build_once(config, pins, start.empty_copy(None), new, output, url, tree)
+    return _build_once(config, pins, start.empty_copy(None), new, output, url, tree, sboms)
 
 
 def _build_once(
@@ -273,6 +305,7 @@ def _build_once(
     output: Path,
     url: str | None,
     tree: NewFile | None,
+    sboms: Mapping[SbomFormat, NewFile],
 ) -> Artifact:
     with explained_memory(f"the artifact of {config.path}"):
         lay_sources(config.sources, pins, assembly)
@@ -282,7 +315,31 @@ def _build_once(
             artifact = _write(config, assembly, new, output, tree, step)
         if manifest:
             manifest = plugin.sealed(manifest, artifact.digest, artifact.root_hash)
-        return msgspec.structs.replace(artifact, manifest=manifest)
+        texts = _list_software(config, assembly, artifact)
+        for kind, file in sboms.items():
+            _write_file(file, texts[kind])
+        digests = {kind: Digest.of(text) for kind, text in texts.items()}
+        return msgspec.structs.replace(artifact, manifest=manifest, sboms=digests)
+
+
+def _list_software(
+    config: Config, assembly: Assembly, artifact: Artifact
+) -> Mapping[SbomFormat, bytes]:
+    """Return the software bills of materials that the config asks for."""
+    if not config.sbom:
+        return {}
+    # Imported late, because a build without one needs none of its libraries.
+    from fledge.operations import sbom  # noqa: PLC0415
+
+    return sbom.documents(
+        assembly.tree,
+        artifact.path.name,
+        artifact.digest,
+        artifact.inputs,
+        assembly.epoch,
+        config.sbom.formats,
+        assembly.session.reporter,
+    )
 
 
 def lay_sources(sources: Iterable[Source], pins: PinFinder, assembly: Assembly) -> None:
@@ -364,8 +421,9 @@ def describe(config: Config, artifact: Artifact, epoch: int) -> Provenance:
         platform=str(artifact.platform),
         epoch=epoch,
         inputs=artifact.inputs,
-        versions=provenance.versions(),
+        versions=provenance.versions(has_sbom=bool(config.sbom)),
         manifest=Digest.of(serialize(artifact.manifest)) if artifact.manifest else None,
         url=artifact.manifest.url if artifact.manifest else None,
         root_hash=artifact.root_hash,
+        sboms=artifact.sboms,
     )

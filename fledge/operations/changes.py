@@ -14,6 +14,7 @@ from fledge.operations.manifest import artifact_url
 from fledge.project import manifest, provenance
 from fledge.project.lock import PinFinder
 from fledge.project.provenance import Provenance
+from fledge.project.sboms.table import path_beside as sbom_path
 from fledge.sources.inputs import Input
 from fledge.sources.source import Assembly, Source
 from fledge.tree.content import hash_file
@@ -34,7 +35,7 @@ def up_to_date(
     try:
         record = provenance.load(output)
         url = artifact_url(config.manifest, base_url, output) if config.manifest else None
-        here = (config.data, start.epoch, provenance.versions(), url)
+        here = (config.data, start.epoch, provenance.versions(has_sbom=bool(config.sbom)), url)
         recorded = (record.config, record.epoch, record.versions, record.url)
         if not config.data or here != recorded or not _has_inputs(record, pins, start):
             return None
@@ -49,10 +50,13 @@ def up_to_date(
 
 
 def _is_recorded_beside(record: Provenance, output: Path) -> bool:
-    """Return whether manifest and hash tree beside an artifact are those that are recorded."""
+    """Return whether the files beside an artifact are those that are recorded."""
     beside = manifest.path_beside(output)
     if record.manifest and hash_file(beside).digest != record.manifest:
         return False
+    for kind, digest in record.sboms.items():
+        if hash_file(sbom_path(output, kind)).digest != digest:
+            return False
     return not seal.problem_beside(output, record)
 
 

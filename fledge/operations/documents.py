@@ -1,7 +1,8 @@
-"""The documents of an artifact: its plugin manifest and its provenance."""
+"""The documents of an artifact: its plugin manifest, its provenance and its SBOMs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,8 @@ from fledge.project import manifest as plugin
 from fledge.project import provenance, signatures
 from fledge.project.manifest import PluginManifest
 from fledge.project.provenance import MAX_STATEMENT_SIZE, Provenance
+from fledge.project.sboms.table import MAX_SBOM_SIZE, SbomFormat
+from fledge.project.sboms.table import path_beside as sbom_path
 from fledge.project.signatures import MAX_ENVELOPE_SIZE
 from fledge.tree.digest import Digest
 from fledge.tree.regular import read_regular
@@ -34,6 +37,8 @@ class Documents(msgspec.Struct, frozen=True):
     """The same, understood."""
     envelope: bytes | None = None
     """The signatures of its provenance (`signatures`); None if it is not signed."""
+    sboms: Mapping[SbomFormat, bytes] = {}
+    """The software bills of materials that its provenance records, as the files have them."""
 
 
 def read(artifact: Path) -> Documents:
@@ -61,7 +66,24 @@ def read(artifact: Path) -> Documents:
             f"{signed} is not for the provenance of {artifact.name} as it is now",
             "Sign the artifact again with fledge sign, or remove that file.",
         )
-    return Documents(manifest, statement, record, envelope)
+    sboms = _read_sboms(artifact, record) if record else {}
+    return Documents(manifest, statement, record, envelope, sboms)
+
+
+def _read_sboms(artifact: Path, record: Provenance) -> dict[SbomFormat, bytes]:
+    """Read the software bills of materials that are recorded. Raises `CorruptError`."""
+    found = {}
+    for kind, digest in record.sboms.items():
+        path = sbom_path(artifact, kind)
+        text = read_beside(path, MAX_SBOM_SIZE)
+        if text is None or Digest.of(text) != digest:
+            raise CorruptError(
+                f"{path} is not the software bill of materials that the provenance of"
+                f" {artifact.name} names",
+                "Build the artifact again.",
+            )
+        found[kind] = text
+    return found
 
 
 def parse_plugin(text: bytes, where: str) -> PluginManifest:

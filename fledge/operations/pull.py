@@ -41,7 +41,9 @@ from fledge.operations.documents import (
 from fledge.operations.push import registry_name
 from fledge.project import manifest as plugin
 from fledge.project import provenance, sealing, signatures
-from fledge.project.provenance import MAX_STATEMENT_SIZE
+from fledge.project.provenance import MAX_STATEMENT_SIZE, Provenance
+from fledge.project.sboms.table import MAX_SBOM_SIZE, SBOM_FORMATS, SbomFormat
+from fledge.project.sboms.table import path_beside as sbom_path
 from fledge.project.signatures import MAX_ENVELOPE_SIZE, MAX_SIGNATURES, Envelope, Signature
 from fledge.report import Batch, human_size
 from fledge.session import Session
@@ -189,7 +191,8 @@ def _check_path(path: Path) -> None:
     """
     statement, manifest, envelope = _paths_beside(path)
     tree = seal.path_beside(path)
-    for file in (path, statement, manifest, envelope, tree):
+    sboms = _sboms_beside(path)
+    for file in (path, statement, manifest, envelope, tree, *sboms.values()):
         check_output(file)
     try:
         if path.exists():
@@ -202,6 +205,10 @@ def _check_path(path: Path) -> None:
             parse_plugin(read_regular(manifest, plugin.MAX_MANIFEST_SIZE), str(manifest))
         if envelope.exists():
             signatures.parse(read_regular(envelope, MAX_ENVELOPE_SIZE), str(envelope))
+        for kind, file in sboms.items():
+            start = SBOM_FORMATS[kind].start
+            if file.exists() and read_regular(file, len(start)) != start:
+                raise CorruptError(f"{file} is no SBOM that fledge has written")
     except CorruptError as error:
         raise ConfigError(
             f"{error.message}, so a pull does not replace it",
@@ -214,6 +221,11 @@ def _check_path(path: Path) -> None:
 def _paths_beside(path: Path) -> tuple[Path, Path, Path]:
     """Return the paths of the provenance, the plugin manifest and the signatures."""
     return provenance.path_beside(path), plugin.path_beside(path), signatures.path_beside(path)
+
+
+def _sboms_beside(path: Path) -> dict[SbomFormat, Path]:
+    """Return the paths of the software bills of materials in all formats."""
+    return {kind: sbom_path(path, kind) for kind in SBOM_FORMATS}
 
 
 def read_documents(
@@ -257,13 +269,28 @@ def read_documents(
         is_about_it = (record.digest, record.platform) == (remote.digest, remote.platform)
         is_unsigned = record.manifest is None and not policy
         if is_about_it and (is_unsigned or is_manifest_of(record, text)):
-            return Documents(text, statement, record, _joined(envelopes, statement))
+            sboms = _read_sboms(digest, record, places)
+            return Documents(text, statement, record, _joined(envelopes, statement), sboms)
     if policy:
         raise CorruptError(
             f"{where}: the plugin manifest or the platform is not the one that was signed",
             "Do not use it. Ask whoever signs it.",
         )
     return Documents(text)
+
+
+def _read_sboms(digest: Digest, record: Provenance, places: Places) -> dict[SbomFormat, bytes]:
+    """Read the software bills of materials that the provenance records, as far as the registry has
+    them.
+    """
+    found = {}
+    for kind, wanted in record.sboms.items():
+        media_type = SBOM_FORMATS[kind].media_type
+        for text in _attached(digest, places, media_type, MAX_SBOM_SIZE):
+            if Digest.of(text) == wanted:  # others attach documents of their own
+                found[kind] = text
+                break
+    return found
 
 
 def _attached(digest: Digest, places: Places, media_type: str, limit: int) -> Iterator[bytes]:
@@ -295,10 +322,16 @@ def _pull(
         files[plugin.path_beside(path)] = _at_home(documents.plugin_manifest, path)
     if documents.envelope is not None:
         files[signatures.path_beside(path)] = documents.envelope
+    for kind, sbom in documents.sboms.items():
+        files[sbom_path(path, kind)] = sbom
     record = documents.provenance
     is_beside = record is not None and sealing.is_beside(record.config)
     trees = [seal.path_beside(path)] if is_beside else []
-    for file in (*_paths_beside(path), seal.path_beside(path)):
+    for kind in record.sboms if record else ():
+        if kind not in documents.sboms:
+            title = SBOM_FORMATS[kind].title
+            session.reporter.note(f"{remote.name}: the registry does not have its SBOM ({title})")
+    for file in (*_paths_beside(path), *_sboms_beside(path).values(), seal.path_beside(path)):
         if file not in (*files, *trees) and file.exists():
             session.reporter.note(f"{file} stays, and may be that of another artifact")
     with replacing_together(path, *trees, *files) as [new, *others]:

@@ -42,6 +42,8 @@ from fledge.operations.manifest import image_input
 from fledge.project import signatures
 from fledge.project.manifest import plain_name
 from fledge.project.provenance import PREDICATE, path_beside
+from fledge.project.sboms.table import SBOM_FORMATS
+from fledge.project.sboms.table import path_beside as sbom_path
 from fledge.report import Transfer, counted, human_size
 from fledge.session import Session
 from fledge.tree.content import hash_file
@@ -308,6 +310,8 @@ def _attached(source: _LocalArtifact) -> Iterator[Document]:
     if source.documents.envelope:
         name = signatures.path_beside(source.path).name
         yield Document(ENVELOPE_TYPE, source.documents.envelope, name, {PREDICATE_TYPE: PREDICATE})
+    for kind, text in source.documents.sboms.items():
+        yield Document(SBOM_FORMATS[kind].media_type, text, sbom_path(source.path, kind).name)
 
 
 class _Sending:

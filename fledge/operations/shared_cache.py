@@ -34,6 +34,7 @@ from fledge.project.config import Config
 from fledge.project.lock import PinFinder
 from fledge.project.manifest import PluginManifest
 from fledge.project.provenance import Provenance
+from fledge.project.sboms.table import SbomFormat
 from fledge.project.schema import SETTINGS
 from fledge.report import Reporter, human_size
 from fledge.session import Session
@@ -68,6 +69,8 @@ class EarlierBuild(msgspec.Struct, frozen=True):
     manifest: PluginManifest | None
     envelope: bytes | None
     """Its signatures, as its file has them. None: it is not signed."""
+    sboms: Mapping[SbomFormat, bytes]
+    """The software bills of materials, as their files have them."""
 
 
 class SharedBuild(msgspec.Struct, frozen=True):
@@ -187,13 +190,17 @@ class SharedBuild(msgspec.Struct, frozen=True):
         if record is None or not self._is_record(record) or not is_manifest_of(record, manifest):
             raise CorruptError(f"{where} is not the artifact of this build")
         found = parse_plugin(manifest, where) if manifest is not None else None
-        return remote, places, EarlierBuild(remote.size, record, found, documents.envelope)
+        wanted = self.pins.config.sbom.formats if self.pins.config.sbom else ()
+        if set(documents.sboms) != set(wanted):
+            raise CorruptError(f"{where} lacks its software bill of materials")
+        build = EarlierBuild(remote.size, record, found, documents.envelope, documents.sboms)
+        return remote, places, build
 
     def _is_record(self, record: Provenance) -> bool:
         """Return whether a record is that of this build, whatever key it is kept under."""
         config, start = self.pins.config, self.start
         made = (_essential(record.config), record.epoch, record.versions)
-        if made != (_essential(config.data), start.epoch, provenance.versions()):
+        if made != (_essential(config.data), start.epoch, _versions(config)):
             return False
         if (record.manifest is None) != (config.manifest is None):
             return False
@@ -250,7 +257,7 @@ def build_key(pins: PinFinder, start: Assembly, output_name: str, local: Sequenc
 
     That is the config, the lock, the files of the project, the platform, the time, and the versions
     of fledge and its codecs. ``pins`` must pin everything else than ``local``. The name of the
-    output counts if it is that of a plugin, too. ``start`` is an empty assembly for the build.
+    output counts if it is in a document, too. ``start`` is an empty assembly for the build.
     """
     config = pins.config
     facts = {
@@ -259,8 +266,8 @@ def build_key(pins: PinFinder, start: Assembly, output_name: str, local: Sequenc
         "inputs": local,
         "platform": str(start.platform),
         "epoch": start.epoch,
-        "versions": provenance.versions(),
-        "name": output_name if config.manifest else "",
+        "versions": _versions(config),
+        "name": output_name if config.manifest or config.sbom else "",
     }
     return Digest.of(msgspec.json.encode(facts, order="deterministic"))
 
@@ -328,6 +335,11 @@ def _policy(config: Config) -> Policy | None:
     from fledge.project.policy import Policy  # noqa: PLC0415
 
     return Policy.load(config.cache.policy)
+
+
+def _versions(config: Config) -> Mapping[str, str]:
+    """Return the versions of everything that decides the bytes of a build."""
+    return provenance.versions(has_sbom=bool(config.sbom))
 
 
 def _tagged(repository: Name, key: Digest) -> Name:

@@ -30,11 +30,13 @@ from fledge.project import lock, manifest, provenance
 from fledge.project.config import Config
 from fledge.project.lock import Lock, PinFinder
 from fledge.project.provenance import Provenance
+from fledge.project.sboms.table import path_beside as sbom_path
 from fledge.project.target import Target
 from fledge.report import Reporter
 from fledge.session import Session
 from fledge.sources.source import Assembly
 from fledge.tree import NANOSECONDS
+from fledge.tree.content import hash_file
 from fledge.tree.digest import Digest
 from fledge.tree.regular import read_regular
 
@@ -153,6 +155,7 @@ def verify(
         *_false_claims(statement, config, rebuilt, record.epoch),
         *_epoch_claim(difference, record.epoch),
         *_manifest_claims(record, artifact),
+        *_sbom_claims(record, artifact),
         *filter(None, [seal.problem_beside(artifact, record)]),
     ]
     return Verification(
@@ -227,6 +230,19 @@ def _manifest_claims(record: Provenance, artifact: Path) -> Iterator[str]:
         return
     if not documents.is_manifest_of(record, text):
         yield f"{path}: recorded sha256 {record.manifest.hex}, here {Digest.of(text).hex}"
+
+
+def _sbom_claims(record: Provenance, artifact: Path) -> Iterator[str]:
+    """Describe how the software bills of materials beside an artifact differ from the record."""
+    for kind, digest in record.sboms.items():
+        path = sbom_path(artifact, kind)
+        try:
+            here = hash_file(path).digest
+        except OSError as error:
+            yield f"{path}: {reason(error)}"
+            continue
+        if here != digest:
+            yield f"{path}: recorded sha256 {digest.hex}, here {here.hex}"
 
 
 def _nearest_claims(

@@ -17,6 +17,7 @@ from fledge.project import overrides, parser, rules, toml, variables
 from fledge.project.build_cache import BuildCache
 from fledge.project.manifest import Settings, WrongKeys
 from fledge.project.rules import T, first_of_type
+from fledge.project.sboms.table import Sbom
 from fledge.project.schema import check_fields, schema
 from fledge.project.sealing import Verity
 from fledge.project.target import Target
@@ -47,6 +48,8 @@ class Config(msgspec.Struct, frozen=True):
     """Where builds are shared."""
     verity: Verity | None = None
     """How the disk is sealed. None: it is not."""
+    sbom: Sbom | None = None
+    """The software bills of materials to write. None: none."""
     data: dict[str, Any] = msgspec.field(default_factory=dict)
     """The parsed TOML, with the settings of manifest.toml as a table ``manifest``; empty if the
     config was not read from a file."""
@@ -181,8 +184,11 @@ def from_document(document: Document) -> Config:
     target = first_of_type(Target, parsed.settings.values()) or Target()
     cache = first_of_type(BuildCache, parsed.settings.values()) or BuildCache()
     verity = first_of_type(Verity, parsed.settings.values())
+    sbom = first_of_type(Sbom, parsed.settings.values())
     data = document.top.data
-    return Config(document.path, parsed.format, sources, target, cache, verity, data, manifest)
+    return Config(
+        document.path, parsed.format, sources, target, cache, verity, sbom, data, manifest
+    )
 
 
 def _read_manifest(table: Table) -> Settings | None:

@@ -2,6 +2,7 @@
 
     str                 text; a URL with ``extra={"kind": "url"}``; of a form with ``pattern``
     Literal             one of several texts
+    tuple[Literal, ...] a list of some of them
     bool                true or false
     int                 a whole number from ``ge`` to ``le``
     Path                a readable file; a folder with ``extra={"kind": "folder"}``
@@ -34,6 +35,7 @@ from fledge.project.values import (
     MAX_NATURAL,
     Boolean,
     Choice,
+    Choices,
     Entries,
     Formed,
     ImageReference,
@@ -80,6 +82,8 @@ def declared(name: str, annotation: Any, *, written_by_fledge: bool = False) -> 
         value = Entries(examples=examples, pattern=extra.get("pattern", ANY_TEXT))
     elif get_origin(plain) is Literal:
         value = Choice(examples=examples, options=get_args(plain))
+    elif get_origin(plain) is tuple and get_origin(get_args(plain)[0]) is Literal:
+        value = Choices(examples=examples, options=get_args(get_args(plain)[0]))
     elif plain is int:
         least, most = facts.get("ge", 0), facts.get("le", MAX_NATURAL)
         value = Natural(examples=examples, least=least, most=most)

@@ -20,6 +20,7 @@ from fledge._version import __version__
 from fledge.errors import ConfigError, CorruptError, MalformedError, unreadable_argument
 from fledge.host.settings import MAX_EPOCH
 from fledge.project import manifest as manifests
+from fledge.project.sboms.table import SBOM_FORMATS, SbomFormat
 from fledge.sources import ownfiles
 from fledge.sources.inputs import Input
 from fledge.tree.digest import Digest
@@ -35,6 +36,9 @@ spec/v1/digest_set.md, which allows others than it lists)."""
 
 CODECS = ("crc32c", "deflate", "isal", "lz4", "pyzstd", "zstandard")
 """The packages whose versions are recorded: they compress, decompress or compute checksums."""
+
+SBOM_LIBRARIES = ("packageurl-python", "packaging")
+"""The packages whose versions are recorded for a build with [sbom]: they decide its bytes, too."""
 
 PROVENANCE_HINT = "Get the original file from where you got the artifact."
 
@@ -65,13 +69,15 @@ class Provenance(msgspec.Struct, frozen=True):
     """The time of everything that fledge added, in seconds since 1970."""
     inputs: tuple[Input, ...]
     versions: Mapping[str, str]
-    """The versions of fledge and `CODECS`."""
+    """As `versions` returns them."""
     manifest: Digest | None = None
     """The digest of the plugin manifest; None if the build made none."""
     url: str | None = None
     """Where the artifact is, as the manifest says; None if the build made none."""
     root_hash: Digest | None = None
     """The root hash of dm-verity; None if the artifact is not sealed."""
+    sboms: Mapping[SbomFormat, Digest] = {}
+    """The digests of the software bills of materials; empty if the build made none."""
 
 
 def path_beside(artifact: Path) -> Path:
@@ -81,9 +87,10 @@ def path_beside(artifact: Path) -> Path:
 
 
 @cache
-def versions() -> dict[str, str]:
-    """Return the installed versions of fledge and `CODECS`."""
-    return {"fledge": __version__} | {name: version(name) for name in CODECS}
+def versions(*, has_sbom: bool = False) -> dict[str, str]:
+    """Return the installed versions of fledge and `CODECS`; with an SBOM, of `SBOM_LIBRARIES`."""
+    libraries = SBOM_LIBRARIES if has_sbom else ()
+    return {"fledge": __version__} | {name: version(name) for name in (*CODECS, *libraries)}
 
 
 def serialize(record: Provenance) -> bytes:
@@ -116,6 +123,8 @@ def statement(record: Provenance) -> dict[str, Any]:
     if record.manifest:
         subject.append(_subject(manifests.path_beside(Path(record.name)).name, record.manifest))
         parameters["url"] = record.url
+    for kind, digest in sorted(record.sboms.items()):
+        subject.append(_subject(f"{record.name}{SBOM_FORMATS[kind].suffix}", digest))
     return {
         "_type": STATEMENT,
         "subject": subject,
@@ -260,6 +269,10 @@ def _parse(top: _JsonValue, name: str) -> Provenance:
     # By its suffix: the artifact may have another name now than when it was built.
     named = [each for each in digests if each.endswith(ownfiles.MANIFEST_SUFFIX)]
     manifest = digests.pop(named[0]) if named else None
+    sboms: dict[SbomFormat, Digest] = {}
+    for kind, facts in SBOM_FORMATS.items():
+        for each in [each for each in digests if each.endswith(facts.suffix)]:
+            sboms[kind] = digests.pop(each)
     builder = top["predicate"]["runDetails"]["builder"]
     sealed = subjects[0]["digest"][ROOT_HASH]
     return Provenance(
@@ -274,6 +287,7 @@ def _parse(top: _JsonValue, name: str) -> Provenance:
         manifest=manifest,
         url=parameters["url"].text() if manifest else None,
         root_hash=sealed.sha256() if sealed.value is not None else None,
+        sboms=sboms,
     )
 
 

@@ -18,6 +18,7 @@ from fledge.formats import FORMATS, STRATEGIES
 from fledge.project import toml
 from fledge.project.build_cache import BuildCache
 from fledge.project.declarations import declared
+from fledge.project.sboms.table import Sbom
 from fledge.project.sealing import Verity
 from fledge.project.target import Target
 from fledge.project.values import Choice, Entries, Value, literal
@@ -32,6 +33,9 @@ SETTINGS: dict[str, type[msgspec.Struct]] = {"target": Target, "cache": BuildCac
 defaults."""
 SEALING: dict[str, type[msgspec.Struct]] = {"verity": Verity}
 """The tables that seal a disk by being there, in the same way."""
+
+DOCUMENTS: dict[str, type[msgspec.Struct]] = {"sbom": Sbom}
+"""The tables that put documents beside the artifact by being there, for every strategy."""
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -207,7 +211,7 @@ class Schema(msgspec.Struct, frozen=True):
     formats: Mapping[str, Group]
     """The groups of the formats, by strategy."""
     settings: tuple[Group, ...]
-    """The groups of `SETTINGS` and `SEALING`, in the same order."""
+    """The groups of `SETTINGS`, `SEALING` and `DOCUMENTS`, in the same order."""
 
     @property
     def strategies(self) -> tuple[str, ...]:
@@ -273,10 +277,12 @@ def schema() -> Schema:
         options={name: facts.description for name, facts in STRATEGIES.items()},
     )
     every = dict.fromkeys(formats, Presence.IF_GIVEN)
+    with_table = dict.fromkeys(formats, Presence.IF_TABLE)
     disks = {"oci_rootfs": Presence.IF_TABLE}
     settings = (
         *(_make_group(table, (each,), every, "") for table, each in SETTINGS.items()),
         *(_make_group(table, (each,), disks, "") for table, each in SEALING.items()),
+        *(_make_group(table, (each,), with_table, "") for table, each in DOCUMENTS.items()),
     )
     return Schema((*keys_of(_Top), strategy), sources, formats, settings)
 

@@ -148,6 +148,33 @@ class Choice(Value, frozen=True, kw_only=True):
         return f"{', '.join(first)} or {last}" if first else last
 
 
+class Choices(Value, frozen=True, kw_only=True):
+    """A list of some of several texts, each at most once."""
+
+    options: tuple[str, ...]
+    """The texts to choose from."""
+    typed: ClassVar[Any] = tuple
+
+    def read(self, value: object, folder: Path) -> tuple[str, ...]:
+        """Return the options."""
+        if not isinstance(value, list) or not value:
+            raise ValueError(f"must be a list of texts, such as {self.like()}")
+        choice = Choice(options=self.options)
+        found = tuple(choice.read(each, folder) for each in value)
+        if len(set(found)) < len(found):
+            raise ValueError("has one of its texts twice")
+        return found
+
+    def json_schema(self) -> dict[str, object]:
+        """Return an array of an enumeration."""
+        items = {"enum": list(self.options)}
+        return {"type": "array", "items": items, "minItems": 1, "uniqueItems": True}
+
+    def describe(self) -> str:
+        """List the options."""
+        return f"a list, each text of which is {Choice(options=self.options).describe()}"
+
+
 class Boolean(Value, frozen=True):
     """True or false."""
 

@@ -16,6 +16,8 @@ PROVENANCE_SUFFIX = ".provenance.json"
 SIGNATURES_SUFFIX = ".provenance.dsse.json"
 MANIFEST_SUFFIX = ".manifest.json"
 ROOT_HASH_SIGNATURE_SUFFIX = ".roothash.p7s"
+SPDX_SUFFIX = ".spdx.json"
+CYCLONEDX_SUFFIX = ".cdx.json"
 
 DOCUMENT_SUFFIXES = (
     PROVENANCE_SUFFIX,
@@ -23,6 +25,8 @@ DOCUMENT_SUFFIXES = (
     MANIFEST_SUFFIX,
     HASH_TREE_SUFFIX,
     ROOT_HASH_SIGNATURE_SUFFIX,
+    SPDX_SUFFIX,
+    CYCLONEDX_SUFFIX,
 )
 """The suffixes of all documents beside an artifact, after its whole name."""
 

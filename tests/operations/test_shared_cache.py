@@ -76,6 +76,22 @@ def test_the_second_build_pulls(
     assert len(keys(host)) == 1
 
 
+def test_software_is_listed_only_once(fledge: Fledge, host: str, tmp_path: Path) -> None:
+    make(tmp_path, host, '\n[sbom]\nformats = ["spdx", "cyclonedx"]\n')
+    assert fledge("lock").code == 0
+    assert fledge("build", "--locked", "--cache-to", f"{host}/team/cache").code == 0
+    found = outputs(tmp_path)
+    assert len(found) == 4
+    for name in found:
+        (tmp_path / name).unlink()
+    done = fledge("build", "--locked")
+    assert "built before" in done.err
+    assert "sbom" not in done.err
+    assert outputs(tmp_path) == found
+    done = fledge("build", "--locked", "-o", "other.cpio.gz")
+    assert "built before" not in done.err, "the name is in the document"
+
+
 def test_an_input_that_changes_builds_anew(
     kept: dict[str, bytes], fledge: Fledge, host: str, tmp_path: Path
 ) -> None:

@@ -58,3 +58,9 @@ EROFS = {
 
 # tests/cli/pages/test_page.py: the data of the page about the disk of `support.layered`.
 PAGE = "6bafc1d6e12fd9ba63a5db91aa5ac311a34c0df8f5a2999dccf34a1575dca6a8"
+
+# tests/project/sboms/test_documents.py: software bills of materials of an odd inventory.
+SBOMS = {
+    "spdx": "d1f156cc24b479f7cb887814b39b7376c01218f39f34fb85ce5795255852706a",
+    "cyclonedx": "ea7b9425535cc860747ed99f61e424f8cd3434ebe361b30f043883602275ef9c",
+}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fledge.cli.runs import manifest as manifest
     from fledge.cli.runs import pull as pull
     from fledge.cli.runs import push as push
+    from fledge.cli.runs import sbom as sbom
     from fledge.cli.runs import schema as schema
     from fledge.cli.runs import sign as sign
     from fledge.cli.runs import verify as verify
