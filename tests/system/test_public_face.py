@@ -41,7 +41,7 @@ PUBLIC = {
     *("Console", "Ending", "ExpectationError", "Gate", "Machine"),
     *("Artifact", "Change", "Detail", "Difference", "Opened", "Program", "Summary"),
     *("Finding", "KernelCheck", "KernelConfig", "Requirement", "State"),
-    *("SealCheck", "verify_seal"),
+    *("SealCheck", "verify_seal", "sbom"),
     *("Verification", "Config", "Digest", "Input", "Platform", "Tree"),
     *("Cache", "Reporter", "Session", "Settings", "Step", "Transfer"),
     *("FORMATS", "Format", "Kind", "SOURCES", "Source"),
