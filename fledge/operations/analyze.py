@@ -33,6 +33,7 @@ from fledge.tree import NANOSECONDS, File, Tree
 from fledge.tree.capabilities import capabilities
 from fledge.tree.content import content_size, read_content
 from fledge.tree.digest import Digest
+from fledge.tree.packages import Found, find_packages
 
 MIN_DUPLICATE = 4096
 """Minimum bytes of a file that is compared with others. A smaller one takes a block in any case."""
@@ -116,6 +117,8 @@ class Analysis(msgspec.Struct, frozen=True):
     """Whether all files were compared. The rest would exceed `MAX_EXTRA_SIZE`."""
     privileged: tuple[Privileged, ...]
     """Files with setuid, setgid or capabilities, by path."""
+    packages: Found
+    """The software packages, and what of them could not be read."""
 
 
 class _ImageFacts(NamedTuple):
@@ -167,6 +170,7 @@ def _analyze(
         duplicates=duplicates,
         all_compared=all_compared,
         privileged=tuple(_privileged(files)),
+        packages=find_packages(tree),
     )
 
 

@@ -39,7 +39,7 @@ START = {
 }
 """The modules of fledge that every command loads."""
 
-COSTLY = {"cryptography", "docker", "oras", "rich"}
+COSTLY = {"cryptography", "docker", "oras", "packageurl", "packaging", "rich", "sqlite3"}
 """Libraries that a command loads only when it needs them."""
 
 HTTP = {"http.client", "requests", "ssl", "urllib3"}

@@ -177,6 +177,7 @@ def test_those_of_an_older_build_go(tmp_path: Path) -> None:
     assert own.read_bytes() == b"mine", "no build has written that"
 
 
+@pytest.mark.slow
 def test_verify_compares_them(tmp_path: Path, fledge: Fledge) -> None:
     artifact, toml = build(tmp_path), tmp_path / "fledge.toml"
     assert fledge("verify", artifact, "-c", toml).code == 0
@@ -197,6 +198,7 @@ def test_verify_compares_them(tmp_path: Path, fledge: Fledge) -> None:
     assert f"recorded {'5' * 64}, here {digest}" in done.out + done.err
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_built(tmp_path: Path) -> None:
     toml = make(tmp_path)
 

@@ -475,7 +475,7 @@ def test_wrong_values(folder: Path, context: str, key: str, values: list[str], r
         (
             "[zzz]",
             "zzz is unknown: known here: agent, archive, cache, filesystem, init, manifest,"
-            " mappings, source, strategy, target, verity, version",
+            " mappings, sbom, source, strategy, target, verity, version",
         ),
         ("agent.check_sum = 1", "[agent] check_sum is unknown: did you mean checksum?"),
         ("agent.sha = 1", "[agent] sha is unknown: known here: checksum, path, "),

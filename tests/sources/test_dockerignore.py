@@ -16,6 +16,7 @@ from fledge.oci.archive import open_built
 from fledge.oci.builders import BuilderName, Request, build
 from fledge.operations import seal
 from fledge.project import manifest, provenance, signatures
+from fledge.project.sboms import table as sboms
 from fledge.report import Reporter
 from fledge.session import Session
 from fledge.sources import build_context, dockerignore, ownfiles
@@ -238,6 +239,7 @@ def test_all_documents_of_an_artifact_are_known() -> None:
         manifest.path_beside(artifact),
         seal.path_beside(artifact),
         seal.signature_path(artifact),
+        *(sboms.path_beside(artifact, kind) for kind in sboms.SBOM_FORMATS),
     }
     assert {str(path) for path in paths} == {f"x.img{each}" for each in ownfiles.DOCUMENT_SUFFIXES}
 

@@ -57,7 +57,7 @@ EROFS = {
 }
 
 # tests/cli/pages/test_page.py: the data of the page about the disk of `support.layered`.
-PAGE = "6bafc1d6e12fd9ba63a5db91aa5ac311a34c0df8f5a2999dccf34a1575dca6a8"
+PAGE = "6b2790284fb87cbf55ed9c65f06a9644c934bbfb2ccdedc7788fc2760cc6f077"
 
 # tests/project/sboms/test_documents.py: software bills of materials of an odd inventory.
 SBOMS = {

@@ -44,7 +44,7 @@ PUBLIC = {
     *("Analysis", "Artifact", "BuildPlan", "Change", "Detail", "Difference", "Opened", "Program"),
     "Summary",
     *("Finding", "KernelCheck", "KernelConfig", "Requirement", "Resource", "State"),
-    *("SealCheck", "verify_seal"),
+    *("SealCheck", "verify_seal", "sbom"),
     *("Verification", "Config", "Digest", "Input", "Platform", "Tree"),
     *("Cache", "Reporter", "Session", "Settings", "Step", "Transfer"),
     *("FORMATS", "Format", "Kind", "SOURCES", "Source"),

@@ -141,6 +141,23 @@ def _tables(found: Analysis) -> Iterator[Table]:
             for each in found.privileged
         ),
     )
+    packages = found.packages
+    problems = f" Not all could be read: {packages.problems[0]}" if packages.problems else ""
+    yield Table(
+        "Packages",
+        f"What the databases of packages and the programs' own metadata list.{problems}",
+        (Column("Package"), Column("Version"), Column("Kind"), Column("Licence"), PATH),
+        (
+            (
+                *(
+                    shown_name(text.encode(errors="replace"), MAX_COMMAND)
+                    for text in (each.name, each.version, each.kind, each.licence)
+                ),
+                shown_path(each.path),
+            )
+            for each in packages.packages
+        ),
+    )
 
 
 def _owner_rows(found: Analysis) -> Iterator[Row]:

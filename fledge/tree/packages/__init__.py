@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from fledge.errors import MalformedError
+from fledge.report import human_size
 from fledge.tree.content import content_size, read_range
 from fledge.tree.names import printable
 from fledge.tree.nodes import File, Tree
@@ -26,6 +27,8 @@ ECOSYSTEMS: tuple[Ecosystem, ...] = (APK, DPKG, RPM, PYTHON, NODE, GO)
 
 MAX_PACKAGES = 100_000
 """Maximum packages that are listed."""
+MAX_LISTED = 32 << 20
+"""Maximum bytes and characters of all paths, names and licences that are listed."""
 MAX_PROBLEMS = 100
 """Maximum files that are named of those whose packages could not be read."""
 MAX_OS_RELEASE = 1 << 16
@@ -59,6 +62,7 @@ def find_packages(tree: Tree) -> Found:
     """
     found: list[Package] = []
     problems: list[str] = []
+    size = 0  # of the packages, as `_size` returns it
     count = 0  # of files whose packages cannot be read
     meter = Meter()
     try:
@@ -72,6 +76,9 @@ def find_packages(tree: Tree) -> Found:
                     for package in ecosystem.read(path, node.content, meter):
                         if len(found) == MAX_PACKAGES:
                             raise LimitError(f"there are more than {MAX_PACKAGES} packages")
+                        size += _size(package)
+                        if size > MAX_LISTED:
+                            raise LimitError(f"their names have more than {human_size(MAX_LISTED)}")
                         found.append(package)
                 except MalformedError as error:
                     count += 1
@@ -82,6 +89,12 @@ def find_packages(tree: Tree) -> Found:
     if count > MAX_PROBLEMS:
         problems.append(f"the packages of {count - MAX_PROBLEMS} more files cannot be read either")
     return Found(tuple(found), tuple(problems), _distribution(tree))
+
+
+def _size(package: Package) -> int:
+    """Return the length of all that is listed of a package."""
+    texts = (package.path, package.name, package.version, package.licence, package.source)
+    return sum(map(len, texts))
 
 
 def _distribution(tree: Tree) -> Distribution:

@@ -80,6 +80,19 @@ def test_what_the_page_says(fledge: Fledge, disk: Path) -> None:
     assert "SHA-256" in found["notes"][0]
 
 
+def test_packages(fledge: Fledge, tmp_path: Path) -> None:
+    config = project.make_rootfs(tmp_path)
+    text = "Metadata-Version: 2.1\nName: a-tool\nVersion: 1.2\nLicense-Expression: MIT\n"
+    project.write(tmp_path, "metadata", text.encode())
+    line = '[mappings]\n"metadata" = "/usr/lib/a_tool-1.2.dist-info/METADATA"\n'
+    config.write_text(config.read_text().replace("[mappings]\n", line))
+    disk = library.build(config, tmp_path / "disk").path
+    fledge("inspect", disk, "--html", "page.html")
+    assert table((tmp_path / "page.html").read_text(), "Packages")["rows"] == [
+        ["a-tool", "1.2", "pypi", "MIT", "/usr/lib/a_tool-1.2.dist-info/METADATA"]
+    ]
+
+
 def test_the_page_says_what_is_not_known(
     fledge: Fledge, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

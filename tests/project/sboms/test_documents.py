@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from fledge import _version
+from fledge.errors import CorruptError
+from fledge.project.sboms import writer
 from fledge.project.sboms.inventory import Inventory, package_url
 from fledge.project.sboms.table import SBOM_FORMATS, SbomFormat
 from fledge.project.sboms.writer import serialize
@@ -80,6 +82,12 @@ def test_licences() -> None:
     assert others[declared["bash"]] == "GPLv3+ and so on"
     assert others[declared["My_Package"]] == "BSD"
     assert others[declared["golang.org/x/sys"]] == "LicenseRef-own"
+
+
+def test_a_document_that_nobody_could_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "MAX_SBOM_SIZE", 1000)
+    with pytest.raises(CorruptError, match="would have more than"):
+        serialize(INVENTORY, "spdx")
 
 
 def test_another_artifact_has_another_name() -> None:

@@ -310,6 +310,10 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     found = find({"lib/apk/db/installed": APK})
     assert [each.name for each in found.packages] == ["alpine-baselayout"]
     assert found.problems == ("not all packages are listed: there are more than 1 packages",)
+    monkeypatch.setattr(packages, "MAX_LISTED", 100)
+    monkeypatch.setattr(packages, "MAX_PACKAGES", 2)
+    found = find({"lib/apk/db/installed": APK})
+    assert "their names have more than" in found.problems[0]
     monkeypatch.setattr(packages, "MAX_PROBLEMS", 2)
     found = find({f"{n}/node_modules/a/package.json": b"{" for n in range(5)})
     assert len(found.problems) == 3
