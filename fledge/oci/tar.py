@@ -33,7 +33,7 @@ from fledge.tree import (
     Symlink,
 )
 from fledge.tree.budget import DIRECTORY_COST, NODE_COST, Budget, xattrs_cost
-from fledge.tree.content import Content, DataExtent, Span, Sparse, open_content
+from fledge.tree.content import Content, DataExtent, Span, Sparse, changed, open_content
 from fledge.tree.growth import Growth
 from fledge.tree.limits import (
     MAX_ID,
@@ -164,6 +164,7 @@ class _BlockReader:
         """The end of what is known to be there."""
         self.budget = budget
         self._descriptor = file
+        self._path = tar.path
         self._offset = tar.offset
         self._growth = growth
         self._window_size = WINDOW_SIZE if growth.complete else SHARED_WINDOW_SIZE
@@ -196,7 +197,7 @@ class _BlockReader:
         self._start = self.position
         self._window = os.pread(self._descriptor, max(size, self._window_size), self._start)
         if len(self._window) < size:
-            raise MalformedError("the archive became shorter while it was read")
+            raise changed(self._path)
         return self._window[:size]
 
     def skip(self, size: int) -> None:

@@ -20,6 +20,7 @@ import hashlib
 import io
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
@@ -125,12 +126,16 @@ def _load(file: io.FileIO) -> Stamp | None:
     """Return the stamp in a file; None if there is none, or it is damaged."""
     try:
         return msgspec.json.decode(os.pread(file.fileno(), MAX_SIZE, 0), type=Stamp)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
 def _save(file: io.FileIO, stamp: Stamp) -> None:
-    """Replace the stamp in a file. One that is only half written does not decode."""
+    """Replace the stamp in a file. One that is only half written does not decode.
+
+    On a full disk there is none, and the next build computes the digest again.
+    """
     data = msgspec.json.encode(stamp)
-    os.pwrite(file.fileno(), data, 0)
-    os.ftruncate(file.fileno(), len(data))
+    with suppress(OSError):
+        os.pwrite(file.fileno(), data, 0)
+        os.ftruncate(file.fileno(), len(data))

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -135,7 +136,18 @@ def test_a_stamp_of_another_digest_is_worthless(cache: Cache, blob: Blob) -> Non
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"[]", b"null", b"\xff" * 2000, b'{"identity": null}', b"9" * 2000]
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff" * 2000,
+        b'{"identity": null}',
+        b"9" * 2000,
+        b'{"digest":"\xff"}',
+        b'{"x":' + b"[" * 1000,
+    ],
 )
 def test_a_damaged_stamp_is_replaced(cache: Cache, blob: Blob, data: bytes) -> None:
     stamp = stamp_of(cache, blob)
@@ -240,6 +252,25 @@ def test_a_pruned_blob_leaves_no_stamp(settled: None) -> None:
     del user
     prune(Session.default().cache, None, 0)
     assert not path.exists()
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_no_stamp_on_a_full_disk(tmp_path: Path, settled: None) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", folder], check=True)
+    try:
+        cache = Cache(folder / "cache")
+        blob = cache.store(DATA)
+        with suppress(OSError), (folder / "rest").open("wb", buffering=0) as rest:
+            while True:
+                rest.write(bytes(4096))
+        assert passes(cache, blob)
+        assert stamp_of(cache, blob) is None
+        del blob, cache
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.real
