@@ -16,6 +16,7 @@ import pytest
 
 from tests.support import images, project, screen, tars
 from tests.support.httpd import Answer, Exchange, Server, status
+from tests.support.oci_registry import OciRegistry
 from tests.support.project import Fledge
 
 pytestmark = pytest.mark.slow
@@ -338,3 +339,73 @@ def test_a_url_is_told_once(fledge: Fledge, tmp_path: Path) -> None:
     notes = [line for line in err.splitlines() if "trying again" in line]
     assert len(notes) > 2
     assert sum(url in line for line in notes) == 1
+
+
+TERMINALS: dict[str, tuple[int, dict[str, str], str]] = {
+    "80 columns": (80, {}, "✓"),
+    "120 columns": (120, {}, "✓"),
+    "dumb": (80, {"TERM": "dumb"}, "✓"),
+    "NO_COLOR": (80, {"NO_COLOR": "1"}, "✓"),
+    "C locale": (80, ASCII_ONLY, "ok"),
+}
+"""The columns of each terminal, its variables, and the sign of what is done."""
+
+
+@pytest.mark.parametrize("name", TERMINALS)
+def test_push_and_pull(served: OciRegistry, web: Path, tmp_path: Path, name: str) -> None:
+    columns, environment, done = TERMINALS[name]
+    reference = f"{served.host}/web:1"
+
+    def shown(*command: str) -> list[str]:
+        encoding = "ascii" if done == "ok" else "utf-8"
+        found = screen.run(
+            [*FLEDGE, *command], web.parent, environment, columns=columns, encoding=encoding
+        )
+        assert found.code == 0
+        assert all(len(line) <= columns for line in found.lines)
+        dumb = environment.get("TERM") == "dumb"
+        assert ("\x1b" in found.text) == (not dumb)
+        if dumb:
+            assert found.lines[0] == f"  … {command[0]}"
+        return found.lines[1:] if dumb else found.lines
+
+    line, *pushed = shown("push", web.name, reference)
+    assert re.fullmatch(
+        rf"  {done} push      web\.img, 5\.0 MiB sent, 10 of 10 chunks new  \d+\.\d\d s", line
+    )
+    assert re.fullmatch(rf"{re.escape(reference)}@sha256:[0-9a-f]{{64}}", "".join(pushed))
+    (tmp_path / "copy").mkdir()
+    line, *pulled = shown("pull", reference, "-o", str(tmp_path / "copy"))
+    assert re.match(rf"  {done} pull      web\.img, ", line)
+    assert "".join(pulled[-2:]).endswith(str(tmp_path / "copy" / "web.img"))
+
+
+@pytest.mark.parametrize("name", TERMINALS)
+def test_diff(tmp_path: Path, name: str) -> None:
+    columns, environment, done = TERMINALS[name]
+    toml = project.make_rootfs(tmp_path)
+    mapped = next(path for path in tmp_path.glob("payload/*") if path.is_file())
+    for artifact in ("a.img", "b.img"):
+        subprocess.run(
+            [*FLEDGE, "build", "-q", "-c", toml, "-o", artifact], cwd=tmp_path, check=True
+        )
+        mapped.write_bytes(mapped.read_bytes() + b"more")
+    encoding = "ascii" if done == "ok" else "utf-8"
+    shown = screen.run(
+        [*FLEDGE, "diff", "a.img", "b.img"],
+        tmp_path,
+        environment,
+        columns=columns,
+        encoding=encoding,
+    )
+    assert shown.code == 1
+    arrow = "->" if done == "ok" else "→"
+    assert re.fullmatch(
+        "1 path differs"
+        "  first different byte at 1128"
+        f"  superblock uuid: [0-9a-f]{{32}} {arrow} [0-9a-f]{{32}}"
+        rf"~ /usr/bin/webserver: size 16064 {arrow} 16068, content [0-9a-f]{{64}} {arrow} "
+        "[0-9a-f]{64}",
+        "".join(shown.lines),
+    )
+    assert ("\x1b" in shown.text) == (environment.get("TERM") != "dumb")

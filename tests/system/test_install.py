@@ -13,9 +13,14 @@ from pathlib import Path
 import pytest
 
 import fledge
+from fledge.formats import open_artifact
 from fledge.project import provenance
-from tests.support import pythons
+from tests.support import images, pythons, registry, tars
+from tests.support.agents import AGENT
+from tests.support.guests import host_busybox
+from tests.support.httpd import Server
 from tests.support.project import busybox, source
+from tests.support.releases import publish
 
 CHECKOUT = Path(__file__).parents[2]
 CACHE = CHECKOUT / ".cache"
@@ -188,9 +193,14 @@ class Root:
     def __init__(self, path: Path):
         self.path = path
 
-    def run(self, *command: str) -> str:
+    def run(self, *command: str, variables: Mapping[str, str] | None = None) -> str:
         """Run a command inside, with /proc, which vanishes with the command."""
-        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
+        env = {
+            **(variables or {}),
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/root",
+            "LC_ALL": "C.UTF-8",
+        }
         env |= {"DEBIAN_FRONTEND": "noninteractive", "PIP_NO_COMPILE": "1"}
         inside = ["chroot", str(self.path), "env", "-i", *(f"{k}={v}" for k, v in env.items())]
         script = f'mount -t proc proc "{self.path}/proc" && exec "$@"'
@@ -224,7 +234,28 @@ def root(released: Path, hello: Path, tmp_path: Path) -> Iterator[Root]:
     shutil.rmtree(folder)
 
 
-def test_pipx_installs_on_a_new_debian(root: Root, expected: bytes) -> None:
+@pytest.fixture
+def hub(github: Server, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Variables for servers that play Docker Hub, with an nginx, and the releases of the agent."""
+    publish(github, {"kestrel": AGENT, "kestrel-linux-arm64": AGENT})
+    files = tars.file("bin/busybox", host_busybox(), mode=0o755), tars.symlink("bin/sh", "busybox")
+    serve = tars.file("usr/sbin/nginx", b"#!/bin/sh\n", mode=0o755)
+    image = images.image(tars.pack(*files, serve), config={"Entrypoint": ["/usr/sbin/nginx"]})
+    with registry.serve(tmp_path / "storage") as host:
+        registry.push(host, "library/nginx", image, "latest")
+        mirrors = {"FLEDGE_REGISTRY_MIRRORS": f"docker.io={host}"}
+        yield mirrors | {"FLEDGE_GITHUB_API": os.environ["FLEDGE_GITHUB_API"]}
+
+
+def starts_a_project(root: Root, command: str, hub: Mapping[str, str]) -> bool:
+    """Whether what ``fledge init nginx`` writes is built."""
+    root.run(command, "init", "/out-web", "nginx", variables=hub)
+    root.run(command, "build", "-c", "/out-web/fledge.toml", "-o", "/out.img", variables=hub)
+    with open_artifact(root.path / "out.img") as opened:
+        return opened.tree.get(b"bin/kestrel") is not None
+
+
+def test_pipx_installs_on_a_new_debian(root: Root, expected: bytes, hub: dict[str, str]) -> None:
     assert not list(root.path.glob("usr/include/python3*"))
     assert not (root.path / "usr/bin/gcc").exists()
     wheel = next((root.path / "release").glob("*.whl")).name
@@ -233,15 +264,19 @@ def test_pipx_installs_on_a_new_debian(root: Root, expected: bytes) -> None:
     assert root.run(command, "version") == f"fledge {fledge.__version__}\n"
     root.run(command, "build", "-c", "/hello/fledge.toml", "-o", "/out.cpio.gz")
     assert (root.path / "out.cpio.gz").read_bytes() == expected
+    assert starts_a_project(root, command, hub)
 
 
-def test_debian_package_installs_and_leaves_nothing(root: Root, expected: bytes) -> None:
+def test_debian_package_installs_and_leaves_nothing(
+    root: Root, expected: bytes, hub: dict[str, str]
+) -> None:
     package = next((root.path / "release").glob("*.deb")).name
     before = root.files()
     root.run("dpkg", "--install", f"/release/{package}")
     assert root.run("fledge", "version") == f"fledge {fledge.__version__}\n"
     root.run("fledge", "build", "-c", "/hello/fledge.toml", "-o", "/out.cpio.gz")
     assert (root.path / "out.cpio.gz").read_bytes() == expected
+    assert starts_a_project(root, "fledge", hub)
     shutil.rmtree(root.path / "root/.cache")
     root.run("dpkg", "--verify", "fledge")
     # Other Pythons leave compiled modules too.
