@@ -26,7 +26,7 @@ def run(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[DIR] [WHAT]",
+            metavar="[[DIR] WHAT]",
             help="The folder to start in, and what the plugin is made of: the name of an image, or"
             " the path of a Dockerfile, a static program or a script for sh.",
             show_default="this folder, and the one thing of that kind in it",

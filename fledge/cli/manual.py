@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from typer._click.core import Context
 
 from fledge._version import __version__
-from fledge.cli import variables
 from fledge.cli.app import COMMANDS, app
 from fledge.cli.options import EXIT_CODES
 
@@ -76,10 +75,7 @@ def _entry(command: Any, context: Any, name: str) -> Entry:
         if parameter.param_type_name == "argument":
             arguments.append(record)
         else:
-            variable = parameter.envvar or ""
-            if variables.long_name(parameter) == "--kernel":
-                variable = "FLEDGE_KERNEL"
-            options.append((*record, str(variable)))
+            options.append((*record, str(parameter.envvar or "")))
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     paragraphs = [" ".join(each.split()) for each in (command.help or "").split("\n\n")]
     return Entry(name, usage, paragraphs, arguments, options)

@@ -206,13 +206,13 @@ class Settings(msgspec.Struct, frozen=True):
         mirrors: dict[str, list[str]] = {}
         for entry in (self._text("FLEDGE_REGISTRY_MIRRORS") or "").split(","):
             host, equals, mirror = entry.strip().partition("=")
-            if host and mirror:
+            if host and mirror and "://" not in entry:
                 mirrors.setdefault(host, []).append(mirror)
             elif host or equals:
                 raise ConfigError(
                     f"FLEDGE_REGISTRY_MIRRORS has {entry.strip()!r}, which is not HOST=MIRROR",
-                    "Write docker.io=MIRROR.EXAMPLE or docker.io=MIRROR.EXAMPLE/PATH, separated by"
-                    " commas.",
+                    "Write docker.io=MIRROR.EXAMPLE or docker.io=MIRROR.EXAMPLE/PATH, without"
+                    " https://, separated by commas.",
                 )
         return mirrors
 

@@ -258,7 +258,8 @@ def _completions(session: Session) -> Iterator[Resource]:
         if found:
             yield Resource("completion", "works", f"{shell}: {found}")
         else:
-            hint = f"Write it there: fledge completion {shell} > {places[0]}"
+            folder = places[0].rpartition("/")[0]
+            hint = f"Write it there: mkdir -p {folder} && fledge completion {shell} > {places[0]}"
             yield Resource("completion", "absent", f"{shell} does not complete fledge", hint)
 
 

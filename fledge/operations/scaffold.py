@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 from fledge.errors import ConfigError, HostError, reason, unreadable
+from fledge.formats import FORMATS
 from fledge.host.files import create, replacing_together
 from fledge.operations.build import default_output
 from fledge.project import recipes
@@ -151,9 +152,14 @@ class Scaffold:
 
 
 def ignoring(old: bytes, config: Config) -> bytes:
-    """Return a .gitignore with lines for what builds of a config write. Lines of ``old`` stay."""
-    suffix = config.format.default_output(None).partition(".")[2]
-    names = [f"*.{suffix}", *(f"*{each}" for each in DOCUMENT_SUFFIXES), ".fledge-*/"]
+    """Return a .gitignore with lines for what builds write, and for private keys.
+
+    The artifacts of all formats are among them, because a config changes. Lines of ``old`` stay.
+    """
+    formats = config.format, *(each() for each in FORMATS)
+    artifacts = (f"*.{each.default_output(None).partition('.')[2]}" for each in formats)
+    documents = (f"*{each}" for each in DOCUMENT_SUFFIXES)
+    names = list(dict.fromkeys([*artifacts, *documents, "*.key", ".fledge-*/"]))
     present = {line.strip() for line in old.decode("utf-8", "replace").splitlines()}
     missing = [name for name in names if name not in present]
     if not missing:

@@ -65,7 +65,9 @@ def test_a_static_program(fledge: Fledge, tmp_path: Path) -> None:
         },
     }
     assert (tmp_path / "fledge.schema.json").read_text() == fledge("schema").out
-    assert "*.cpio.gz\n*.provenance.json\n" in (tmp_path / ".gitignore").read_text()
+    ignored = (tmp_path / ".gitignore").read_text().splitlines()
+    assert ignored[0] == "*.cpio.gz"
+    assert {"*.img", "*.squashfs", "*.provenance.json", "*.key"} < set(ignored)
     assert fledge("check").out == "fledge.toml is valid\n"
 
 
@@ -219,7 +221,7 @@ def test_a_file_that_no_plugin_is_made_of(
         (("Dockerfile",), "Dockerfile: no such file"),
         (("UPPER",), "'UPPER' must be in lower case"),
         (("dir:x",), "dir: is a transport of other tools"),
-        (("a", "b", "c"), "there are too many arguments: fledge init [DIR] [WHAT]"),
+        (("a", "b", "c"), "there are too many arguments: fledge init [[DIR] WHAT]"),
         (("--from-original", "x", "y"), "--from-original FILE needs no DIR and no WHAT"),
         (("--from-original", "x"), "x: no such file"),
         (("fifo",), "fifo could not be read: it is a fifo, not a regular file"),
@@ -291,7 +293,7 @@ def test_nothing_is_overwritten(
     ("before", "after"),
     [
         (b"/target", b"/target\n*.cpio.gz\n"),
-        (b"# mine\r\n*.cpio.gz\r\n", b"# mine\r\n*.cpio.gz\r\n*.provenance.json\n"),
+        (b"# mine\r\n*.cpio.gz\r\n", b"# mine\r\n*.cpio.gz\r\n*.cpio.zst\n"),
         (b"\xff\n", b"\xff\n*.cpio.gz\n"),
     ],
 )

@@ -57,7 +57,7 @@ EROFS = {
 }
 
 # tests/cli/pages/test_page.py: the data of the page about the disk of `support.layered`.
-PAGE = "6b2790284fb87cbf55ed9c65f06a9644c934bbfb2ccdedc7788fc2760cc6f077"
+PAGE = "af417c56108df46ad94745d1cef2363da554e9e8dfafad13d091d1000ddcf804"
 
 # tests/project/sboms/test_documents.py: software bills of materials of an odd inventory.
 SBOMS = {

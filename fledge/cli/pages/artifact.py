@@ -106,7 +106,11 @@ def _tables(found: Analysis) -> Iterator[Table]:
                 Column("diff_id"),
             ),
             (
-                (str(number), *(each.files, each.added, each.hidden, each.wasted), each.diff_id.hex)
+                (
+                    str(number),
+                    *(each.files, each.added, each.hidden, each.wasted),
+                    each.diff_id.short,
+                )
                 for number, each in enumerate(found.layers, start=1)
             ),
         )

@@ -62,6 +62,8 @@ def run(
         raise typer.BadParameter(
             "--manifest has the settings of one plugin; keep a manifest.toml beside each"
         )
+    if dry_run and several:
+        several = len(platform or ()) > 1 or len(find(projects, config)) > 1
     if dry_run and (several or changed or cache_to):
         raise typer.BadParameter(
             "--dry-run is for one artifact; leave out the other projects, --changed and --cache-to"

@@ -28,18 +28,19 @@ def run(
     if from_original and arguments:
         raise typer.BadParameter("--from-original FILE needs no DIR and no WHAT")
     if len(arguments) > MAX_ARGUMENTS:
-        raise typer.BadParameter("there are too many arguments: fledge init [DIR] [WHAT]")
+        raise typer.BadParameter("there are too many arguments: fledge init [[DIR] WHAT]")
     with reported(verbose) as reporter:
         session = Session.default(reporter=reporter, offline=offline)
         if from_original:
-            written = migrate(from_original, ci=ci, session=session)
+            written, folder = migrate(from_original, ci=ci, session=session), from_original.parent
         else:
-            folder, what = _split(arguments)
-            written = init(what, folder, ci=ci, session=session)
+            name, what = _split(arguments)
+            written, folder = init(what, name, ci=ci, session=session), Path(name)
         if ci:
             reporter.note("next: fledge lock, and commit fledge.lock, from which CI builds")
         else:
-            reporter.note("next: fledge build")
+            where = "" if folder == Path() else f" {folder}"
+            reporter.note(f"next: fledge build{where}")
         reporter.close()
         for path in written:
             print(path_text(path))
