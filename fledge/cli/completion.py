@@ -91,7 +91,9 @@ with its help behind a tab; no line where the shell should complete files."""
 
 @app.command(cls=Command, epilog=EXIT_CODES)
 def run(
-    shell: Annotated[Shell, typer.Argument(help="Your shell.", show_default=False)],
+    shell: Annotated[
+        Shell, typer.Argument(metavar="bash|zsh|fish", help="Your shell.", show_default=False)
+    ],
 ) -> None:
     """Print the script that lets a shell complete.
 

@@ -36,7 +36,9 @@ def run(
     ] = False,
     depth: Annotated[
         int | None,
-        typer.Option(min=1, help="How deep --tree goes.", show_default=str(DEFAULT_DEPTH)),
+        typer.Option(
+            metavar="N", min=1, help="How deep --tree goes.", show_default=str(DEFAULT_DEPTH)
+        ),
     ] = None,
     top: Annotated[
         int | None,
